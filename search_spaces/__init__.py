@@ -1,0 +1,16 @@
+"""What is searched: one YAML file per method (data to copy and edit) and its loader."""
+
+from search_spaces.ranges import Parameter, describe
+from search_spaces.space import SearchSpace, load_space, parse_space, space_names
+from search_spaces.yaml_text import dump_yaml, load_yaml
+
+__all__ = [
+    "Parameter",
+    "SearchSpace",
+    "describe",
+    "dump_yaml",
+    "load_space",
+    "load_yaml",
+    "parse_space",
+    "space_names",
+]

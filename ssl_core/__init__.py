@@ -1,0 +1,35 @@
+"""One training run of semi-supervised image classification, from a configuration to a result.
+
+    import ssl_core
+    result = ssl_core.train({"method": "pseudo_label", "dataset": "digits", "epochs": 5})
+    print(result.val_error)
+
+Names are loaded at first use, so that reading a configuration does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssl_core.config import RunConfig as RunConfig
+    from ssl_core.errors import ConfigError as ConfigError
+    from ssl_core.errors import NonFiniteError as NonFiniteError
+    from ssl_core.run import Result as Result
+    from ssl_core.run import train as train
+
+_HOMES = {
+    "RunConfig": "ssl_core.config",
+    "ConfigError": "ssl_core.errors",
+    "NonFiniteError": "ssl_core.errors",
+    "Result": "ssl_core.run",
+    "train": "ssl_core.run",
+}
+__all__ = ["ConfigError", "NonFiniteError", "Result", "RunConfig", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,92 @@
+"""Checkpoints that a crash cannot spoil: written aside, fsynced, renamed, checksummed, never unpickled.
+
+A file is a 40-byte header (8 bytes of magic, 32 bytes SHA-256 of the rest) and what `torch.save` wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MAGIC = b"ssltune1"
+_NAME = re.compile(r"epoch-(\d{6})\.ckpt")
+
+
+class DamagedCheckpointError(RuntimeError):
+    """A checkpoint whose bytes are not those that were written."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it holds either its old content or the new one, also after a power cut."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write one checkpoint: tensors, numbers, text, and lists and dicts of them."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read one checkpoint onto the CPU.
+
+    Raises:
+        DamagedCheckpointError: if it is truncated, altered or something else.
+    """
+    data = path.read_bytes()
+    digest, payload = data[len(MAGIC) : 40], data[40:]
+    if not data.startswith(MAGIC) or hashlib.sha256(payload).digest() != digest:
+        raise DamagedCheckpointError(f"{path} is damaged: its checksum does not match")
+    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    assert isinstance(state, dict)
+    return state
+
+
+def path_of(folder: Path, epoch: int) -> Path:
+    """Where the checkpoint after an epoch lies."""
+    return folder / f"epoch-{epoch:06d}.ckpt"
+
+
+def epochs_in(folder: Path) -> list[int]:
+    """Epochs that the folder holds a checkpoint of, newest first."""
+    found = (_NAME.fullmatch(p.name) for p in folder.glob("epoch-*.ckpt"))
+    return sorted((int(m[1]) for m in found if m), reverse=True)
+
+
+def save(folder: Path, epoch: int, state: dict[str, Any], *, keep: int = 2) -> Path:
+    """Write the checkpoint after an epoch and drop all but the newest `keep` ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = path_of(folder, epoch)
+    write(path, state)
+    for old in epochs_in(folder)[keep:]:
+        path_of(folder, old).unlink(missing_ok=True)
+    return path
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, or None; a damaged one is set aside under the name *.damaged."""
+    for epoch in epochs_in(folder):
+        path = path_of(folder, epoch)
+        try:
+            return read(path)
+        except DamagedCheckpointError:
+            path.replace(path.with_suffix(".damaged"))
+    return None

@@ -1,0 +1,72 @@
+"""What a run's bits depend on besides its configuration: processor and versions. Also: the device."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from ssl_core.config import RunConfig
+from ssl_core.errors import ConfigError
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what computes."""
+    try:
+        own = metadata.version("ssl-tune")
+    except metadata.PackageNotFoundError:
+        own = "not installed"
+    return {
+        "ssl-tune": own,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": metadata.version("numpy"),
+    }
+
+
+def fingerprint(device: str) -> dict[str, str]:
+    """Processor and versions: where they are the same, the same configuration gives the same bits."""
+    if device == "cuda":
+        processor = torch.cuda.get_device_name()
+    else:
+        processor = f"{_processor_name()} {torch.backends.cpu.get_cpu_capability()}"
+    return {"processor": processor, **versions()}
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def choose_device(config: RunConfig) -> RunConfig:
+    """Fill in `device` and `precision` where they are "auto".
+
+    bfloat16 is chosen only where the processor computes it in hardware: where it does not, it is emulated
+    and many times slower than float32.
+
+    Raises:
+        ConfigError: a device that this machine lacks.
+    """
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not has_cuda:
+        raise ConfigError("device = 'cuda': this machine has no usable CUDA GPU. Take device=cpu or auto.")
+    device = ("cuda" if has_cuda else "cpu") if config.device == "auto" else config.device
+    precision = config.precision
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if device == "cuda" else has_fast_cpu_bfloat16()
+        precision = "bfloat16" if fast else "float32"
+    return config.model_copy(update={"device": device, "precision": precision})
+
+
+def has_fast_cpu_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # torch < 2.14

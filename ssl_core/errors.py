@@ -1,0 +1,30 @@
+"""Errors that a user can mend, and the wording they share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """Wrong usage, configuration or data: says what, where, what is accepted and what to do."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient that is not finite: the run stops before the update."""
+
+
+def unknown(kind: str, given: str, known: Iterable[str], *, where: str = "") -> ConfigError:
+    """A ConfigError for a name that is not known, with the nearest known name and the whole list.
+
+    Args:
+        kind: what was named, for example "method".
+        given: the name as it was given.
+        known: every accepted name.
+        where: the place it was given at, for example a file and line; "" for the command line.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    place = f"{where}: " if where else ""
+    return ConfigError(f"{place}unknown {kind} {given!r}.{hint} Known: {', '.join(names)}.")

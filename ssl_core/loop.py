@@ -1,0 +1,311 @@
+"""The one training loop: a generator that yields a report after every epoch.
+
+It does not know who watches (invariant 7): the command line, Ray Tune and MLflow consume its reports. A
+step is: draw labelled images, draw unlabelled images, make the views, compute the method's loss, update.
+During the warm-up the step is the supervised one, whatever the method (invariant 5).
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+import torch
+
+from ssl_core import augment, losses
+from ssl_core.config import RunConfig
+from ssl_core.data import Dataset, Split
+from ssl_core.ema import AveragedModel
+from ssl_core.errors import NonFiniteError
+from ssl_core.methods import get_method
+from ssl_core.methods.base import Batch, LossOutput, Progress, Relabel, Setup
+from ssl_core.methods.supervised import METHOD as SUPERVISED
+from ssl_core.monitors import EpochMonitor
+from ssl_core.networks import NetworkOutput, build_network
+from ssl_core.optim import build_optimizer, learning_rate
+from ssl_core.rng import Shuffled, generator
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known after an epoch.
+
+    Attributes:
+        epoch: finished epochs, from 1.
+        ssl_epoch: finished epochs after the warm-up, from 1; None during it.
+        metrics: by their MLflow names; val/error in percent, losses in nats, times in seconds.
+    """
+
+    epoch: int
+    ssl_epoch: int | None
+    metrics: dict[str, float]
+
+
+class Run:
+    """The state of one training run: everything that a checkpoint holds, and what is derived from it.
+
+    Args:
+        config: resolved (`ssl_core.config.resolve`), device and precision chosen.
+        data: the training images.
+        split: which of them are labelled, unlabelled and for validation.
+    """
+
+    def __init__(self, config: RunConfig, data: Dataset, split: Split) -> None:
+        assert config.steps_per_epoch and config.network and config.batch_size and config.mu
+        torch.set_num_threads(config.threads or 1)
+        self.config, self.data, self.split = config, data, split
+        self.method = get_method(config.method)
+        self.device = torch.device(config.device)
+        self.dtype = _DTYPES[config.precision]
+        network = build_network(
+            config.network,
+            data.num_classes,
+            bn_momentum=config.bn_momentum or 0.1,
+            generator=generator(config.seed, "initialisation"),
+        )
+        self.network = network.to(device=self.device, dtype=self.dtype)
+        self.ema = AveragedModel(self.network, config.ema_decay)
+        self.optimizer = build_optimizer(
+            self.network, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay or 0.0
+        )
+        self.setup = Setup(
+            num_classes=data.num_classes,
+            num_images=len(data.labels),
+            labelled=len(split.labelled),
+            unlabelled=len(split.unlabelled),
+            batch_size=config.batch_size,
+            mu=config.mu,
+        )
+        self.method_state = self.method.init_state(config.parameters, self.setup)
+        self.history: list[Report] = []
+        with warnings.catch_warnings():  # the images may be a read-only map of a file; they are never written
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.images = torch.from_numpy(data.images).to(self.device)
+        self.labels = torch.from_numpy(data.labels).to(self.device)
+        self.labelled = torch.from_numpy(split.labelled)
+        self.unlabelled = torch.from_numpy(split.unlabelled)
+        self.labelled_order = Shuffled(self.setup.labelled, config.seed, "order/labelled")
+        self.unlabelled_order = Shuffled(self.setup.unlabelled, config.seed, "order/unlabelled")
+        self.valid = torch.from_numpy(split.valid)
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self.history[-1].epoch if self.history else 0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors, numbers, text, and lists and dicts of them."""
+        return {
+            "config": self.config.document(),
+            "split_hash": self.split.hash,
+            "network": self.network.state_dict(),
+            "ema": self.ema.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": {} if self.method_state is None else _fields(self.method_state),
+            "history": [asdict(report) for report in self.history],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: if the checkpoint is of another configuration or split.
+        """
+        if state["split_hash"] != self.split.hash:
+            raise ValueError(f"checkpoint of split {state['split_hash']}, but this run's is {self.split.hash}")
+        differing = _differences(state["config"], self.config.document())
+        if differing:
+            raise ValueError(f"checkpoint of another configuration: {', '.join(differing)} differ")
+        self.network.load_state_dict(state["network"])
+        self.ema.network.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.method_state is not None:
+            self.method_state = type(self.method_state)(**state["method"])
+        self.history = [Report(**report) for report in state["history"]]
+
+    def forward(
+        self, images: torch.Tensor, *, update_statistics: bool = True, full_precision: bool = False
+    ) -> NetworkOutput:
+        """The network under training, as methods call it (`methods.base.Forward`)."""
+        with _frozen_statistics(self.network, not update_statistics), self._autocast(not full_precision):
+            output: NetworkOutput = self.network(images)
+        return output
+
+    def evaluated(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, C) of the evaluated (EMA) model on un-augmented (n, H, W, 3) uint8 images."""
+        with torch.no_grad(), self._autocast(True):
+            output: NetworkOutput = self.ema.network(self.normalise(images))
+        return output.logits if self.dtype == torch.float64 else output.logits.float()
+
+    def evaluated_in_batches(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """`evaluated` for some of the images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
+        parts = [self.evaluated(images[part]) for part in indices.split(self.config.eval_batch_size)]
+        return torch.cat(parts) if parts else torch.empty(0, self.setup.num_classes, device=self.device)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images as the network takes them."""
+        return augment.normalise(images, self.data.mean, self.data.std, self.dtype)
+
+    def _autocast(self, wanted: bool) -> Any:
+        if self.config.precision != "bfloat16":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+
+def train(run: Run) -> Iterator[Report]:
+    """Train from where the run is to its last epoch, yielding a report after each.
+
+    Raises:
+        NonFiniteError: before the update, where a loss or gradient is not finite.
+    """
+    while run.epoch < run.config.last_epoch:
+        report = _epoch(run, run.epoch + 1)
+        run.history.append(report)
+        yield report
+
+
+def _epoch(run: Run, epoch: int) -> Report:
+    started = time.perf_counter()
+    config = run.config
+    warmup = config.warmup_epochs or 0 if run.method.has_warmup else 0
+    ssl_epoch = epoch - warmup if epoch > warmup else None
+    steps = config.steps_per_epoch or 1
+    monitor = EpochMonitor(run.labels, run.labelled, run.setup.num_classes)
+    run.network.train()
+    images_seen = 0
+    for step_in_epoch in range(steps):
+        progress = Progress(
+            step=(epoch - 1) * steps + step_in_epoch,
+            total_steps=config.total_steps,
+            step_in_epoch=step_in_epoch,
+            epoch=epoch,
+            ssl_epoch=ssl_epoch or 0,
+        )
+        if ssl_epoch is not None and step_in_epoch == 0:
+            _start_epoch(run, progress, monitor)
+        batch = _batch(run, progress)
+        output = _step(run, batch, progress)
+        monitor.add(output)
+        images_seen += len(batch.labels) + len(batch.indices) * len(batch.views)
+    run.ema.copy_buffers()
+    metrics = monitor.metrics() | _validate(run)
+    seconds = time.perf_counter() - started
+    metrics["lr"] = learning_rate(config.lr, epoch * steps - 1, config.total_steps)
+    metrics["time/epoch_seconds"] = seconds
+    metrics["images_per_second"] = images_seen / seconds
+    return Report(epoch=epoch, ssl_epoch=ssl_epoch, metrics=metrics)
+
+
+def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
+    """Let the method relabel the images without a label (validation images are not among them)."""
+
+    def predict(indices: torch.Tensor) -> torch.Tensor:
+        return run.evaluated_in_batches(run.images, indices).softmax(dim=1)
+
+    pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
+    relabel = Relabel(pool=pool, predict=predict, progress=progress)
+    run.method_state, pseudo = run.method.start_epoch(run.config.parameters, run.method_state, relabel)
+    if pseudo is not None:
+        monitor.add_pseudo_labels(pseudo)
+
+
+def _batch(run: Run, progress: Progress) -> Batch:
+    config, setup = run.config, run.setup
+    chosen = run.labelled[run.labelled_order.batch(progress.step, setup.batch_size)].to(run.device)
+    # Labelled and unlabelled views have augmentation streams of their own, so that a step's labelled view is
+    # the same whatever the method draws besides.
+    labelled = _weak(run, chosen, progress.step, 0)
+    labels = run.labels[chosen]
+    names = run.method.unlabelled_views if progress.ssl_epoch else ()
+    if not names:
+        return Batch(labelled=labelled, labels=labels, indices=chosen[:0])
+    drawn = run.method.draw(config.parameters, run.method_state, setup, progress, config.seed)
+    if drawn is None:
+        size = setup.mu * setup.batch_size
+        indices, targets = run.unlabelled[run.unlabelled_order.batch(progress.step, size)], None
+    else:
+        indices, targets = drawn.indices, drawn.targets.to(run.device)
+    indices = indices.to(run.device)
+    views = {name: _weak(run, indices, progress.step, 1 + place) for place, name in enumerate(names)}
+    return Batch(labelled=labelled, labels=labels, indices=indices, views=views, targets=targets)
+
+
+def _weak(run: Run, indices: torch.Tensor, step: int, place: int) -> torch.Tensor:
+    stream = generator(run.config.seed, "augmentation", step, place, device=run.device)
+    pixels = augment.weak_view(run.images, indices, flip=run.data.flip, generator=stream)
+    return run.normalise(pixels)
+
+
+def _step(run: Run, batch: Batch, progress: Progress) -> LossOutput:
+    """One update; the loss or gradient that is not finite stops the run before it."""
+    config = run.config
+    lr = learning_rate(config.lr, progress.step, config.total_steps)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    run.optimizer.zero_grad(set_to_none=True)
+    method = run.method if progress.ssl_epoch else SUPERVISED
+    noise = generator(config.seed, "noise", progress.step, device=run.device)
+    output = method.compute_loss(
+        config.parameters, run.forward, batch, run.method_state, progress, noise
+    )
+    output.total.backward()  # type: ignore[no-untyped-call]
+    _refuse_non_finite(run, output, progress)
+    run.optimizer.step()
+    run.ema.update(progress.step)
+    run.method_state = output.state
+    return output
+
+
+def _refuse_non_finite(run: Run, output: LossOutput, progress: Progress) -> None:
+    gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
+    norm = torch.stack(torch._foreach_norm(gradients)).sum()
+    if bool(torch.isfinite(output.total + norm)):
+        return
+    bad = [name for name, term in output.terms.items() if not bool(torch.isfinite(term))]
+    what = f"the term {bad[0]}" if bad else "the loss" if not bool(torch.isfinite(output.total)) else "the gradient"
+    raise NonFiniteError(
+        f"{what} is not finite at step {progress.step} (epoch {progress.epoch}) of method "
+        f"{run.method.name} with lr={run.config.lr:g} and {run.config.parameters!r}; nothing was updated"
+    )
+
+
+def _validate(run: Run) -> dict[str, float]:
+    """Error (percent misclassified) and loss (nats) of the EMA model on the validation images."""
+    logits = run.evaluated_in_batches(run.images, run.valid.to(run.device))
+    labels = run.labels[run.valid.to(run.device)]
+    wrong = (logits.argmax(dim=1) != labels).sum()
+    loss = losses.cross_entropy(logits, labels).mean()
+    return {"val/error": 100 * int(wrong) / len(labels), "val/loss": float(loss)}
+
+
+class _frozen_statistics:  # noqa: N801 - a context manager, used like a function
+    """BatchNorm keeps using batch statistics but leaves its running ones alone."""
+
+    def __init__(self, network: torch.nn.Module, wanted: bool) -> None:
+        kinds = torch.nn.modules.batchnorm._BatchNorm
+        self.layers = [m for m in network.modules() if isinstance(m, kinds)] if wanted else []
+
+    def __enter__(self) -> None:
+        for layer in self.layers:
+            layer.track_running_stats = False
+
+    def __exit__(self, *_: object) -> None:
+        for layer in self.layers:
+            layer.track_running_stats = True
+
+
+def _fields(state: Any) -> dict[str, Any]:
+    assert is_dataclass(state)
+    return {name: getattr(state, name) for name in state.__dataclass_fields__}
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    # A run that was stopped early may be carried further: where it stops is not part of what it is.
+    ignored = {"stop_after_epoch"}
+    return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))

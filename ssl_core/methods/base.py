@@ -1,0 +1,165 @@
+"""What a method is: a small object that the one loop drives.
+
+Shapes: B labelled images of a step, U unlabelled images of a step, C classes, n any number of images,
+images (n, 3, H, W) normalised.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from ssl_core._lazy import torch
+from ssl_core.config import MethodConfig
+
+
+class Output(Protocol):
+    """What the network gives: logits (n, C) and the last feature maps (n, D, h, w)."""
+
+    @property
+    def logits(self) -> torch.Tensor: ...
+    @property
+    def features(self) -> torch.Tensor: ...
+
+
+class Forward(Protocol):
+    """The model under training, as a function that a method may call as often as it needs.
+
+    `update_statistics=False` leaves BatchNorm's running statistics alone (batch statistics are still used);
+    `full_precision=True` runs in float32 or better even where the rest of the run does not.
+    """
+
+    def __call__(
+        self, images: torch.Tensor, *, update_statistics: bool = True, full_precision: bool = False
+    ) -> Output: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of one step.
+
+    Attributes:
+        labelled: weak view, (B, 3, H, W).
+        labels: (B,) int64.
+        indices: of the unlabelled images in the training images, (U,) int64; U may be 0.
+        views: name of a view ("weak", "strong") to its images, each (U, 3, H, W).
+        targets: (U,) int64, where the method's `draw` gave them.
+    """
+
+    labelled: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    views: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    targets: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Pseudo-labels that a method used, for the monitors: (n,) each; `accepted` is boolean."""
+
+    indices: torch.Tensor
+    labels: torch.Tensor
+    accepted: torch.Tensor
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """What a step's loss is made of.
+
+    Attributes:
+        total: scalar that is differentiated.
+        terms: scalars by name, logged as ``train/<name>``: `loss_supervised`, `loss_unsupervised`, ...
+        state: the method's state after the step.
+        pseudo: the step's pseudo-labels, if the method makes them step by step.
+    """
+
+    total: torch.Tensor
+    terms: Mapping[str, torch.Tensor]
+    state: Any = None
+    pseudo: PseudoLabels | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method may know of the run: counts, never a label of an unlabelled image."""
+
+    num_classes: int
+    num_images: int
+    labelled: int
+    unlabelled: int
+    batch_size: int
+    mu: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the run is. `epoch` and `ssl_epoch` are those under way, from 1; steps count from 0."""
+
+    step: int
+    total_steps: int
+    step_in_epoch: int
+    epoch: int
+    ssl_epoch: int
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """What a method gets at the start of an epoch after the warm-up.
+
+    Attributes:
+        pool: indices of the unlabelled images that have no label, (n,) int64.
+        predict: gives the class probabilities (n, C) of images by index: one pass of the evaluated (EMA)
+            model, evaluation mode, un-augmented.
+        progress: of the epoch's first step.
+    """
+
+    pool: torch.Tensor
+    predict: Callable[[torch.Tensor], torch.Tensor]
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Unlabelled images of a step, chosen by the method: indices (n,) and targets (n,), both int64."""
+
+    indices: torch.Tensor
+    targets: torch.Tensor
+
+
+class Method(ABC):
+    """Base of a method. Its module holds one instance, named METHOD."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    has_warmup: ClassVar[bool] = True
+    warmup_share: ClassVar[float] = 0.0
+    """Default length of the warm-up, as a share of the run."""
+    unlabelled_views: ClassVar[tuple[str, ...]] = ()
+    """Views of the unlabelled images that `compute_loss` reads: "weak", "strong"."""
+
+    def init_state(self, config: Any, setup: Setup) -> Any:
+        """State at the end of the warm-up: None, or a dataclass of tensors and numbers (checkpointed)."""
+        return None
+
+    def start_epoch(self, config: Any, state: Any, relabel: Relabel) -> tuple[Any, PseudoLabels | None]:
+        """Called before each epoch after the warm-up; returns the new state and its pseudo-labels."""
+        return state, None
+
+    def draw(self, config: Any, state: Any, setup: Setup, progress: Progress, seed: int) -> Draw | None:
+        """Choose the step's unlabelled images; None: the next mu * B of a shuffled pass over U."""
+        return None
+
+    @abstractmethod
+    def compute_loss(
+        self,
+        config: Any,
+        forward: Forward,
+        batch: Batch,
+        state: Any,
+        progress: Progress,
+        generator: torch.Generator,
+    ) -> LossOutput:
+        """The loss of one step after the warm-up. `generator` is the method's own noise stream."""

@@ -1,0 +1,135 @@
+"""Pseudo-labelling with a per-epoch rebuild (report, section 2.1; Lee 2013).
+
+After a warm-up on labelled images, at the start of every epoch one pass of the evaluated (EMA) model over
+the images without a label, un-augmented, gives
+
+    X = {(u_i, argmax_c p_ic) : max_c p_ic > tau}
+
+and the epoch trains on the labelled images and X together: a step draws B labelled images and
+min(mu*B, round(B*|X| / |L|)) images of X, and averages the cross-entropy over all of them. This samples the
+union, capped at mu.
+
+The report rebuilds X in its algorithm and "accumulates" in its text; `accumulate` reads the text literally.
+
+Shapes: B labelled images of a step, m images of X of a step, n images without a label, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from ssl_core import losses
+from ssl_core._lazy import torch
+from ssl_core.config import MethodConfig
+from ssl_core.methods.base import (
+    Batch,
+    Draw,
+    Forward,
+    LossOutput,
+    Method,
+    Progress,
+    PseudoLabels,
+    Relabel,
+    Setup,
+)
+
+
+class PseudoLabelConfig(MethodConfig):
+    """Parameters of pseudo-labelling."""
+
+    threshold: float = Field(
+        0.95, gt=0, le=1, description="tau, confidence above which a prediction is accepted (report, table 1)"
+    )
+    accumulate: bool = Field(
+        False, description="keep what was once accepted, the report's wording read literally"
+    )
+
+
+@dataclass
+class PseudoLabelState:
+    """X: indices into the training images and their pseudo-labels, both (|X|,) int64, sorted by index."""
+
+    indices: torch.Tensor
+    targets: torch.Tensor
+
+
+def select(probabilities: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predicted class and whether it is accepted: (n, C) to (n,) int64 and (n,) bool.
+
+    The comparison is strict, as in the report's algorithm; NaN is never accepted.
+    """
+    confidence, predicted = probabilities.max(dim=1)
+    return predicted, confidence > threshold
+
+
+def images_of_a_step(accepted: int, labelled: int, batch_size: int, mu: int) -> int:
+    """min(mu*B, round(B*|X| / |L|)): X's share of a step, capped at mu batches."""
+    return min(mu * batch_size, round(batch_size * accepted / labelled))
+
+
+class PseudoLabel(Method):
+    """Pseudo-labelling, rebuilt each epoch."""
+
+    name = "pseudo_label"
+    summary = "trains on its own confident predictions, rebuilt every epoch (report, section 2.1)"
+    Config = PseudoLabelConfig
+    warmup_share = 10 / 300  # report, section 2.4
+    unlabelled_views = ("weak",)
+
+    def init_state(self, config: PseudoLabelConfig, setup: Setup) -> PseudoLabelState:
+        empty = torch.empty(0, dtype=torch.int64)
+        return PseudoLabelState(indices=empty, targets=empty.clone())
+
+    def start_epoch(
+        self, config: PseudoLabelConfig, state: PseudoLabelState, relabel: Relabel
+    ) -> tuple[PseudoLabelState, PseudoLabels]:
+        predicted, accepted = select(relabel.predict(relabel.pool), config.threshold)
+        predicted, accepted = predicted.cpu(), accepted.cpu()
+        if config.accumulate:  # an earlier pseudo-label stays until a newer one is accepted
+            place = torch.searchsorted(relabel.pool, state.indices)
+            stays = torch.zeros_like(accepted)
+            stays[place] = True
+            stays &= ~accepted
+            earlier = torch.zeros_like(predicted)
+            earlier[place] = state.targets
+            predicted = torch.where(stays, earlier, predicted)
+            accepted = accepted | stays
+        state = PseudoLabelState(indices=relabel.pool[accepted], targets=predicted[accepted])
+        return state, PseudoLabels(indices=relabel.pool, labels=predicted, accepted=accepted)
+
+    def draw(
+        self, config: PseudoLabelConfig, state: PseudoLabelState, setup: Setup, progress: Progress, seed: int
+    ) -> Draw:
+        from ssl_core.rng import Shuffled
+
+        accepted = len(state.indices)
+        size = images_of_a_step(accepted, setup.labelled, setup.batch_size, setup.mu)
+        if size == 0:
+            return Draw(indices=state.indices[:0], targets=state.targets[:0])
+        order = Shuffled(accepted, seed, "order/unlabelled", progress.epoch)
+        chosen = order.batch(progress.step_in_epoch, size)
+        return Draw(indices=state.indices[chosen], targets=state.targets[chosen])
+
+    def compute_loss(
+        self,
+        config: PseudoLabelConfig,
+        forward: Forward,
+        batch: Batch,
+        state: PseudoLabelState,
+        progress: Progress,
+        generator: torch.Generator,
+    ) -> LossOutput:
+        assert batch.targets is not None
+        images = torch.cat([batch.labelled, batch.views["weak"]])
+        each = losses.cross_entropy(forward(images).logits, torch.cat([batch.labels, batch.targets]))
+        supervised, unsupervised = each[: len(batch.labels)], each[len(batch.labels) :]
+        terms: dict[str, Any] = {"loss_supervised": supervised.mean()}
+        if len(unsupervised):
+            terms["loss_unsupervised"] = unsupervised.mean()
+        return LossOutput(total=each.mean(), terms=terms, state=state)
+
+
+METHOD = PseudoLabel()

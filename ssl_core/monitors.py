@@ -1,0 +1,67 @@
+"""What is watched during an epoch: loss terms and the health of pseudo-labels.
+
+The unlabelled images' true labels are used here, for the monitor of pseudo-label accuracy, and nowhere else.
+Sums stay on the device until the epoch's end, so that watching costs no synchronisation.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ssl_core.methods.base import LossOutput, PseudoLabels
+
+MAX_CLASSES_SHOWN = 20  # above, counts per class would flood the tracking server
+
+
+class EpochMonitor:
+    """Collects an epoch's terms and pseudo-labels.
+
+    Args:
+        true_labels: of all training images, (N,) int64, on the device.
+        labelled: indices of the labelled images, left out of the pseudo-label monitors.
+        num_classes: C.
+    """
+
+    def __init__(self, true_labels: torch.Tensor, labelled: torch.Tensor, num_classes: int) -> None:
+        self._true = true_labels
+        self._is_labelled = torch.zeros(len(true_labels), dtype=torch.bool, device=true_labels.device)
+        self._is_labelled[labelled.to(true_labels.device)] = True
+        self._terms: dict[str, tuple[torch.Tensor, int]] = {}
+        self._counts = torch.zeros(num_classes, dtype=torch.int64, device=true_labels.device)
+        self._seen = self._correct = torch.zeros((), dtype=torch.int64, device=true_labels.device)
+        self._has_pseudo = False
+
+    def add(self, output: LossOutput) -> None:
+        """Take in one step."""
+        for name, value in {"loss": output.total, **output.terms}.items():
+            total, count = self._terms.get(name, (torch.zeros((), device=value.device), 0))
+            self._terms[name] = (total + value.detach().float(), count + 1)
+        if output.pseudo is not None:
+            self.add_pseudo_labels(output.pseudo)
+
+    def add_pseudo_labels(self, pseudo: PseudoLabels) -> None:
+        """Take in pseudo-labels of a step or of a whole pass."""
+        device = self._true.device
+        indices, labels = pseudo.indices.to(device), pseudo.labels.to(device)
+        unlabelled = ~self._is_labelled[indices]
+        accepted = pseudo.accepted.to(device) & unlabelled
+        self._has_pseudo = True
+        self._seen = self._seen + unlabelled.sum()
+        self._correct = self._correct + (accepted & (labels == self._true[indices])).sum()
+        self._counts = self._counts + torch.zeros_like(self._counts).scatter_add(0, labels, accepted.long())
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the epoch, by their MLflow names; the accuracy is absent where nothing was accepted."""
+        result = {f"train/{name}": float(total) / count for name, (total, count) in self._terms.items()}
+        if not self._has_pseudo:
+            return result
+        counts = self._counts.tolist()
+        accepted, seen = sum(counts), int(self._seen)
+        result["ssl/mask_rate"] = accepted / seen if seen else 0.0
+        if accepted:
+            result["ssl/pseudo_label_accuracy"] = int(self._correct) / accepted
+        result["ssl/pseudo_labels_largest_class"] = float(max(counts))
+        result["ssl/pseudo_labels_smallest_class"] = float(min(counts))
+        if len(counts) <= MAX_CLASSES_SHOWN:
+            result |= {f"ssl/pseudo_labels/class_{c:02d}": float(n) for c, n in enumerate(counts)}
+        return result

@@ -1,0 +1,97 @@
+"""WideResNet (Zagoruyko and Komodakis 2016) as the FixMatch reference builds it.
+
+Facts follow google-research/fixmatch, libml/models.py: LeakyReLU 0.1, pre-activation, only the first block
+of stage 1 activates before the residual, convolutions N(0, sqrt(2 / (k*k*out))), classifier Xavier normal
+with zero bias. BatchNorm's momentum is a field of the configuration.
+
+Shapes: n images, D = 64 * width channels of the last feature maps, h = w = side / 4, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ssl_core.config import parse_network
+
+LEAK = 0.1
+
+
+class NetworkOutput(NamedTuple):
+    """logits (n, C) and the last feature maps (n, D, h, w)."""
+
+    logits: torch.Tensor
+    features: torch.Tensor
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each after BatchNorm and LeakyReLU, and the residual."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, activate_before_residual: bool, bn: float) -> None:
+        super().__init__()
+        self.activate_before_residual = activate_before_residual
+        self.bn1 = nn.BatchNorm2d(inputs, momentum=bn)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs, momentum=bn)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        active = functional.leaky_relu(self.bn1(images), LEAK)
+        residual = active if self.activate_before_residual else images
+        inner = self.conv2(functional.leaky_relu(self.bn2(self.conv1(active)), LEAK))
+        return inner + (residual if self.shortcut is None else self.shortcut(residual))  # type: ignore[no-any-return]
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width for small colour images.
+
+    Args:
+        depth: 6n + 4.
+        width: widening factor k: 16k, 32k and 64k channels.
+        num_classes: C.
+        bn_momentum: weight of a new batch in BatchNorm's running statistics.
+    """
+
+    def __init__(self, depth: int, width: int, num_classes: int, bn_momentum: float = 0.1) -> None:
+        super().__init__()
+        blocks_per_stage = (depth - 4) // 6
+        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        blocks, channels = [], 16
+        for stage, outputs in enumerate([16 * width, 32 * width, 64 * width]):
+            for number in range(blocks_per_stage):
+                stride = 2 if stage > 0 and number == 0 else 1
+                blocks.append(Block(channels, outputs, stride, stage == 0 and number == 0, bn_momentum))
+                channels = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.bn = nn.BatchNorm2d(channels, momentum=bn_momentum)
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, images: torch.Tensor) -> NetworkOutput:
+        features = functional.leaky_relu(self.bn(self.blocks(self.stem(images))), LEAK)
+        return NetworkOutput(self.classifier(features.mean(dim=(2, 3))), features)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw every parameter anew from one generator (on the CPU, so that every device starts alike)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, 0.0, (2 / fan_out) ** 0.5, generator=generator)
+            elif isinstance(module, nn.Linear):
+                nn.init.xavier_normal_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+
+
+def build_network(name: str, num_classes: int, *, bn_momentum: float, generator: torch.Generator) -> WideResNet:
+    """The initialised network of a name such as ``wrn-28-2``, on the CPU, channels-last.
+
+    Raises:
+        ValueError: if the name is not a network's.
+    """
+    depth, width = parse_network(name)
+    network = WideResNet(depth, width, num_classes, bn_momentum)
+    network.initialise(generator)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

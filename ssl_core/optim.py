@@ -1,0 +1,25 @@
+"""SGD with Nesterov momentum, and the learning rate's schedule (Sohn et al. 2020, section 2.4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+def build_optimizer(network: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD over all parameters; the penalty is on convolution and classifier weights alone.
+
+    None on BatchNorm and biases, as google-research/fixmatch has it. Nesterov needs a momentum: with 0 it is
+    plain SGD.
+    """
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, foreach=True)
+
+
+def learning_rate(lr: float, step: int, total_steps: int) -> float:
+    """lr * cos(7 pi k / (16 K)) at step k of K (Sohn et al. 2020, section 2.4)."""
+    return lr * math.cos(7 * math.pi * step / (16 * total_steps))

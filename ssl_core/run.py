@@ -1,0 +1,217 @@
+"""One run from a configuration to a result: data, loop, checkpoints, and the test set where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_core import checkpoint, environment
+from ssl_core.config import RunConfig, from_document, resolve
+from ssl_core.data import Dataset, Split, describe, draw_split, load_test, load_train
+from ssl_core.errors import ConfigError
+from ssl_core.loop import Report, Run
+from ssl_core.loop import train as run_epochs
+
+CONFIG_FILE, RESULT_FILE, READINGS_FILE, CHECKPOINTS = (
+    "config.json",
+    "result.json",
+    "test-readings.jsonl",
+    "checkpoints",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run: that of its last finished epoch, never of its best.
+
+    Attributes:
+        val_error: percent of validation images misclassified by the EMA model.
+        test_error: percent of test images; None unless the test set was asked for.
+        epochs: finished epochs.
+        seconds: spent in epochs, of all sittings.
+        images_per_second: labelled and unlabelled images trained on, over `seconds`.
+        config: resolved, as a plain document.
+        split_hash: of the split of the training images.
+        seed: training seed.
+        versions: fingerprint of processor and versions.
+    """
+
+    val_error: float
+    test_error: float | None
+    epochs: int
+    seconds: float
+    images_per_second: float
+    config: dict[str, Any]
+    split_hash: str
+    seed: int
+    versions: dict[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """As plain data; `test_error` is absent, not null, where the test set was not read."""
+        return {k: v for k, v in asdict(self).items() if not (k == "test_error" and v is None)}
+
+
+def prepare(
+    config: RunConfig | Mapping[str, Any],
+    *,
+    data_root: Path | None = None,
+    cache: Path | None = None,
+    cores: int | None = None,
+) -> tuple[RunConfig, Dataset, Split]:
+    """Resolve a configuration, load its training images and draw its split.
+
+    Args:
+        config: a RunConfig, or the plain document of one.
+        data_root: where downloaded data sets lie.
+        cache: folder of decoded images, shared by all runs of this machine; None: decode into memory.
+        cores: threads where the configuration names none.
+
+    Raises:
+        ConfigError: anything wrong with the configuration or the data.
+    """
+    if not isinstance(config, RunConfig):
+        config = from_document(config)
+    size = config.data.image_size
+    info = describe(config.dataset, root=data_root, image_size=size)
+    config = resolve(environment.choose_device(config), info, cores=cores)
+    data = load_train(config.dataset, root=data_root, image_size=size, cache=cache)
+    return config, data, split_of(config, data)
+
+
+def split_of(config: RunConfig, data: Dataset) -> Split:
+    """The split that a resolved configuration asks for."""
+    assert config.labels is not None and config.data.valid is not None
+    return draw_split(
+        data.labels,
+        data.num_classes,
+        labelled=config.labels,
+        valid=config.data.valid,
+        split_seed=config.data.split_seed,
+        label_seed=config.data.label_seed,
+        fingerprint=data.fingerprint,
+    )
+
+
+def train(
+    config: RunConfig | Mapping[str, Any],
+    *,
+    data_root: Path | None = None,
+    cache: Path | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    final: bool = False,
+    readings: Path | None = None,
+    on_report: Callable[[Report], None] | None = None,
+) -> Result:
+    """Train one configuration.
+
+    Args:
+        config: a RunConfig, or the plain document of one.
+        data_root: where downloaded data sets lie (default: SSL_TUNE_DATA, else ./ssl-tune-data).
+        cache: folder of decoded images, shared by all runs of this machine.
+        out: folder for checkpoints (one an epoch, the two newest kept), the configuration and the result.
+        resume: go on from the newest whole checkpoint in `out`; a finished run gives its result again.
+        final: read the test set, once, at the end; the reading is recorded.
+        readings: file that a reading of the test set is appended to, besides the one in `out`.
+        on_report: called with the report of every epoch.
+
+    Raises:
+        ConfigError: anything wrong with the configuration or the data, an `out` that is in use, or `final`
+            without a place to record the reading.
+        NonFiniteError: a loss or gradient that is not finite.
+    """
+    if final and out is None and readings is None:
+        raise ConfigError("reading the test set is recorded: name a folder with out=, or a file with readings=")
+    done = _finished(out, final) if resume and out is not None else None
+    if done is not None:
+        return done
+    config, data, split = prepare(config, data_root=data_root, cache=cache)
+    # An unreadable test image is found now, not after hours; nothing is computed on them before the end.
+    test = load_test(config.dataset, root=data_root, image_size=data.image_size, cache=cache) if final else None
+    run = Run(config, data, split)
+    if out is not None:
+        _open_folder(out, run, resume)
+    for report in run_epochs(run):
+        if out is not None:
+            checkpoint.save(out / CHECKPOINTS, report.epoch, run.state())
+        if on_report is not None:
+            on_report(report)
+    test_error = None
+    if test is not None:
+        test_error = error_percent(run, test.images, test.labels)
+        for path in (readings, out / READINGS_FILE if out is not None else None):
+            if path is not None:
+                record_reading(path, run, test_error)
+    result = result_of(run, test_error)
+    if out is not None:
+        checkpoint.write_atomically(out / RESULT_FILE, json.dumps(result.document(), indent=1).encode())
+    return result
+
+
+def result_of(run: Run, test_error: float | None = None) -> Result:
+    """The result of a run that has finished at least one epoch."""
+    seconds = sum(r.metrics["time/epoch_seconds"] for r in run.history)
+    images = sum(r.metrics["time/epoch_seconds"] * r.metrics["images_per_second"] for r in run.history)
+    return Result(
+        val_error=run.history[-1].metrics["val/error"],
+        test_error=test_error,
+        epochs=run.epoch,
+        seconds=seconds,
+        images_per_second=images / seconds,
+        config=run.config.document(),
+        split_hash=run.split.hash,
+        seed=run.config.seed,
+        versions=environment.fingerprint(run.config.device),
+    )
+
+
+def error_percent(run: Run, images: Any, labels: Any) -> float:
+    """Percent of some images, (n, H, W, 3) uint8 and (n,) int64 arrays, that the EMA model misclassifies."""
+    pixels, truth = torch.tensor(images).to(run.device), torch.tensor(labels).to(run.device)
+    logits = run.evaluated_in_batches(pixels, torch.arange(len(truth), device=run.device))
+    return 100 * int((logits.argmax(dim=1) != truth).sum()) / len(truth)
+
+
+def record_reading(path: Path, run: Run, test_error: float) -> None:
+    """Append one reading of the test set: when, which model, and what came out."""
+    reading = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "config": run.config.document(),
+        "split_hash": run.split.hash,
+        "epochs": run.epoch,
+        "test_error": test_error,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(reading) + "\n")
+
+
+def _finished(out: Path, final: bool) -> Result | None:
+    """The result of a run that is done: read again rather than made again, the test set least of all."""
+    path = out / RESULT_FILE
+    if not path.exists():
+        return None
+    document = json.loads(path.read_text())
+    if final and "test_error" not in document:
+        return None
+    return Result(**{"test_error": None, **document})
+
+
+def _open_folder(out: Path, run: Run, resume: bool) -> None:
+    used = out.exists() and any(out.iterdir())
+    if used and not resume:
+        raise ConfigError(f"the folder {out} is not empty. Go on with --resume, or name another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    state = checkpoint.load_newest(out / CHECKPOINTS) if resume else None
+    if state is not None:
+        try:
+            run.load_state(state)
+        except ValueError as error:
+            raise ConfigError(f"{out}: {error}. Name another folder, or the same configuration.") from None
+    checkpoint.write_atomically(out / CONFIG_FILE, json.dumps(run.config.document(), indent=1).encode())

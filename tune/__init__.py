@@ -1,0 +1,38 @@
+"""The service: searches, studies and what comes out of them.
+
+    import tune
+    study = tune.search(method="pseudo_label", dataset="digits", trials=12)
+    study.trials()                      # a pandas table
+    tune.load_study("digits@100-pseudo_label").best()
+    tune.export(study.name, "best.yaml")
+
+Not to be confused with Ray's package of that name, which is imported as ``from ray import tune as ray_tune``.
+Names are loaded at first use, so that a command that only reads is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tune.export import export as export
+    from tune.search import resume as resume
+    from tune.search import search as search
+    from tune.study import Study as Study
+    from tune.study import load_study as load_study
+
+_HOMES = {
+    "Study": "tune.study",
+    "export": "tune.export",
+    "load_study": "tune.study",
+    "resume": "tune.search",
+    "search": "tune.search",
+}
+__all__ = ["Study", "export", "load_study", "resume", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

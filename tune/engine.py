@@ -1,0 +1,207 @@
+"""One sitting of a study on Ray Tune: local Ray, the searcher, the scheduler and the recorder joined."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+# Read by Ray when it is imported or started: no usage statistics, no CSV, JSON or TensorBoard files for every
+# trial, no change of directory in workers, no handler of Ray's own for Ctrl-C (ours stops the study resumably),
+# and no complaint over a report that ends a trial without a metric.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+
+import ray
+from ray import tune as ray_tune
+from ray.tune.stopper import Stopper
+
+from tune.events import EventLog
+from tune.home import Home
+from tune.progress import Progress
+from tune.recorder import Recorder
+from tune.records import Records
+from tune.scheduler import StudyASHA
+from tune.searcher import StudySearcher
+from tune.spec import StudySpec
+from tune.study import StudyFolder
+from tune.tracking import Tracker
+from tune.trainable import TrialTrainable
+from tune.views import best_record
+
+OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
+
+
+class Engine:
+    """Runs a study until it is finished, or asked to stop.
+
+    Args:
+        spec: the study, its data decoded.
+        folder: its folder, locked by this process.
+        home: the home folder.
+        progress: shows how it goes.
+    """
+
+    def __init__(self, spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> None:
+        self.spec, self.folder, self.home, self.progress = spec, folder, home, progress
+        self.signal: int | None = None
+        self.log = EventLog(folder.events_db)
+        self.tracker = Tracker(
+            self.log,
+            study=spec.name,
+            tracking_uri=spec.tracking_uri,
+            experiment=spec.experiment,
+            common_tags={
+                "ssl.study": spec.name,
+                "ssl.method": spec.config["method"],
+                "ssl.dataset": spec.dataset_tag,
+                "ssl.labels": str(spec.config["labels"]),
+                "ssl.split_hash": spec.split_hash or "",
+            },
+            artifact_root=home.artifacts,
+        )
+        self.records = Records(folder, spec)
+        self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
+        self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
+        self._began = time.monotonic()
+        self._noted = 0.0
+
+    def request_stop(self, number: int) -> None:
+        """Stop soon, resumably: called by the handler of a signal."""
+        self.signal = number
+        self.recorder.stopping = "user"
+        self.progress.say("stopping: trials end their epoch, which is kept; once more to stop at once")
+
+    def run(self) -> str:
+        """Run what is left; returns finished or interrupted."""
+        self.tracker.study_started(_study_parameters(self.spec), (self.folder.path / "study.yaml").read_text())
+        self.tracker.start_sender()
+        self.progress.begin(self.spec, self.records.all)
+        waiting = len(self.records.unfinished())
+        left = self.spec.trials - self.records.asked() + waiting
+        self._began = time.monotonic()
+        try:
+            if left:
+                self._tune(left)
+        finally:
+            self._note_elapsed()
+            self.progress.end()
+        if self.signal is not None:
+            return "interrupted"
+        if self.recorder.stopping == "time":
+            self.recorder.end_running("time")
+        return "finished"
+
+    def close(self, state: str) -> int:
+        """End the study in the log, wait for tracking; returns how many events it still owes."""
+        record, _ = best_record(self.records.all())
+        summary = {} if record is None or record.val_error is None else {"best/val_error": record.val_error}
+        self.tracker.study_ended(state, summary, {"ssl.best_trial": record.trial} if record else {})
+        if pending := self.tracker.pending():
+            self.progress.say(f"delivering {pending} events to MLflow")
+        pending = self.tracker.close(self.spec.tracking_timeout)
+        self.log.close()
+        return pending
+
+    def _tune(self, left: int) -> None:
+        started_here = not ray.is_initialized()
+        if started_here:
+            start_ray(self.spec)
+        try:
+            tuner = ray_tune.Tuner(
+                ray_tune.with_resources(TrialTrainable, _resources(self.spec)),
+                tune_config=ray_tune.TuneConfig(
+                    search_alg=StudySearcher(self.records, self.folder, self.home),
+                    scheduler=StudyASHA(self.records.epochs, self.records.all()),
+                    num_samples=left,
+                    max_concurrent_trials=self.spec.concurrent,
+                    reuse_actors=True,
+                    trial_name_creator=lambda trial: f"trial-{trial.config['trial']}",
+                    trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']}",
+                ),
+                run_config=ray_tune.RunConfig(
+                    name="ray",
+                    storage_path=str(self.folder.path),
+                    callbacks=[self.recorder],
+                    stop=_SittingStopper(self),
+                    failure_config=ray_tune.FailureConfig(max_failures=self.spec.max_failures),
+                    checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
+                    verbose=0,
+                    log_to_file=False,
+                ),
+            )
+            tuner.fit()
+        finally:
+            if started_here:
+                ray.shutdown()
+
+    def should_stop(self) -> bool:
+        """Whether the sitting is to end; looked at by Ray's loop many times a second."""
+        if self.recorder.stopping is None and self._time_is_up():
+            self.recorder.stopping = "time"
+            self.progress.say("the time budget is spent: running trials end here")
+        return self.recorder.stopping is not None
+
+    def _time_is_up(self) -> bool:
+        budget = self.spec.time_budget
+        return budget is not None and self._elapsed() >= budget
+
+    def _elapsed(self) -> float:
+        return self._elapsed_before + time.monotonic() - self._began
+
+    def _note_elapsed(self) -> None:
+        self.log.set_meta("elapsed", f"{self._elapsed():.1f}")
+        self._noted = time.monotonic()
+
+    def _watch(self) -> None:
+        if time.monotonic() - self._noted > 10:
+            self._note_elapsed()
+        self.progress.update()
+
+
+class _SittingStopper(Stopper):
+    """Ends all trials of this sitting; whether they are over or wait is the recorder's word."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._engine.should_stop()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray snapshots its experiment; this one is never restored
+
+
+def start_ray(spec: StudySpec) -> None:
+    """Start Ray on this machine, as small as the study needs it."""
+    ray.init(
+        num_cpus=max(len(os.sched_getaffinity(0)), spec.concurrent),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+
+
+def _resources(spec: StudySpec) -> dict[str, float]:
+    # Threads are what a trial computes with; Ray counts a processor for each, but never more than there are.
+    cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
+    threads = min(int(spec.config["threads"]), cores // spec.concurrent)
+    return {"cpu": max(1, threads), "gpu": spec.gpus_per_trial}
+
+
+def _study_parameters(spec: StudySpec) -> dict[str, object]:
+    names = ("trials", "concurrent", "sampler", "seed", "max_failures")
+    document = spec.model_dump(mode="json")
+    return {
+        **{name: document[name] for name in names},
+        "space": spec.space.source,
+        **{k: v for k, v in spec.config.items() if k not in ("method", "seed")},
+    }

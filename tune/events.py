@@ -1,0 +1,283 @@
+"""The study's durable event log: what happened, in order, and what tracking still owes.
+
+One SQLite file in WAL mode per study, `studies/<name>/events.db`. The driver appends, the sender (see
+`tune.sender`) marks what MLflow has taken, and read-only views (`status`, `trials`, `report`) read the
+learning curves from here, so that they need no tracking server. Lies on the driver's own disk: WAL needs
+shared memory, which network file systems do not give.
+
+An event once committed survives the death of any process; `synchronous=NORMAL` spares the fsync per
+event, so a power cut may cost the last events, never their order or the file.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+FILE_NAME = "events.db"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT UNIQUE,
+    kind TEXT NOT NULL,
+    run TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    time_ms INTEGER NOT NULL,
+    delivered_at INTEGER,
+    error TEXT
+);
+CREATE INDEX IF NOT EXISTS events_owed ON events (id) WHERE delivered_at IS NULL AND error IS NULL;
+CREATE INDEX IF NOT EXISTS events_run ON events (run, kind, id);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+_OWED = "delivered_at IS NULL AND error IS NULL"
+_COLUMNS = "id, key, kind, run, payload, time_ms"
+_INSERT = (
+    "INSERT INTO events (key, kind, run, payload, time_ms) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (key) DO NOTHING"
+)
+
+
+class NewEvent(NamedTuple):
+    """An event to append: see `EventLog.append`."""
+
+    kind: str
+    run: str
+    payload: Mapping[str, object]
+    key: str | None = None
+    time_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """An event as it lies in the log.
+
+    Attributes:
+        id: the order in which events were appended.
+        key: what makes appending it again a no-op; None where it may happen any number of times.
+        kind: what happened, for example "metrics"; `tune.tracking` lists the kinds.
+        run: the run's own key, for example "my-study/7".
+        payload: the event's data.
+        time_ms: Unix time in milliseconds, fixed when the event was appended.
+    """
+
+    id: int
+    key: str | None
+    kind: str
+    run: str
+    payload: dict[str, object]
+    time_ms: int
+
+
+class DeadLetter(NamedTuple):
+    """An event that tracking refused for good, and why."""
+
+    event: Event
+    reason: str
+
+
+class Report(NamedTuple):
+    """One epoch of one run, as it was reported."""
+
+    epoch: int
+    time_ms: int
+    metrics: dict[str, float]
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class EventLog:
+    """The event log of one study.
+
+    Args:
+        path: the SQLite file; made, with its folder, where there is none.
+        read_only: open an existing log for reading alone (a view beside a running study).
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        if read_only:
+            uri = f"{self.path.absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA busy_timeout = 30000")
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA busy_timeout = 30000")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        with self._transaction():
+            for statement in _SCHEMA.strip().rstrip(";").split(";"):
+                self._db.execute(statement)
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was appended is already there."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, query: str, values: Iterable[object] = ()) -> list[tuple[object, ...]]:
+        with self._lock:
+            return self._db.execute(query, tuple(values)).fetchall()
+
+    # What the driver writes
+
+    def append(
+        self,
+        kind: str,
+        run: str,
+        payload: Mapping[str, object],
+        key: str | None = None,
+        time_ms: int | None = None,
+    ) -> bool:
+        """Append one event; False, and nothing done, where the log already has one with this key.
+
+        Args:
+            kind: what happened.
+            run: the run's own key.
+            payload: data that JSON can hold; NaN and infinities are kept (as Python's JSON writes them).
+            key: the idempotency key; None for an event that may be repeated.
+            time_ms: when it happened, in Unix milliseconds; now where None.
+        """
+        row = _row(NewEvent(kind, run, payload, key, time_ms))
+        with self._lock:
+            return self._db.execute(_INSERT, row).rowcount == 1
+
+    def append_many(self, events: Iterable[NewEvent]) -> int:
+        """Append several events in one transaction, all or none; returns how many were new."""
+        rows = [_row(event) for event in events]
+        with self._transaction():
+            return sum(self._db.execute(_INSERT, row).rowcount for row in rows)
+
+    # What the sender reads and marks
+
+    def pending(self) -> int:
+        """How many events are neither delivered nor refused for good."""
+        return _integer(self._rows(f"SELECT count(*) FROM events WHERE {_OWED}")[0][0])
+
+    def undelivered(self, limit: int = 500) -> list[Event]:
+        """The oldest events that are still to be delivered, at most `limit`."""
+        query = f"SELECT {_COLUMNS} FROM events WHERE {_OWED} ORDER BY id LIMIT ?"
+        return [_event(row) for row in self._rows(query, [limit])]
+
+    def mark_delivered(self, ids: Iterable[int]) -> None:
+        """Note that tracking has these events."""
+        moment = now_ms()
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE events SET delivered_at = ? WHERE id = ?", [(moment, i) for i in ids]
+            )
+
+    def mark_dead(self, id: int, reason: str) -> None:
+        """Note that tracking refused an event for good: it is kept, and not tried again."""
+        with self._lock:
+            self._db.execute("UPDATE events SET error = ? WHERE id = ?", (reason, id))
+
+    def mark_all_undelivered(self) -> None:
+        """Owe every event again: tracking goes to a store that has none of them. Dead letters stay dead."""
+        with self._lock:
+            self._db.execute("UPDATE events SET delivered_at = NULL WHERE delivered_at IS NOT NULL")
+
+    # Views
+
+    def dead(self) -> list[DeadLetter]:
+        """The events that tracking refused for good, with the reasons."""
+        rows = self._rows(f"SELECT {_COLUMNS}, error FROM events WHERE error IS NOT NULL ORDER BY id")
+        return [DeadLetter(_event(row[:-1]), str(row[-1])) for row in rows]
+
+    def find(self, key: str) -> Event | None:
+        """The event with this idempotency key."""
+        rows = self._rows(f"SELECT {_COLUMNS} FROM events WHERE key = ?", [key])
+        return _event(rows[0]) if rows else None
+
+    def last(self, run: str, kind: str) -> Event | None:
+        """A run's newest event of one kind."""
+        query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = ? ORDER BY id DESC LIMIT 1"
+        rows = self._rows(query, [run, kind])
+        return _event(rows[0]) if rows else None
+
+    def runs(self) -> list[str]:
+        """The keys of all runs, in the order in which they were first heard of."""
+        return [str(row[0]) for row in self._rows("SELECT run FROM events GROUP BY run ORDER BY min(id)")]
+
+    def reports(self, run: str) -> list[Report]:
+        """A run's learning curve: one report per epoch, in order of epochs."""
+        query = "SELECT payload, time_ms FROM events WHERE run = ? AND kind = 'metrics' ORDER BY id"
+        reports = []
+        for payload, time_ms in self._rows(query, [run]):
+            data = json.loads(str(payload))
+            if "epoch" in data:  # a summary's metrics are no report
+                reports.append(Report(int(data["epoch"]), _integer(time_ms), data["metrics"]))
+        return sorted(reports, key=lambda report: report.epoch)
+
+    # Key-value notes beside the events
+
+    def get_meta(self, key: str) -> str | None:
+        """A note, for example an MLflow run id; None where there is none."""
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", [key])
+        return str(rows[0][0]) if rows else None
+
+    def set_meta(self, key: str, value: str | None) -> None:
+        """Write a note; None removes it."""
+        with self._lock:
+            if value is None:
+                self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+    def drop_meta(self, prefix: str) -> None:
+        """Remove every note whose key begins with `prefix`."""
+        with self._lock:
+            self._db.execute("DELETE FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+
+
+def _row(event: NewEvent) -> tuple[str | None, str, str, str, int]:
+    payload = json.dumps(event.payload, separators=(",", ":"))
+    time_ms = now_ms() if event.time_ms is None else event.time_ms
+    return event.key, event.kind, event.run, payload, time_ms
+
+
+def _event(row: tuple[object, ...]) -> Event:
+    id, key, kind, run, payload, time_ms = row
+    return Event(
+        id=_integer(id),
+        key=None if key is None else str(key),
+        kind=str(kind),
+        run=str(run),
+        payload=json.loads(str(payload)),
+        time_ms=_integer(time_ms),
+    )
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"the event log holds {value!r} where a whole number belongs")
+    return value

@@ -1,0 +1,167 @@
+"""How a study's sitting is shown: a live table on a terminal, plain lines elsewhere, nothing if asked."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tune.views import best_record
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+    from tune.records import TrialRecord
+    from tune.spec import StudySpec
+
+REFRESH_SECONDS = 0.5
+SHARE_OF_TIME = 20  # looking at all trials may cost a twentieth of the driver's time at most
+
+
+class Progress:
+    """Shows nothing; the base of those that do."""
+
+    def begin(self, spec: StudySpec, records: Callable[[], Sequence[TrialRecord]]) -> None:
+        """A sitting begins."""
+        self.spec, self._records = spec, records
+        self._began = time.monotonic()
+        self._next_look = 0.0
+        earlier = records()
+        self._epochs_before = sum(r.epoch for r in earlier)
+        self._ended = {r.trial for r in earlier if r.state != "running"}
+
+    def update(self) -> None:
+        """Something happened."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        records = self._records()
+        self.show(records)
+        took = time.monotonic() - now
+        self._next_look = now + max(REFRESH_SECONDS, SHARE_OF_TIME * took)
+
+    def end(self) -> None:
+        """The sitting is over."""
+        self.show(self._records())
+
+    def show(self, records: Sequence[TrialRecord]) -> None:
+        """Show the trials as they stand."""
+
+    def say(self, message: str) -> None:
+        """Say something once."""
+
+    def summary(self, records: Sequence[TrialRecord]) -> str:
+        """One line: trials by state, best so far, epochs a second, time left."""
+        states = Counter(r.state for r in records)
+        ended = sum(n for state, n in states.items() if state != "running")
+        parts = [f"{ended}/{self.spec.trials} trials ended"]
+        parts += [f"{n} {state.replace('_', ' ')}" for state, n in sorted(states.items())]
+        best, full = best_record(records)
+        if best is not None and best.val_error is not None:
+            parts.append(f"best {best.val_error:.2f} % (trial {best.trial}{'' if full else ', not at full budget'})")
+        seconds = time.monotonic() - self._began
+        epochs = sum(r.epoch for r in records)
+        rate = (epochs - self._epochs_before) / seconds if seconds else 0.0
+        parts.append(f"{rate:.2f} epochs/s")
+        if rate and ended:
+            mean = sum(r.epoch for r in records if r.state != "running") / ended
+            under_way = sum(max(0.0, mean - r.epoch) for r in records if r.state == "running")
+            left = (mean * (self.spec.trials - len(records)) + under_way) / rate
+            parts.append(f"about {_duration(left)} left")
+        return ", ".join(parts)
+
+
+class PlainProgress(Progress):
+    """A line when a trial ends, on standard error."""
+
+    def show(self, records: Sequence[TrialRecord]) -> None:
+        """A line for each trial that ended since the last look, and how the study stands."""
+        news = [r for r in records if r.state != "running" and r.trial not in self._ended]
+        for record in news:
+            self._ended.add(record.trial)
+            self.say(_line(record))
+        if news:
+            self.say(f"  {self.summary(records)}")
+
+    def say(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class LiveProgress(Progress):
+    """A table that is drawn again in place, on standard error."""
+
+    def begin(self, spec: StudySpec, records: Callable[[], Sequence[TrialRecord]]) -> None:
+        """Open the live table."""
+        from rich.console import Console
+        from rich.live import Live
+
+        super().begin(spec, records)
+        self._console = Console(stderr=True)
+        self._live: Live = Live(self._table(records()), console=self._console, auto_refresh=False)
+        self._live.start()
+
+    def show(self, records: Sequence[TrialRecord]) -> None:
+        """Draw the table."""
+        self._live.update(self._table(records), refresh=True)
+
+    def end(self) -> None:
+        """Draw it a last time and let go of the terminal."""
+        super().end()
+        self._live.stop()
+
+    def say(self, message: str) -> None:
+        if hasattr(self, "_console"):
+            self._console.print(message)
+        else:
+            print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+    def _table(self, records: Sequence[TrialRecord]) -> Table:
+        from rich.table import Table
+
+        table = Table(title=f"study {self.spec.name}", caption=self.summary(records), caption_justify="left")
+        for column in ("trial", "state", "epoch", "val/error %"):
+            table.add_column(column, justify="right" if column != "state" else "left")
+        table.add_column("searched")
+        best, _ = best_record(records)
+        shown = [r for r in records if r.state == "running"] or []
+        finished = sorted(
+            (r for r in records if r.state == "completed" and r.val_error is not None), key=lambda r: r.val_error or 0
+        )
+        for record in [*finished[:5], *shown[-12:]]:
+            style = "bold green" if best is not None and record.trial == best.trial else None
+            error = "" if record.val_error is None else f"{record.val_error:.2f}"
+            table.add_row(
+                record.trial, record.state, f"{record.epoch}", error, parameters(record.params), style=style
+            )
+        return table
+
+
+def parameters(params: dict[str, object]) -> str:
+    """Searched parameters on one line, floats to four digits."""
+    return "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
+
+
+def make_progress(*, quiet: bool = False) -> Progress:
+    """What fits where standard error goes."""
+    if quiet:
+        return Progress()
+    return LiveProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def _line(record: TrialRecord) -> str:
+    error = "no result" if record.val_error is None else f"val/error {record.val_error:.2f} %"
+    why = f" ({record.stop_reason})" if record.state != "completed" else ""
+    what = f": {record.error.splitlines()[-1]}" if record.error else ""
+    return (
+        f"trial {record.trial} {record.state.replace('_', ' ')}{why} at epoch {record.epoch}: {error}"
+        f"  [{parameters(record.params)}]{what}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,172 @@
+"""From what a person asks to a study's specification. Loads neither torch, Ray nor MLflow.
+
+Everything cheap is checked here, before anything is written.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search_spaces import SearchSpace, load_space
+from ssl_core.config import from_document, resolve
+from ssl_core.data import describe
+from ssl_core.errors import ConfigError, unknown
+from tune.home import Home, check_name
+from tune.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
+from tune.tracking import check_tracking_uri
+
+DEFAULT_TRIALS = 16
+SAMPLERS = ("tpe", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What `ssl-tune search` and `plan` take; None: a default that fits data and machine.
+
+    Attributes:
+        method, dataset, labels, network, epochs: of every trial.
+        trials: how many configurations.
+        name: of the study.
+        space: "wide", or a YAML file of one's own; None: the method's default space.
+        settings: fixed configuration values by dotted name; a searched parameter is then not searched.
+        concurrent: trials side by side.
+        gpus_per_trial: may be a fraction.
+        seed: of the sampler and of every trial's training.
+        time_budget: seconds, or text such as "2h".
+        sampler: tpe or random.
+        max_failures: how often a trial that raises is tried again.
+        tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else the home's own database.
+        tracking_timeout: seconds (or text) to wait for tracking at the end.
+        data_root: where downloaded data lie.
+    """
+
+    method: str = "pseudo_label"
+    dataset: str = "digits"
+    labels: int | None = None
+    network: str | None = None
+    epochs: int | None = None
+    trials: int = DEFAULT_TRIALS
+    name: str | None = None
+    space: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    concurrent: int | None = None
+    gpus_per_trial: float | None = None
+    seed: int = 0
+    time_budget: float | str | None = None
+    sampler: str = "tpe"
+    max_failures: int = 1
+    tracking_uri: str | None = None
+    tracking_timeout: float | str = 300.0
+    data_root: str | Path | None = None
+
+
+def resolve_request(request: SearchRequest, home: Home) -> StudySpec:
+    """The specification of the study that is asked for.
+
+    Raises:
+        ConfigError: anything wrong that can be known without decoding images.
+    """
+    if request.sampler not in SAMPLERS:
+        raise unknown("sampler", request.sampler, SAMPLERS)
+    _check_range("trials", request.trials, 1, 1_000_000)
+    _check_range("max_failures", request.max_failures, 0, 1000)
+    gpus = _gpus(request)
+    cores = len(os.sched_getaffinity(0))
+    concurrent = request.concurrent or _default_concurrent(gpus, cores, request.trials)
+    _check_range("concurrent", concurrent, 1, 10_000)
+    document = _document(request)
+    data_root = Path(request.data_root).expanduser().resolve() if request.data_root else None
+    size = (document.get("data") or {}).get("image_size")
+    info = describe(document["dataset"], root=data_root, image_size=size)
+    config = resolve(from_document(document), info, cores=max(1, cores // concurrent))
+    assert config.epochs is not None
+    space = load_space(config.method, request.space)
+    fixed = _fixed_by_set(space, request.settings)
+    searched = without(space, fixed) if fixed else space
+    searched.distributions(config.epochs)  # a warm-up range that no run of this length can hold
+    tracking_uri = request.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
+    check_tracking_uri(tracking_uri)
+    short = f"{dataset_tag(config.dataset)}@{config.labels}-{config.method}"
+    if request.name is not None:
+        check_name(request.name)
+    home.check_writable()
+    return StudySpec(
+        name=request.name or home.free_name(short),
+        config=config.document(),
+        space=SpaceSource(
+            source=space.source,
+            variant=space.variant,
+            digest=searched.digest(),
+            text=space.text,
+            fixed_by_set=tuple(fixed),
+        ),
+        trials=request.trials,
+        concurrent=concurrent,
+        gpus_per_trial=gpus,
+        sampler=request.sampler,  # type: ignore[arg-type]
+        seed=request.seed,
+        max_failures=request.max_failures,
+        time_budget=_seconds(request.time_budget, "--time-budget"),
+        tracking_uri=tracking_uri,
+        tracking_timeout=_seconds(request.tracking_timeout, "--tracking-timeout") or 0.0,
+        data_root=str(data_root) if data_root else None,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _document(request: SearchRequest) -> dict[str, Any]:
+    dataset = request.dataset
+    if dataset.startswith("folder:"):  # a study goes on from any working directory
+        dataset = f"folder:{Path(dataset.removeprefix('folder:')).expanduser().resolve()}"
+    common = {
+        "method": request.method,
+        "dataset": dataset,
+        "labels": request.labels,
+        "network": request.network,
+        "epochs": request.epochs,
+        "seed": request.seed,
+    }
+    return with_overrides({k: v for k, v in common.items() if v is not None}, request.settings)
+
+
+def _fixed_by_set(space: SearchSpace, settings: Mapping[str, Any]) -> list[str]:
+    names = {p.name for p in space.parameters}
+    fixed = [n for n in settings if n in names]
+    if "warmup_epochs" in settings and "warmup_share" in names:
+        fixed.append("warmup_epochs")
+    return fixed
+
+
+def gpu_count() -> int:
+    """GPUs of this machine that this process may use, known without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _gpus(request: SearchRequest) -> float:
+    if request.gpus_per_trial is None:
+        return 1.0 if gpu_count() else 0.0
+    if not 0 <= request.gpus_per_trial <= 64:
+        raise ConfigError(f"gpus_per_trial = {request.gpus_per_trial}: between 0 and 64, fractions allowed.")
+    return request.gpus_per_trial
+
+
+def _default_concurrent(gpus: float, cores: int, trials: int) -> int:
+    places = int(gpu_count() / gpus) if gpus else cores
+    return max(1, min(places, trials))
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} = {value}: must be between {low} and {high}.")
+
+
+def _seconds(value: float | str | None, option: str) -> float | None:
+    return parse_duration(value, option) if isinstance(value, str) else value

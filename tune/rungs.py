@@ -1,0 +1,32 @@
+"""Where ASHA looks at a trial. Apart from the scheduler, so that `plan` needs no Ray."""
+
+from __future__ import annotations
+
+from tune.spec import REDUCTION_FACTOR
+
+RUNGS = 3
+
+
+def rungs(epochs: int) -> list[int]:
+    """Epochs after the warm-up at which a trial is compared with the others, ascending.
+
+    The full budget divided by 3, 9 and 27, rounded. A rung after a single epoch says little and is left out
+    where there is another.
+    """
+    places = {max(1, round(epochs / REDUCTION_FACTOR**k)) for k in range(1, RUNGS + 1)}
+    return sorted(places - {1}) or [1]
+
+
+def expected_epochs(epochs: int, trials: int, warmup: float) -> float:
+    """Epochs that a study is expected to run, if each rung lets the best third go on.
+
+    Args:
+        epochs: the full budget of a trial.
+        trials: of the study.
+        warmup: mean length of the warm-up in epochs.
+    """
+    total, going, at = 0.0, float(trials), -warmup
+    for rung in rungs(epochs):
+        total += going * (rung - at)
+        going, at = max(1.0, going / REDUCTION_FACTOR), rung
+    return total + going * max(0.0, epochs - warmup - at)

@@ -1,0 +1,190 @@
+"""Search a study: create or carry on, decode the data, run, and say how it ended."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ssl_core.errors import ConfigError
+from tune.errors import Exit
+from tune.home import Home
+from tune.request import SearchRequest, resolve_request
+from tune.spec import StudySpec
+from tune.study import Study, StudyFolder
+
+if TYPE_CHECKING:
+    from tune.progress import Progress
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sitting of a study ended.
+
+    Attributes:
+        study: the study.
+        code: what the command exits with.
+        pending: events that tracking still owes.
+        seconds: that the sitting took.
+    """
+
+    study: Study
+    code: Exit
+    pending: int
+    seconds: float
+
+
+def search(
+    method: str = "pseudo_label",
+    dataset: str = "digits",
+    *,
+    home: Path | str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Study:
+    """Search a method's hyperparameters on this machine; returns the finished study.
+
+    Args:
+        method: the method, see ``ssl-tune methods``.
+        dataset: digits, cifar10, cifar100 or folder:PATH.
+        home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
+        quiet: show no progress.
+        options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name, space,
+            settings, concurrent, gpus_per_trial, seed, time_budget, sampler, max_failures, tracking_uri,
+            tracking_timeout, data_root.
+
+    Raises:
+        ConfigError: anything wrong with what is asked for; nothing is left behind.
+        ServiceError: another driver has the study.
+    """
+    place = Home(home)
+    request = SearchRequest(method=method, dataset=dataset, **options)
+    return start(request, place, _progress(quiet)).study
+
+
+def resume(name: str, *, home: Path | str | None = None, quiet: bool = False) -> Study:
+    """Carry on a study that was interrupted; one that is finished is returned as it is.
+
+    Raises:
+        ConfigError: no such study, or its data changed since.
+        ServiceError: another driver has it.
+    """
+    return carry_on(name, Home(home), _progress(quiet)).study
+
+
+def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
+    """Create the study that is asked for and run it."""
+    spec = resolve_request(request, home)
+    folder = StudyFolder(home.study_folder(spec.name))
+    folder.create(spec)
+    try:
+        spec = _with_data(spec, folder, home)
+    except ConfigError:
+        folder.remove()
+        raise
+    return _run(spec, folder, home, progress)
+
+
+def carry_on(name: str, home: Home, progress: Progress) -> Outcome:
+    """Run what is left of a study."""
+    study = Study(home.existing_study_folder(name))
+    folder = study.folder
+    if folder.state() == "finished":
+        return Outcome(study, Exit.DONE, study.status()["tracking"]["pending"], 0.0)
+    folder.lock()
+    try:
+        spec = _with_data(study.spec, folder, home)
+    except ConfigError:
+        folder.unlock()
+        raise
+    return _run(spec, folder, home, progress)
+
+
+def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
+    """Decode the data once for all trials, and tie the study to its split.
+
+    Raises:
+        ConfigError: data that cannot be used, or that are not those the study began with.
+    """
+    from ssl_core.environment import fingerprint
+    from ssl_core.run import prepare
+
+    root = Path(spec.data_root) if spec.data_root else None
+    config, _, split = prepare(spec.base_config(), data_root=root, cache=home.cache)
+    if spec.split_hash is None:
+        spec = spec.model_copy(
+            update={
+                "config": config.document(),
+                "split_hash": split.hash,
+                "fingerprint": fingerprint(config.device),
+            }
+        )
+        folder.write_spec(spec)
+    elif split.hash != spec.split_hash:
+        raise ConfigError(
+            f"the data of {config.dataset} changed since the study {spec.name!r} began: its split is "
+            f"{spec.split_hash}, now it would be {split.hash}. Bring the old data back, or start a new study."
+        )
+    return spec
+
+
+def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> Outcome:
+    from tune.engine import Engine
+
+    folder.set_state("running")
+    began = time.monotonic()
+    engine = Engine(spec, folder, home, progress)
+    state = "failed"
+    try:
+        with _signals(engine.request_stop):
+            state = engine.run()
+    finally:
+        folder.set_state(state)
+        pending = engine.close(state)
+        folder.unlock()
+    study = Study(folder.path)
+    return Outcome(study, _code(study, engine.signal, pending), pending, time.monotonic() - began)
+
+
+def _code(study: Study, signal_number: int | None, pending: int) -> Exit:
+    if signal_number is not None:
+        return Exit.TERMINATED if signal_number == signal.SIGTERM else Exit.INTERRUPTED
+    states = [r.state for r in study.records()]
+    if not any(s in ("completed", "stopped_early") for s in states):
+        return Exit.NO_TRIAL_SUCCEEDED
+    if "failed" in states:
+        return Exit.SOME_TRIALS_FAILED
+    return Exit.TRACKING_PENDING if pending else Exit.DONE
+
+
+@contextmanager
+def _signals(request_stop: Callable[[int], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the engine to stop; a second one is the ordinary, immediate one."""
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for other, handler in before.items():
+            signal.signal(other, handler)
+        request_stop(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, handle)
+    except ValueError:  # not the main thread: the caller's own handling stays
+        before.clear()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _progress(quiet: bool) -> Progress:
+    from tune.progress import make_progress
+
+    return make_progress(quiet=quiet)

@@ -1,0 +1,70 @@
+"""Ray Tune's searcher over Optuna's ask and tell.
+
+Ray is told of trials that wait in the study (they were under way when an earlier driver ended) before any
+new one is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from ray.tune.search import Searcher
+
+from tune.home import Home
+from tune.records import Records
+from tune.spec import StudySpec
+from tune.study import StudyFolder
+
+
+class StudySearcher(Searcher):
+    """Hands out the study's trials.
+
+    Args:
+        records: the study's trials.
+        folder: the study's folder.
+        home: where decoded images lie.
+    """
+
+    def __init__(self, records: Records, folder: StudyFolder, home: Home) -> None:
+        super().__init__(metric="val/error", mode="min")
+        self._records, self._folder, self._home = records, folder, home
+        self._waiting = deque(records.unfinished())
+
+    def suggest(self, trial_id: str) -> Any:
+        """The configuration of the next trial; FINISHED where the study has all of its trials."""
+        if self._waiting:
+            trial = self._waiting.popleft()
+        elif self._records.asked() < self._records.spec.trials:
+            trial = self._records.ask()
+        else:
+            return Searcher.FINISHED
+        return trial_task(self._records.spec, trial, self._folder, self._home)
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Nothing to do: `tune.recorder` tells Optuna, which knows more than Ray says here."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray snapshots its experiment; this one is never restored
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing but the file Ray expects: the study's storage is the searcher's state."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+def trial_task(spec: StudySpec, trial: FrozenTrial, folder: StudyFolder, home: Home) -> dict[str, Any]:
+    """What a worker is told of a trial: plain data."""
+    return {
+        "trial": trial.number,
+        "config": spec.trial_config(trial.params).document(),
+        "folder": str(folder.trials / str(trial.number)),
+        "known_epoch": trial.user_attrs.get("last", {}).get("epoch", 0),
+        "split_hash": spec.split_hash,
+        "cache": str(home.cache),
+        "data_root": spec.data_root,
+    }

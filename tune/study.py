@@ -1,0 +1,209 @@
+"""A study on disk: its folder, its lock, and the view of it that the commands and notebooks read.
+
+    studies/<name>/study.yaml    what was asked, resolved
+                   state.json    finished, interrupted or failed; "running" with a free lock is interrupted
+                   lock          held by the one driver
+                   optuna.db     trials: parameters, intermediate values, end states
+                   events.db     every report, and what tracking still owes
+                   trials/<n>/   checkpoints of a trial
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from search_spaces import dump_yaml
+from ssl_core.errors import ConfigError
+from tune.errors import Exit, ServiceError
+from tune.home import Home
+from tune.spec import STUDY_FILE, StudySpec, read_spec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tune.records import TrialRecord
+
+
+class StudyFolder:
+    """Paths and state of one study."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.optuna_db = path / "optuna.db"
+        self.events_db = path / "events.db"
+        self.trials = path / "trials"
+        self._lock: TextIO | None = None
+
+    def create(self, spec: StudySpec) -> None:
+        """Make the folder, take its lock and write the specification, in this order.
+
+        Raises:
+            ConfigError: if a study of this name exists, or the folder cannot be made.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir()
+        except FileExistsError:
+            raise ConfigError(
+                f"the study {self.path.name!r} exists already. Carry it on with `ssl-tune resume {self.path.name}`, "
+                "or choose another --name."
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"the home folder {self.path.parent.parent} cannot be used: {error.strerror}. "
+                "Name another with --home or SSL_TUNE_HOME."
+            ) from None
+        self.lock()
+        self.set_state("running")
+        self.write_spec(spec)
+
+    def write_spec(self, spec: StudySpec) -> None:
+        """Write ``study.yaml``, whole or not at all."""
+        _replace(self.path / STUDY_FILE, dump_yaml(spec.model_dump(mode="json")))
+
+    def lock(self) -> None:
+        """Become the study's driver; the lock of a driver that died is free.
+
+        Raises:
+            ServiceError: if another driver holds it.
+        """
+        file = (self.path / "lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            file.close()
+            raise ServiceError(
+                f"the study {self.path.name!r} is in use by another driver (process {holder}). Wait for it, or "
+                "interrupt it there with Ctrl-C.",
+                Exit.IN_USE,
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def is_locked(self) -> bool:
+        """Whether a driver holds the lock."""
+        path = self.path / "lock"
+        if self._lock is not None or not path.exists():
+            return self._lock is not None
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def set_state(self, state: str) -> None:
+        """Note how the study stands."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        _replace(self.path / "state.json", json.dumps({"state": state, "time": now}))
+
+    def state(self) -> str:
+        """running, finished, interrupted or failed."""
+        path = self.path / "state.json"
+        noted = json.loads(path.read_text())["state"] if path.exists() else "running"
+        return "interrupted" if noted == "running" and not self.is_locked() else str(noted)
+
+    def remove(self) -> None:
+        """Take away a folder that this process made and that came to nothing."""
+        self.unlock()
+        shutil.rmtree(self.path)
+
+
+class Study:
+    """A study, to be read: works while it runs, and after.
+
+    Args:
+        folder: the study's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = StudyFolder(folder)
+        self.spec = read_spec(folder)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def records(self) -> list[TrialRecord]:
+        """The trials in order of creation."""
+        from tune.records import read_records
+
+        return read_records(self.folder)
+
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, in order of creation.
+
+        Columns: trial, state (completed, stopped_early, failed, running), stop_reason, val_error (percent),
+        val_loss (nats), epoch, ssl_epoch, seconds, and one for each searched parameter.
+        """
+        import pandas as pd
+
+        rows = [r.row() | r.params for r in self.records()]
+        return pd.DataFrame(rows, columns=None if rows else ["trial", "state", "stop_reason", "val_error"])
+
+    def curves(self) -> pd.DataFrame:
+        """One row for each trial and finished epoch: trial, epoch and every metric logged."""
+        import pandas as pd
+
+        from tune.events import EventLog
+
+        if not self.folder.events_db.exists():
+            return pd.DataFrame(columns=["trial", "epoch"])
+        with EventLog(self.folder.events_db, read_only=True) as log:
+            rows = [
+                {"trial": r.trial, "epoch": report.epoch, **report.metrics}
+                for r in self.records()
+                for report in log.reports(f"{self.name}/{r.trial}")
+            ]
+        return pd.DataFrame(rows)
+
+    def best(self) -> dict[str, Any] | None:
+        """The best trial as `status` shows it, or None where no trial has reported."""
+        from tune.views import best_record, describe_best
+
+        record, full = best_record(self.records())
+        return None if record is None else describe_best(record, full)
+
+    def status(self) -> dict[str, Any]:
+        """What ``ssl-tune status --json`` prints."""
+        from tune.views import status
+
+        return status(self)
+
+
+def load_study(name: str, *, home: Path | str | None = None) -> Study:
+    """A study by its name.
+
+    Args:
+        name: the study's name.
+        home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
+
+    Raises:
+        ConfigError: if there is no such study, or its folder is damaged.
+    """
+    return Study(Home(home).existing_study_folder(name))
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

@@ -1,0 +1,436 @@
+"""The driver's side of tracking: each call appends to the study's event log and returns.
+
+Nothing here talks to MLflow or imports it. A process of its own, `tune.sender`, delivers what the log
+owes, so a report costs the driver one small write whatever the tracking server does.
+
+Kinds of events, each a dictionary (`run` is the run's own key: the study's name for the parent,
+`study/trial` for a trial, `study/trial/confirm-0` for what hangs below a trial):
+
+    start     {name, parent, tags}             make the run
+    params    {params: [[name, value], ...]}   in this order
+    text      {file, text}                     a text artifact
+    artifact  {path, artifact_path}            a file artifact; relative paths are the study folder's
+    metrics   {epoch or step, metrics}
+    status    {status, tags, drop_tags}        RUNNING again, or an end state
+
+A run's state is that of its newest status event (RUNNING before the first), and a status event is
+appended only where it changes something; so a driver that resumes may start and end its trials again,
+and MLflow sees each run go on rather than a second one.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ssl_core.errors import ConfigError
+from tune.events import EventLog, NewEvent, now_ms
+
+MAX_PARAM_LENGTH = 6000
+SHORTENED = "… [shortened, whole in config.yaml]"
+TRIAL_STATUS = {
+    "completed": "FINISHED",
+    "asha": "KILLED",
+    "user": "KILLED",
+    "time": "KILLED",
+    "nan": "FAILED",
+    "oom": "FAILED",
+    "error": "FAILED",
+}
+STUDY_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+_STUDY_STOP_REASON = {"finished": "completed", "interrupted": "user", "failed": "error"}
+_DATABASES = ("postgresql", "mysql", "mssql")
+# A sender that dies (killed for memory, say) is started again, but not in a tight loop.
+_REVIVE_SECONDS = 5.0
+_POLL_SECONDS = 0.05
+_STOP_SECONDS = 3.0
+
+
+def check_tracking_uri(uri: str) -> None:
+    """Refuse, as a ConfigError that says what to do, a tracking URI that cannot be one."""
+    accepted = (
+        "Accepted: sqlite:///FILE, postgresql://..., mysql://..., mssql://..., http(s)://HOST, databricks"
+    )
+    scheme, found, rest = uri.partition("://")
+    dialect = scheme.partition("+")[0]
+    if uri == "databricks" or (found and scheme == "databricks"):
+        return
+    if found and scheme in ("http", "https"):
+        parts = urlsplit(uri)
+        try:
+            port_fits = parts.port is None or 0 < parts.port < 65536
+        except ValueError:
+            port_fits = False
+        if not parts.hostname or not port_fits:
+            raise ConfigError(f"tracking URI {uri!r} has no host, or no port that can be one. {accepted}.")
+    elif found and dialect == "sqlite":
+        if sqlite_path(uri) is None:
+            raise ConfigError(
+                f"tracking URI {uri!r} names no file, and what is only in memory is lost: "
+                "write sqlite:///mlflow.db, or sqlite:////absolute/path/mlflow.db."
+            )
+    elif found and dialect in _DATABASES:
+        if not rest.strip("/"):
+            raise ConfigError(f"tracking URI {uri!r} names no database. {accepted}.")
+    elif uri.startswith("file:") or not found:
+        raise ConfigError(
+            f"tracking URI {uri!r} is a folder of files, which MLflow no longer writes: "
+            f"use a database, for example sqlite:///mlflow.db. {accepted}."
+        )
+    else:
+        raise ConfigError(f"tracking URI {uri!r} is of a kind that MLflow does not know. {accepted}.")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a sqlite URI; None where it names none."""
+    path = urlsplit(uri).path.removeprefix("/")
+    return Path(path) if path and path != ":memory:" else None
+
+
+def _absolute(uri: str) -> str:
+    """A relative sqlite file made absolute: the sender and a later `sync` may run in another folder."""
+    path = sqlite_path(uri) if uri.startswith("sqlite") else None
+    if path is None or path.is_absolute():
+        return uri
+    return f"{uri.partition('://')[0]}:///{path.absolute()}"
+
+
+class Tracker:
+    """Writes what happens in one study to its event log, and looks after the sender.
+
+    Args:
+        log: the study's event log; the study folder is the one it lies in.
+        study: the study's name.
+        tracking_uri: where MLflow is.
+        experiment: the MLflow experiment, for example "cifar10@4000".
+        common_tags: tags for every run: ssl.method, ssl.dataset, ssl.labels, ssl.split_hash.
+        artifact_root: where artifacts go in a local sqlite store; `mlartifacts` beside the database
+            where None. Servers and databases decide for themselves.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        study: str,
+        tracking_uri: str,
+        experiment: str,
+        common_tags: Mapping[str, str],
+        artifact_root: Path | None = None,
+    ) -> None:
+        check_tracking_uri(tracking_uri)
+        self.log = log
+        self.study = study
+        self.folder = log.path.absolute().parent
+        self._tags = dict(common_tags)
+        self._sender: subprocess.Popen[bytes] | None = None
+        self._next_look = 0.0
+        uri = _absolute(tracking_uri)
+        if log.get_meta("tracking_uri") not in (None, uri):
+            # Another store knows nothing of this study. Where it is the same one under a new name, sending
+            # everything again changes nothing: runs are found by their keys, points are kept once.
+            log.mark_all_undelivered()
+            log.set_meta("experiment_id", None)
+            log.drop_meta("run_id:")
+        database = sqlite_path(uri) if uri.startswith("sqlite") else None
+        if artifact_root is None and database is not None:
+            artifact_root = database.parent / "mlartifacts"
+        log.set_meta("tracking_uri", uri)
+        log.set_meta("experiment", experiment)
+        log.set_meta("artifact_root", str(artifact_root.absolute()) if artifact_root and database else None)
+        if log.get_meta("study_id") is None:
+            # Two studies of one name (another home, or a folder thrown away) must not share MLflow runs.
+            log.set_meta("study_id", uuid.uuid4().hex[:12])
+
+    # The study
+
+    def study_started(self, params: Mapping[str, object], config_yaml: str) -> None:
+        """The study begins, or goes on after an interruption."""
+        self._start(self.study, self.study, None, {}, params, config_yaml)
+
+    def study_ended(
+        self, state: str, summary: Mapping[str, float], tags: Mapping[str, str] | None = None
+    ) -> None:
+        """The study ends, or pauses, as "finished", "interrupted" or "failed".
+
+        Trials that are still open wait for `resume`, or were lost: none is left RUNNING.
+
+        Args:
+            state: how it ended.
+            summary: metrics of the whole study, logged on the parent run.
+            tags: more tags for the parent; may name another ssl.stop_reason, for example "time".
+        """
+        if state not in STUDY_STATUS:
+            raise ValueError(f"a study ends {', '.join(STUDY_STATUS)}, not {state!r}")
+        for run in self.log.runs():
+            if run != self.study:
+                self._interrupt(run)
+        reason = {"ssl.stop_reason": _STUDY_STOP_REASON[state]}
+        self._end(self.study, STUDY_STATUS[state], reason | dict(tags or {}), summary)
+
+    # Its trials
+
+    def trial_started(
+        self,
+        trial: str,
+        searched: Mapping[str, object],
+        fixed: Mapping[str, object],
+        config_yaml: str,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """A trial begins, or goes on (after an interruption, or tried again) in the run that it has.
+
+        Args:
+            trial: the Optuna number as a string; for a run below a trial, for example "7/confirm-0".
+            searched: the searched hyperparameters; nested ones become dotted names (`vat.eps`).
+            fixed: the rest of the configuration.
+            config_yaml: the whole resolved configuration, kept as the artifact `config.yaml`.
+            parent: the trial that this run belongs to, where it is not the study itself.
+            tags: more tags for this run.
+        """
+        number, _, below = trial.partition("/")
+        name = f"trial {number} {below}".rstrip()
+        parent_run = self.study if parent is None else self.run_key(parent)
+        params = dict(_flat(searched))
+        params |= {name: value for name, value in _flat(fixed) if name not in params}
+        own_tags = {"ssl.trial": number, **(tags or {})}
+        self._start(self.run_key(trial), name, parent_run, own_tags, params, config_yaml)
+
+    def report(
+        self, trial: str, epoch: int, metrics: Mapping[str, float], time_ms: int | None = None
+    ) -> bool:
+        """An epoch's metrics, all in one event. An epoch that the log has already is not taken again.
+
+        Args:
+            trial: the trial.
+            epoch: finished epochs, from 1: the step in MLflow.
+            metrics: every metric of the epoch; NaN and infinities are kept.
+            time_ms: when, in Unix milliseconds; now where None.
+
+        Returns:
+            Whether the epoch was new.
+        """
+        run = self.run_key(trial)
+        payload = {"epoch": int(epoch), "metrics": {name: float(value) for name, value in metrics.items()}}
+        new = self.log.append("metrics", run, payload, key=f"{run}:epoch:{int(epoch)}", time_ms=time_ms)
+        self._revive_sender()
+        return new
+
+    def trial_ended(
+        self,
+        trial: str,
+        stop_reason: str,
+        *,
+        summary: Mapping[str, float] | None = None,
+        error: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """A trial ends for good.
+
+        Args:
+            trial: the trial.
+            stop_reason: completed, asha, nan, oom, error, user or time.
+            summary: metrics of the whole run, logged at the step of its last epoch.
+            error: the traceback of a failed trial: artifact `error.txt`, its last line the tag ssl.error.
+            tags: more tags.
+        """
+        if stop_reason not in TRIAL_STATUS:
+            raise ValueError(f"a trial stops for {', '.join(TRIAL_STATUS)}, not {stop_reason!r}")
+        run = self.run_key(trial)
+        own_tags = {"ssl.stop_reason": stop_reason, **(tags or {})}
+        if error is not None:
+            self.log.append("text", run, {"file": "error.txt", "text": error})
+            own_tags["ssl.error"] = _headline(error)
+        self._end(run, TRIAL_STATUS[stop_reason], own_tags, summary or {})
+
+    def trial_interrupted(self, trial: str) -> None:
+        """A trial waits for `resume`: KILLED without a stop reason, RUNNING again once it has started."""
+        self._interrupt(self.run_key(trial))
+
+    def artifact(self, run: str | None, path: Path, artifact_path: str | None = None) -> None:
+        """A file to be kept with a run; it is read when it is sent, so it has to stay where it is.
+
+        Args:
+            run: the trial; None for the study.
+            path: the file, best inside the study folder, which may then be moved.
+            artifact_path: the folder among the run's artifacts.
+        """
+        key = self.study if run is None else self.run_key(run)
+        path = Path(path).absolute()
+        version = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
+        inside = path.is_relative_to(self.folder)
+        stored = str(path.relative_to(self.folder) if inside else path)
+        payload = {"path": stored, "artifact_path": artifact_path}
+        self.log.append(
+            "artifact", key, payload, key=f"{key}:artifact:{artifact_path or ''}/{stored}:{version}"
+        )
+
+    # Delivery
+
+    def pending(self) -> int:
+        """How many events MLflow has not got yet."""
+        self._revive_sender()
+        return self.log.pending()
+
+    def start_sender(self) -> None:
+        """Start the process that delivers. It outlives Ctrl-C here, and ends by itself after this process."""
+        self.log.set_meta("complete", None)
+        self._spawn()
+
+    def close(self, timeout: float) -> int:
+        """Tell the sender that the log is complete and wait for it.
+
+        Args:
+            timeout: seconds to wait for the rest to be delivered.
+
+        Returns:
+            How many events are still owed; they stay in the log for `ssl-tune sync`.
+        """
+        self.log.set_meta("complete", "1")
+        if self._sender is None:
+            return self.log.pending()
+        deadline = time.monotonic() + timeout
+        while self.log.pending() and time.monotonic() < deadline:
+            self._revive_sender()
+            time.sleep(_POLL_SECONDS)
+        owed = self.log.pending()
+        try:
+            # With nothing owed it ends by itself; otherwise stopping it is safe at any point.
+            self._sender.wait(0 if owed else _STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._sender.kill()
+            self._sender.wait()
+        self._sender = None
+        return self.log.pending()
+
+    def _spawn(self) -> None:
+        package_root = str(Path(__file__).resolve().parent.parent)
+        inherited = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([package_root, inherited] if inherited else [package_root])
+        # -P: the folder that the command was typed in must not provide modules. A session of its own:
+        # Ctrl-C at the terminal must not reach the sender in the middle of a delivery.
+        command = [sys.executable, "-P", "-m", "tune.sender", str(self.folder), "--parent", str(os.getpid())]
+        with (self.folder / "sender.log").open("ab") as output:
+            self._sender = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        self._next_look = time.monotonic() + _REVIVE_SECONDS
+
+    def _revive_sender(self) -> None:
+        if self._sender is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _REVIVE_SECONDS
+        if self._sender.poll() is not None and self.log.pending():
+            self._spawn()
+
+    # Events
+
+    def run_key(self, trial: str) -> str:
+        """The key of a trial's run in the event log."""
+        return f"{self.study}/{trial}"
+
+    def _start(
+        self,
+        run: str,
+        name: str,
+        parent: str | None,
+        tags: Mapping[str, str],
+        params: Mapping[str, object],
+        config_yaml: str,
+    ) -> None:
+        if self.log.find(f"{run}:start") is not None:
+            self._reopen(run)
+            return
+        base = {"ssl.study": self.study, "ssl.run_key": f"{self.log.get_meta('study_id')}:{run}"}
+        origin = {"mlflow.user": _user(), "mlflow.source.name": "ssl-tune", "mlflow.source.type": "LOCAL"}
+        start = {"name": name, "parent": parent, "tags": origin | self._tags | dict(tags) | base}
+        pairs = [[key, _text(value)] for key, value in _flat(params)]
+        time_ms = now_ms()
+        self.log.append_many(
+            [
+                NewEvent("start", run, start, f"{run}:start", time_ms),
+                NewEvent("params", run, {"params": pairs}, f"{run}:params", time_ms),
+                NewEvent("text", run, {"file": "config.yaml", "text": config_yaml}, f"{run}:config", time_ms),
+            ]
+        )
+
+    def _state(self, run: str) -> tuple[str, int]:
+        """A run's state, and the id of the event that gave it: what makes the next status event's key."""
+        last = self.log.last(run, "status")
+        return ("RUNNING", 0) if last is None else (str(last.payload["status"]), last.id)
+
+    def _status(self, run: str, payload: Mapping[str, object], after: int) -> NewEvent:
+        return NewEvent("status", run, payload, f"{run}:status:after-{after}")
+
+    def _reopen(self, run: str) -> None:
+        state, after = self._state(run)
+        if state != "RUNNING":
+            dropped = ["ssl.stop_reason", "ssl.error"]
+            payload = {"status": "RUNNING", "tags": {}, "drop_tags": dropped}
+            self.log.append_many([self._status(run, payload, after)])
+
+    def _interrupt(self, run: str) -> None:
+        state, after = self._state(run)
+        if state == "RUNNING" and self.log.find(f"{run}:start") is not None:
+            payload = {"status": "KILLED", "tags": {}, "drop_tags": []}
+            self.log.append_many([self._status(run, payload, after)])
+
+    def _end(self, run: str, status: str, tags: Mapping[str, str], summary: Mapping[str, float]) -> None:
+        _, after = self._state(run)
+        last = self.log.last(run, "status")
+        if last is not None and last.payload["status"] == status and last.payload["tags"] == dict(tags):
+            return
+        events = []
+        if summary:
+            reports = self.log.reports(run)
+            payload = {
+                "step": reports[-1].epoch if reports else 0,
+                "metrics": {name: float(value) for name, value in summary.items()},
+            }
+            events.append(NewEvent("metrics", run, payload, f"{run}:summary:after-{after}"))
+        events.append(self._status(run, {"status": status, "tags": dict(tags), "drop_tags": []}, after))
+        self.log.append_many(events)
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested mappings as dotted names, in order."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _text(value: object) -> str:
+    """A parameter as MLflow takes it."""
+    text = json.dumps(value, default=str) if isinstance(value, (list, tuple)) else str(value)
+    if len(text) <= MAX_PARAM_LENGTH:
+        return text
+    return text[: MAX_PARAM_LENGTH - len(SHORTENED)] + SHORTENED
+
+
+def _headline(traceback: str) -> str:
+    """The line of a traceback that says what happened: its last one."""
+    lines = traceback.strip().splitlines()
+    return lines[-1].strip()[:500] if lines else ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

@@ -1,0 +1,96 @@
+"""A training run as a Ray Tune trainable: one `step` is one epoch.
+
+The worker keeps the run's own checkpoint, one an epoch, in the study's folder. Ray's checkpoints are not
+used: a trial goes on from that file wherever and whenever it is started again. Reports that the driver has
+not noted when it died are in the checkpoint's history and are given again, so that nothing is redone but the
+epoch that was under way.
+
+Worker processes are used again by the next trial, with data, imports and model code loaded.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune as ray_tune
+
+from ssl_core import checkpoint
+from ssl_core.config import from_document
+from ssl_core.errors import NonFiniteError
+from ssl_core.loop import Report, Run, train
+from ssl_core.run import prepare
+
+EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
+STOP_REASON, MESSAGE, METRICS = "stop_reason", "message", "metrics"
+
+
+class TrialTrainable(ray_tune.Trainable):
+    """Runs one trial of a study; its `config` is what `tune.searcher.trial_task` gives."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Prepare the run; a worker that is used again comes here through `reset_config`."""
+        self._task = config
+        self._reports: Iterator[Report] | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial without a new process."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One epoch: its report, or the way the trial ended."""
+        try:
+            if self._reports is None:
+                self._reports = self._start()
+            report = next(self._reports)
+        except NonFiniteError as error:
+            return {"done": True, STOP_REASON: "nan", MESSAGE: str(error)}
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            return {"done": True, STOP_REASON: "oom", MESSAGE: f"{type(error).__name__}: {error}"}
+        except Exception:
+            # Ray carries the exception to the driver; the traceback is told there, whole.
+            self._note_failure(traceback.format_exc())
+            raise
+        result: dict[str, Any] = {
+            EPOCH: report.epoch,
+            ERROR: report.metrics["val/error"],
+            LOSS: report.metrics["val/loss"],
+            METRICS: report.metrics,
+            "done": False,
+        }
+        if report.ssl_epoch is not None:  # without it, the scheduler makes no decision: that is the warm-up
+            result[SSL_EPOCH] = report.ssl_epoch
+        if report.epoch == self._last_epoch:
+            result |= {"done": True, STOP_REASON: "completed"}
+        return result
+
+    def _start(self) -> Iterator[Report]:
+        task = self._task
+        config, data, split = prepare(
+            from_document(task["config"]),
+            data_root=Path(task["data_root"]) if task["data_root"] else None,
+            cache=Path(task["cache"]),
+        )
+        if split.hash != task["split_hash"]:
+            raise RuntimeError(
+                f"this worker's split is {split.hash}, the study's is {task['split_hash']}: its data differ"
+            )
+        run = Run(config, data, split)
+        self._last_epoch = config.last_epoch
+        folder = Path(task["folder"])
+        state = checkpoint.load_newest(folder)
+        if state is not None:
+            run.load_state(state)
+        yield from [r for r in run.history if r.epoch > task["known_epoch"]]
+        for report in train(run):
+            checkpoint.save(folder, report.epoch, run.state())
+            yield report
+
+    def _note_failure(self, text: str) -> None:
+        folder = Path(self._task["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(text)
