@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 import tarfile
 import tempfile
 import warnings
@@ -44,6 +43,9 @@ LAYOUT = "PATH/train/<class>/* and PATH/test/<class>/*"
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
 _FILES_PER_TASK = 256
+# Decoding frees the interpreter's lock, opening a file does not. For files of a few kilobytes (32x32
+# JPEGs) opening outweighs decoding, and threads that wait for the lock make it slower, not faster.
+_THREADS_FROM_BYTES = 8192
 _CACHE_FORMAT = 1
 _DIGITS_TEST_SEED = 1797
 _DOWNLOAD_TIMEOUT_S = 30.0
@@ -149,7 +151,8 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
 
 
 def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in EXTENSIONS
+    stem, _, extension = name.rpartition(".")
+    return stem != "" and f".{extension.lower()}" in EXTENSIONS
 
 
 def file_identity(folder: Path, files: list[str]) -> list[tuple[str, int, int]]:
@@ -165,7 +168,7 @@ def file_identity(folder: Path, files: list[str]) -> list[tuple[str, int, int]]:
 
 
 def decode_files(folder: Path, files: list[str], image_size: int | None) -> Images:
-    """Decode files (paths relative to folder, in this order) to (N, S, S, 3) uint8, with threads.
+    """Decode files (paths relative to folder, in this order) to (N, S, S, 3) uint8.
 
     Args:
         folder: the dataset's folder.
@@ -185,7 +188,8 @@ def decode_files(folder: Path, files: list[str], image_size: int | None) -> Imag
         for index in range(start, min(start + _FILES_PER_TASK, len(files))):
             images[index] = _decode(Image, folder, files[index], image_size, (files[0], side))
 
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    is_small = (folder / files[0]).stat().st_size < _THREADS_FROM_BYTES
+    pool = ThreadPoolExecutor(max_workers=1 if is_small else os.cpu_count() or 1)
     try:
         # In order, so that of several bad files it is always the first that is named.
         for _ in pool.map(decode_block, range(0, len(files), _FILES_PER_TASK)):
@@ -297,8 +301,7 @@ def read_cifar(name: str, root: Path, part: PartName, side: int) -> tuple[Images
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)  # torchvision sets none: a silent network would hang
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # torchvision prints to stdout, which belongs to the caller's own output.
-        with locked(root / f".{name}.lock"), contextlib.redirect_stdout(sys.stderr):
+        with locked(root / f".{name}.lock"):
             loaded = loader(root, train=part == "train", download=True)
     except (OSError, EOFError, RuntimeError, http.client.HTTPException, tarfile.TarError) as error:
         raise ConfigError(
@@ -454,6 +457,7 @@ def _acquire(path: Path) -> int | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
+            path.unlink(missing_ok=True)
             os.close(descriptor)
             return None
         # The holder before us removed the file: whoever comes now locks a new one, so must we.

@@ -14,7 +14,7 @@ import torch
 def weak_view(
     images: torch.Tensor, indices: torch.Tensor, *, flip: bool, generator: torch.Generator
 ) -> torch.Tensor:
-    """Flip (with probability 1/2) and reflect-padded random crop, drawn per image (Sohn et al. 2020, section 2.3).
+    """Flip (probability 1/2) and reflect-padded random crop, drawn per image (Sohn et al. 2020, section 2.3).
 
     The padding is an eighth of the side: 4 pixels at 32. Fetching, cropping and flipping are one gather,
     so no padded copy is made.

@@ -97,7 +97,9 @@ class RunConfig(Section):
     threads: int | None = Field(
         None, ge=1, le=1024, description="processor threads of the run (they change the bits); none: all"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="training seed: initialisation, order, augmentation, noise")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="training seed: initialisation, order, augmentation, noise"
+    )
     data: DataConfig = Field(default_factory=DataConfig)
 
     @field_validator("network")
@@ -193,7 +195,9 @@ def from_document(document: Mapping[str, Any], *, where: str = "") -> RunConfig:
 
 def _validated(model: type[Model], values: Any, prefix: str, path: str) -> Model:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix}{path.rstrip('.')} = {values!r}: a section of `name: value` pairs is expected.")
+        raise ConfigError(
+            f"{prefix}{path.rstrip('.')} = {values!r}: a section of `name: value` pairs is expected."
+        )
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -270,8 +274,8 @@ def _warmup(config: RunConfig, method: Method, epochs: int) -> int:
         return warmup_from_share(method.warmup_share, epochs)
     if config.warmup_epochs >= epochs:
         raise ConfigError(
-            f"warmup_epochs = {config.warmup_epochs}: must be shorter than the run of {epochs} epochs, or the "
-            f"method never starts. Take at most {epochs - 1}, or more epochs."
+            f"warmup_epochs = {config.warmup_epochs}: must be shorter than the run of {epochs} epochs, or "
+            f"the method never starts. Take at most {epochs - 1}, or more epochs."
         )
     return config.warmup_epochs
 

@@ -27,7 +27,7 @@ class AveragedModel:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
-        self._averaged = list(self.network.parameters())
+        self._averaged: list[torch.Tensor] = list(self.network.parameters())
         self._source = [p.detach() for p in network.parameters()]
         self._copied = list(self.network.buffers())
         self._buffers = list(network.buffers())

@@ -118,7 +118,9 @@ class Run:
             ValueError: if the checkpoint is of another configuration or split.
         """
         if state["split_hash"] != self.split.hash:
-            raise ValueError(f"checkpoint of split {state['split_hash']}, but this run's is {self.split.hash}")
+            raise ValueError(
+                f"checkpoint of split {state['split_hash']}, but this run's is {self.split.hash}"
+            )
         differing = _differences(state["config"], self.config.document())
         if differing:
             raise ValueError(f"checkpoint of another configuration: {', '.join(differing)} differ")
@@ -145,7 +147,7 @@ class Run:
 
     def evaluated_in_batches(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """`evaluated` for some of the images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
-        parts = [self.evaluated(images[part]) for part in indices.split(self.config.eval_batch_size)]
+        parts = [self.evaluated(images[part]) for part in torch.split(indices, self.config.eval_batch_size)]
         return torch.cat(parts) if parts else torch.empty(0, self.setup.num_classes, device=self.device)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
@@ -251,9 +253,7 @@ def _step(run: Run, batch: Batch, progress: Progress) -> LossOutput:
     run.optimizer.zero_grad(set_to_none=True)
     method = run.method if progress.ssl_epoch else SUPERVISED
     noise = generator(config.seed, "noise", progress.step, device=run.device)
-    output = method.compute_loss(
-        config.parameters, run.forward, batch, run.method_state, progress, noise
-    )
+    output = method.compute_loss(config.parameters, run.forward, batch, run.method_state, progress, noise)
     output.total.backward()  # type: ignore[no-untyped-call]
     _refuse_non_finite(run, output, progress)
     run.optimizer.step()
@@ -268,7 +268,13 @@ def _refuse_non_finite(run: Run, output: LossOutput, progress: Progress) -> None
     if bool(torch.isfinite(output.total + norm)):
         return
     bad = [name for name, term in output.terms.items() if not bool(torch.isfinite(term))]
-    what = f"the term {bad[0]}" if bad else "the loss" if not bool(torch.isfinite(output.total)) else "the gradient"
+    what = (
+        f"the term {bad[0]}"
+        if bad
+        else "the loss"
+        if not bool(torch.isfinite(output.total))
+        else "the gradient"
+    )
     raise NonFiniteError(
         f"{what} is not finite at step {progress.step} (epoch {progress.epoch}) of method "
         f"{run.method.name} with lr={run.config.lr:g} and {run.config.parameters!r}; nothing was updated"

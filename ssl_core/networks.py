@@ -30,7 +30,9 @@ class NetworkOutput(NamedTuple):
 class Block(nn.Module):
     """Two 3x3 convolutions, each after BatchNorm and LeakyReLU, and the residual."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activate_before_residual: bool, bn: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, activate_before_residual: bool, bn: float
+    ) -> None:
         super().__init__()
         self.activate_before_residual = activate_before_residual
         self.bn1 = nn.BatchNorm2d(inputs, momentum=bn)
@@ -85,7 +87,9 @@ class WideResNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
-def build_network(name: str, num_classes: int, *, bn_momentum: float, generator: torch.Generator) -> WideResNet:
+def build_network(
+    name: str, num_classes: int, *, bn_momentum: float, generator: torch.Generator
+) -> WideResNet:
     """The initialised network of a name such as ``wrn-28-2``, on the CPU, channels-last.
 
     Raises:
@@ -94,4 +98,4 @@ def build_network(name: str, num_classes: int, *, bn_momentum: float, generator:
     depth, width = parse_network(name)
     network = WideResNet(depth, width, num_classes, bn_momentum)
     network.initialise(generator)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)

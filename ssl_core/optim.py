@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 
-def build_optimizer(network: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+def build_optimizer(
+    network: nn.Module, *, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.SGD:
     """SGD over all parameters; the penalty is on convolution and classifier weights alone.
 
     None on BatchNorm and biases, as google-research/fixmatch has it. Nesterov needs a momentum: with 0 it is

@@ -24,7 +24,9 @@ def stream_seed(seed: int, stream: Stream, *position: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def generator(seed: int, stream: Stream, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(
+    seed: int, stream: Stream, *position: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """A generator for one position of one stream, on a device."""
     made = torch.Generator(device=device)
     made.manual_seed(stream_seed(seed, stream, *position))

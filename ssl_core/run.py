@@ -1,4 +1,4 @@
-"""One run from a configuration to a result: data, loop, checkpoints, and the test set where it is asked for."""
+"""One run from a configuration to a result: data, loop, checkpoints, and the test set where asked for."""
 
 from __future__ import annotations
 
@@ -127,13 +127,17 @@ def train(
         NonFiniteError: a loss or gradient that is not finite.
     """
     if final and out is None and readings is None:
-        raise ConfigError("reading the test set is recorded: name a folder with out=, or a file with readings=")
+        raise ConfigError(
+            "reading the test set is recorded: name a folder with out=, or a file with readings="
+        )
     done = _finished(out, final) if resume and out is not None else None
     if done is not None:
         return done
     config, data, split = prepare(config, data_root=data_root, cache=cache)
     # An unreadable test image is found now, not after hours; nothing is computed on them before the end.
-    test = load_test(config.dataset, root=data_root, image_size=data.image_size, cache=cache) if final else None
+    test = (
+        load_test(config.dataset, root=data_root, image_size=data.image_size, cache=cache) if final else None
+    )
     run = Run(config, data, split)
     if out is not None:
         _open_folder(out, run, resume)

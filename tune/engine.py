@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import Any
 
-# Read by Ray when it is imported or started: no usage statistics, no CSV, JSON or TensorBoard files for every
-# trial, no change of directory in workers, no handler of Ray's own for Ctrl-C (ours stops the study resumably),
+# Read by Ray when it is imported or started: no usage statistics, no CSV, JSON or TensorBoard files for
+# every trial, no change of directory in workers, no handler of Ray's own for Ctrl-C (ours stops the study resumably),
 # and no complaint over a report that ends a trial without a metric.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -49,21 +50,8 @@ class Engine:
     def __init__(self, spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> None:
         self.spec, self.folder, self.home, self.progress = spec, folder, home, progress
         self.signal: int | None = None
-        self.log = EventLog(folder.events_db)
-        self.tracker = Tracker(
-            self.log,
-            study=spec.name,
-            tracking_uri=spec.tracking_uri,
-            experiment=spec.experiment,
-            common_tags={
-                "ssl.study": spec.name,
-                "ssl.method": spec.config["method"],
-                "ssl.dataset": spec.dataset_tag,
-                "ssl.labels": str(spec.config["labels"]),
-                "ssl.split_hash": spec.split_hash or "",
-            },
-            artifact_root=home.artifacts,
-        )
+        self.log = open_log(folder)
+        self.tracker = open_tracker(self.log, spec, home)
         self.records = Records(folder, spec)
         self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
         self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
@@ -78,7 +66,9 @@ class Engine:
 
     def run(self) -> str:
         """Run what is left; returns finished or interrupted."""
-        self.tracker.study_started(_study_parameters(self.spec), (self.folder.path / "study.yaml").read_text())
+        self.tracker.study_started(
+            _study_parameters(self.spec), (self.folder.path / "study.yaml").read_text()
+        )
         self.tracker.start_sender()
         self.progress.begin(self.spec, self.records.all)
         waiting = len(self.records.unfinished())
@@ -113,7 +103,7 @@ class Engine:
             start_ray(self.spec)
         try:
             tuner = ray_tune.Tuner(
-                ray_tune.with_resources(TrialTrainable, _resources(self.spec)),
+                ray_tune.with_resources(TrialTrainable, resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=StudySearcher(self.records, self.folder, self.home),
                     scheduler=StudyASHA(self.records.epochs, self.records.all()),
@@ -185,12 +175,36 @@ def start_ray(spec: StudySpec) -> None:
         num_cpus=max(len(os.sched_getaffinity(0)), spec.concurrent),
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
     )
 
 
-def _resources(spec: StudySpec) -> dict[str, float]:
+def open_log(folder: StudyFolder) -> EventLog:
+    """The study's event log, to be written by its driver."""
+    return EventLog(folder.events_db)
+
+
+def open_tracker(log: EventLog, spec: StudySpec, home: Home) -> Tracker:
+    """The driver's side of tracking, with the tags that every run of the study bears."""
+    return Tracker(
+        log,
+        study=spec.name,
+        tracking_uri=spec.tracking_uri,
+        experiment=spec.experiment,
+        common_tags={
+            "ssl.study": spec.name,
+            "ssl.method": spec.config["method"],
+            "ssl.dataset": spec.dataset_tag,
+            "ssl.labels": str(spec.config["labels"]),
+            "ssl.split_hash": spec.split_hash or "",
+        },
+        artifact_root=home.artifacts,
+    )
+
+
+def resources(spec: StudySpec) -> dict[str, float]:
+    """What Ray reserves for a trial."""
     # Threads are what a trial computes with; Ray counts a processor for each, but never more than there are.
     cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
     threads = min(int(spec.config["threads"]), cores // spec.concurrent)

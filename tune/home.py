@@ -96,7 +96,8 @@ class Home:
             problem = f"{existing} cannot be written"
         if problem:
             raise ConfigError(
-                f"the home folder {self.path} cannot be used: {problem}. Name another with --home or SSL_TUNE_HOME."
+                f"the home folder {self.path} cannot be used: {problem}. "
+                "Name another with --home or SSL_TUNE_HOME."
             )
 
 

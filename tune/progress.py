@@ -61,7 +61,9 @@ class Progress:
         parts += [f"{n} {state.replace('_', ' ')}" for state, n in sorted(states.items())]
         best, full = best_record(records)
         if best is not None and best.val_error is not None:
-            parts.append(f"best {best.val_error:.2f} % (trial {best.trial}{'' if full else ', not at full budget'})")
+            parts.append(
+                f"best {best.val_error:.2f} % (trial {best.trial}{'' if full else ', not at full budget'})"
+            )
         seconds = time.monotonic() - self._began
         epochs = sum(r.epoch for r in records)
         rate = (epochs - self._epochs_before) / seconds if seconds else 0.0
@@ -128,7 +130,8 @@ class LiveProgress(Progress):
         best, _ = best_record(records)
         shown = [r for r in records if r.state == "running"] or []
         finished = sorted(
-            (r for r in records if r.state == "completed" and r.val_error is not None), key=lambda r: r.val_error or 0
+            (r for r in records if r.state == "completed" and r.val_error is not None),
+            key=lambda r: r.val_error or 0,
         )
         for record in [*finished[:5], *shown[-12:]]:
             style = "bold green" if best is not None and record.trial == best.trial else None

@@ -42,7 +42,7 @@ class StudyASHA(AsyncHyperBandScheduler):
         for record in earlier:
             shim = SimpleNamespace(trial_id=str(record.trial))
             for ssl_epoch, value in sorted(record.intermediate.items()):
-                bracket.on_result(shim, ssl_epoch, -value)
+                bracket.on_result(shim, ssl_epoch, -value)  # type: ignore[arg-type]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Put the trial into the one bracket."""
@@ -53,7 +53,7 @@ class StudyASHA(AsyncHyperBandScheduler):
         if SSL_EPOCH not in result or result.get(ERROR) is None:
             return str(self.CONTINUE)
         shim = SimpleNamespace(trial_id=str(trial.config["trial"]))
-        return str(self._brackets[0].on_result(shim, result[SSL_EPOCH], -result[ERROR]))
+        return str(self._brackets[0].on_result(shim, result[SSL_EPOCH], -result[ERROR]))  # type: ignore[arg-type]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Enter a last report that reached a rung and was never judged, since the run ended with it."""

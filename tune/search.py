@@ -54,8 +54,8 @@ def search(
         dataset: digits, cifar10, cifar100 or folder:PATH.
         home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
         quiet: show no progress.
-        options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name, space,
-            settings, concurrent, gpus_per_trial, seed, time_budget, sampler, max_failures, tracking_uri,
+        options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name,
+            space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, max_failures, tracking_uri,
             tracking_timeout, data_root.
 
     Raises:
@@ -165,7 +165,7 @@ def _code(study: Study, signal_number: int | None, pending: int) -> Exit:
 @contextmanager
 def _signals(request_stop: Callable[[int], None]) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask the engine to stop; a second one is the ordinary, immediate one."""
-    before: dict[int, Any] = {}
+    before: dict[int, Any] = {}  # by signal
 
     def handle(number: int, frame: FrameType | None) -> None:
         for other, handler in before.items():
@@ -173,8 +173,8 @@ def _signals(request_stop: Callable[[int], None]) -> Iterator[None]:
         request_stop(number)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, handle)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            before[each] = signal.signal(each, handle)
     except ValueError:  # not the main thread: the caller's own handling stays
         before.clear()
     try:

@@ -93,7 +93,9 @@ def without(space: SearchSpace, names: Sequence[str]) -> SearchSpace:
     gone = set(names) | ({"warmup_share", "warmup_epochs"} if "warmup_epochs" in names else set())
     kept = tuple(p for p in space.parameters if p.name not in gone)
     if not kept:
-        raise ConfigError(f"every parameter of the space {space.source} is fixed by --set: nothing is left to search.")
+        raise ConfigError(
+            f"every parameter of the space {space.source} is fixed by --set: nothing is left to search."
+        )
     baseline = {k: v for k, v in space.baseline.items() if k not in gone}
     return dataclasses.replace(space, parameters=kept, baseline=baseline)
 

@@ -1,11 +1,11 @@
 """A study on disk: its folder, its lock, and the view of it that the commands and notebooks read.
 
-    studies/<name>/study.yaml    what was asked, resolved
-                   state.json    finished, interrupted or failed; "running" with a free lock is interrupted
-                   lock          held by the one driver
-                   optuna.db     trials: parameters, intermediate values, end states
-                   events.db     every report, and what tracking still owes
-                   trials/<n>/   checkpoints of a trial
+studies/<name>/study.yaml    what was asked, resolved
+               state.json    finished, interrupted or failed; "running" with a free lock is interrupted
+               lock          held by the one driver
+               optuna.db     trials: parameters, intermediate values, end states
+               events.db     every report, and what tracking still owes
+               trials/<n>/   checkpoints of a trial
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class StudyFolder:
             self.path.mkdir()
         except FileExistsError:
             raise ConfigError(
-                f"the study {self.path.name!r} exists already. Carry it on with `ssl-tune resume {self.path.name}`, "
-                "or choose another --name."
+                f"the study {self.path.name!r} exists already. "
+                f"Carry it on with `ssl-tune resume {self.path.name}`, or choose another --name."
             ) from None
         except OSError as error:
             raise ConfigError(
@@ -81,8 +81,8 @@ class StudyFolder:
             holder = file.read().strip() or "unknown"
             file.close()
             raise ServiceError(
-                f"the study {self.path.name!r} is in use by another driver (process {holder}). Wait for it, or "
-                "interrupt it there with Ctrl-C.",
+                f"the study {self.path.name!r} is in use by another driver (process {holder}). "
+                "Wait for it, or interrupt it there with Ctrl-C.",
                 Exit.IN_USE,
             ) from None
         file.truncate(0)

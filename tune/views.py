@@ -21,7 +21,9 @@ def best_record(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, boo
     val/error, which a small validation set often gives, are broken by val/loss.
     """
     completed = [r for r in records if r.state == "completed" and r.val_error is not None]
-    candidates = completed or _deepest([r for r in records if r.val_error is not None and r.state != "failed"])
+    candidates = completed or _deepest(
+        [r for r in records if r.val_error is not None and r.state != "failed"]
+    )
     if not candidates:
         return None, False
     return min(candidates, key=lambda r: (r.val_error, r.val_loss, int(r.trial))), bool(completed)
@@ -57,7 +59,10 @@ def near_ties(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
     return [
         r
         for r in records
-        if r.state == "completed" and r.trial != best.trial and r.val_error is not None and r.val_error <= reach
+        if r.state == "completed"
+        and r.trial != best.trial
+        and r.val_error is not None
+        and r.val_error <= reach
     ]
 
 

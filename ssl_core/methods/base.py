@@ -137,6 +137,8 @@ class Method(ABC):
     has_warmup: ClassVar[bool] = True
     warmup_share: ClassVar[float] = 0.0
     """Default length of the warm-up, as a share of the run."""
+    relabels: ClassVar[bool] = False
+    """Whether `start_epoch` predicts the whole pool: part of the price of an epoch."""
     unlabelled_views: ClassVar[tuple[str, ...]] = ()
     """Views of the unlabelled images that `compute_loss` reads: "weak", "strong"."""
 

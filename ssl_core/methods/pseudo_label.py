@@ -77,6 +77,7 @@ class PseudoLabel(Method):
     summary = "trains on its own confident predictions, rebuilt every epoch (report, section 2.1)"
     Config = PseudoLabelConfig
     warmup_share = 10 / 300  # report, section 2.4
+    relabels = True
     unlabelled_views = ("weak",)
 
     def init_state(self, config: PseudoLabelConfig, setup: Setup) -> PseudoLabelState:

@@ -22,7 +22,9 @@ def log(tmp_path: Path) -> Iterator[EventLog]:
 
 def test_events_come_back_in_order_with_their_own_times(log: EventLog) -> None:
     log.append("start", "s/0", {"name": "trial 0"}, key="s/0:start", time_ms=5)
-    log.append_many([NewEvent("metrics", "s/0", {"epoch": i, "metrics": {}}, time_ms=9 - i) for i in (1, 2, 3)])
+    log.append_many(
+        [NewEvent("metrics", "s/0", {"epoch": i, "metrics": {}}, time_ms=9 - i) for i in (1, 2, 3)]
+    )
 
     events = log.undelivered()
     assert [event.id for event in events] == [1, 2, 3, 4]
@@ -34,7 +36,9 @@ def test_events_come_back_in_order_with_their_own_times(log: EventLog) -> None:
 def test_the_same_key_is_appended_once(log: EventLog) -> None:
     assert log.append("metrics", "s/0", {"epoch": 1, "metrics": {"a": 1.0}}, key="s/0:epoch:1")
     assert not log.append("metrics", "s/0", {"epoch": 1, "metrics": {"a": 2.0}}, key="s/0:epoch:1")
-    again = [NewEvent("metrics", "s/0", {"epoch": i, "metrics": {"a": 3.0}}, f"s/0:epoch:{i}") for i in (1, 2)]
+    again = [
+        NewEvent("metrics", "s/0", {"epoch": i, "metrics": {"a": 3.0}}, f"s/0:epoch:{i}") for i in (1, 2)
+    ]
     assert log.append_many(again) == 1
     assert [report.metrics["a"] for report in log.reports("s/0")] == [1.0, 3.0]
 

@@ -1,0 +1,149 @@
+"""WideResNet: parameters counted by hand, and the forward pass against one written from the definition."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssl_core.networks import Block, WideResNet, build_network
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(name: str, classes: int = 10) -> WideResNet:
+    return build_network(name, classes, bn_momentum=0.1, generator=seeded())
+
+
+def block_parameters(inputs: int, outputs: int) -> int:
+    """By hand: BatchNorm 2 * inputs, 3x3 convolution, BatchNorm 2 * outputs, 3x3 convolution, 1x1 shortcut
+    where the number of channels changes."""
+    shortcut = inputs * outputs if inputs != outputs else 0
+    return 2 * inputs + 9 * inputs * outputs + 2 * outputs + 9 * outputs * outputs + shortcut
+
+
+def test_wrn_28_2_has_the_parameters_that_a_hand_count_gives() -> None:
+    stem, last_norm, classifier = 3 * 16 * 9, 2 * 128, 128 * 10 + 10
+    stages = sum(
+        block_parameters(inputs, outputs) + 3 * block_parameters(outputs, outputs)
+        for inputs, outputs in [(16, 32), (32, 64), (64, 128)]
+    )
+    count = sum(p.numel() for p in build("wrn-28-2").parameters())
+    assert count == stem + stages + last_norm + classifier == 1_467_610
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "side", "channels"), [("wrn-10-1", 3, 8, 64), ("wrn-16-2", 7, 16, 128), ("wrn-10-1", 10, 32, 64)]
+)
+def test_shapes_of_the_output(name: str, classes: int, side: int, channels: int) -> None:
+    output = build(name, classes)(torch.randn(5, 3, side, side, generator=seeded()))
+    assert output.logits.shape == (5, classes)
+    assert output.features.shape == (5, channels, side // 4, side // 4)
+
+
+def test_initial_weights_have_the_reference_s_spread() -> None:
+    network = build("wrn-28-2")
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            size = module.kernel_size[0]
+            expected = math.sqrt(2 / (size * size * module.out_channels))
+            weights = module.weight.detach()
+            n = weights.numel()
+            assert abs(weights.std().item() / expected - 1) < 5 / math.sqrt(2 * n), name  # 5 standard errors
+            assert abs(weights.mean().item()) < 5 * expected / math.sqrt(n), name
+    weights = network.classifier.weight.detach()
+    assert abs(weights.std().item() / math.sqrt(2 / (128 + 10)) - 1) < 5 / math.sqrt(2 * weights.numel())
+
+
+def test_biases_start_at_zero_and_norms_as_the_identity() -> None:
+    network = build("wrn-16-2")
+    assert network.classifier.bias.abs().sum() == 0
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 2 * 6 + 1
+    assert all((m.weight == 1).all() and (m.bias == 0).all() for m in norms)
+    assert all(m.bias is None for m in network.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_batchnorm_s_momentum_reaches_every_layer() -> None:
+    network = build_network("wrn-16-2", 10, bn_momentum=0.03, generator=seeded())
+    assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.03}
+
+
+def test_only_the_first_block_activates_before_the_residual() -> None:
+    blocks = [m for m in build("wrn-28-2").modules() if isinstance(m, Block)]
+    assert [b.activate_before_residual for b in blocks] == [True] + 11 * [False]
+
+
+def slow_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    mean = x.mean(dim=(0, 2, 3), keepdim=True)
+    variance = ((x - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
+    return (x - mean) / torch.sqrt(variance + 1e-5) * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
+
+
+def slow_conv(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    """A convolution as a sum over the kernel's positions."""
+    size, reach = weight.shape[2], weight.shape[2] // 2
+    padded = nn.functional.pad(x, (reach, reach, reach, reach))
+    height, width = x.shape[2], x.shape[3]
+    total = torch.zeros(())
+    for row in range(size):
+        for column in range(size):
+            window = padded[:, :, row : row + height : stride, column : column + width : stride]
+            total = total + torch.einsum("nihw,oi->nohw", window, weight[:, :, row, column])
+    return total
+
+
+def slow_forward(p: dict[str, Tensor], x: Tensor, blocks_per_stage: int) -> tuple[Tensor, Tensor]:
+    """Training-mode WideResNet from its parameters alone."""
+
+    def act(x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, 0.1 * x)
+
+    x = slow_conv(x, p["stem.weight"])
+    for number in range(3 * blocks_per_stage):
+        key = f"blocks.{number}."
+        stage, first = number // blocks_per_stage, number % blocks_per_stage == 0
+        stride = 2 if stage > 0 and first else 1
+        active = act(slow_norm(x, p[key + "bn1.weight"], p[key + "bn1.bias"]))
+        inner = slow_conv(active, p[key + "conv1.weight"], stride)
+        inner = act(slow_norm(inner, p[key + "bn2.weight"], p[key + "bn2.bias"]))
+        inner = slow_conv(inner, p[key + "conv2.weight"])
+        residual = active if number == 0 else x
+        if key + "shortcut.weight" in p:
+            residual = slow_conv(residual, p[key + "shortcut.weight"], stride)
+        x = inner + residual
+    features = act(slow_norm(x, p["bn.weight"], p["bn.bias"]))
+    pooled = features.mean(dim=(2, 3))
+    return pooled @ p["classifier.weight"].T + p["classifier.bias"], features
+
+
+@pytest.mark.parametrize(("name", "blocks_per_stage"), [("wrn-10-1", 1), ("wrn-16-1", 2), ("wrn-16-2", 2)])
+def test_the_forward_pass_is_the_definition_s(name: str, blocks_per_stage: int) -> None:
+    network = build(name).double()
+    with torch.no_grad():  # away from the identity, so that every scale and shift counts
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=seeded(1), dtype=torch.float64)
+    images = torch.randn(6, 3, 8, 8, generator=seeded(2), dtype=torch.float64)
+    output = network(images)
+    logits, features = slow_forward(dict(network.named_parameters()), images, blocks_per_stage)
+    torch.testing.assert_close(output.logits, logits, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(output.features, features, rtol=1e-9, atol=1e-9)
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_the_global_generator() -> None:
+    torch.manual_seed(1)
+    one = build("wrn-10-1").state_dict()
+    torch.manual_seed(2)
+    other = build("wrn-10-1").state_dict()
+    third = build_network("wrn-10-1", 10, bn_momentum=0.1, generator=seeded(1)).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not torch.equal(one["stem.weight"], third["stem.weight"])
+
+
+def test_an_unknown_network_is_refused() -> None:
+    with pytest.raises(ValueError, match="wrn-DEPTH-WIDTH"):
+        build("wrn-11-1")

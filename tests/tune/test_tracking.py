@@ -1,0 +1,492 @@
+"""Tracking end to end: a real event log, a real sender process, a real MLflow store, real HTTP failures."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssl_core.errors import ConfigError
+from tune.events import EventLog
+from tune.sender import Sender, _chunks, _prepared_database, deliver
+from tune.tracking import MAX_PARAM_LENGTH, SHORTENED, Tracker, check_tracking_uri
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENT = "digits@100"
+TAGS = {"ssl.method": "vat", "ssl.dataset": "digits", "ssl.labels": "100", "ssl.split_hash": "abc123"}
+POINT = "SELECT key, step, timestamp, value, is_nan FROM metrics WHERE run_uuid = ?"
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated store, made once: MLflow takes seconds over it."""
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with _prepared_database(f"sqlite:///{database}"):
+        assert not database.with_name("mlflow.db.new").exists()
+    return database
+
+
+class Home:
+    """A home folder with a store and one study."""
+
+    def __init__(self, path: Path, migrated: Path) -> None:
+        self.path = path
+        self.database = path / "mlflow.db"
+        self.uri = f"sqlite:///{self.database}"
+        self.study = path / "studies" / "s"
+        path.mkdir()
+        shutil.copy(migrated, self.database)
+        self.log = EventLog(self.study / "events.db")
+
+    def tracker(self, uri: str | None = None) -> Tracker:
+        return Tracker(
+            self.log, study="s", tracking_uri=uri or self.uri, experiment=EXPERIMENT, common_tags=TAGS
+        )
+
+    def client(self) -> Any:
+        from mlflow.tracking import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri)
+
+    def runs(self) -> dict[str, Any]:
+        """Every run in the whole store by its name; two of one name, or strays elsewhere, fail."""
+        client = self.client()
+        experiments = client.search_experiments()
+        found = client.search_runs([item.experiment_id for item in experiments])
+        names = [run.info.run_name for run in found]
+        assert len(names) == len(set(names)), names
+        return {run.info.run_name: run for run in found}
+
+    def points(self, run: Any) -> Counter[tuple[str, int, int, str]]:
+        """Every stored point of a run, straight from the database."""
+        import sqlite3
+
+        with sqlite3.connect(self.database) as db:
+            rows = db.execute(POINT, [run.info.run_id]).fetchall()
+        return Counter((k, s, t, (math.nan if nan else float(v)).hex()) for k, s, t, v, nan in rows)
+
+    def expected(self, run: str) -> Counter[tuple[str, int, int, str]]:
+        """What the log says the run's points are."""
+        return Counter(
+            (name, report.epoch, report.time_ms, value.hex())
+            for report in self.log.reports(run)
+            for name, value in report.metrics.items()
+        )
+
+    def sender(self, fault: str = "") -> int:
+        """Run the sender process until it ends by itself; returns its exit status."""
+        command = [sys.executable, "-m", "tune.sender", str(self.study)]
+        env = {**os.environ, "SSL_TUNE_FAULT": fault, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, env=env, check=False, capture_output=True, timeout=60).returncode
+
+
+@pytest.fixture
+def home(tmp_path: Path, migrated: Path) -> Iterator[Home]:
+    home = Home(tmp_path / "home", migrated)
+    yield home
+    home.log.close()
+
+
+def start(tracker: Tracker, *trials: str) -> None:
+    tracker.study_started({"method": "vat", "trials": len(trials)}, "study: s\n")
+    for trial in trials:
+        searched = {"vat": {"eps": 2.5 + int(trial)}, "warmup_epochs": 10}
+        tracker.trial_started(trial, searched, {"lr": 0.03, "nesterov": True}, f"trial: {trial}\n")
+
+
+def metrics(epoch: int) -> dict[str, float]:
+    return {"val/error": 50.0 / epoch, "val/loss": 0.1 * epoch, "lr": 0.03}
+
+
+def test_a_study_lands_in_mlflow_exactly_as_it_happened(home: Home) -> None:
+    tracker = home.tracker()
+    tracker.start_sender()
+    start(tracker, "0", "1", "2")
+    for epoch in range(1, 6):
+        for trial in ("0", "1", "2"):
+            assert tracker.report(trial, epoch, metrics(epoch))
+    assert not tracker.report("0", 5, {"val/error": 0.0})
+    picture = home.study / "picture.png"
+    picture.write_bytes(b"a picture")
+    tracker.artifact("0", picture, "pictures")
+    tracker.trial_ended("0", "completed", summary={"best/val_error": 10.0})
+    tracker.trial_ended("1", "asha")
+    tracker.trial_ended("2", "oom", error="Traceback ...\n  File ...\nOutOfMemoryError: 2 GiB\n")
+    tracker.trial_started("0/confirm-7", {"vat.eps": 2.5}, {"seed": 7}, "seed: 7\n", parent="0")
+    tracker.report("0/confirm-7", 1, {"val/error": math.nan, "val/loss": math.inf})
+    tracker.trial_ended("0/confirm-7", "completed")
+    tracker.study_ended("finished", {"best/val_error": 10.0}, {"ssl.best_trial": "0"})
+    assert tracker.close(60) == 0
+    assert home.log.dead() == []
+
+    runs = home.runs()
+    assert set(runs) == {"s", "trial 0", "trial 1", "trial 2", "trial 0 confirm-7"}
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "s": "FINISHED",
+        "trial 0": "FINISHED",
+        "trial 1": "KILLED",
+        "trial 2": "FAILED",
+        "trial 0 confirm-7": "FINISHED",
+    }
+    for name, run in runs.items():
+        tags = run.data.tags
+        assert TAGS.items() <= tags.items() and tags["ssl.study"] == "s" and tags["ssl.run_key"]
+        parent = {"s": None, "trial 0 confirm-7": "trial 0"}.get(name, "s")
+        assert tags.get("mlflow.parentRunId") == (runs[parent].info.run_id if parent else None)
+        assert tags.get("ssl.trial") == (None if name == "s" else name.split()[1])
+    reasons = [runs[f"trial {i}"].data.tags["ssl.stop_reason"] for i in range(3)]
+    assert reasons == ["completed", "asha", "oom"]
+    assert runs["trial 2"].data.tags["ssl.error"] == "OutOfMemoryError: 2 GiB"
+    assert runs["s"].data.tags["ssl.best_trial"] == "0"
+    assert runs["s"].data.metrics == {"best/val_error": 10.0}
+    params = {"vat.eps": "3.5", "warmup_epochs": "10", "lr": "0.03", "nesterov": "True"}
+    assert runs["trial 1"].data.params == params
+    for trial in ("1", "2"):
+        assert home.points(runs[f"trial {trial}"]) == home.expected(f"s/{trial}")
+    summary = home.points(runs["trial 0"]) - home.expected("s/0")
+    assert [(name, step) for name, step, *_ in summary] == [("best/val_error", 5)]
+    check_artifacts_and_oddities(home, runs)
+
+
+def check_artifacts_and_oddities(home: Home, runs: dict[str, Any]) -> None:
+    folder = home.path / "mlartifacts" / runs["trial 0"].info.run_id / "artifacts"
+    assert (folder / "pictures" / "picture.png").read_bytes() == b"a picture"
+    assert (folder / "config.yaml").read_text() == "trial: 0\n"
+    error = home.path / "mlartifacts" / runs["trial 2"].info.run_id / "artifacts" / "error.txt"
+    assert error.read_text().startswith("Traceback")
+    odd = {name: value for name, _, _, value in home.points(runs["trial 0 confirm-7"])}
+    assert odd == {"val/error": "nan", "val/loss": sys.float_info.max.hex()}  # MLflow's way to keep infinity
+
+
+def test_searched_parameters_go_first_and_long_ones_are_shortened_visibly(home: Home) -> None:
+    tracker = home.tracker()
+    fixed = {"note": "x" * 7000, "vat": {"eps": 9, "xi": 1e-6}, "widths": [1, 2], "none": None}
+    tracker.trial_started("0", {"vat.eps": 2.5, "warmup_epochs": 10}, fixed, "config\n")
+    event = home.log.find("s/0:params")
+    assert event is not None
+    pairs: Any = event.payload["params"]
+    assert [name for name, _ in pairs] == ["vat.eps", "warmup_epochs", "note", "vat.xi", "widths", "none"]
+    values = dict(pairs)
+    assert values["vat.eps"] == "2.5"
+    assert len(values["note"]) == MAX_PARAM_LENGTH and values["note"].endswith(SHORTENED)
+    tracker.study_started({}, "study\n")
+    assert deliver(home.study, 30) == 0
+    assert home.runs()["trial 0"].data.params == values
+
+
+def test_interrupted_and_resumed_is_one_run(home: Home) -> None:
+    tracker = home.tracker()
+    start(tracker, "0", "1")
+    tracker.report("0", 1, metrics(1))
+    tracker.trial_ended("1", "nan", error="NonFiniteError: loss is nan")
+    tracker.study_ended("interrupted", {})
+    assert deliver(home.study, 30) == 0
+    first = home.runs()
+    assert {name: run.info.status for name, run in first.items()} == {
+        "s": "KILLED",
+        "trial 0": "KILLED",
+        "trial 1": "FAILED",
+    }
+    assert "ssl.stop_reason" not in first["trial 0"].data.tags
+    assert first["s"].data.tags["ssl.stop_reason"] == "user"
+
+    tracker = home.tracker()  # a new driver
+    for _ in range(2):  # telling it twice changes nothing
+        start(tracker, "0")
+    assert not tracker.report("0", 1, metrics(1))
+    tracker.report("0", 2, metrics(2))
+    owed = home.log.pending()
+    assert deliver(home.study, 30) == 0
+    resumed = home.runs()
+    assert owed == 3  # two runs RUNNING again, one epoch
+    assert resumed["trial 0"].info.status == "RUNNING" and resumed["s"].info.status == "RUNNING"
+    assert "ssl.stop_reason" not in resumed["s"].data.tags
+
+    for _ in range(2):
+        tracker.trial_ended("0", "completed")
+        tracker.study_ended("finished", {"best/val_error": 25.0})
+    assert home.log.pending() == 3  # two ends and a summary
+    assert deliver(home.study, 30) == 0
+    final = home.runs()
+    assert {name: run.info.run_id for name, run in final.items()} == {
+        name: run.info.run_id for name, run in first.items()
+    }
+    assert final["trial 0"].info.status == "FINISHED" and final["s"].info.status == "FINISHED"
+    assert final["trial 1"].info.status == "FAILED"
+    assert home.points(final["trial 0"]) == home.expected("s/0")
+
+
+def test_a_sender_killed_between_sending_and_noting_doubles_nothing(home: Home) -> None:
+    tracker = home.tracker()
+    start(tracker, "0")
+    for epoch in range(1, 5):
+        tracker.report("0", epoch, metrics(epoch) | {"odd": math.nan})
+    tracker.trial_ended("0", "completed")
+    tracker.study_ended("finished", {"best/val_error": 12.5})
+    home.log.set_meta("complete", "1")
+    owed = []
+    # Killed after making a run, killed after sending the points, then left alone.
+    for fault in ("sender:after-send", "sender:after-send:7", ""):
+        assert home.sender(fault) == (-9 if fault else 0)
+        owed.append(home.log.pending())
+        if fault == "sender:after-send":
+            home.log.drop_meta("run_id:")  # as if killed before the run's id was noted, too
+    assert owed == [13, 7, 0]
+    runs = home.runs()
+    assert set(runs) == {"s", "trial 0"}
+    assert home.points(runs["trial 0"]) == home.expected("s/0")
+    assert sum(home.points(runs["s"]).values()) == 1
+    assert runs["trial 0"].info.status == "FINISHED"
+
+
+def test_a_rejected_event_becomes_a_dead_letter_and_the_rest_goes_on(home: Home) -> None:
+    tracker = home.tracker()
+    start(tracker, "0")
+    tracker.report("0", 1, metrics(1))
+    tracker.report("0", 2, {"val/error": 1.0, "no such name: *?": 2.0})
+    tracker.report("0", 3, metrics(3))
+    tracker.artifact("0", home.study / "events.db")
+    home.log.append("artifact", "s/0", {"path": "gone.png", "artifact_path": None})
+    home.log.append("carrier pigeon", "s/0", {})
+    home.log.append("text", "s/9", {"file": "a", "text": "a run that never started"})
+    tracker.trial_ended("0", "completed")
+    assert deliver(home.study, 30) == 0
+    dead = home.log.dead()
+    assert [letter.event.kind for letter in dead] == ["metrics", "artifact", "carrier pigeon", "text"]
+    assert "no such name" in dead[0].reason and "gone.png" in dead[1].reason
+    run = home.runs()["trial 0"]
+    assert run.info.status == "FINISHED"
+    assert {step for _, step, *_ in home.points(run)} == {1, 3}
+
+
+def test_one_bad_parameter_spares_the_others(home: Home) -> None:
+    tracker = home.tracker()
+    tracker.study_started({"good": 1, "bad *": 2, "better": 3}, "study\n")
+    assert deliver(home.study, 30) == 0
+    assert [letter.event.kind for letter in home.log.dead()] == ["params"]
+    assert home.runs()["s"].data.params == {"good": "1", "better": "3"}
+
+
+@pytest.mark.parametrize("same_sender", [True, False])
+def test_a_deleted_experiment_is_restored(home: Home, same_sender: bool) -> None:
+    tracker = home.tracker()
+    start(tracker, "0")
+    tracker.report("0", 1, metrics(1))
+    sender = Sender(home.log)
+    sender.deliver_pending()
+    client = home.client()
+    client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+    tracker.report("0", 2, metrics(2))
+    (sender if same_sender else Sender(home.log)).deliver_pending()
+    assert home.log.pending() == 0 and home.log.dead() == []
+    assert home.points(home.runs()["trial 0"]) == home.expected("s/0")
+
+
+def test_a_store_that_was_thrown_away_gets_everything_again(home: Home, migrated: Path) -> None:
+    tracker = home.tracker()
+    start(tracker, "0")
+    tracker.report("0", 1, metrics(1))
+    tracker.trial_ended("0", "completed")
+    assert deliver(home.study, 30) == 0
+    home.database = home.path / "other.db"
+    home.uri = f"sqlite:///{home.database}"
+    shutil.copy(migrated, home.database)
+    tracker = home.tracker()
+    assert tracker.pending() == home.log.undelivered()[-1].id
+    assert deliver(home.study, 30) == 0
+    run = home.runs()["trial 0"]
+    assert run.info.status == "FINISHED" and home.points(run) == home.expected("s/0")
+
+
+def test_two_studies_of_one_name_do_not_share_runs(tmp_path: Path, migrated: Path) -> None:
+    first, second = Home(tmp_path / "a", migrated), Home(tmp_path / "b", migrated)
+    for home in (first, second):
+        start(home.tracker(first.uri))
+        assert deliver(home.study, 30) == 0
+    client = first.client()
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert len({run.data.tags["ssl.run_key"] for run in runs}) == 2
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_an_unreachable_server_costs_nothing_and_is_delivered_to_later(home: Home) -> None:
+    tracker = home.tracker(f"http://127.0.0.1:{free_port()}")
+    tracker.start_sender()
+    start(tracker, "0")
+    tracker.report("0", 1, metrics(1))
+    owed = tracker.pending()
+    began = time.monotonic()
+    assert tracker.close(0.5) == owed == 7
+    assert time.monotonic() - began < 3
+    assert deliver(home.study, 0) == owed
+    assert "127.0.0.1" in (home.log.get_meta("problem") or "")
+
+    tracker = home.tracker()
+    assert deliver(home.study, 30) == 0
+    assert home.log.get_meta("problem") is None
+    assert home.points(home.runs()["trial 0"]) == home.expected("s/0")
+
+
+class Broken(BaseHTTPRequestHandler):
+    """A tracking server that answers every request with one status."""
+
+    status = 500
+    seen = 0
+
+    def do_GET(self) -> None:
+        type(self).seen += 1
+        self.send_response(self.status)
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815 - named by the base class
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [500, 503, 401, 404])
+def test_a_broken_server_makes_no_dead_letters(home: Home, status: int) -> None:
+    handler = type("Handler", (Broken,), {"status": status})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        tracker = home.tracker(f"http://127.0.0.1:{server.server_port}")
+        tracker.study_started({}, "study\n")
+        assert deliver(home.study, 1.5 if status == 500 else 0) == 3
+    finally:
+        server.shutdown()
+        server.server_close()
+    problem = home.log.get_meta("problem") or ""
+    assert home.log.dead() == []
+    assert ("login" in problem) == (status == 401)
+    assert ("no MLflow server" in problem) == (status == 404)
+    assert 2 <= handler.seen <= 4 if status == 500 else handler.seen == 1
+
+
+def test_a_hanging_server_does_not_hold_up_the_end(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        tracker = home.tracker(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        tracker.start_sender()
+        tracker.study_started({}, "study\n")
+        began = time.monotonic()
+        assert tracker.close(4) == 3
+        assert time.monotonic() - began < 6
+    home.tracker()
+    assert deliver(home.study, 30) == 0
+
+
+def test_the_sender_delivers_and_ends_when_its_driver_is_killed(home: Home) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from tune.events import EventLog; from tune.tracking import Tracker\n"
+        "log = EventLog(Path(sys.argv[1]))\n"
+        "tracker = Tracker(log, study='s', tracking_uri=sys.argv[2], experiment='e', common_tags={})\n"
+        "tracker.start_sender(); tracker.study_started({}, 'study')\n"
+        "print(tracker._sender.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", script, str(home.log.path), home.uri]
+    driver = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert driver.returncode == -9
+    sender = int(driver.stdout)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and Path(f"/proc/{sender}").exists():
+        time.sleep(0.1)
+    assert not Path(f"/proc/{sender}").exists()
+    assert home.log.pending() == 0
+    assert home.runs()["s"].info.status == "RUNNING"  # nobody said that it ended: `resume` goes on
+
+
+def test_a_second_sender_ends_quietly(home: Home) -> None:
+    import fcntl
+
+    home.tracker().study_started({}, "study\n")
+    with (home.study / "sender.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert home.sender() == 0
+        assert deliver(home.study, 0) == 3
+    assert deliver(home.study, 30) == 0
+
+
+def test_the_driver_side_loads_no_mlflow() -> None:
+    script = (
+        "import sys, tune.tracking, tune.sender, tune.events\n"
+        "print([m for m in ('mlflow', 'torch', 'ray', 'optuna', 'pandas') if m in sys.modules])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_parameters_go_in_calls_that_mlflow_takes() -> None:
+    pairs = [[f"p{i}", "x" * 6000] for i in range(150)] + [[f"q{i}", "1"] for i in range(150)]
+    chunks = list(_chunks(pairs))
+    assert [pair for chunk in chunks for pair in chunk] == pairs
+    assert all(len(chunk) <= 100 and sum(len(value) for _, value in chunk) <= 400_000 for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:///mlflow.db",
+        "sqlite:////absolute/mlflow.db",
+        "postgresql://user@host/db",
+        "postgresql+psycopg2://user@host/db",
+        "mysql+pymysql://host/db",
+        "http://127.0.0.1:5000",
+        "https://mlflow.example.org/path",
+        "databricks",
+        "databricks://profile",
+    ],
+)
+def test_tracking_uris_that_can_be_one(uri: str) -> None:
+    check_tracking_uri(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("", "sqlite:///mlflow.db"),
+        ("mlruns", "sqlite:///mlflow.db"),
+        ("/var/mlruns", "sqlite:///mlflow.db"),
+        ("file:///var/mlruns", "sqlite:///mlflow.db"),
+        ("file:mlruns", "sqlite:///mlflow.db"),
+        ("sqlite://", "sqlite:////absolute"),
+        ("sqlite:///:memory:", "only in memory"),
+        ("http://", "no host"),
+        ("http://host:123456", "no port|or no port"),
+        ("postgresql://", "names no database"),
+        ("ftp://host", "does not know"),
+    ],
+)
+def test_tracking_uris_that_cannot_be_one(uri: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_tracking_uri(uri)
+
+
+def test_wrong_use_is_refused(home: Home, tmp_path: Path) -> None:
+    tracker = home.tracker()
+    with pytest.raises(ValueError, match="completed, asha"):
+        tracker.trial_ended("0", "boredom")
+    with pytest.raises(ValueError, match="finished, interrupted, failed"):
+        tracker.study_ended("done", {})
+    with pytest.raises(ConfigError, match=r"no events\.db"):
+        deliver(tmp_path, 0)

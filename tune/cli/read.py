@@ -1,0 +1,141 @@
+"""Commands that read: studies, status, trials, export, ui."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssl_core.errors import ConfigError
+from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
+from tune.cli.show import console, print_json, print_study, print_table, print_trials
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("studies")(studies_command)
+    app.command("status")(status_command)
+    app.command("trials")(trials_command)
+    app.command("export")(export_command)
+    app.command("ui")(ui_command)
+
+
+def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the studies of this home."""
+    from tune.study import Study
+
+    place = home_of(home)
+    documents = [Study(place.study_folder(name)).status() for name in place.study_names()]
+    if as_json:
+        print_json(documents)
+        return
+    if not documents:
+        console().print(f"no study in {place.path} yet. Start one with: ssl-tune search")
+        return
+    rows = [
+        [
+            d["study"],
+            d["state"],
+            d["method"],
+            d["labels"],
+            f"{d['trials']['completed'] + d['trials']['stopped_early'] + d['trials']['failed']}/{d['trials']['total']}",
+            "" if d["best"] is None else round(d["best"]["val_error"], 2),
+        ]
+        for d in documents
+    ]
+    print_table(["study", "state", "method", "labels", "trials ended", "best val/error %"], rows)
+
+
+def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """How a study stands, also while it runs."""
+    from tune.study import load_study
+
+    study = load_study(name, home=home)
+    document = study.status()
+    if as_json:
+        print_json(document)
+        return
+    counts = document["trials"]
+    rows = [
+        ["state", document["state"]],
+        ["method", document["method"]],
+        ["data", f"{document['dataset']}, {document['labels']} labels"],
+        ["trials", ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in counts.items())],
+        ["MLflow", f"{document['tracking']['uri']}, {document['tracking']['pending']} events to deliver"],
+    ]
+    print_table([name, ""], rows)
+    print_study(study)
+    if document["state"] == "interrupted":
+        console().print(f"carry on with: ssl-tune resume {name}")
+
+
+def trials_command(
+    name: NameArgument,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on standard output")] = False,
+) -> None:
+    """The trials of a study in order of creation."""
+    from tune.study import load_study
+    from tune.views import trials_document
+
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv exclude each other: take one.")
+    study = load_study(name, home=home)
+    if as_json:
+        print_json(trials_document(study.records()))
+    elif as_csv:
+        study.trials().to_csv(sys.stdout, index=False)
+    else:
+        print_trials(study.records(), title=f"study {name}")
+        for record in study.records():
+            if record.error:
+                console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")
+
+
+def export_command(
+    name: NameArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write [standard output]")
+    ] = None,
+    trial: Annotated[str | None, typer.Option(help="A trial of your choice [the best]")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the best configuration as YAML; `ssl-tune train --config` runs it as it is."""
+    from search_spaces import dump_yaml
+    from tune.export import export
+
+    document = export(name, output, trial=trial, home=home)
+    if output is None:
+        print(dump_yaml(document), end="")  # noqa: T201
+        return
+    origin = document["origin"]
+    console().print(
+        f"{output}: trial {origin['trial']} of {name}, val/error {document['expect']['val_error']:.2f} % "
+        "(not confirmed on fresh seeds). Run it with:"
+    )
+    console().print(f"ssl-tune train --config {output}")
+
+
+def ui_command(
+    home: HomeOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on")] = 5000,
+) -> None:
+    """Start the MLflow UI on this home; stop it with Ctrl-C."""
+    place = home_of(home)
+    database = place.path / "mlflow.db"
+    if not database.exists():
+        raise ConfigError(
+            f"{database} does not exist yet: no study of this home was tracked there. Run one first."
+        )
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
+    command += ["--artifacts-destination", str(place.artifacts), "--host", host, "--port", str(port)]
+    console().print(f"MLflow on http://{host}:{port} (Ctrl-C stops it)")
+    try:
+        sys.exit(subprocess.run(command, check=False).returncode)
+    except KeyboardInterrupt:
+        sys.exit(0)

@@ -1,0 +1,131 @@
+"""What commands print: JSON for machines, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tune.progress import parameters
+from tune.views import best_record, near_ties, resolution
+
+if TYPE_CHECKING:
+    from tune.records import TrialRecord
+    from tune.study import Study
+
+WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
+
+
+def console() -> Console:
+    """Standard output, wide where it is a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE, highlight=False)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on standard output; NaN, which JSON lacks, becomes null."""
+    print(json.dumps(_finite(document), indent=2))  # noqa: T201
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table; numbers to the right."""
+    listed = [list(row) for row in rows]
+    table = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        numeric = all(isinstance(row[place], int | float) or row[place] in ("", None) for row in listed)
+        table.add_column(column, justify="right" if numeric and listed else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*[_cell(value) for value in row])
+    console().print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_study(study: Study, top: int = 10) -> None:
+    """A study's outcome: the ten best trials, and how much the best one's lead means."""
+    records = study.records()
+    done = [r for r in records if r.val_error is not None and r.state in ("completed", "stopped_early")]
+    # Errors at different depths cannot be compared: full budget first, then the deeper ones.
+    ranked = sorted(
+        done, key=lambda r: (r.state != "completed", -r.epoch, r.val_error or 0.0, r.val_loss or 0.0)
+    )
+    print_trials(
+        ranked[:top], title=f"study {study.name}: best {min(top, len(ranked))} of {len(records)} trials"
+    )
+    best, full = best_record(records)
+    if best is None or best.val_error is None:
+        return
+    valid = study.spec.config["data"]["valid"]
+    spread = resolution(valid, best.val_error)
+    out = console()
+    where = "" if full else f" after {best.epoch} epochs (no trial ran the full budget)"
+    out.print(f"best: trial {best.trial}, val/error {best.val_error:.2f} % ± {spread:.2f}{where}")
+    ties = near_ties(records, best, valid)
+    if ties:
+        others = ", ".join(r.trial for r in ties[:8]) + (", ..." if len(ties) > 8 else "")
+        out.print(
+            f"{valid} validation images resolve about {spread:.1f} points: trial {best.trial} leads by val/loss "
+            f"or by less than that; not told from trials {others}."
+        )
+
+
+def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:
+    """Trials as a table."""
+    names = list(records[0].params) if records else []
+    rows = [
+        [
+            r.trial,
+            r.state.replace("_", " "),
+            "" if r.stop_reason in (None, "completed") else r.stop_reason,
+            "" if r.val_error is None else round(r.val_error, 2),
+            "" if r.val_loss is None else round(r.val_loss, 4),
+            r.epoch,
+            *[r.params.get(n, "") for n in names],
+        ]
+        for r in records
+    ]
+    columns = ["trial", "state", "why", "val/error %", "val/loss", "epoch", *names]
+    print_table(columns, rows, title)
+
+
+def print_confirmation(document: dict[str, Any]) -> None:
+    """Configurations and the baseline on fresh seeds, side by side."""
+    rows = [
+        [
+            "supervised baseline" if row["who"] == "supervised" else f"trial {row['who']}",
+            parameters(row["params"]),
+            _spread(row["val_error"]),
+            _spread(row["test_error"]),
+            f"{row['seconds']:.1f}",
+        ]
+        for row in document["rows"]
+    ]
+    seeds = len(document["seeds"])
+    print_table(
+        ["configuration", "searched", "val/error %", "test/error %", "seconds"],
+        rows,
+        title=f"confirmed on {seeds} fresh seeds, {document['steps']} steps each (mean ± std)",
+    )
+    for sentence in document["verdict"]:
+        console().print(sentence)
+
+
+def _spread(values: Sequence[float]) -> str:
+    from tune.confirm import Spread
+
+    return str(Spread(tuple(values)))

@@ -1,0 +1,143 @@
+"""What this machine has for searching: each finding with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from ssl_core.errors import ConfigError
+from tune.home import Home
+from tune.request import gpu_count
+
+WANTED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas")
+LOW_DISK = 5e9
+LOW_MEMORY = 4e9
+RAY_SOCKET_LIMIT = 107  # bytes that a Unix socket's path may have; Ray appends about 60 to its folder
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `verdict` is good, note (works, but) or bad (a search will fail)."""
+
+    verdict: str
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def examine(home: Home, data_root: Path | None = None) -> list[Finding]:
+    """Look at everything a local search needs."""
+    return [
+        _python(),
+        *_packages(),
+        _processor(),
+        _gpu(),
+        _memory(),
+        _home(home),
+        _disk(home),
+        _ray_folder(),
+        _tracking(home),
+        _data(data_root),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("good", "Python", version)
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name in WANTED:
+        try:
+            found.append(Finding("good", name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            found.append(Finding("bad", name, "not installed", "pip install -c constraints.txt ssl-tune"))
+    return found
+
+
+def _processor() -> Finding:
+    from ssl_core.environment import fingerprint, has_fast_cpu_bfloat16
+
+    cores = len(os.sched_getaffinity(0))
+    precision = "bfloat16" if has_fast_cpu_bfloat16() else "float32 (bfloat16 would be emulated)"
+    return Finding("good", "processor", f"{cores} cores, {fingerprint('cpu')['processor']}, {precision}")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    files, usable = gpu_count(), torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if usable:
+        return Finding("good", "GPU", f"{usable} x {torch.cuda.get_device_name(0)}")
+    if files:
+        return Finding(
+            "note", "GPU", f"{files} seen, none usable by torch", "check the driver with nvidia-smi"
+        )
+    return Finding("note", "GPU", "none", "fine for digits and wrn-10-1; the report's tables want one")
+
+
+def _memory() -> Finding:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    text = f"{free / 1e9:.1f} GB free"
+    if free < LOW_MEMORY:
+        return Finding("note", "memory", text, "lower --concurrent")
+    return Finding("good", "memory", text)
+
+
+def _home(home: Home) -> Finding:
+    try:
+        home.check_writable()
+    except ConfigError as error:
+        return Finding("bad", "home", str(home.path), str(error))
+    return Finding("good", "home", f"{home.path}, {len(home.study_names())} studies")
+
+
+def _disk(home: Home) -> Finding:
+    place = home.path
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    text = f"{free / 1e9:.1f} GB free"
+    if free < LOW_DISK:
+        return Finding("note", "disk", text, "checkpoints and MLflow need room: free some, or move --home")
+    return Finding("good", "disk", text)
+
+
+def _ray_folder() -> Finding:
+    folder = os.environ.get("RAY_TMPDIR", "/tmp/ray")
+    if len(folder) + 60 > RAY_SOCKET_LIMIT:
+        return Finding(
+            "bad", "Ray's folder", folder, "too long for a socket's path: set RAY_TMPDIR to a short one"
+        )
+    return Finding("good", "Ray's folder", folder)
+
+
+def _tracking(home: Home) -> Finding:
+    from tune.tracking import check_tracking_uri
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
+    try:
+        check_tracking_uri(uri)
+    except ConfigError as error:
+        return Finding("bad", "MLflow", uri, str(error))
+    return Finding("good", "MLflow", uri)
+
+
+def _data(data_root: Path | None) -> Finding:
+    root = data_root or Path(os.environ.get("SSL_TUNE_DATA", "ssl-tune-data"))
+    have = [n for n in ("cifar-10-batches-py", "cifar-100-python") if (root / n).is_dir()]
+    if have:
+        return Finding("good", "downloaded data", f"{', '.join(have)} in {root}")
+    return Finding(
+        "note",
+        "downloaded data",
+        f"none in {root}",
+        "digits needs none; cifar10 is downloaded at first use; or folder:PATH",
+    )
