@@ -17,7 +17,7 @@ from tests.tiny import assert_same_bits
 
 STATE: dict[str, Any] = {
     "network": {"weight": torch.arange(6.0).view(2, 3), "steps": torch.tensor(7)},
-    "double": torch.tensor([1 / 3, float("nan"), float("inf")], dtype=torch.float64).nan_to_num(),
+    "double": torch.tensor([1 / 3, float("inf")], dtype=torch.float64),
     "bfloat16": torch.tensor([0.1], dtype=torch.bfloat16),
     "empty": torch.empty(0, dtype=torch.int64),
     "history": [{"epoch": 1, "ssl_epoch": None, "metrics": {"val/error": 12.5}}],
@@ -138,9 +138,9 @@ class _Crash(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("where", ["write", "fsync", "rename"])
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace")])
 def test_a_crash_before_the_rename_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
 ) -> None:
     path = checkpoint.save(tmp_path, 1, state(1))
 
@@ -148,14 +148,11 @@ def test_a_crash_before_the_rename_leaves_the_old_file(
         raise _Crash
 
     with monkeypatch.context() as patch:
-        if where == "write":
-            patch.setattr(checkpoint, "MAGIC", property())  # no bytes: fails while the file's content is made
-            with pytest.raises(TypeError):
-                checkpoint.write(path, state(9))
-        else:
-            patch.setattr(*((os, "fsync") if where == "fsync" else (Path, "replace")), crash)
-            with pytest.raises(_Crash):
-                checkpoint.write(path, state(9))
+        patch.setattr(owner, name, crash)
+        with pytest.raises(_Crash):
+            checkpoint.write(path, state(9))
+        with pytest.raises(_Crash):
+            checkpoint.save(tmp_path, 2, state(2))
     assert_same_bits(checkpoint.read(path), state(1))
     assert checkpoint.epochs_in(tmp_path) == [1]
 

@@ -1,0 +1,44 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they set up the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: help install demo test lint check golden clean
+
+help:
+	@echo "make demo    a real search on handwritten digits, about two minutes after the install"
+	@echo "make test    the test suite"
+	@echo "make check   lint, types and the test suite"
+	@echo "make lint    ruff and mypy alone"
+	@echo "make golden  record the golden loss traces again (after a change that is meant to alter them)"
+	@echo "make clean   remove the virtual environment and caches (never results)"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (about 6 GB, a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --tracking-timeout 60s
+	$(BIN)/ssl-tune confirm $(DEMO) --seeds 3
+	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+golden: install
+	$(BIN)/python -m tests.golden.record
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

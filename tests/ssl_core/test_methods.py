@@ -1,0 +1,317 @@
+"""One suite over every method that comes with the package, those of tomorrow included.
+
+A new method is found by itself. It needs a slow reference of its loss in REFERENCES, parameters that switch
+its unlabelled loss off in OFF, and a golden trace (`python -m tests.golden.record METHOD`); where its
+defaults leave the unlabelled loss asleep on an untrained network, also parameters in `tests.tiny.PARAMETERS`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssl_core import checkpoint
+from ssl_core.config import MethodConfig
+from ssl_core.loop import Run
+from ssl_core.methods import get_method, method_names
+from ssl_core.methods.base import Batch, LossOutput, Method, Progress, Relabel
+from tests.golden import record
+from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits, trained
+
+METHODS = method_names()
+PROGRESS = Progress(step=3, total_steps=12, step_in_epoch=0, epoch=2, ssl_epoch=1)
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+# The references: one image at a time, from the equations alone. They are differentiable, and detach what the
+# equations stop the gradient of, so that they check gradients too.
+
+
+def minus_log_probability(logits: Tensor, label: int) -> Tensor:
+    """-log softmax(logits)[label] of one image, (C,)."""
+    highest = max(logits.tolist())
+    total = sum((torch.exp(value - highest) for value in logits), torch.zeros((), dtype=logits.dtype))
+    return torch.log(total) + highest - logits[label]
+
+
+def supervised_reference(run: Run, batch: Batch) -> Tensor:
+    logits = run.network(batch.labelled).logits
+    each = [minus_log_probability(row, int(y)) for row, y in zip(logits, batch.labels, strict=True)]
+    return sum(each[1:], each[0]) / len(each)
+
+
+def pseudo_label_reference(run: Run, batch: Batch) -> Tensor:
+    assert batch.targets is not None
+    logits = run.network(torch.cat([batch.labelled, batch.views["weak"]])).logits
+    labels = batch.labels.tolist() + batch.targets.tolist()
+    each = [minus_log_probability(row, y) for row, y in zip(logits, labels, strict=True)]
+    return sum(each[1:], each[0]) / len(each)
+
+
+REFERENCES: dict[str, Callable[[Run, Batch], Tensor]] = {
+    "supervised": supervised_reference,
+    "pseudo_label": pseudo_label_reference,
+}
+OFF: dict[str, dict[str, Any]] = {
+    "supervised": {},
+    "pseudo_label": {"threshold": 1.0},
+}
+"""Parameters under which the gradient is that of the labelled cross-entropy alone."""
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def probabilities(indices: Tensor) -> Tensor:
+    """Predictions for the start of an epoch: each image sure of some class."""
+    return torch.eye(3)[indices % 3] * 0.9 + 0.1 / 3
+
+
+def prepared(name: str, *, precision: str = "float64", **parameters: Any) -> tuple[Run, Batch]:
+    """A run at the start of its first epoch after the warm-up, and a batch as the loop would make it."""
+    run = make_run(name, precision=precision, parameters=parameters)
+    run.network.train()
+    method, config = run.method, run.config.parameters
+    pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
+    relabel = Relabel(pool=pool, predict=probabilities, progress=PROGRESS)
+    run.method_state, _ = method.start_epoch(config, run.method_state, relabel)
+
+    def images(n: int, seed: int) -> Tensor:
+        made = torch.randn(n, 3, 8, 8, generator=seeded(seed), dtype=torch.float64)
+        return made.to(run.dtype).to(memory_format=torch.channels_last)
+
+    labels = torch.tensor([0, 1, 2, 1])
+    indices, targets = run.unlabelled[:0], None
+    if method.unlabelled_views:
+        drawn = method.draw(config, run.method_state, run.setup, PROGRESS, 0)
+        indices, targets = (drawn.indices, drawn.targets) if drawn else (run.unlabelled[:8], None)
+    views = {view: images(len(indices), 7 + n) for n, view in enumerate(method.unlabelled_views)}
+    return run, Batch(labelled=images(4, 5), labels=labels, indices=indices, views=views, targets=targets)
+
+
+def loss_of(run: Run, batch: Batch, *, state: Any = None, forward: Any = None) -> LossOutput:
+    """The method's loss; the run's own state is left as it is."""
+    state = copy.deepcopy(run.method_state if state is None else state)
+    return run.method.compute_loss(
+        run.config.parameters, forward or run.forward, batch, state, PROGRESS, seeded(11)
+    )
+
+
+def gradients(run: Run, loss: Tensor) -> dict[str, Tensor]:
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    found = {name: p.grad for name, p in run.network.named_parameters() if p.grad is not None}
+    run.optimizer.zero_grad(set_to_none=True)
+    return found
+
+
+def assert_close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float) -> None:
+    """Equal but for a share of the largest gradient."""
+    assert one.keys() == other.keys()
+    scale = max(float(g.abs().max()) for g in other.values())
+    for name in one:
+        assert float((one[name] - other[name]).abs().max()) <= tolerance * scale, name
+
+
+@each_method
+def test_a_method_says_what_it_is(name: str) -> None:
+    method = get_method(name)
+    assert isinstance(method, Method) and method.name == name
+    assert method.summary and "\n" not in method.summary
+    assert issubclass(method.Config, MethodConfig)
+    assert set(method.unlabelled_views) <= {"weak", "strong"}
+    assert 0 <= method.warmup_share < 1
+
+
+@each_method
+def test_loss_terms_and_gradients_are_finite(name: str) -> None:
+    run, batch = prepared(name, precision="float32")
+    output = loss_of(run, batch)
+    assert output.total.shape == () and bool(torch.isfinite(output.total))
+    assert "loss_supervised" in output.terms
+    assert all(term.shape == () and bool(torch.isfinite(term)) for term in output.terms.values())
+    if len(batch.indices):
+        assert "loss_unsupervised" in output.terms
+    found = gradients(run, output.total)
+    assert found.keys() == dict(run.network.named_parameters()).keys()
+    assert all(bool(torch.isfinite(g).all()) for g in found.values())
+    assert max(float(g.abs().max()) for g in found.values()) > 0
+
+
+@each_method
+def test_the_unlabelled_loss_is_at_work_in_these_tests(name: str) -> None:
+    run, batch = prepared(name)
+    assert (len(batch.indices) > 0) == bool(run.method.unlabelled_views)
+    if run.method.unlabelled_views:
+        assert float(loss_of(run, batch).terms["loss_unsupervised"].detach()) != 0
+
+
+@each_method
+def test_every_parameter_moves(name: str) -> None:
+    run = make_run(name)
+    before = trained(run)
+    finish(run)
+    after = trained(run)
+    for part in ("network", "ema"):
+        for key, value in before[part].items():
+            assert not torch.equal(value, after[part][key]), f"{part}.{key}"
+
+
+@each_method
+def test_the_loss_and_its_gradient_are_those_of_the_slow_reference(name: str) -> None:
+    if name not in REFERENCES:
+        pytest.fail(f"{name} has no slow reference of its loss: write one, and enter it in REFERENCES")
+    run, batch = prepared(name)
+    loss, expected = loss_of(run, batch).total, REFERENCES[name](run, batch)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert_close(gradients(run, loss), gradients(run, expected), 1e-6)
+
+
+@each_method
+def test_switched_off_the_gradient_is_that_of_the_labelled_images_alone(name: str) -> None:
+    if name not in OFF:
+        pytest.fail(f"{name} has no entry in OFF: say which parameters switch its unlabelled loss off")
+    run, batch = prepared(name, **OFF[name])
+    calls: list[tuple[Tensor, Any]] = []
+
+    def forward(images: Tensor, **options: Any) -> Any:
+        calls.append((images, run.forward(images, **options)))
+        return calls[-1][1]
+
+    loss = loss_of(run, batch, forward=forward).total
+    n = len(batch.labels)
+    joint = [(images, out) for images, out in calls if torch.equal(images[:n], batch.labelled)]
+    assert len(joint) == 1, "the labelled images go through the network once, before any others"
+    images, output = joint[0]
+    labelled = torch.nn.functional.cross_entropy(output.logits[:n], batch.labels)
+    expected = torch.autograd.grad(labelled, list(run.network.parameters()), retain_graph=True)
+    found = gradients(run, loss)
+    for (parameter, gradient), wanted in zip(found.items(), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-14, msg=parameter)
+
+
+def permuted(batch: Batch, order: Tensor) -> Batch:
+    return dataclasses.replace(
+        batch,
+        indices=batch.indices[order],
+        views={view: images[order] for view, images in batch.views.items()},
+        targets=None if batch.targets is None else batch.targets[order],
+    )
+
+
+@each_method
+def test_the_order_of_the_unlabelled_images_changes_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, batch = prepared(name)
+    plain = loss_of(run, batch)
+    plain_gradients = gradients(run, plain.total)
+    order = torch.randperm(len(batch.indices), generator=seeded(2))
+
+    for draw in ("rand", "randn"):  # each image keeps its noise
+        drawn = getattr(torch, draw)
+
+        def along(*args: Any, drawn: Any = drawn, **options: Any) -> Tensor:
+            noise: Tensor = drawn(*args, **options)
+            return noise[order] if noise.ndim and len(noise) == len(order) else noise
+
+        monkeypatch.setattr(torch, draw, along)
+    shuffled = loss_of(run, permuted(batch, order))
+
+    assert shuffled.total.item() == pytest.approx(plain.total.item(), rel=1e-6)
+    assert shuffled.terms.keys() == plain.terms.keys()
+    for term, value in plain.terms.items():
+        assert shuffled.terms[term].item() == pytest.approx(value.item(), rel=1e-6, abs=1e-12), term
+    assert_close(gradients(run, shuffled.total), plain_gradients, 1e-6)
+    if dataclasses.is_dataclass(plain.state):
+        for field in dataclasses.fields(plain.state):
+            one, other = getattr(plain.state, field.name), getattr(shuffled.state, field.name)
+            if isinstance(one, Tensor) and one.is_floating_point():
+                torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-12)
+            else:
+                assert same_bits(one, other), field.name
+
+
+@each_method
+def test_the_loss_depends_on_what_is_handed_in_alone(name: str) -> None:
+    run, batch = prepared(name)
+    torch.manual_seed(0)
+    one = loss_of(run, batch)
+    before = torch.get_rng_state()
+    other = loss_of(run, batch)
+    assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
+    assert one.total.item() == other.total.item()
+
+
+@each_method
+def test_the_state_handed_in_is_not_changed_in_place(name: str) -> None:
+    run, batch = prepared(name)
+    before = run.state()["method"]
+    kept = copy.deepcopy(before)
+    run.method.compute_loss(run.config.parameters, run.forward, batch, run.method_state, PROGRESS, seeded())
+    assert_same_bits(run.state()["method"], kept)
+
+
+@each_method
+def test_evaluation_leaves_batchnorm_alone(name: str) -> None:
+    run = make_run(name)
+    finish(run, until=2)
+    before = trained(run)
+    run.evaluated_in_batches(run.images, run.unlabelled)
+    run.evaluated_in_batches(run.images, run.valid)
+    assert_same_bits(trained(run), before)
+    assert run.network.training and not run.ema.network.training
+
+
+@each_method
+def test_stopped_after_any_epoch_and_resumed_gives_the_bits_of_an_uninterrupted_run(
+    name: str, tmp_path: Path
+) -> None:
+    whole, expected = make_run(name), {}
+    for epoch in range(1, 5):
+        finish(whole, until=epoch)
+        checkpoint.save(tmp_path, epoch, whole.state(), keep=9)
+        expected[epoch] = everything(whole)
+    assert not same_bits(expected[3], expected[4])
+    for stop in range(1, 4):
+        resumed = make_run(name)
+        resumed.load_state(checkpoint.read(checkpoint.path_of(tmp_path, stop)))
+        assert_same_bits(everything(resumed), expected[stop])
+        finish(resumed)
+        assert_same_bits(everything(resumed), expected[4])
+
+
+@each_method
+def test_a_run_can_be_made_twice_with_the_same_bits(name: str) -> None:
+    one, other = make_run(name), make_run(name)
+    finish(one)
+    torch.rand(5)  # the global generator has no part in it
+    finish(other)
+    assert_same_bits(everything(one), everything(other))
+
+
+@each_method
+def test_the_loss_follows_the_golden_trace(name: str) -> None:
+    path = record.path_of(name)
+    if not path.exists():
+        pytest.fail(f"{name} has no golden trace: record it with `python -m tests.golden.record {name}`")
+    assert record.trace(name) == pytest.approx(record.read(name), rel=1e-6)
+
+
+def test_golden_traces_are_of_known_methods() -> None:
+    traces = {path.stem for path in Path(record.__file__).parent.glob("*.txt")}
+    assert traces <= set(METHODS)
+    assert all(len(record.read(name)) == record.STEPS for name in traces)
+
+
+def test_the_methods_are_listed() -> None:
+    assert {"supervised", "pseudo_label"} <= set(METHODS)
+    assert sorted(METHODS) == METHODS and "base" not in METHODS
