@@ -27,6 +27,7 @@ from ssl_core.methods.supervised import METHOD as SUPERVISED
 from ssl_core.monitors import EpochMonitor
 from ssl_core.networks import NetworkOutput, build_network
 from ssl_core.optim import build_optimizer, learning_rate
+from ssl_core.randaugment import Geometry, strong_view
 from ssl_core.rng import Shuffled, generator
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
@@ -67,7 +68,8 @@ class Run:
             config.network,
             data.num_classes,
             bn_momentum=config.bn_momentum or 0.1,
-            generator=generator(config.seed, "initialisation"),
+            seed=config.seed,
+            attention_maps=self.method.attention_maps(config.parameters),
         )
         self.network = network.to(device=self.device, dtype=self.dtype)
         self.ema = AveragedModel(self.network, config.ema_decay)
@@ -222,7 +224,7 @@ def _batch(run: Run, progress: Progress) -> Batch:
     chosen = run.labelled[run.labelled_order.batch(progress.step, setup.batch_size)].to(run.device)
     # Labelled and unlabelled views have augmentation streams of their own, so that a step's labelled view is
     # the same whatever the method draws besides.
-    labelled = _weak(run, chosen, progress.step, 0)
+    labelled = run.normalise(_weak_pixels(run, chosen, progress.step, 0))
     labels = run.labels[chosen]
     names = run.method.unlabelled_views if progress.ssl_epoch else ()
     if not names:
@@ -234,14 +236,27 @@ def _batch(run: Run, progress: Progress) -> Batch:
     else:
         indices, targets = drawn.indices, drawn.targets.to(run.device)
     indices = indices.to(run.device)
-    views = {name: _weak(run, indices, progress.step, 1 + place) for place, name in enumerate(names)}
-    return Batch(labelled=labelled, labels=labels, indices=indices, views=views, targets=targets)
+    views, geometry = _unlabelled_views(run, indices, progress.step, names)
+    return Batch(
+        labelled=labelled, labels=labels, indices=indices, views=views, targets=targets, geometry=geometry
+    )
 
 
-def _weak(run: Run, indices: torch.Tensor, step: int, place: int) -> torch.Tensor:
+def _unlabelled_views(
+    run: Run, indices: torch.Tensor, step: int, names: tuple[str, ...]
+) -> tuple[dict[str, torch.Tensor], Geometry | None]:
+    pixels, geometry = {"weak": _weak_pixels(run, indices, step, 1)}, None
+    if "strong" in names:
+        shared = run.method.shares_crop(run.config.parameters)
+        base = pixels["weak"] if shared else _weak_pixels(run, indices, step, 2)
+        stream = generator(run.config.seed, "augmentation", step, 3, device=run.device)
+        pixels["strong"], geometry = strong_view(base, stream)
+    return {name: run.normalise(pixels[name]) for name in names}, geometry
+
+
+def _weak_pixels(run: Run, indices: torch.Tensor, step: int, place: int) -> torch.Tensor:
     stream = generator(run.config.seed, "augmentation", step, place, device=run.device)
-    pixels = augment.weak_view(run.images, indices, flip=run.data.flip, generator=stream)
-    return run.normalise(pixels)
+    return augment.weak_view(run.images, indices, flip=run.data.flip, generator=stream)
 
 
 def _step(run: Run, batch: Batch, progress: Progress) -> LossOutput:
@@ -287,6 +302,10 @@ def _validate(run: Run) -> dict[str, float]:
     labels = run.labels[run.valid.to(run.device)]
     wrong = (logits.argmax(dim=1) != labels).sum()
     loss = losses.cross_entropy(logits, labels).mean()
+    if not bool(torch.isfinite(loss)):  # the last update of the epoch may have overflowed
+        raise NonFiniteError(
+            f"val/loss is not finite after epoch {run.epoch + 1} with {run.config.parameters!r}"
+        )
     return {"val/error": 100 * int(wrong) / len(labels), "val/loss": float(loss)}
 
 

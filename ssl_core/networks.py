@@ -16,15 +16,17 @@ from torch import nn
 from torch.nn import functional
 
 from ssl_core.config import parse_network
+from ssl_core.rng import generator
 
 LEAK = 0.1
 
 
 class NetworkOutput(NamedTuple):
-    """logits (n, C) and the last feature maps (n, D, h, w)."""
+    """logits (n, C), the last feature maps (n, D, h, w) and, with a head, its attention maps (n, M, h, w)."""
 
     logits: torch.Tensor
     features: torch.Tensor
+    attention: torch.Tensor | None = None
 
 
 class Block(nn.Module):
@@ -48,6 +50,23 @@ class Block(nn.Module):
         return inner + (residual if self.shortcut is None else self.shortcut(residual))  # type: ignore[no-any-return]
 
 
+class AttentionHead(nn.Module):
+    """M attention maps over the last feature maps: conv 1x1 (D to D), BatchNorm, ReLU, conv 1x1 (D to M).
+
+    Report, section 2.3.
+    """
+
+    def __init__(self, channels: int, maps: int, bn: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels, momentum=bn)
+        self.conv2 = nn.Conv2d(channels, maps, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        maps: torch.Tensor = self.conv2(functional.relu(self.bn(self.conv1(features))))
+        return maps
+
+
 class WideResNet(nn.Module):
     """WRN-depth-width for small colour images.
 
@@ -56,9 +75,12 @@ class WideResNet(nn.Module):
         width: widening factor k: 16k, 32k and 64k channels.
         num_classes: C.
         bn_momentum: weight of a new batch in BatchNorm's running statistics.
+        attention_maps: M of the attention head; 0: no head, plain average pooling.
     """
 
-    def __init__(self, depth: int, width: int, num_classes: int, bn_momentum: float = 0.1) -> None:
+    def __init__(
+        self, depth: int, width: int, num_classes: int, bn_momentum: float = 0.1, attention_maps: int = 0
+    ) -> None:
         super().__init__()
         blocks_per_stage = (depth - 4) // 6
         self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
@@ -71,24 +93,37 @@ class WideResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.bn = nn.BatchNorm2d(channels, momentum=bn_momentum)
         self.classifier = nn.Linear(channels, num_classes)
+        self.head = AttentionHead(channels, attention_maps, bn_momentum) if attention_maps else None
 
     def forward(self, images: torch.Tensor) -> NetworkOutput:
         features = functional.leaky_relu(self.bn(self.blocks(self.stem(images))), LEAK)
-        return NetworkOutput(self.classifier(features.mean(dim=(2, 3))), features)
+        if self.head is None:
+            return NetworkOutput(self.classifier(features.mean(dim=(2, 3))), features)
+        maps = self.head(features)
+        # The report's "bi-pooling": the sum of the maps weighs the features before the global average.
+        pooled = (maps.sum(dim=1, keepdim=True) * features).mean(dim=(2, 3))
+        return NetworkOutput(self.classifier(pooled), features, maps)
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw every parameter anew from one generator (on the CPU, so that every device starts alike)."""
+    def initialise(self, backbone: torch.Generator, head: torch.Generator) -> None:
+        """Draw every parameter anew (on the CPU, so that every device starts alike).
+
+        The head has a stream of its own, so the backbone's bits are the same with and without it.
+        """
+        own_stream = set() if self.head is None else set(self.head.modules())
         for module in self.modules():
+            stream = head if module in own_stream else backbone
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, (2 / fan_out) ** 0.5, generator=generator)
+                nn.init.normal_(module.weight, 0.0, (2 / fan_out) ** 0.5, generator=stream)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
-                nn.init.xavier_normal_(module.weight, generator=generator)
+                nn.init.xavier_normal_(module.weight, generator=stream)
                 nn.init.zeros_(module.bias)
 
 
 def build_network(
-    name: str, num_classes: int, *, bn_momentum: float, generator: torch.Generator
+    name: str, num_classes: int, *, bn_momentum: float, seed: int, attention_maps: int = 0
 ) -> WideResNet:
     """The initialised network of a name such as ``wrn-28-2``, on the CPU, channels-last.
 
@@ -96,6 +131,6 @@ def build_network(
         ValueError: if the name is not a network's.
     """
     depth, width = parse_network(name)
-    network = WideResNet(depth, width, num_classes, bn_momentum)
-    network.initialise(generator)
+    network = WideResNet(depth, width, num_classes, bn_momentum, attention_maps)
+    network.initialise(generator(seed, "initialisation"), generator(seed, "attention head"))
     return network.to(memory_format=torch.channels_last)

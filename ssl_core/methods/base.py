@@ -9,19 +9,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
 
+if TYPE_CHECKING:
+    from ssl_core.randaugment import Geometry
+
 
 class Output(Protocol):
-    """What the network gives: logits (n, C) and the last feature maps (n, D, h, w)."""
+    """What the network gives: logits (n, C), the last feature maps (n, D, h, w), attention maps or None."""
 
     @property
     def logits(self) -> torch.Tensor: ...
     @property
     def features(self) -> torch.Tensor: ...
+    @property
+    def attention(self) -> torch.Tensor | None: ...
 
 
 class Forward(Protocol):
@@ -46,6 +51,7 @@ class Batch:
         indices: of the unlabelled images in the training images, (U,) int64; U may be 0.
         views: name of a view ("weak", "strong") to its images, each (U, 3, H, W).
         targets: (U,) int64, where the method's `draw` gave them.
+        geometry: where the strong view's pixels come from in the image that it was made of.
     """
 
     labelled: torch.Tensor
@@ -53,6 +59,7 @@ class Batch:
     indices: torch.Tensor
     views: Mapping[str, torch.Tensor] = field(default_factory=dict)
     targets: torch.Tensor | None = None
+    geometry: Geometry | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,15 @@ class Method(ABC):
     """Whether `start_epoch` predicts the whole pool: part of the price of an epoch."""
     unlabelled_views: ClassVar[tuple[str, ...]] = ()
     """Views of the unlabelled images that `compute_loss` reads: "weak", "strong"."""
+
+    def attention_maps(self, config: Any) -> int:
+        """Maps of the attention head on the network; 0: no head."""
+        return 0
+
+    def shares_crop(self, config: Any) -> bool:
+        """Whether the strong view is made from the weak one (the same flip and crop) or from a draw of its
+        own, as the FixMatch reference has it."""
+        return False
 
     def init_state(self, config: Any, setup: Setup) -> Any:
         """State at the end of the warm-up: None, or a dataclass of tensors and numbers (checkpointed)."""
