@@ -34,6 +34,7 @@ from tune.tracking import Tracker
 from tune.trainable import TrialTrainable
 from tune.views import best_record
 
+INTERRUPTED_TRACKING_SECONDS = 10.0
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
 
 
@@ -93,7 +94,10 @@ class Engine:
         self.tracker.study_ended(state, summary, {"ssl.best_trial": record.trial} if record else {})
         if pending := self.tracker.pending():
             self.progress.say(f"delivering {pending} events to MLflow")
-        pending = self.tracker.close(self.spec.tracking_timeout)
+        timeout = self.spec.tracking_timeout
+        if self.signal is not None:  # whoever interrupts does not want to wait; `resume` delivers the rest
+            timeout = min(timeout, INTERRUPTED_TRACKING_SECONDS)
+        pending = self.tracker.close(timeout)
         self.log.close()
         return pending
 

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.errors import ConfigError
-from tune.errors import Exit
+from tune.errors import Exit, ServiceError
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.spec import StudySpec
@@ -87,6 +87,8 @@ def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
     except ConfigError:
         folder.remove()
         raise
+    except KeyboardInterrupt:
+        raise _interrupted_early(folder) from None
     return _run(spec, folder, home, progress)
 
 
@@ -102,7 +104,16 @@ def carry_on(name: str, home: Home, progress: Progress) -> Outcome:
     except ConfigError:
         folder.unlock()
         raise
+    except KeyboardInterrupt:
+        raise _interrupted_early(folder) from None
     return _run(spec, folder, home, progress)
+
+
+def _interrupted_early(folder: StudyFolder) -> ServiceError:
+    """Ctrl-C before the first trial: the study is there, and can be carried on."""
+    folder.set_state("interrupted")
+    folder.unlock()
+    return ServiceError(f"interrupted. Carry on with: ssl-tune resume {folder.path.name}", Exit.INTERRUPTED)
 
 
 def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
@@ -143,6 +154,8 @@ def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -
     try:
         with _signals(engine.request_stop):
             state = engine.run()
+    except KeyboardInterrupt:  # a second Ctrl-C, which did not wait for the trials to end their epoch
+        engine.signal, state = signal.SIGINT, "interrupted"
     finally:
         folder.set_state(state)
         pending = engine.close(state)

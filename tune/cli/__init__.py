@@ -36,6 +36,8 @@ def main() -> None:
         _fail(str(error), Exit.NO_TRIAL_SUCCEEDED)
     except ServiceError as error:
         _fail(str(error), error.code)
+    except KeyboardInterrupt:
+        _fail("interrupted", Exit.INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
