@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl_core import _decode
+from ssl_core import _cache, _decode
 from ssl_core.errors import ConfigError, unknown
 
 # Training images of each digit: scikit-learn's 1797 without the fifth kept for testing. Written down so
@@ -145,8 +145,8 @@ def describe(name: str, *, root: Path | None = None, image_size: int | None = No
     kind, path = _resolve(name, root)
     _check_image_size(image_size)
     if kind == "folder":
-        train = _list_train(path)
-        _list_test(path, tuple(train))
+        train = _decode.list_train(path)
+        _decode.list_test(path, tuple(train))
         per_class = tuple(len(files) for files in train.values())
         return DatasetInfo(name, tuple(train), per_class, image_size, "wrn-28-2", None, flip=True)
     if kind == "digits":
@@ -312,39 +312,9 @@ def _check_image_size(image_size: int | None) -> None:
         )
 
 
-def _list_train(folder: Path) -> dict[str, list[str]]:
-    train = _decode.list_part(folder, "train")
-    for name, files in train.items():
-        if not files:
-            accepted = " ".join(sorted(_decode.EXTENSIONS))
-            raise ConfigError(
-                f"dataset folder {folder}: class {name!r} has no image in train/{name}/ (folders inside it "
-                f"are not read). Accepted: {accepted}. Add images or remove the folder."
-            )
-    if len(train) < 2:
-        raise ConfigError(
-            f"dataset folder {folder}: train/ has one class, {next(iter(train))!r}; at least 2 are needed. "
-            f"Expected {_decode.LAYOUT}."
-        )
-    return train
-
-
-def _list_test(folder: Path, classes: Sequence[str]) -> dict[str, list[str]]:
-    test = _decode.list_part(folder, "test")
-    for name in test:
-        if name not in classes:
-            raise ConfigError(
-                f"dataset folder {folder}: class {name!r} is in test/ but not in train/, which has "
-                f"{', '.join(classes)}. Add train/{name}/ or remove test/{name}/."
-            )
-    if not any(test.values()):
-        raise ConfigError(f"dataset folder {folder}: test/ has no image. Expected {_decode.LAYOUT}.")
-    return test
-
-
 def _load(
-    name: str, part: _decode.PartName, root: Path | None, image_size: int | None, cache: Path | None
-) -> _decode.Part:
+    name: str, part: _cache.PartName, root: Path | None, image_size: int | None, cache: Path | None
+) -> _cache.Part:
     kind, path = _resolve(name, root)
     _check_image_size(image_size)
     files: list[str] = []
@@ -353,9 +323,9 @@ def _load(
     identity: list[tuple[str, int, int]] = []
     side: int | None = image_size
     if kind == "folder":
-        train = _list_train(path)
+        train = _decode.list_train(path)
         classes = tuple(train)
-        listing = train if part == "train" else _list_test(path, classes)
+        listing = train if part == "train" else _decode.list_test(path, classes)
         for label, class_name in enumerate(classes):
             found = listing.get(class_name, [])
             files += [f"{part}/{class_name}/{file}" for file in found]
@@ -365,20 +335,20 @@ def _load(
     else:
         side = image_size or (_DIGITS_SIDE if kind == "digits" else _CIFAR_SIDE)
 
-    def build() -> _decode.Part:
+    def build() -> _cache.Part:
         if kind == "folder":
             images = _decode.decode_files(path, files, image_size)
-            return _decode.make_part(images, np.asarray(labels, dtype=np.int64), classes)
+            return _cache.make_part(images, np.asarray(labels, dtype=np.int64), classes)
         assert side is not None
         if kind == "digits":
-            return _decode.make_part(*_decode.read_digits(part, side), tuple(str(d) for d in range(10)))
-        return _decode.make_part(*_decode.read_cifar(kind, path, part, side))
+            return _cache.make_part(*_decode.read_digits(part, side), tuple(str(d) for d in range(10)))
+        return _cache.make_part(*_decode.read_cifar(kind, path, part, side))
 
     if cache is None:
         return build()
     where = "" if kind == "digits" else str(path)
     key = hashlib.sha256(json.dumps([kind, where, side, part, classes, identity]).encode()).hexdigest()[:16]
-    return _decode.cached(_absolute(cache), key, part, build)
+    return _cache.cached(_absolute(cache), key, part, build)
 
 
 def _check_counts(

@@ -123,7 +123,7 @@ class Run:
             raise ValueError(
                 f"checkpoint of split {state['split_hash']}, but this run's is {self.split.hash}"
             )
-        differing = _differences(state["config"], self.config.document())
+        differing = differences(state["config"], self.config.document())
         if differing:
             raise ValueError(f"checkpoint of another configuration: {', '.join(differing)} differ")
         self.network.load_state_dict(state["network"])
@@ -330,7 +330,8 @@ def _fields(state: Any) -> dict[str, Any]:
     return {name: getattr(state, name) for name in state.__dataclass_fields__}
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Keys in which two resolved configurations, as documents, are those of different runs."""
     # A run that was stopped early may be carried further: where it stops is not part of what it is.
     ignored = {"stop_after_epoch"}
     return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))

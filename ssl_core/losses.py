@@ -1,6 +1,6 @@
 """Pure tensor functions that methods share. Each returns unreduced values, one per image.
 
-Shapes: n images, C classes.
+Shapes: n images, C classes, M attention maps of h x w = P positions each.
 """
 
 from __future__ import annotations
@@ -19,6 +19,118 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         (n,) in nats.
     """
     return torch.nn.functional.cross_entropy(_at_least_float32(logits), labels, reduction="none")
+
+
+def kl_divergence(logits_p: torch.Tensor, logits_q: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence KL(p || q) = sum_c p_c (log p_c - log q_c) of p, q = softmax(logits).
+
+    Gradients flow into both sides: where p is a target, hand in its logits detached.
+
+    Args:
+        logits_p: (n, C), any floating type; computed in float32 or better.
+        logits_q: (n, C), likewise.
+
+    Returns:
+        (n,) in nats, 0 where p = q.
+    """
+    log_p = torch.log_softmax(_at_least_float32(logits_p), dim=1)
+    log_q = torch.log_softmax(_at_least_float32(logits_q), dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of a prediction, H(p) = -sum_c p_c log p_c of p = softmax(logits).
+
+    Args:
+        logits: (n, C), any floating type; computed in float32 or better.
+
+    Returns:
+        (n,) in nats, from 0 (sure) to log C (uniform).
+
+    Reference: Grandvalet and Bengio (2005), which minimise it on unlabelled images.
+    """
+    log_p = torch.log_softmax(_at_least_float32(logits), dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+def confident_class(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Confidence and class of a pseudo-label: max and argmax of softmax(logits), without a gradient.
+
+    Args:
+        logits: (n, C), any floating type; computed in float32 or better.
+
+    Returns:
+        (n,) in (0, 1], NaN where a logit is; (n,) int64.
+    """
+    confidence, predicted = _at_least_float32(logits.detach()).softmax(dim=1).max(dim=1)
+    return confidence, predicted
+
+
+def align_maps(
+    maps: torch.Tensor, affine: torch.Tensor, cutout: torch.Tensor, size: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps of weak views as their strong views would have them, and where the two can be compared.
+
+    Args:
+        maps: (n, h, w), float32 or float64.
+        affine, cutout: (n, 2, 3) and (n, 4), as in `ssl_core.randaugment.Geometry`.
+        size: height and width of the images, in pixels.
+
+    Returns:
+        The resampled maps, (n, h, w), bilinear between the centres of positions; and (n, h, w) bool: the
+        position's centre comes from within the weak view and is not under the cutout.
+    """
+    n, *cells = maps.shape
+    sources = torch.nn.functional.affine_grid(affine.to(maps), [n, 1, *cells], align_corners=False)
+    aligned = torch.nn.functional.grid_sample(  # border: beyond the outermost centres, their own values
+        maps[:, None], sources, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    inside = (sources.abs() <= 1).all(dim=3)
+    rows, columns = (
+        (torch.arange(count, device=maps.device) + 0.5) * (pixels / count)
+        for count, pixels in zip(cells, size, strict=True)
+    )
+    top, left, bottom, right = cutout[..., None].unbind(1)
+    cut_rows, cut_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    return aligned[:, 0], inside & ~(cut_rows[:, :, None] & cut_columns[:, None, :])
+
+
+def map_divergence(target: torch.Tensor, scores: torch.Tensor, compared: torch.Tensor) -> torch.Tensor:
+    """KL(sg softmax(target) || softmax(scores)), both over the positions that are compared.
+
+    Args:
+        target: (n, P), any floating type; gets no gradient.
+        scores: (n, P), any floating type.
+        compared: (n, P) bool; the other positions are left out of both softmaxes.
+
+    Returns:
+        (n,) in nats; 0, without a gradient, where fewer than two positions are compared.
+    """
+    enough = compared.sum(dim=1) >= 2
+    kept = compared | ~enough[:, None]  # no row without a position: its softmax would be NaN
+    log_target = _log_softmax_where(kept, target.detach())
+    ratio = log_target - _log_softmax_where(kept, scores)
+    each = (log_target.exp() * torch.where(kept, ratio, 0)).sum(dim=1)  # left out: -inf less -inf
+    return torch.where(enough, each, 0)
+
+
+def map_similarity(maps: torch.Tensor) -> torch.Tensor:
+    """Mean over the pairs of an image's maps of the cosine between softmax(map_i) and softmax(map_j).
+
+    Args:
+        maps: (n, M, P), any floating type, M at least 2.
+
+    Returns:
+        (n,) in [0, 1]; 1: all maps attend alike, 0: no two attend to the same position.
+    """
+    directions = torch.nn.functional.normalize(_at_least_float32(maps).softmax(dim=2), dim=2)
+    first, second = torch.triu_indices(maps.shape[1], maps.shape[1], offset=1, device=maps.device)
+    return (directions[:, first] * directions[:, second]).sum(dim=2).mean(dim=1)
+
+
+def _log_softmax_where(kept: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """(n, P) log-softmax over the positions that are kept; -inf at the others."""
+    return _at_least_float32(scores).masked_fill(~kept, -torch.inf).log_softmax(dim=1)
 
 
 def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:

@@ -107,14 +107,19 @@ class WideResNet(nn.Module):
     def initialise(self, backbone: torch.Generator, head: torch.Generator) -> None:
         """Draw every parameter anew (on the CPU, so that every device starts alike).
 
-        The head has a stream of its own, so the backbone's bits are the same with and without it.
+        The head has a stream of its own, so the backbone's bits are the same with and without it. The report
+        does not say how its head starts.
         """
         own_stream = set() if self.head is None else set(self.head.modules())
         for module in self.modules():
             stream = head if module in own_stream else backbone
             if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, (2 / fan_out) ** 0.5, generator=stream)
+                fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                if self.head is not None and module is self.head.conv2:
+                    # With fan-out alone the sum of the maps, which multiplies the features, would start with
+                    # a spread of about 10, and an untrained network would be sure of most of its predictions.
+                    fan *= module.in_channels  # a sum of unit variance, whatever M
+                nn.init.normal_(module.weight, 0.0, (2 / fan) ** 0.5, generator=stream)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):

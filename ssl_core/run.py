@@ -15,7 +15,7 @@ from ssl_core import checkpoint, environment
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data import Dataset, Split, describe, draw_split, load_test, load_train
 from ssl_core.errors import ConfigError
-from ssl_core.loop import Report, Run
+from ssl_core.loop import Report, Run, differences
 from ssl_core.loop import train as run_epochs
 
 CONFIG_FILE, RESULT_FILE, READINGS_FILE, CHECKPOINTS = (
@@ -75,13 +75,18 @@ def prepare(
     Raises:
         ConfigError: anything wrong with the configuration or the data.
     """
+    config = _resolved(config, data_root, cores)
+    data = load_train(config.dataset, root=data_root, image_size=config.data.image_size, cache=cache)
+    return config, data, split_of(config, data)
+
+
+def _resolved(
+    config: RunConfig | Mapping[str, Any], data_root: Path | None, cores: int | None = None
+) -> RunConfig:
     if not isinstance(config, RunConfig):
         config = from_document(config)
-    size = config.data.image_size
-    info = describe(config.dataset, root=data_root, image_size=size)
-    config = resolve(environment.choose_device(config), info, cores=cores)
-    data = load_train(config.dataset, root=data_root, image_size=size, cache=cache)
-    return config, data, split_of(config, data)
+    info = describe(config.dataset, root=data_root, image_size=config.data.image_size)
+    return resolve(environment.choose_device(config), info, cores=cores)
 
 
 def split_of(config: RunConfig, data: Dataset) -> Split:
@@ -130,14 +135,18 @@ def train(
         raise ConfigError(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
-    done = _finished(out, final) if resume and out is not None else None
-    if done is not None:
-        return done
+    config = _resolved(config, data_root)
+    recorded = None
+    if resume and out is not None:
+        done = _finished(out, config, final)
+        if done is not None:
+            return done
+        recorded = _recorded(out / READINGS_FILE, config) if final else None
     config, data, split = prepare(config, data_root=data_root, cache=cache)
     # An unreadable test image is found now, not after hours; nothing is computed on them before the end.
-    test = (
-        load_test(config.dataset, root=data_root, image_size=data.image_size, cache=cache) if final else None
-    )
+    test = None
+    if final and recorded is None:
+        test = load_test(config.dataset, root=data_root, image_size=data.image_size, cache=cache)
     run = Run(config, data, split)
     if out is not None:
         _open_folder(out, run, resume)
@@ -146,7 +155,7 @@ def train(
             checkpoint.save(out / CHECKPOINTS, report.epoch, run.state())
         if on_report is not None:
             on_report(report)
-    test_error = None
+    test_error = recorded
     if test is not None:
         test_error = error_percent(run, test.images, test.labels)
         for path in (readings, out / READINGS_FILE if out is not None else None):
@@ -196,15 +205,34 @@ def record_reading(path: Path, run: Run, test_error: float) -> None:
         file.write(json.dumps(reading) + "\n")
 
 
-def _finished(out: Path, final: bool) -> Result | None:
+def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     """The result of a run that is done: read again rather than made again, the test set least of all."""
     path = out / RESULT_FILE
     if not path.exists():
         return None
     document = json.loads(path.read_text())
-    if final and "test_error" not in document:
+    differing = differences(document["config"], config.document())
+    if differing:
+        raise ConfigError(
+            f"{out}: result of another configuration: {', '.join(differing)} differ. Name another folder, or "
+            f"the same configuration."
+        )
+    if document["epochs"] < config.last_epoch or (final and "test_error" not in document):
         return None
     return Result(**{"test_error": None, **document})
+
+
+def _recorded(path: Path, config: RunConfig) -> float | None:
+    """The test error of this very model, if it was read before a crash took the result: not read twice."""
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            reading = json.loads(line)
+        except ValueError:  # half a line: the crash came in between
+            continue
+        same = not differences(reading["config"], config.document())
+        if same and reading["epochs"] == config.last_epoch:
+            return float(reading["test_error"])
+    return None
 
 
 def _open_folder(out: Path, run: Run, resume: bool) -> None:

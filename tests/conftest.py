@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # so that `tests.tiny` is found, however pytest is started
+sys.path.insert(
+    0, str(Path(__file__).parent.parent)
+)  # so that `tests.tiny` is found, however pytest is started
 
 
 @pytest.fixture(autouse=True)

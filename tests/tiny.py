@@ -20,6 +20,9 @@ from ssl_core.loop import train as run_epochs
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "pseudo_label": {"threshold": 0.4},
+    "fixmatch": {"threshold": 0.4},
+    "flexmatch": {"threshold": 0.6},  # not every image is confident, so that the thresholds differ
+    "attention_fixmatch": {"threshold": 0.4, "diversity_weight": 0.5},
 }
 """Parameters under which a method's unlabelled loss is at work from the first step, where the defaults'
 is not: three classes, an untrained network."""
@@ -49,7 +52,7 @@ def info_of(data: Dataset) -> DatasetInfo:
 
 
 def make_config(method: str, data: Dataset, **fields: Any) -> RunConfig:
-    """A resolved configuration; `parameters` are the method's own."""
+    """A resolved configuration; `parameters` are the method's own, `split_of` is its `data` section."""
     document = {
         "method": method,
         "dataset": "tiny",
@@ -66,6 +69,7 @@ def make_config(method: str, data: Dataset, **fields: Any) -> RunConfig:
         "seed": 3,
         **fields,
     }
+    document["data"] = document.pop("split_of", {})
     own = {**PARAMETERS.get(method, {}), **document.pop("parameters", {})}
     return resolve(from_document(document | ({method: own} if own else {})), info_of(data))
 

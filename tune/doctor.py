@@ -120,7 +120,7 @@ def _ray_folder() -> Finding:
 
 
 def _tracking(home: Home) -> Finding:
-    from tune.tracking import check_tracking_uri
+    from tune.tracking_uri import check_tracking_uri
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
     try:

@@ -72,6 +72,7 @@ class Engine:
         )
         self.tracker.start_sender()
         self.progress.begin(self.spec, self.records.all)
+        self.recorder.end_decided()
         waiting = len(self.records.unfinished())
         left = self.spec.trials - self.records.asked() + waiting
         self._began = time.monotonic()
@@ -104,6 +105,7 @@ class Engine:
     def _tune(self, left: int) -> None:
         started_here = not ray.is_initialized()
         if started_here:
+            self.progress.say("starting Ray")
             start_ray(self.spec)
         try:
             tuner = ray_tune.Tuner(

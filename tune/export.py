@@ -11,6 +11,7 @@ from search_spaces import dump_yaml, load_yaml
 from ssl_core.config import RunConfig, from_document
 from ssl_core.errors import ConfigError
 from tune.records import TrialRecord
+from tune.spec import read_text
 from tune.study import Study, load_study
 from tune.views import best_record
 
@@ -41,7 +42,10 @@ def export(
         path = Path(output).expanduser()
         if not path.parent.is_dir():
             raise ConfigError(f"{path} cannot be written: the folder {path.parent} does not exist.")
-        path.write_text(HEADER.format(name=name) + dump_yaml(document))
+        try:
+            path.write_text(HEADER.format(name=name) + dump_yaml(document))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}. Name another file.") from None
     return document
 
 
@@ -107,7 +111,7 @@ def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     """
     if not path.is_file():
         raise ConfigError(f"--config {path}: there is no such file.")
-    document = load_yaml(path.read_text(), str(path))
+    document = load_yaml(read_text(path, "--config"), str(path))
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of `name: value`, this is not.")
     if "format" not in document:

@@ -103,7 +103,7 @@ class LiveProgress(Progress):
         super().begin(spec, records)
         self._console = Console(stderr=True)
         self._live: Live = Live(self._table(records()), console=self._console, auto_refresh=False)
-        self._live.start()
+        self._live.start(refresh=True)
 
     def show(self, records: Sequence[TrialRecord]) -> None:
         """Draw the table."""

@@ -60,11 +60,11 @@ class Recorder(Callback):
     ) -> None:
         """An epoch, or an end without one. `result["done"]` without a stop reason is ASHA's decision."""
         number = trial.config["trial"]
-        if EPOCH in result:
-            self._epoch(number, result)
         reason = result.get(STOP_REASON) or ("asha" if result.get("done") else None)
         if reason == "asha" and self.stopping is not None:
-            return  # Ray ends every trial of a study that is being stopped
+            reason = None  # Ray ends every trial of a study that is being stopped
+        if EPOCH in result:
+            self._epoch(number, result, reason)
         if reason is not None:
             self._end(number, reason, error=result.get(MESSAGE))
         self._watch()
@@ -82,7 +82,14 @@ class Recorder(Callback):
         for trial in self._records.unfinished():
             self._end(trial.number, reason)
 
-    def _epoch(self, number: int, result: dict[str, Any]) -> None:
+    def end_decided(self) -> None:
+        """End the trials whose end an earlier driver had noted, and no more, when it died."""
+        for trial in self._records.unfinished():
+            reason = trial.user_attrs.get("last", {}).get("stop_reason")
+            if reason is not None:
+                self._end(trial.number, reason)
+
+    def _epoch(self, number: int, result: dict[str, Any], reason: str | None) -> None:
         last = self._last[number]
         if result[EPOCH] <= last["epoch"]:
             return
@@ -93,6 +100,7 @@ class Recorder(Callback):
             "val_error": result[ERROR],
             "val_loss": result[LOSS],
             "seconds": last["seconds"] + metrics["time/epoch_seconds"],
+            "stop_reason": reason,  # in the one write that makes the epoch known
         }
         # The event log goes first: if the driver dies in between, the worker reports this epoch again, the log
         # has it already and Optuna takes it then. The other way round it would be lost to the log.

@@ -103,7 +103,8 @@ class Records:
         return self._study.get_trials(deepcopy=False)[number]
 
     def report(self, number: int, summary: Mapping[str, Any]) -> None:
-        """Take in an epoch: `summary` has epoch, ssl_epoch, val_error, val_loss and seconds (of the trial)."""
+        """Take in an epoch: `summary` has epoch, ssl_epoch, val_error, val_loss, seconds (of the trial) and the
+        reason why the trial stops there, or None."""
         handle = optuna.Trial(self._study, self._id(number))
         value = summary["val_error"]
         if summary["ssl_epoch"] is not None and math.isfinite(value):

@@ -18,7 +18,7 @@ from ssl_core.data import describe
 from ssl_core.errors import ConfigError, unknown
 from tune.home import Home, check_name
 from tune.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
-from tune.tracking import check_tracking_uri
+from tune.tracking_uri import check_tracking_uri
 
 DEFAULT_TRIALS = 16
 SAMPLERS = ("tpe", "random")
@@ -77,13 +77,17 @@ def resolve_request(request: SearchRequest, home: Home) -> StudySpec:
     _check_range("max_failures", request.max_failures, 0, 1000)
     gpus = _gpus(request)
     cores = len(os.sched_getaffinity(0))
-    concurrent = request.concurrent or _default_concurrent(gpus, cores, request.trials)
+    concurrent = request.concurrent
+    if concurrent is None:
+        concurrent = _default_concurrent(gpus, cores, request.trials)
     _check_range("concurrent", concurrent, 1, 10_000)
-    document = _document(request)
-    data_root = Path(request.data_root).expanduser().resolve() if request.data_root else None
-    size = (document.get("data") or {}).get("image_size")
-    info = describe(document["dataset"], root=data_root, image_size=size)
-    config = resolve(from_document(document), info, cores=max(1, cores // concurrent))
+    asked = from_document(_document(request))
+    data_root = Path(request.data_root) if request.data_root else None
+    info = describe(asked.dataset, root=data_root, image_size=asked.data.image_size)
+    config = resolve(asked, info, cores=max(1, cores // concurrent))
+    # A study goes on from any working directory.
+    config = config.model_copy(update={"dataset": _absolute(config.dataset)})
+    data_root = data_root and data_root.expanduser().resolve()
     assert config.epochs is not None
     space = load_space(config.method, request.space)
     fixed = _fixed_by_set(space, request.settings)
@@ -111,7 +115,7 @@ def resolve_request(request: SearchRequest, home: Home) -> StudySpec:
         sampler=request.sampler,  # type: ignore[arg-type]
         seed=request.seed,
         max_failures=request.max_failures,
-        time_budget=_seconds(request.time_budget, "--time-budget"),
+        time_budget=_time_budget(request),
         tracking_uri=tracking_uri,
         tracking_timeout=_seconds(request.tracking_timeout, "--tracking-timeout") or 0.0,
         data_root=str(data_root) if data_root else None,
@@ -120,18 +124,20 @@ def resolve_request(request: SearchRequest, home: Home) -> StudySpec:
 
 
 def _document(request: SearchRequest) -> dict[str, Any]:
-    dataset = request.dataset
-    if dataset.startswith("folder:"):  # a study goes on from any working directory
-        dataset = f"folder:{Path(dataset.removeprefix('folder:')).expanduser().resolve()}"
     common = {
         "method": request.method,
-        "dataset": dataset,
+        "dataset": request.dataset,
         "labels": request.labels,
         "network": request.network,
         "epochs": request.epochs,
         "seed": request.seed,
     }
     return with_overrides({k: v for k, v in common.items() if v is not None}, request.settings)
+
+
+def _absolute(dataset: str) -> str:
+    kind, folder, path = dataset.partition("folder:")
+    return f"{folder}{Path(path).expanduser().resolve()}" if folder and not kind else dataset
 
 
 def _fixed_by_set(space: SearchSpace, settings: Mapping[str, Any]) -> list[str]:
@@ -168,5 +174,12 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
         raise ConfigError(f"{name} = {value}: must be between {low} and {high}.")
 
 
+def _time_budget(request: SearchRequest) -> float | None:
+    budget = _seconds(request.time_budget, "--time-budget")
+    if budget == 0:
+        raise ConfigError("--time-budget 0: no trial fits into it. Write a time such as 90s, 15m, 2h or 1h30m.")
+    return budget
+
+
 def _seconds(value: float | str | None, option: str) -> float | None:
-    return parse_duration(value, option) if isinstance(value, str) else value
+    return None if value is None else parse_duration(str(value), option)

@@ -42,6 +42,8 @@ class StudyASHA(AsyncHyperBandScheduler):
         for record in earlier:
             shim = SimpleNamespace(trial_id=str(record.trial))
             for ssl_epoch, value in sorted(record.intermediate.items()):
+                if ssl_epoch > (record.ssl_epoch or 0):
+                    continue  # its driver died while noting it: it is reported, and judged, again
                 bracket.on_result(shim, ssl_epoch, -value)  # type: ignore[arg-type]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

@@ -82,6 +82,7 @@ def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
     spec = resolve_request(request, home)
     folder = StudyFolder(home.study_folder(spec.name))
     folder.create(spec)
+    progress.say(f"study {spec.name}: reading {spec.config['dataset']}")
     try:
         spec = _with_data(spec, folder, home)
     except ConfigError:

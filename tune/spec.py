@@ -130,6 +130,20 @@ def parse_sets(assignments: Sequence[str], method: str) -> dict[str, Any]:
     return result
 
 
+def read_text(path: Path, option: str) -> str:
+    """The text of a file that an option names.
+
+    Raises:
+        ConfigError: a file that is no text, or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{option} {path}: this is not a text file in UTF-8. A YAML file is expected.") from None
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: cannot be read: {error.strerror}.") from None
+
+
 def read_spec(folder: Path) -> StudySpec:
     """The specification in a study's folder.
 

@@ -85,7 +85,9 @@ class TrialTrainable(ray_tune.Trainable):
         state = checkpoint.load_newest(folder)
         if state is not None:
             run.load_state(state)
-        yield from [r for r in run.history if r.epoch > task["known_epoch"]]
+        # The last report is given again even if it is known: the driver may have died before it noted the end.
+        known = task["known_epoch"]
+        yield from [r for r in run.history if r.epoch > known or r.epoch == self._last_epoch]
         for report in train(run):
             checkpoint.save(folder, report.epoch, run.state())
             yield report

@@ -50,7 +50,9 @@ def read(method: str) -> list[float]:
 
 def write(method: str) -> None:
     """Record a trace."""
-    head = f"# step and loss of {get_method(method).name}; written by: python -m tests.golden.record {method}\n"
+    head = (
+        f"# step and loss of {get_method(method).name}; written by: python -m tests.golden.record {method}\n"
+    )
     lines = [f"{step} {loss:.12e}\n" for step, loss in enumerate(trace(method))]
     path_of(method).write_text(head + "".join(lines))
 

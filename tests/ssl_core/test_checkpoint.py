@@ -76,7 +76,7 @@ class _Payload:
         self.mark = mark
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.mark),)  # noqa: PTH102 - pickled by name
+        return os.mkdir, (str(self.mark),)
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     mark.rmdir()
     payload = buffer.getvalue()
     (tmp_path / "a.ckpt").write_bytes(MAGIC + hashlib.sha256(payload).digest() + payload)
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         checkpoint.read(tmp_path / "a.ckpt")
     assert not mark.exists()
 

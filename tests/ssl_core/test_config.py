@@ -48,7 +48,9 @@ def refusal(**fields: Any) -> str:
         ({"method": "pseudo_lable"}, ["unknown method 'pseudo_lable'", "Did you mean 'pseudo_label'?"]),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest_known_one(fields: dict[str, Any], said: list[str]) -> None:
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(
+    fields: dict[str, Any], said: list[str]
+) -> None:
     message = refusal(**fields)
     assert all(part in message for part in said), message
 
@@ -86,12 +88,18 @@ def test_a_section_of_another_method_is_refused_and_says_which_method_it_belongs
         ({"data": 3}, "data", "3"),
         ({"method": "pseudo_label", "pseudo_label": {"threshold": 0.0}}, "pseudo_label.threshold", "0.0"),
         ({"method": "pseudo_label", "pseudo_label": {"threshold": 1.1}}, "pseudo_label.threshold", "1.1"),
-        ({"method": "pseudo_label", "pseudo_label": {"threshold": math.nan}}, "pseudo_label.threshold", "nan"),
+        (
+            {"method": "pseudo_label", "pseudo_label": {"threshold": math.nan}},
+            "pseudo_label.threshold",
+            "nan",
+        ),
         ({"method": "pseudo_label", "pseudo_label": {"accumulate": 1}}, "pseudo_label.accumulate", "1"),
         ({"method": "pseudo_label", "pseudo_label": 0.9}, "pseudo_label", "0.9"),
     ],
 )
-def test_a_wrong_value_is_refused_naming_field_and_value(fields: dict[str, Any], name: str, value: str) -> None:
+def test_a_wrong_value_is_refused_naming_field_and_value(
+    fields: dict[str, Any], name: str, value: str
+) -> None:
     assert refusal(**fields).startswith(f"{name} = {value}: ")
 
 
@@ -181,10 +189,18 @@ def test_digits_have_defaults_of_their_own() -> None:
 
 
 def test_what_was_asked_for_is_not_overwritten() -> None:
-    asked = dict(
-        labels=50, network="wrn-16-1", epochs=5, steps_per_epoch=3, batch_size=8, mu=2, weight_decay=0.0,
-        bn_momentum=0.5, threads=3, data={"valid": 30, "split_seed": 0, "label_seed": 0, "image_size": None},
-    )  # fmt: skip
+    asked: dict[str, Any] = {
+        "labels": 50,
+        "network": "wrn-16-1",
+        "epochs": 5,
+        "steps_per_epoch": 3,
+        "batch_size": 8,
+        "mu": 2,
+        "weight_decay": 0.0,
+        "bn_momentum": 0.5,
+        "threads": 3,
+        "data": {"valid": 30, "split_seed": 0, "label_seed": 0, "image_size": None},
+    }
     document = resolve(config(**asked), DIGITS, cores=9).document()
     assert {name: document[name] for name in asked} == asked
 

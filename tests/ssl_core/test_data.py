@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_core import _decode, data
+from ssl_core import _cache, _decode, data
 from ssl_core.errors import ConfigError
 
 
@@ -669,7 +669,7 @@ def load_in_a_process(barrier: Any, name: str, cache: Path, locks: bool, results
         def refuse(*args: Any) -> None:
             raise OSError("no locks here")
 
-        _decode.fcntl.flock = refuse  # type: ignore[assignment]
+        _cache.fcntl.flock = refuse  # type: ignore[assignment]
     decode = _decode.decode_files
     decoded = []
 
@@ -748,10 +748,10 @@ def test_what_a_killed_process_left_is_removed(folder: Path, tmp_path: Path) -> 
 
 def test_a_lock_file_removed_by_its_holder_is_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    holder = _decode._acquire(path)
+    holder = _cache._acquire(path)
     assert holder is not None
     results: list[int | None] = []
-    waiting = threading.Thread(target=lambda: results.append(_decode._acquire(path)))
+    waiting = threading.Thread(target=lambda: results.append(_cache._acquire(path)))
     waiting.start()
     waiting.join(timeout=0.2)
     assert waiting.is_alive()  # it waits for the holder

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ import torch
 from torch import Tensor
 
 from ssl_core import checkpoint
+from ssl_core.augment import weak_view
 from ssl_core.config import MethodConfig
 from ssl_core.loop import Run
 from ssl_core.methods import get_method, method_names
 from ssl_core.methods.base import Batch, LossOutput, Method, Progress, Relabel
+from ssl_core.randaugment import Geometry, strong_view
+from tests import slow_attention
 from tests.golden import record
 from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits, trained
 
@@ -55,13 +59,111 @@ def pseudo_label_reference(run: Run, batch: Batch) -> Tensor:
     return sum(each[1:], each[0]) / len(each)
 
 
+def length(image: Tensor) -> float:
+    """L2 norm of one image."""
+    return float(sum(value * value for value in image.flatten().tolist())) ** 0.5
+
+
+def divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """KL(softmax(target) || softmax(logits)) of one image, (C,) each."""
+    each = []
+    for label in range(len(logits)):
+        log_p = -minus_log_probability(target, label)
+        each.append(torch.exp(log_p) * (log_p + minus_log_probability(logits, label)))
+    return sum(each[1:], each[0])
+
+
+def vat_reference(run: Run, batch: Batch) -> Tensor:
+    config: Any = run.config.parameters
+    images = batch.views["weak"]
+    d = torch.stack(
+        [row / length(row) for row in torch.randn(images.shape, generator=seeded(11), dtype=run.dtype)]
+    )
+    targets = run.network(images).logits.detach()
+    for _ in range(config.iterations):
+        start = d.detach().requires_grad_()
+        moved = run.network(images + config.xi * start).logits
+        each = [divergence(p, q) for p, q in zip(targets, moved, strict=True)]
+        (found,) = torch.autograd.grad(sum(each[1:], each[0]), start)
+        d = torch.stack([row / length(row) for row in found])
+    perturbed = run.network(images + config.eps * d).logits
+    each = [divergence(p, q) for p, q in zip(targets, perturbed, strict=True)]
+    return supervised_reference(run, batch) + config.alpha * sum(each[1:], each[0]) / len(each)
+
+
+def joint_forward(run: Run, batch: Batch) -> tuple[Tensor, list[Any], list[Any]]:
+    """The labelled loss; and of weak and strong views, image by image, logits and attention maps."""
+    output = run.network(torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]]))
+    maps = [None] * len(output.logits) if output.attention is None else list(output.attention)
+    rows, n, size = list(zip(output.logits, maps, strict=True)), len(batch.labels), len(batch.indices)
+    each = [minus_log_probability(row, int(y)) for (row, _), y in zip(rows[:n], batch.labels, strict=True)]
+    return sum(each[1:], each[0]) / n, rows[n : n + size], rows[n + size :]
+
+
+def probabilities_of(logits: Tensor) -> list[float]:
+    """softmax(logits) of one image, as numbers."""
+    return [math.exp(-minus_log_probability(logits, label).item()) for label in range(len(logits))]
+
+
+def fixmatch_reference(run: Run, batch: Batch) -> Tensor:
+    config: Any = run.config.parameters
+    total, weak, strong = joint_forward(run, batch)
+    for (logits_weak, _), (logits_strong, _) in zip(weak, strong, strict=True):
+        q = probabilities_of(logits_weak)
+        if max(q) >= config.threshold:
+            loss = minus_log_probability(logits_strong, q.index(max(q)))
+            total = total + config.lambda_u * loss / len(batch.indices)
+    return total
+
+
+def flexmatch_reference(run: Run, batch: Batch) -> Tensor:
+    config: Any = run.config.parameters
+    last = [int(run.method_state.last[i]) for i in run.unlabelled.tolist()]
+    highest = max(last.count(c) for c in [-1, *range(run.setup.num_classes)])
+    total, weak, strong = joint_forward(run, batch)
+    for (logits_weak, _), (logits_strong, _) in zip(weak, strong, strict=True):
+        q = probabilities_of(logits_weak)
+        label = q.index(max(q))
+        beta = last.count(label) / highest
+        if max(q) >= config.threshold * beta / (2 - beta):
+            loss = minus_log_probability(logits_strong, label)
+            total = total + config.lambda_u * loss / len(batch.indices)
+    return total
+
+
+def attention_fixmatch_reference(run: Run, batch: Batch) -> Tensor:
+    config: Any = run.config.parameters
+    total, weak, strong = fixmatch_reference(run, batch), *joint_forward(run, batch)[1:]
+    assert batch.geometry is not None and config.align == "geometry"
+    affines, boxes = batch.geometry.affine.tolist(), batch.geometry.cutout.tolist()
+    for i, ((logits_weak, maps_weak), (_, maps_strong)) in enumerate(zip(weak, strong, strict=True)):
+        if max(probabilities_of(logits_weak)) >= config.threshold:
+            target = slow_attention.compared_positions(maps_weak.sum(0).tolist(), affines[i], boxes[i], 8)
+            loss = slow_attention.divergence(target, maps_strong.sum(0))
+            total = total + config.lambda_att * loss / len(batch.indices)
+    images = torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]])
+    maps_labelled = run.network(images).attention[: len(batch.labels)]
+    maps = [*maps_labelled, *(maps_strong for _, maps_strong in strong)]
+    for one in maps:
+        total = total + config.diversity_weight * slow_attention.similarity(one) / len(maps)
+    return total
+
+
 REFERENCES: dict[str, Callable[[Run, Batch], Tensor]] = {
     "supervised": supervised_reference,
     "pseudo_label": pseudo_label_reference,
+    "vat": vat_reference,
+    "fixmatch": fixmatch_reference,
+    "flexmatch": flexmatch_reference,
+    "attention_fixmatch": attention_fixmatch_reference,
 }
 OFF: dict[str, dict[str, Any]] = {
     "supervised": {},
     "pseudo_label": {"threshold": 1.0},
+    "vat": {"alpha": 0.0},
+    "fixmatch": {"lambda_u": 0.0},
+    "flexmatch": {"lambda_u": 0.0},
+    "attention_fixmatch": {"lambda_u": 0.0, "lambda_att": 0.0, "diversity_weight": 0.0},
 }
 """Parameters under which the gradient is that of the labelled cross-entropy alone."""
 
@@ -84,17 +186,27 @@ def prepared(name: str, *, precision: str = "float64", **parameters: Any) -> tup
     relabel = Relabel(pool=pool, predict=probabilities, progress=PROGRESS)
     run.method_state, _ = method.start_epoch(config, run.method_state, relabel)
 
-    def images(n: int, seed: int) -> Tensor:
-        made = torch.randn(n, 3, 8, 8, generator=seeded(seed), dtype=torch.float64)
-        return made.to(run.dtype).to(memory_format=torch.channels_last)
+    def weak(indices: Tensor, seed: int) -> Tensor:
+        return weak_view(run.images, indices, flip=True, generator=seeded(seed))
 
-    labels = torch.tensor([0, 1, 2, 1])
-    indices, targets = run.unlabelled[:0], None
+    labelled, labels = run.labelled[:4], run.labels[run.labelled[:4]]
+    indices, targets, geometry = run.unlabelled[:0], None, None
+    pixels = {}
     if method.unlabelled_views:
         drawn = method.draw(config, run.method_state, run.setup, PROGRESS, 0)
         indices, targets = (drawn.indices, drawn.targets) if drawn else (run.unlabelled[:8], None)
-    views = {view: images(len(indices), 7 + n) for n, view in enumerate(method.unlabelled_views)}
-    return run, Batch(labelled=images(4, 5), labels=labels, indices=indices, views=views, targets=targets)
+        pixels["weak"] = weak(indices, 6)
+        if "strong" in method.unlabelled_views:
+            base = pixels["weak"] if method.shares_crop(config) else weak(indices, 7)
+            pixels["strong"], geometry = strong_view(base, seeded(8))
+    return run, Batch(
+        labelled=run.normalise(weak(labelled, 5)),
+        labels=labels,
+        indices=indices,
+        views={view: run.normalise(pixels[view]) for view in method.unlabelled_views},
+        targets=targets,
+        geometry=geometry,
+    )
 
 
 def loss_of(run: Run, batch: Batch, *, state: Any = None, forward: Any = None) -> LossOutput:
@@ -150,8 +262,10 @@ def test_loss_terms_and_gradients_are_finite(name: str) -> None:
 def test_the_unlabelled_loss_is_at_work_in_these_tests(name: str) -> None:
     run, batch = prepared(name)
     assert (len(batch.indices) > 0) == bool(run.method.unlabelled_views)
-    if run.method.unlabelled_views:
-        assert float(loss_of(run, batch).terms["loss_unsupervised"].detach()) != 0
+    if run.method.unlabelled_views and float(loss_of(run, batch).terms["loss_unsupervised"].detach()) == 0:
+        pytest.fail(
+            f"{name}: its unlabelled loss is 0 here; enter fitting parameters in tests.tiny.PARAMETERS"
+        )
 
 
 @each_method
@@ -190,7 +304,7 @@ def test_switched_off_the_gradient_is_that_of_the_labelled_images_alone(name: st
     n = len(batch.labels)
     joint = [(images, out) for images, out in calls if torch.equal(images[:n], batch.labelled)]
     assert len(joint) == 1, "the labelled images go through the network once, before any others"
-    images, output = joint[0]
+    _, output = joint[0]
     labelled = torch.nn.functional.cross_entropy(output.logits[:n], batch.labels)
     expected = torch.autograd.grad(labelled, list(run.network.parameters()), retain_graph=True)
     found = gradients(run, loss)
@@ -204,6 +318,7 @@ def permuted(batch: Batch, order: Tensor) -> Batch:
         indices=batch.indices[order],
         views={view: images[order] for view, images in batch.views.items()},
         targets=None if batch.targets is None else batch.targets[order],
+        geometry=batch.geometry and Geometry(batch.geometry.affine[order], batch.geometry.cutout[order]),
     )
 
 

@@ -15,8 +15,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def build(name: str, classes: int = 10) -> WideResNet:
-    return build_network(name, classes, bn_momentum=0.1, generator=seeded())
+def build(name: str, classes: int = 10, maps: int = 0) -> WideResNet:
+    return build_network(name, classes, bn_momentum=0.1, seed=0, attention_maps=maps)
 
 
 def block_parameters(inputs: int, outputs: int) -> int:
@@ -37,7 +37,8 @@ def test_wrn_28_2_has_the_parameters_that_a_hand_count_gives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "side", "channels"), [("wrn-10-1", 3, 8, 64), ("wrn-16-2", 7, 16, 128), ("wrn-10-1", 10, 32, 64)]
+    ("name", "classes", "side", "channels"),
+    [("wrn-10-1", 3, 8, 64), ("wrn-16-2", 7, 16, 128), ("wrn-10-1", 10, 32, 64)],
 )
 def test_shapes_of_the_output(name: str, classes: int, side: int, channels: int) -> None:
     output = build(name, classes)(torch.randn(5, 3, side, side, generator=seeded()))
@@ -69,7 +70,7 @@ def test_biases_start_at_zero_and_norms_as_the_identity() -> None:
 
 
 def test_batchnorm_s_momentum_reaches_every_layer() -> None:
-    network = build_network("wrn-16-2", 10, bn_momentum=0.03, generator=seeded())
+    network = build_network("wrn-16-2", 10, bn_momentum=0.03, seed=0, attention_maps=2)
     assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.03}
 
 
@@ -117,13 +118,21 @@ def slow_forward(p: dict[str, Tensor], x: Tensor, blocks_per_stage: int) -> tupl
             residual = slow_conv(residual, p[key + "shortcut.weight"], stride)
         x = inner + residual
     features = act(slow_norm(x, p["bn.weight"], p["bn.bias"]))
-    pooled = features.mean(dim=(2, 3))
+    weighed = features
+    if "head.conv1.weight" in p:
+        inner = slow_norm(slow_conv(features, p["head.conv1.weight"]), p["head.bn.weight"], p["head.bn.bias"])
+        maps = slow_conv(inner.clamp(min=0), p["head.conv2.weight"]) + p["head.conv2.bias"].view(1, -1, 1, 1)
+        weighed = sum(maps[:, m : m + 1] for m in range(maps.shape[1])) * features
+    pooled = weighed.mean(dim=(2, 3))
     return pooled @ p["classifier.weight"].T + p["classifier.bias"], features
 
 
-@pytest.mark.parametrize(("name", "blocks_per_stage"), [("wrn-10-1", 1), ("wrn-16-1", 2), ("wrn-16-2", 2)])
-def test_the_forward_pass_is_the_definition_s(name: str, blocks_per_stage: int) -> None:
-    network = build(name).double()
+@pytest.mark.parametrize(
+    ("name", "blocks_per_stage", "maps"),
+    [("wrn-10-1", 1, 0), ("wrn-16-1", 2, 0), ("wrn-16-2", 2, 0), ("wrn-10-1", 1, 2)],
+)
+def test_the_forward_pass_is_the_definition_s(name: str, blocks_per_stage: int, maps: int) -> None:
+    network = build(name, maps=maps).double()
     with torch.no_grad():  # away from the identity, so that every scale and shift counts
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=seeded(1), dtype=torch.float64)
@@ -139,9 +148,32 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_global_generator() -> No
     one = build("wrn-10-1").state_dict()
     torch.manual_seed(2)
     other = build("wrn-10-1").state_dict()
-    third = build_network("wrn-10-1", 10, bn_momentum=0.1, generator=seeded(1)).state_dict()
+    third = build_network("wrn-10-1", 10, bn_momentum=0.1, seed=1).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(one["stem.weight"], third["stem.weight"])
+
+
+def test_the_backbone_s_bits_are_the_same_with_and_without_an_attention_head() -> None:
+    plain, with_head = build("wrn-10-1").state_dict(), build("wrn-10-1", maps=2).state_dict()
+    assert plain.keys() == {name for name in with_head if not name.startswith("head.")}
+    assert all(torch.equal(plain[name], with_head[name]) for name in plain)
+
+
+def test_an_attention_head_s_bits_do_not_depend_on_the_backbone() -> None:
+    heads = [build(name, maps=2).head for name in ("wrn-10-1", "wrn-16-1")]
+    one, other = (head.state_dict() for head in heads if head is not None)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert one["conv1.weight"].std() > 0
+
+
+def test_an_attention_head_gives_its_maps_and_has_the_parameters_of_a_hand_count() -> None:
+    plain, network = build("wrn-10-1"), build("wrn-10-1", maps=3)
+    images = torch.randn(5, 3, 16, 16, generator=seeded())
+    assert plain(images).attention is None
+    assert network(images).attention.shape == (5, 3, 4, 4)
+    counts = [sum(p.numel() for p in each.parameters()) for each in (plain, network)]
+    assert counts[1] - counts[0] == 64 * 64 + 2 * 64 + 64 * 3 + 3
+    assert network.head is not None and network.head.conv2.bias.abs().sum() == 0
 
 
 def test_an_unknown_network_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -21,11 +22,11 @@ def test_the_learning_rate_by_hand() -> None:
 
 def test_the_learning_rate_falls_at_every_step_and_stays_positive() -> None:
     rates = [learning_rate(1.0, step, 64) for step in range(65)]
-    assert all(a > b > 0 for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b > 0 for a, b in itertools.pairwise(rates))
 
 
 def network() -> nn.Module:
-    return build_network("wrn-10-1", 3, bn_momentum=0.1, generator=torch.Generator().manual_seed(0)).double()
+    return build_network("wrn-10-1", 3, bn_momentum=0.1, seed=0, attention_maps=2).double()
 
 
 def test_only_convolution_and_classifier_weights_decay() -> None:
@@ -41,7 +42,9 @@ def test_only_convolution_and_classifier_weights_decay() -> None:
         for part, parameter in module.named_parameters(recurse=False):
             decays = part == "weight" and isinstance(module, nn.Conv2d | nn.Linear)
             expected = 1 - 0.1 * 0.5 if decays else 1.0
-            torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected), msg=f"{name}.{part}")
+            torch.testing.assert_close(
+                parameter.detach(), torch.full_like(parameter, expected), msg=f"{name}.{part}"
+            )
 
 
 def test_every_parameter_is_optimised_once() -> None:
@@ -76,7 +79,9 @@ def test_without_momentum_it_is_plain_gradient_descent() -> None:
 
 
 def test_the_decay_ramps_up_to_its_value() -> None:
-    assert [decay_at(0.999, step) for step in (0, 1, 8, 89)] == pytest.approx([1 / 10, 2 / 11, 9 / 18, 90 / 99])
+    assert [decay_at(0.999, step) for step in (0, 1, 8, 89)] == pytest.approx(
+        [1 / 10, 2 / 11, 9 / 18, 90 / 99]
+    )
     assert decay_at(0.999, 8989) == pytest.approx(8990 / 8999) and decay_at(0.999, 8990) == 0.999
     assert decay_at(0.999, 10**6) == 0.999
     assert decay_at(0.0, 0) == 0.0
@@ -109,7 +114,9 @@ def test_buffers_are_copied_not_averaged() -> None:
     pairs = list(zip(average.network.buffers(), model.buffers(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
     assert all(a is not b for a, b in pairs)
-    assert any(b.dtype == torch.int64 and b.item() == 1 for _, b in pairs)  # num_batches_tracked is among them
+    assert any(
+        b.dtype == torch.int64 and b.item() == 1 for _, b in pairs
+    )  # num_batches_tracked is among them
 
 
 def test_the_average_is_a_model_of_its_own_that_never_trains() -> None:

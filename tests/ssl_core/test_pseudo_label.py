@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ssl_core.loop import Run
 from ssl_core.methods import get_method
-from ssl_core.methods.base import LossOutput, Progress, PseudoLabels, Relabel, Setup
+from ssl_core.methods.base import Batch, LossOutput, Progress, PseudoLabels, Relabel, Setup
 from ssl_core.methods.pseudo_label import (
     PseudoLabelConfig,
     PseudoLabelState,
@@ -58,7 +58,9 @@ def test_nan_is_never_accepted() -> None:
         (7, 6, 4, 2, 5),  # 4.67
     ],
 )
-def test_images_of_a_step_by_hand(accepted: int, labelled: int, batch_size: int, mu: int, expected: int) -> None:
+def test_images_of_a_step_by_hand(
+    accepted: int, labelled: int, batch_size: int, mu: int, expected: int
+) -> None:
     assert images_of_a_step(accepted, labelled, batch_size, mu) == expected
 
 
@@ -167,7 +169,7 @@ def test_x_holds_neither_labelled_nor_validation_images() -> None:
     assert len(seen["states"]) == 3  # every epoch after the warm-up
     for pool, state in zip(seen["pools"], seen["states"], strict=True):
         assert pool.tolist() == sorted(allowed) and len(pool) == 30
-        assert 0 < len(state.indices) and set(state.indices.tolist()) <= allowed
+        assert len(state.indices) > 0 and set(state.indices.tolist()) <= allowed
 
 
 def test_relabelling_uses_the_average_in_evaluation_mode_on_images_as_they_are() -> None:
@@ -204,8 +206,6 @@ def test_where_nothing_is_accepted_the_run_is_the_supervised_one_bit_for_bit() -
 def test_a_pseudo_label_counts_as_much_as_a_label() -> None:
     """The union's average by hand: 2 labelled and 3 pseudo-labelled images, 5 terms of one fifth."""
     run = make_run("pseudo_label", precision="float64")
-    from ssl_core.methods.base import Batch
-
     images = torch.randn(5, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 2, 0, 1])
     batch = Batch(
@@ -219,7 +219,7 @@ def test_a_pseudo_label_counts_as_much_as_a_label() -> None:
     output = METHOD.compute_loss(PseudoLabelConfig(), run.forward, batch, run.method_state, PROGRESS, noise)
     each = [
         -float(functional.log_softmax(row, dim=0)[label])
-        for row, label in zip(run.network(images).logits, labels.tolist(), strict=True)
+        for row, label in zip(run.network(images).logits.detach(), labels.tolist(), strict=True)
     ]
     assert output.total.item() == pytest.approx(sum(each) / 5, rel=1e-12)
     assert output.terms["loss_supervised"].item() == pytest.approx(sum(each[:2]) / 2, rel=1e-12)

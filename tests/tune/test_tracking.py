@@ -19,9 +19,11 @@ from typing import Any
 import pytest
 
 from ssl_core.errors import ConfigError
+from tune.delivery import Sender, chunks, prepared_database
 from tune.events import EventLog
-from tune.sender import Sender, _chunks, _prepared_database, deliver
-from tune.tracking import MAX_PARAM_LENGTH, SHORTENED, Tracker, check_tracking_uri
+from tune.sender import deliver
+from tune.tracking import MAX_PARAM_LENGTH, SHORTENED, Tracker
+from tune.tracking_uri import check_tracking_uri
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = "digits@100"
@@ -33,7 +35,7 @@ POINT = "SELECT key, step, timestamp, value, is_nan FROM metrics WHERE run_uuid 
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated store, made once: MLflow takes seconds over it."""
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with _prepared_database(f"sqlite:///{database}"):
+    with prepared_database(f"sqlite:///{database}"):
         assert not database.with_name("mlflow.db.new").exists()
     return database
 
@@ -438,9 +440,9 @@ def test_the_driver_side_loads_no_mlflow() -> None:
 
 def test_parameters_go_in_calls_that_mlflow_takes() -> None:
     pairs = [[f"p{i}", "x" * 6000] for i in range(150)] + [[f"q{i}", "1"] for i in range(150)]
-    chunks = list(_chunks(pairs))
-    assert [pair for chunk in chunks for pair in chunk] == pairs
-    assert all(len(chunk) <= 100 and sum(len(value) for _, value in chunk) <= 400_000 for chunk in chunks)
+    calls = list(chunks(pairs))
+    assert [pair for call in calls for pair in call] == pairs
+    assert all(len(call) <= 100 and sum(len(value) for _, value in call) <= 400_000 for call in calls)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from search_spaces import load_yaml
 from ssl_core.errors import ConfigError, unknown
 from tune.home import Home
 from tune.request import SearchRequest
-from tune.spec import parse_sets
+from tune.spec import parse_sets, read_text
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder of all state [SSL_TUNE_HOME, else ./ssl-tune-home]")
@@ -116,7 +116,7 @@ def request_of(values: dict[str, Any]) -> SearchRequest:
 def _study_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"--study {path}: there is no such file.")
-    document = load_yaml(path.read_text(), str(path))
+    document = load_yaml(read_text(path, "--study"), str(path))
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a study's file is a mapping of options, such as `method: pseudo_label`.")
     known = {p for p in SearchRequest.__dataclass_fields__ if p != "settings"} | {"set"}

@@ -1,0 +1,155 @@
+"""FixMatch whose two views must also attend to the same places (report, section 2.3: its own method).
+
+A head makes M maps from the last feature maps F (`ssl_core.networks.AttentionHead`); their sum A weighs F
+before the global average that the classifier reads. With q_i and mask_i of FixMatch,
+
+    a_w  = softmax(A(weak(u_i))),   a_s = softmax(A(strong(u_i)))   over the positions that are compared
+    loss = FixMatch's + lambda_att * mean_U mask_i * KL(sg a_w || a_s) + diversity_weight * similarity
+
+`align: geometry`: both views share flip and crop; the weak map is resampled with the strong view's affine,
+so that a position holds the same part of the image in both, and positions whose part of the image lies
+outside of the weak view or under the cutout are not compared (fewer than two are left: KL = 0).
+`align: none` is the report's own setting: views of separate crops, compared position by position as they are.
+
+similarity is the mean pairwise cosine of the M maps, each a softmax over its positions, over labelled images
+and strong views: the report's proposed next step. Softmaxed, for raw maps would reach the lowest cosine as
+each other's negatives, whose sum is no attention at all; not over weak views, the targets, which get no
+gradient anywhere.
+
+Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C classes, M maps of h x w.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from ssl_core import losses
+from ssl_core._lazy import torch
+from ssl_core.config import MethodConfig
+from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels
+
+if TYPE_CHECKING:
+    from ssl_core.randaugment import Geometry
+
+
+class AttentionFixMatchConfig(MethodConfig):
+    """Parameters of FixMatch with an attention loss."""
+
+    threshold: float = Field(
+        0.95, gt=0, le=1, description="tau, confidence from which on a prediction counts (report, table 3)"
+    )
+    lambda_u: float = Field(
+        1.0, ge=0, description="weight of the unlabelled loss (Sohn et al. 2020, table 4)"
+    )
+    maps: int = Field(
+        2, ge=0, le=64, description="M, attention maps of the head (report, section 2.3); 0: plain FixMatch"
+    )
+    lambda_att: float = Field(
+        1.0,
+        ge=0,
+        validate_default=True,
+        description="weight of the attention loss (report, section 2.3: added as it is)",
+    )
+    diversity_weight: float = Field(
+        0.0, ge=0, description="weight of the maps' similarity (proposed in the report's section 4)"
+    )
+    align: Literal["geometry", "none"] = Field(
+        "geometry", description="compare maps at the same place of the image, or as they are (the report)"
+    )
+
+    @field_validator("lambda_att")
+    @classmethod
+    def _attention_needs_a_head(cls, value: float, info: ValidationInfo) -> float:
+        if value > 0 and info.data.get("maps") == 0:
+            raise ValueError(
+                "there is no attention to weigh with maps = 0; take lambda_att = 0, or more maps"
+            )
+        return value
+
+    @field_validator("diversity_weight")
+    @classmethod
+    def _diversity_needs_two_maps(cls, value: float, info: ValidationInfo) -> float:
+        if value > 0 and (maps := info.data.get("maps")) in (0, 1):
+            raise ValueError(
+                f"there are no two maps to tell apart with maps = {maps}; take diversity_weight = 0, or "
+                "at least 2 maps"
+            )
+        return value
+
+
+def attention_divergence(
+    maps_weak: torch.Tensor, maps_strong: torch.Tensor, geometry: Geometry | None, size: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(sg a_w || a_s), (U,), and the share of the positions that were compared, a scalar.
+
+    Args:
+        maps_weak, maps_strong: (U, M, h, w).
+        geometry: of the strong views; None: the maps are compared as they are.
+        size: of the images, in pixels.
+    """
+    dtype = torch.promote_types(maps_weak.dtype, torch.float32)
+    weak, strong = maps_weak.detach().to(dtype).sum(dim=1), maps_strong.to(dtype).sum(dim=1)
+    compared = torch.ones_like(weak, dtype=torch.bool)
+    if geometry is not None:
+        weak, compared = losses.align_maps(weak, geometry.affine, geometry.cutout, size)
+    divergence = losses.map_divergence(weak.flatten(1), strong.flatten(1), compared.flatten(1))
+    return divergence, compared.to(dtype).mean()
+
+
+class AttentionFixMatch(Method):
+    """FixMatch with an attention head and a distance between the attention of both views."""
+
+    name = "attention_fixmatch"
+    summary = "FixMatch whose two views must attend to the same places (report, section 2.3)"
+    Config = AttentionFixMatchConfig
+    warmup_share = 0.0  # the report has one for its tasks 1 and 2 only
+    unlabelled_views = ("weak", "strong")
+
+    def attention_maps(self, config: AttentionFixMatchConfig) -> int:
+        return config.maps
+
+    def shares_crop(self, config: AttentionFixMatchConfig) -> bool:
+        return config.maps > 0 and config.align == "geometry"
+
+    def compute_loss(
+        self,
+        config: AttentionFixMatchConfig,
+        forward: Forward,
+        batch: Batch,
+        state: Any,
+        progress: Progress,
+        generator: torch.Generator,
+    ) -> LossOutput:
+        labelled, unlabelled = len(batch.labels), len(batch.indices)
+        sizes = [labelled, unlabelled, unlabelled]
+        output = forward(torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]]))
+        logits, logits_weak, logits_strong = torch.split(output.logits, sizes)
+
+        supervised = losses.cross_entropy(logits, batch.labels).mean()
+        confidence, predicted = losses.confident_class(logits_weak)
+        pseudo_mask = confidence >= config.threshold
+        unsupervised = (pseudo_mask * losses.cross_entropy(logits_strong, predicted)).mean()
+        total = supervised + config.lambda_u * unsupervised
+        terms = {"loss_supervised": supervised, "loss_unsupervised": unsupervised}
+
+        if output.attention is not None:
+            maps, maps_weak, maps_strong = torch.split(output.attention, sizes)
+            aligned = config.align == "geometry"
+            assert not aligned or batch.geometry is not None
+            geometry, size = (batch.geometry if aligned else None), batch.labelled.shape[2:]
+            divergence, compared = attention_divergence(maps_weak, maps_strong, geometry, size)
+            attention = (pseudo_mask * divergence).mean()
+            total = total + config.lambda_att * attention
+            terms |= {"loss_attention": attention, "attention_compared": compared}
+            if config.maps > 1:
+                similarity = losses.map_similarity(torch.cat([maps, maps_strong]).flatten(2)).mean()
+                total = total + config.diversity_weight * similarity
+                terms["map_similarity"] = similarity
+
+        pseudo = PseudoLabels(indices=batch.indices, labels=predicted, accepted=pseudo_mask)
+        return LossOutput(total=total, terms=terms, state=state, pseudo=pseudo)
+
+
+METHOD = AttentionFixMatch()

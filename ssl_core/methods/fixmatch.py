@@ -1,0 +1,71 @@
+"""FixMatch (Sohn et al. 2020, arXiv:2001.07685).
+
+What the network says of a weak view, where it is sure, becomes the label of a strong view of the same image:
+
+    q_i  = sg p(y | weak(u_i)),   mask_i = [max_c q_ic >= tau]
+    loss = mean_B CE(p(y | weak(x)), label) + lambda_u * mean_U mask_i * CE(p(y | strong(u_i)), argmax_c q_ic)
+
+The second mean is over the whole unlabelled batch: an image that is masked out counts as zero, and the
+unlabelled loss grows as the network becomes sure. All images go through the network in one pass, so that
+BatchNorm sees labelled, weak and strong ones together. Both are as in google-research/fixmatch, fixmatch.py.
+
+Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ssl_core import losses
+from ssl_core._lazy import torch
+from ssl_core.config import MethodConfig
+from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels
+
+
+class FixMatchConfig(MethodConfig):
+    """Parameters of FixMatch."""
+
+    threshold: float = Field(
+        0.95, gt=0, le=1, description="tau, confidence from which on a prediction counts (table 4)"
+    )
+    lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss (table 4)")
+
+
+class FixMatch(Method):
+    """Pseudo-labels from the weak view, cross-entropy on the strong one."""
+
+    name = "fixmatch"
+    summary = "confident predictions on weak views are the labels of strong ones (Sohn et al. 2020)"
+    Config = FixMatchConfig
+    warmup_share = 0.0  # the paper has none: the mask is empty until the labelled images are learnt
+    unlabelled_views = ("weak", "strong")
+
+    def compute_loss(
+        self,
+        config: FixMatchConfig,
+        forward: Forward,
+        batch: Batch,
+        state: Any,
+        progress: Progress,
+        generator: torch.Generator,
+    ) -> LossOutput:
+        labelled, unlabelled = len(batch.labels), len(batch.indices)
+        output = forward(torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]]))
+        logits, logits_weak, logits_strong = torch.split(output.logits, [labelled, unlabelled, unlabelled])
+
+        supervised = losses.cross_entropy(logits, batch.labels).mean()
+        confidence, predicted = losses.confident_class(logits_weak)
+        pseudo_mask = confidence >= config.threshold
+        unsupervised = (pseudo_mask * losses.cross_entropy(logits_strong, predicted)).mean()
+
+        return LossOutput(
+            total=supervised + config.lambda_u * unsupervised,
+            terms={"loss_supervised": supervised, "loss_unsupervised": unsupervised},
+            state=state,
+            pseudo=PseudoLabels(indices=batch.indices, labels=predicted, accepted=pseudo_mask),
+        )
+
+
+METHOD = FixMatch()

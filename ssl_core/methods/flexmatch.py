@@ -1,0 +1,129 @@
+"""FlexMatch (Zhang et al. 2021, arXiv:2110.08263): FixMatch with a threshold for each class.
+
+How far a class has been learnt is told by how many unlabelled images were last predicted as it with
+confidence; a class that lags gets a lower threshold:
+
+    sigma_c = number of images of U whose last prediction with max_c q >= tau was c
+    beta_c  = sigma_c / max(max_c sigma_c, number of images of U without any such prediction yet)
+    T_c     = tau * beta_c / (2 - beta_c)
+    mask_i  = [max_c q_ic >= T_(argmax_c q_ic)],   q_i = sg p(y | weak(u_i))
+    loss    = mean_B CE(p(y | weak(x)), label) + lambda_u * mean_U mask_i * CE(p(y | strong(u_i)), argmax_c q_ic)
+
+At first nothing was ever predicted with confidence: every T_c is 0 and every image counts, which is meant.
+A step's thresholds come from the steps before it; then its own confident predictions are taken in.
+
+Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C classes, N training images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from ssl_core import losses
+from ssl_core._lazy import torch
+from ssl_core.config import MethodConfig
+from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels, Setup
+
+NEVER = -1
+
+
+class FlexMatchConfig(MethodConfig):
+    """Parameters of FlexMatch."""
+
+    threshold: float = Field(
+        0.95, gt=0, le=1, description="tau, confidence of a learnt class and highest threshold (section 4)"
+    )
+    lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss (section 4)")
+
+
+@dataclass
+class FlexMatchState:
+    """What the thresholds are made of.
+
+    Attributes:
+        last: class that each training image was last predicted as with confidence, (N,) int64; NEVER where
+            there was no such prediction, and for images that are not in U.
+        unlabelled: number of images in U.
+    """
+
+    last: torch.Tensor
+    unlabelled: int
+
+
+def learning_status(last: torch.Tensor, unlabelled: int, num_classes: int) -> torch.Tensor:
+    """beta: (N,) int64 to (C,) float64 in [0, 1], without waiting for the device."""
+    counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=last.device)
+    counts.scatter_add_(0, last - NEVER, torch.ones_like(last))
+    learnt = counts[1:]
+    never = unlabelled - learnt.sum()
+    return learnt.double() / torch.maximum(learnt.max(), never)
+
+
+def thresholds(status: torch.Tensor, threshold: float) -> torch.Tensor:
+    """T: the paper's convex mapping of beta, (C,) to (C,) in [0, tau]."""
+    return threshold * status / (2 - status)
+
+
+def remember(
+    last: torch.Tensor, indices: torch.Tensor, predicted: torch.Tensor, confident: torch.Tensor
+) -> torch.Tensor:
+    """The last confident predictions after a step, (N,): those of the step's images, (U,) each, taken in.
+
+    An image that is twice in the step, at the seam of two passes over U, keeps the higher class number of
+    its confident predictions: any rule would do that does not depend on the order within the batch.
+    """
+    newest = torch.full_like(last, NEVER)
+    newest = newest.scatter_reduce(0, indices, torch.where(confident, predicted, NEVER), "amax")
+    return torch.where(newest == NEVER, last, newest)
+
+
+class FlexMatch(Method):
+    """FixMatch whose threshold of a class follows how far the class has been learnt."""
+
+    name = "flexmatch"
+    summary = "FixMatch with a threshold per class that follows its learning (Zhang et al. 2021)"
+    Config = FlexMatchConfig
+    warmup_share = 0.0  # the paper has none: its own warm-up is that of the thresholds
+    unlabelled_views = ("weak", "strong")
+
+    def init_state(self, config: FlexMatchConfig, setup: Setup) -> FlexMatchState:
+        return FlexMatchState(last=torch.full((setup.num_images,), NEVER), unlabelled=setup.unlabelled)
+
+    def compute_loss(
+        self,
+        config: FlexMatchConfig,
+        forward: Forward,
+        batch: Batch,
+        state: FlexMatchState,
+        progress: Progress,
+        generator: torch.Generator,
+    ) -> LossOutput:
+        labelled, unlabelled = len(batch.labels), len(batch.indices)
+        output = forward(torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]]))
+        logits, logits_weak, logits_strong = torch.split(output.logits, [labelled, unlabelled, unlabelled])
+
+        supervised = losses.cross_entropy(logits, batch.labels).mean()
+        confidence, predicted = losses.confident_class(logits_weak)
+        last = state.last.to(confidence.device)
+        status = learning_status(last, state.unlabelled, logits.shape[1])
+        class_thresholds = thresholds(status, config.threshold).to(confidence.dtype)
+        pseudo_mask = confidence >= class_thresholds[predicted]
+        unsupervised = (pseudo_mask * losses.cross_entropy(logits_strong, predicted)).mean()
+
+        last = remember(last, batch.indices, predicted, confidence >= config.threshold)
+        return LossOutput(
+            total=supervised + config.lambda_u * unsupervised,
+            terms={
+                "loss_supervised": supervised,
+                "loss_unsupervised": unsupervised,
+                "threshold_mean": class_thresholds.mean(),
+                "threshold_lowest": class_thresholds.min(),
+            },
+            state=FlexMatchState(last=last, unlabelled=state.unlabelled),
+            pseudo=PseudoLabels(indices=batch.indices, labels=predicted, accepted=pseudo_mask),
+        )
+
+
+METHOD = FlexMatch()

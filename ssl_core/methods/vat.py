@@ -1,0 +1,156 @@
+"""Virtual adversarial training (report, section 2.2; Miyato et al. 2018).
+
+For every unlabelled image x, the small step that changes its prediction most is found by power iteration,
+and the network is taught to predict the same at both of its ends:
+
+    d  ~ N(0, I), scaled to |d| = 1
+    d <- g / |g|,  g = grad_d KL(sg p(x) || p(x + xi * d))        `iterations` times
+    r  = eps * d
+    LDS  = mean_U KL(sg p(x) || p(x + r))
+    loss = mean_B CE(p(labelled), label) + alpha * LDS  (+ mean_U H(p(x)), if `use_entmin`)
+
+sg: stop-gradient; r is a constant, too. All norms are L2 over one image, in the normalised input's units.
+
+With no iteration r points anywhere: random perturbation training, the baseline of Miyato et al. With alpha = 0
+and `use_entmin` the loss is entropy minimisation alone (Grandvalet and Bengio 2005).
+
+Only the labelled pass moves BatchNorm's running statistics; every pass here uses the batch's own, as the
+authors' code does (takerum/vat_tf, train_semisup.py). The power iteration, its own p(x) included, runs in
+float32 or better: p(x) and p(x + xi * d) differ by so little that in bfloat16 g would be rounding noise.
+
+Shapes: B labelled and U unlabelled images of a step, C classes; images, d, g and r (U, 3, H, W); logits (U, C).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ssl_core import losses
+from ssl_core._lazy import torch
+from ssl_core.config import MethodConfig
+from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress
+
+
+class VATConfig(MethodConfig):
+    """Parameters of virtual adversarial training; the defaults are the report's (section 2.4)."""
+
+    xi: float = Field(
+        10.0,
+        ge=1e-6,
+        le=1e3,
+        description="step at which the power iteration takes its gradient, L2 norm in the normalised input's "
+        "units (report, section 2.4: 10; Miyato et al. 2018: 1e-6, which float32 images hardly resolve)",
+    )
+    eps: float = Field(
+        10.0,
+        gt=0,
+        le=1e3,
+        description="size of the perturbation r, L2 norm in the normalised input's units (report, section 2.4: "
+        "10; takerum/vat_tf: 8 to 10 on CIFAR-10, but of ZCA-whitened images)",
+    )
+    iterations: int = Field(
+        5,
+        ge=0,
+        le=100,
+        description="power iterations, each one more forward and backward pass; 0: random perturbation "
+        "training (report, section 2.4: 5; Miyato et al. 2018: 1)",
+    )
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        le=1e3,
+        description="weight of LDS beside the cross-entropy, no unit; 0: off (takerum/vat_tf: 1)",
+    )
+    use_entmin: bool = Field(
+        False,
+        description="add the mean entropy of the unlabelled predictions, with weight 1 (report, section 2.2; "
+        "`vatent` of takerum/vat_tf); with alpha = 0: entropy minimisation alone",
+    )
+
+
+def norms(d: torch.Tensor) -> torch.Tensor:
+    """L2 norm of each image, (U, 3, H, W) to (U, 1, 1, 1)."""
+    return d.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+
+
+def scaled_to_one(d: torch.Tensor) -> torch.Tensor:
+    """Each image divided by its L2 norm, and before by its largest absolute value: squares of tiny gradients
+    would underflow."""
+    d = d / d.abs().amax(dim=(1, 2, 3), keepdim=True)
+    return d / norms(d)
+
+
+def adversarial_direction(
+    forward: Forward, images: torch.Tensor, d: torch.Tensor, *, xi: float, iterations: int
+) -> torch.Tensor:
+    """The direction in which each prediction changes most, by power iteration from the directions d.
+
+    Args:
+        forward: the network; its parameters' `.grad` and BatchNorm's running statistics are left alone.
+        images: (U, 3, H, W) in float32 or better.
+        d: where to start, the same shape, of any length but zero.
+        xi: length of the finite difference.
+        iterations: how often; 0 gives d itself, scaled.
+
+    Returns:
+        (U, 3, H, W), detached, each image's L2 norm 1. An image whose gradient is zero everywhere (its
+        prediction is certain, nothing within xi changes it) keeps the direction that it had.
+    """
+    d = scaled_to_one(d)
+    if iterations == 0:
+        return d
+    with torch.no_grad():
+        clean = forward(images, update_statistics=False, full_precision=True).logits
+    for _ in range(iterations):
+        d.requires_grad_()
+        perturbed = forward(images + xi * d, update_statistics=False, full_precision=True).logits
+        # the sum: an image's gradient shall not depend on how many others there are
+        (gradient,) = torch.autograd.grad(losses.kl_divergence(clean, perturbed).sum(), d)
+        d = d.detach()
+        vanished = (gradient == 0).all(dim=3, keepdim=True).all(dim=2, keepdim=True).all(dim=1, keepdim=True)
+        d = scaled_to_one(torch.where(vanished, d, gradient))
+    return d
+
+
+class VAT(Method):
+    """Virtual adversarial training, entropy minimisation and random perturbation training."""
+
+    name = "vat"
+    summary = "smooth where its prediction is most sensitive (report, section 2.2; Miyato et al. 2018)"
+    Config = VATConfig
+    warmup_share = 35 / 300  # report, section 2.4
+    unlabelled_views = ("weak",)
+
+    def compute_loss(
+        self,
+        config: VATConfig,
+        forward: Forward,
+        batch: Batch,
+        state: Any,
+        progress: Progress,
+        generator: torch.Generator,
+    ) -> LossOutput:
+        images = batch.views["weak"]
+        total = losses.cross_entropy(forward(batch.labelled).logits, batch.labels).mean()
+        terms = {"loss_supervised": total}
+        if config.alpha == 0 and not config.use_entmin:
+            return LossOutput(total=total, terms=terms, state=state)
+
+        with torch.set_grad_enabled(config.use_entmin):  # as the target of LDS it is detached anyway
+            clean = forward(images, update_statistics=False).logits
+        if config.alpha > 0:
+            noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+            d = adversarial_direction(forward, images, noise, xi=config.xi, iterations=config.iterations)
+            perturbed = forward(images + config.eps * d, update_statistics=False).logits
+            lds = losses.kl_divergence(clean.detach(), perturbed).mean()
+            terms |= {"loss_unsupervised": lds, "vat_eps_share": (config.eps / norms(images)).mean()}
+            total = total + config.alpha * lds
+        if config.use_entmin:
+            terms["loss_entropy"] = losses.entropy(clean).mean()
+            total = total + terms["loss_entropy"]
+        return LossOutput(total=total, terms=terms, state=state)
+
+
+METHOD = VAT()

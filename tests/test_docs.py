@@ -1,0 +1,44 @@
+"""The documentation's Python examples run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FENCED = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PLACES = ("MLFLOW_TRACKING_URI", "SSL_TUNE_DATA", "SSL_TUNE_FAULT", "SSL_TUNE_HOME")
+
+
+@pytest.mark.parametrize("page", ["python.md"])
+def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    examples = FENCED.findall(text)
+    assert len(examples) >= 5
+    # Blank lines take the place of the prose, so that a traceback names the page's own lines.
+    lines = [""] * len(text.splitlines())
+    for match in FENCED.finditer(text):
+        first = text[: match.start(1)].count("\n")
+        code = match.group(1).splitlines()
+        lines[first : first + len(code)] = code
+    script = tmp_path / page.replace(".md", "_examples.py")
+    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name not in PLACES}
+    done = subprocess.run(
+        [sys.executable, script.name],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "ssl-tune-home" / "mlflow.db").is_file()
+    assert (tmp_path / "best.yaml").is_file()
+    assert " 0 events are still to be delivered to sqlite:///" in f" {done.stdout}".replace("\n", " ")

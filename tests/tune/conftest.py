@@ -1,0 +1,103 @@
+"""What tests of the service share: a home folder, the command in this process, one local Ray, studies to look at.
+
+Ray is started once for all tests that run a study in this process (`tune.engine` takes a Ray that is there),
+and MLflow's database is migrated once and copied: both take seconds.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tune.helpers import Done, finished_study, make_home, make_pictures
+from tune.home import Home
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables."""
+    from mlflow.tracking import MlflowClient
+
+    database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments(max_results=1)
+    return database
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the home, the store or the data of the person who runs it."""
+    for name in ("MLFLOW_TRACKING_URI", "SSL_TUNE_DATA", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_TUNE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home folder that does not exist yet."""
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def ready_home(home: Home, migrated_store: Path) -> Home:
+    """A home folder with an MLflow database that needs no migration."""
+    return make_home(home.path, migrated_store)
+
+
+@pytest.fixture
+def ssl_tune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command in this process: `ssl_tune("status", "a", "--json")`."""
+    import tune.cli
+
+    def run(*words: object) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["ssl-tune", *map(str, words)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets its own
+        with pytest.raises(SystemExit) as ended:
+            tune.cli.main()
+        out, err = capsys.readouterr()
+        return Done(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """Ray with two processors, for every study that runs in this process."""
+    import tune.engine  # noqa: F401 - sets what Ray reads when it is imported
+
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of three classes; its test images are no images: whoever opens one fails."""
+    folder = make_pictures(tmp_path_factory.mktemp("pictures") / "shapes")
+    for path in (folder / "test").glob("*/*.png"):
+        path.write_bytes(b"sealed: not an image")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(
+    local_ray: None, pictures: Path, migrated_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Home:
+    """A home with one finished study, `shapes`, to be looked at and left as it is."""
+    home = make_home(tmp_path_factory.mktemp("finished") / "home", migrated_store)
+    finished_study(home, pictures)
+    return home
+
+
+@pytest.fixture
+def copied(finished: Home, home: Home) -> Home:
+    """A copy of that home, to do anything with."""
+    shutil.copytree(finished.path, home.path)
+    return home

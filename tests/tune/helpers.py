@@ -1,0 +1,136 @@
+"""Small studies, and what tests read out of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tune.home import Home
+from tune.request import SearchRequest, resolve_request
+from tune.spec import StudySpec
+from tune.study import Study, StudyFolder
+
+SMALL = {"steps_per_epoch": 2, "batch_size": 4, "mu": 1, "threads": 1, "precision": "float32"}
+"""Settings under which an epoch takes hundredths of a second."""
+
+SPACE = """\
+method: pseudo_label
+default:
+  lr:
+    type: categorical
+    choices: [0.05, 1.0e-6]
+    role: nuisance
+    why: one learns and one does not, so that the search has something to stop
+  warmup_epochs:
+    type: int
+    low: 1
+    high: 3
+    role: scientific
+    why: short runs
+baseline:
+  lr: 0.05
+  warmup_epochs: 1
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Standard output, which must be one JSON document and nothing else."""
+        return json.loads(self.out)
+
+
+def make_home(path: Path, migrated_store: Path) -> Home:
+    """A home folder whose MLflow database needs no migration."""
+    path.mkdir(parents=True)
+    shutil.copy(migrated_store, path / "mlflow.db")
+    return Home(path)
+
+
+def make_pictures(
+    folder: Path, *, classes: str = "abc", train: int = 20, test: int = 4, side: int = 8
+) -> Path:
+    """A data folder: a pattern of each class's own under noise, as PNG files."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    patterns = random.integers(0, 256, (len(classes), side, side, 3))
+    for part, count in (("train", train), ("test", test)):
+        for name, pattern in zip(classes, patterns, strict=True):
+            place = folder / part / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                noise = random.integers(0, 256, pattern.shape)
+                pixels = ((3 * pattern + noise) // 4).astype(np.uint8)
+                Image.fromarray(pixels).save(place / f"{number:03d}.png")
+    return folder
+
+
+def make_spec(home: Home, **options: Any) -> StudySpec:
+    """A study's specification: digits with small settings unless told otherwise."""
+    settings = SMALL | dict(options.pop("settings", {}))
+    request = {"epochs": 6, "trials": 6, "concurrent": 1, "name": "s", "settings": settings} | options
+    return resolve_request(SearchRequest(**request), home)
+
+
+def make_study(home: Home, **options: Any) -> tuple[StudyFolder, StudySpec]:
+    """A study's folder as a driver leaves it that is killed at once: created, unlocked."""
+    spec = make_spec(home, **options)
+    folder = StudyFolder(home.study_folder(spec.name))
+    folder.create(spec)
+    folder.unlock()
+    return folder, spec
+
+
+def finished_study(home: Home, pictures: Path) -> Study:
+    """Search six configurations of which some learn and some do not; ASHA stops some of the latter."""
+    import tune
+
+    space = home.path / "space.yaml"
+    space.write_text(SPACE)
+    return tune.search(
+        dataset=f"folder:{pictures}",
+        labels=12,
+        network="wrn-10-1",
+        epochs=6,
+        trials=6,
+        name="shapes",
+        space=str(space),
+        settings=SMALL | {"steps_per_epoch": 4, "ema_decay": 0.0, "bn_momentum": 0.1},
+        concurrent=1,
+        seed=1,
+        home=home.path,
+        quiet=True,
+    )
+
+
+def mlflow_runs(home: Home) -> dict[str, Any]:
+    """Every run in the home's whole store by its name; two of one name fail."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=home.default_tracking_uri)
+    found = client.search_runs([item.experiment_id for item in client.search_experiments()])
+    names = Counter(run.info.run_name for run in found)
+    assert not [name for name, count in names.items() if count > 1], names
+    return {run.info.run_name: run for run in found}
+
+
+def mlflow_steps(home: Home, run: Any, metric: str = "val/error") -> list[int]:
+    """The steps of a metric's points, straight from the database: a point that is there twice is seen."""
+    with sqlite3.connect(home.path / "mlflow.db") as database:
+        query = "SELECT step FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step"
+        return [step for (step,) in database.execute(query, [run.info.run_id, metric])]
