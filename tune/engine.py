@@ -92,7 +92,10 @@ class Engine:
         """End the study in the log, wait for tracking; returns how many events it still owes."""
         record, _ = best_record(self.records.all())
         summary = {} if record is None or record.val_error is None else {"best/val_error": record.val_error}
-        self.tracker.study_ended(state, summary, {"ssl.best_trial": record.trial} if record else {})
+        tags = {"ssl.best_trial": record.trial} if record else {}
+        if self.recorder.stopping == "time":
+            tags["ssl.stop_reason"] = "time"
+        self.tracker.study_ended(state, summary, tags)
         if pending := self.tracker.pending():
             self.progress.say(f"delivering {pending} events to MLflow")
         timeout = self.spec.tracking_timeout
@@ -218,10 +221,17 @@ def resources(spec: StudySpec) -> dict[str, float]:
 
 
 def _study_parameters(spec: StudySpec) -> dict[str, object]:
+    """What all trials share: the searched parameters are the trials' own."""
     names = ("trials", "concurrent", "sampler", "seed", "max_failures")
     document = spec.model_dump(mode="json")
+    searched = {p.name for p in spec.search_space().parameters} | {"warmup_epochs"}
+    method = spec.config["method"]
+    own = {f"{method}.{k}": v for k, v in spec.config.get(method, {}).items()}
+    fixed = {
+        k: v for k, v in {**spec.config, **own}.items() if k not in searched | {method, "method", "seed"}
+    }
     return {
         **{name: document[name] for name in names},
         "space": spec.space.source,
-        **{k: v for k, v in spec.config.items() if k not in ("method", "seed")},
+        **fixed,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 from pathlib import Path
 
 from ssl_core.errors import ConfigError
@@ -86,19 +87,30 @@ class Home:
 
     def check_writable(self) -> None:
         """Raise ConfigError unless files can be made here; leaves nothing behind."""
-        existing = self.path
-        while not existing.exists():
-            existing = existing.parent
-        problem = None
-        if not existing.is_dir():
-            problem = f"{existing} is a file, not a folder"
-        elif not os.access(existing, os.W_OK | os.X_OK):
-            problem = f"{existing} cannot be written"
-        if problem:
-            raise ConfigError(
-                f"the home folder {self.path} cannot be used: {problem}. "
-                "Name another with --home or SSL_TUNE_HOME."
-            )
+        check_writable(self.path, "the home folder", "Name another with --home or SSL_TUNE_HOME.")
+
+
+def check_writable(path: Path, what: str, remedy: str) -> None:
+    """Raise ConfigError unless a folder, existing or to be made, can be written; leaves nothing behind.
+
+    Args:
+        path: the folder.
+        what: what it is, for the message.
+        remedy: what to do, likewise.
+    """
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    problem = None
+    if not existing.is_dir():
+        problem = f"{existing} is a file, not a folder"
+    else:
+        try:  # permissions alone do not tell, least of all root
+            tempfile.TemporaryDirectory(prefix=".ssl-tune-", dir=existing).cleanup()
+        except OSError as error:
+            problem = f"{existing} cannot be written ({error.strerror})"
+    if problem:
+        raise ConfigError(f"{what} {path} cannot be used: {problem}. {remedy}")
 
 
 def check_name(name: str) -> None:

@@ -177,7 +177,9 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
 def _time_budget(request: SearchRequest) -> float | None:
     budget = _seconds(request.time_budget, "--time-budget")
     if budget == 0:
-        raise ConfigError("--time-budget 0: no trial fits into it. Write a time such as 90s, 15m, 2h or 1h30m.")
+        raise ConfigError(
+            "--time-budget 0: no trial fits into it. Write a time such as 90s, 15m, 2h or 1h30m."
+        )
     return budget
 
 

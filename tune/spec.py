@@ -139,7 +139,9 @@ def read_text(path: Path, option: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{option} {path}: this is not a text file in UTF-8. A YAML file is expected.") from None
+        raise ConfigError(
+            f"{option} {path}: this is not a text file in UTF-8. A YAML file is expected."
+        ) from None
     except OSError as error:
         raise ConfigError(f"{option} {path}: cannot be read: {error.strerror}.") from None
 

@@ -103,7 +103,7 @@ class Tracker:
 
     def study_started(self, params: Mapping[str, object], config_yaml: str) -> None:
         """The study begins, or goes on after an interruption."""
-        self._start(self.study, self.study, None, {}, params, config_yaml)
+        self._start(self.study, self.study, None, {"ssl.kind": "study"}, params, config_yaml)
 
     def study_ended(
         self, state: str, summary: Mapping[str, float], tags: Mapping[str, str] | None = None
@@ -147,11 +147,11 @@ class Tracker:
             tags: more tags for this run.
         """
         number, _, below = trial.partition("/")
-        name = f"trial {number} {below}".rstrip()
+        name = f"trial {number} {below}".rstrip() if number.isdigit() else f"{number} {below}"
         parent_run = self.study if parent is None else self.run_key(parent)
         params = dict(_flat(searched))
         params |= {name: value for name, value in _flat(fixed) if name not in params}
-        own_tags = {"ssl.trial": number, **(tags or {})}
+        own_tags = {"ssl.kind": "confirm" if below else "trial", "ssl.trial": number, **(tags or {})}
         self._start(self.run_key(trial), name, parent_run, own_tags, params, config_yaml)
 
     def report(

@@ -1,8 +1,8 @@
-"""Commands that read: studies, status, trials, export, ui."""
+"""Commands that read: studies, status, trials, export, ui; and sync, which delivers what MLflow lacks."""
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command("trials")(trials_command)
     app.command("export")(export_command)
     app.command("ui")(ui_command)
+    app.command("sync")(sync_command)
 
 
 def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -123,7 +124,7 @@ def export_command(
 def ui_command(
     home: HomeOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on")] = 5000,
+    port: Annotated[int, typer.Option(help="Port to listen on", min=1, max=65535)] = 5000,
 ) -> None:
     """Start the MLflow UI on this home; stop it with Ctrl-C."""
     place = home_of(home)
@@ -134,8 +135,34 @@ def ui_command(
         )
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--artifacts-destination", str(place.artifacts), "--host", host, "--port", str(port)]
-    console().print(f"MLflow on http://{host}:{port} (Ctrl-C stops it)")
-    try:
-        sys.exit(subprocess.run(command, check=False).returncode)
-    except KeyboardInterrupt:
-        sys.exit(0)
+    command += ["--workers", "1"]  # one reader on SQLite; four would take minutes to start on a small machine
+    # MLflow opens on pages for language models unless it is told that these are training runs.
+    console().print(
+        f"MLflow: http://{host}:{port}/#/experiments?workflowType=machine_learning (Ctrl-C stops it)"
+    )
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # in this process's place, so that signals reach the server
+
+
+def sync_command(
+    name: NameArgument,
+    timeout: Annotated[str, typer.Option(metavar="300s", help="How long to try")] = "300s",
+    home: HomeOption = None,
+) -> None:
+    """Deliver to MLflow what a study still owes."""
+    from tune.errors import Exit
+    from tune.events import EventLog
+    from tune.sender import deliver
+    from tune.spec import parse_duration
+    from tune.study import load_study
+
+    folder = load_study(name, home=home).folder
+    pending = deliver(folder.path, parse_duration(timeout, "--timeout"))
+    with EventLog(folder.events_db, read_only=True) as log:
+        dead, problem = log.dead(), log.get_meta("problem")
+    for letter in dead:
+        console().print(f"rejected for good: {letter.event.kind} of {letter.event.run}: {letter.reason}")
+    if pending:
+        console().print(f"{pending} events are still owed. {problem or ''}".rstrip())
+        sys.exit(Exit.TRACKING_PENDING)
+    console().print(f"everything of {name} is delivered.")

@@ -92,7 +92,9 @@ def _finish(outcome: Any, home: Path | None) -> None:
     study, out = outcome.study, console()
     print_study(study)
     if outcome.pending:
-        out.print(f"MLflow still lacks {outcome.pending} events; they are kept in {study.folder.events_db}.")
+        out.print(
+            f"MLflow lacks {outcome.pending} events; deliver them with: {_command('sync', study.name, home)}"
+        )
     if outcome.code in (Exit.INTERRUPTED, Exit.TERMINATED):
         out.print(f"interrupted. Carry on with: {_command('resume', study.name, home)}")
     elif outcome.code == Exit.NO_TRIAL_SUCCEEDED:

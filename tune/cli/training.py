@@ -29,7 +29,7 @@ from tune.cli.options import (
 )
 from tune.cli.show import console, print_json
 from tune.errors import Exit
-from tune.home import Home
+from tune.home import Home, check_writable
 from tune.spec import parse_sets, with_overrides
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def train_command(
     given = {k: v for k, v in common.items() if v is not None}
     if resume and out is None:
         raise ConfigError("--resume goes on in a run's folder: name it with --out.")
+    if out is not None:
+        check_writable(out, "--out", "Name another folder.")
     run_config, document = _configuration(method, given, settings or [], config, out if resume else None)
     if document and not (set(given) - {"dataset"} or settings):
         _compare_origin(run_config, document, data_root, place)
