@@ -81,9 +81,9 @@ class StudySpec(Section):
 
 
 def dataset_tag(dataset: str) -> str:
-    """``cifar10`` of ``cifar10``, and of ``folder:/data/cifar10``."""
+    """``cifar10`` of ``cifar10``, and of ``folder:/data/cifar10``; fit to begin a study's name."""
     tail = dataset.removeprefix("folder:").rstrip("/").rsplit("/", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", tail) or "data"
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", tail).lstrip("._+-")[:40] or "data"
 
 
 def without(space: SearchSpace, names: Sequence[str]) -> SearchSpace:

@@ -33,9 +33,9 @@ class FlexMatchConfig(MethodConfig):
     """Parameters of FlexMatch."""
 
     threshold: float = Field(
-        0.95, gt=0, le=1, description="tau, confidence of a learnt class and highest threshold (section 4)"
+        0.95, gt=0, le=1, description="tau, confidence of a learnt class and highest threshold (Zhang et al. 2021)"
     )
-    lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss (section 4)")
+    lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss (Zhang et al. 2021)")
 
 
 @dataclass

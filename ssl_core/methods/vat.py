@@ -98,7 +98,7 @@ def adversarial_direction(
         (U, 3, H, W), detached, each image's L2 norm 1. An image whose gradient is zero everywhere (its
         prediction is certain, nothing within xi changes it) keeps the direction that it had.
     """
-    d = scaled_to_one(d)
+    d = scaled_to_one(d.detach())
     if iterations == 0:
         return d
     with torch.no_grad():
@@ -109,7 +109,7 @@ def adversarial_direction(
         # the sum: an image's gradient shall not depend on how many others there are
         (gradient,) = torch.autograd.grad(losses.kl_divergence(clean, perturbed).sum(), d)
         d = d.detach()
-        vanished = (gradient == 0).all(dim=3, keepdim=True).all(dim=2, keepdim=True).all(dim=1, keepdim=True)
+        vanished = gradient.abs().amax(dim=(1, 2, 3), keepdim=True) == 0
         d = scaled_to_one(torch.where(vanished, d, gradient))
     return d
 

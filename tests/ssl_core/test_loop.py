@@ -137,6 +137,17 @@ def test_a_step_takes_mu_times_b_unlabelled_images_in_passes_over_u() -> None:
     assert set(run.split.labelled.tolist()) <= set(drawn.tolist())
 
 
+def test_no_unlabelled_image_is_fetched_during_the_warm_up() -> None:
+    run = make_run(epochs=2, warmup_epochs=1)
+    run.method = Viewing(("weak",))
+    run.method.has_warmup = True  # type: ignore[misc]
+    finish(run)
+    metrics = [report.metrics for report in run.history]
+    images = [m["images_per_second"] * m["time/epoch_seconds"] for m in metrics]
+    assert images == pytest.approx([3 * 4, 3 * (4 + 8)])
+    assert len(run.method.batches) == 3  # the warm-up's step is the supervised one
+
+
 @pytest.mark.parametrize("shares", [False, True])
 def test_the_strong_view_starts_from_the_weak_one_only_where_the_method_asks(
     shares: bool, monkeypatch: pytest.MonkeyPatch

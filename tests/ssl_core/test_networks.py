@@ -122,6 +122,7 @@ def slow_forward(p: dict[str, Tensor], x: Tensor, blocks_per_stage: int) -> tupl
     if "head.conv1.weight" in p:
         inner = slow_norm(slow_conv(features, p["head.conv1.weight"]), p["head.bn.weight"], p["head.bn.bias"])
         maps = slow_conv(inner.clamp(min=0), p["head.conv2.weight"]) + p["head.conv2.bias"].view(1, -1, 1, 1)
+        maps = maps / math.sqrt(features.shape[1])
         weighed = sum(maps[:, m : m + 1] for m in range(maps.shape[1])) * features
     pooled = weighed.mean(dim=(2, 3))
     return pooled @ p["classifier.weight"].T + p["classifier.bias"], features
