@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
@@ -137,7 +137,8 @@ class Run:
         self, images: torch.Tensor, *, update_statistics: bool = True, full_precision: bool = False
     ) -> NetworkOutput:
         """The network under training, as methods call it (`methods.base.Forward`)."""
-        with _frozen_statistics(self.network, not update_statistics), self._autocast(not full_precision):
+        precision = self._float32() if full_precision else self._autocast(True)
+        with _frozen_statistics(self.network, not update_statistics), precision:
             output: NetworkOutput = self.network(images)
         return output
 
@@ -156,10 +157,18 @@ class Run:
         """uint8 images as the network takes them."""
         return augment.normalise(images, self.data.mean, self.data.std, self.dtype)
 
-    def _autocast(self, wanted: bool) -> Any:
+    def _autocast(self, wanted: bool) -> AbstractContextManager[Any]:
         if self.config.precision != "bfloat16":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+    def _float32(self) -> AbstractContextManager[Any]:
+        """Real float32: no autocast, and on a GPU no TF32, which cuDNN takes for float32 unless told."""
+        stack = ExitStack()
+        stack.enter_context(self._autocast(False))
+        if self.device.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        return stack
 
 
 def train(run: Run) -> Iterator[Report]:
