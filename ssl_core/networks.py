@@ -9,6 +9,7 @@ Shapes: n images, D = 64 * width channels of the last feature maps, h = w = side
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ class AttentionHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         maps: torch.Tensor = self.conv2(functional.relu(self.bn(self.conv1(features))))
-        return maps / features.shape[1] ** 0.5
+        return maps / math.sqrt(features.shape[1])
 
 
 class WideResNet(nn.Module):

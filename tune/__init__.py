@@ -13,7 +13,9 @@ Names are loaded at first use, so that a command that only reads is quick.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import sys
+import types
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tune.export import export as export
@@ -32,7 +34,19 @@ _HOMES = {
 __all__ = ["Study", "export", "load_study", "resume", "search"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+def _offered(name: str) -> property:
+    """A name that is looked up anew each time.
+
+    Importing the submodule `tune.search` makes Python set it as the attribute `search` of this package, where
+    the function belongs: that is not kept.
+    """
+    return property(lambda _: getattr(importlib.import_module(_HOMES[name]), name), lambda *_: None)
+
+
+class _Package(types.ModuleType):
+    """This package, whose functions come before the submodules of the same names."""
+
+
+for _name in _HOMES:
+    setattr(_Package, _name, _offered(_name))
+sys.modules[__name__].__class__ = _Package

@@ -85,7 +85,18 @@ class Records:
 
     def unfinished(self) -> list[FrozenTrial]:
         """Trials that were asked for and not told: they wait to be carried on, in order of creation."""
-        return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [self._asked_whole(trial) for trial in waiting]
+
+    def _asked_whole(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial with all of its parameters: an earlier driver may have died while it asked for them."""
+        if trial.params.keys() == self._distributions.keys():
+            return trial
+        self._study.sampler = make_sampler(self.spec, number=trial.number)
+        handle = optuna.Trial(self._study, self._id(trial.number))
+        for name, distribution in self._distributions.items():
+            handle._suggest(name, distribution)
+        return self.trial(trial.number)
 
     def asked(self) -> int:
         """Trials asked for so far (a baseline that still waits in Optuna's queue is not)."""
@@ -201,7 +212,7 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int) -> TrialRecord:
         epoch=last.get("epoch", 0),
         ssl_epoch=last.get("ssl_epoch"),
         seconds=last.get("seconds", 0.0),
-        params=space.resolve(trial.params, epochs) if trial.params else {},
+        params=space.resolve(trial.params, epochs) if len(trial.params) == len(space.parameters) else {},
         error=trial.user_attrs.get("error"),
         values=trial.params,
         intermediate=trial.intermediate_values,

@@ -26,7 +26,8 @@ def expected_epochs(epochs: int, trials: int, warmup: float) -> float:
         warmup: mean length of the warm-up in epochs.
     """
     total, going, at = 0.0, float(trials), -warmup
-    for rung in rungs(epochs):
+    end = epochs - warmup
+    for rung in (place for place in rungs(epochs) if place < end):
         total += going * (rung - at)
         going, at = max(1.0, going / REDUCTION_FACTOR), rung
-    return total + going * max(0.0, epochs - warmup - at)
+    return total + going * (end - at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
         folder.remove()
         raise
     except KeyboardInterrupt:
-        raise _interrupted_early(folder) from None
+        raise _interrupted_early(folder, home) from None
     return _run(spec, folder, home, progress)
 
 
@@ -106,15 +107,16 @@ def carry_on(name: str, home: Home, progress: Progress) -> Outcome:
         folder.unlock()
         raise
     except KeyboardInterrupt:
-        raise _interrupted_early(folder) from None
+        raise _interrupted_early(folder, home) from None
     return _run(spec, folder, home, progress)
 
 
-def _interrupted_early(folder: StudyFolder) -> ServiceError:
+def _interrupted_early(folder: StudyFolder, home: Home) -> ServiceError:
     """Ctrl-C before the first trial: the study is there, and can be carried on."""
     folder.set_state("interrupted")
     folder.unlock()
-    return ServiceError(f"interrupted. Carry on with: ssl-tune resume {folder.path.name}", Exit.INTERRUPTED)
+    command = shlex.join(["ssl-tune", "resume", folder.path.name, "--home", str(home.path)])
+    return ServiceError(f"interrupted. Carry on with: {command}", Exit.INTERRUPTED)
 
 
 def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
@@ -146,11 +148,14 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
 
 
 def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> Outcome:
-    from tune.engine import Engine
-
-    folder.set_state("running")
     began = time.monotonic()
-    engine = Engine(spec, folder, home, progress)
+    try:
+        from tune.engine import Engine
+
+        folder.set_state("running")
+        engine = Engine(spec, folder, home, progress)
+    except KeyboardInterrupt:
+        raise _interrupted_early(folder, home) from None
     state = "failed"
     try:
         with _signals(engine.request_stop):

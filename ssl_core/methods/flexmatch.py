@@ -33,7 +33,7 @@ class FlexMatchConfig(MethodConfig):
     """Parameters of FlexMatch."""
 
     threshold: float = Field(
-        0.95, gt=0, le=1, description="tau, confidence of a learnt class and highest threshold (Zhang et al. 2021)"
+        0.95, gt=0, le=1, description="tau, what is confident, and the highest threshold (Zhang et al. 2021)"
     )
     lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss (Zhang et al. 2021)")
 

@@ -27,7 +27,10 @@ def check(done: Done, home: Home, says: Sequence[str]) -> None:
 
 OPTIONS: list[tuple[str, list[str]]] = [
     # unknown names, each with the nearest known one
-    ("--method psuedo_label", ["unknown method 'psuedo_label'", "Did you mean 'pseudo_label'?", "supervised"]),
+    (
+        "--method psuedo_label",
+        ["unknown method 'psuedo_label'", "Did you mean 'pseudo_label'?", "supervised"],
+    ),
     ("--dataset cifr10", ["unknown dataset 'cifr10'", "Did you mean 'cifar10'?", "folder:PATH"]),
     ("--network wrn-11-1", ["network = 'wrn-11-1'", "wrn-DEPTH-WIDTH", "wrn-28-2"]),
     ("--network resnet18", ["network = 'resnet18'", "wrn-28-2"]),
@@ -142,7 +145,11 @@ FILES: list[tuple[str, str, list[str]]] = [
     ("--config", "method: pseudo_label\nlr: {\n", ["file.yaml, line 3", "not YAML"]),
     ("--config", "method: pseudo_label\nepoch: 3\n", ["file.yaml", "unknown key 'epoch'", "'epochs'"]),
     ("--config", "lr: 0.1\n", ["file.yaml", "method is missing", "pseudo_label"]),
-    ("--config", "method: supervised\npseudo_label: {threshold: 0.9}\n", ["file.yaml", "--method pseudo_label"]),
+    (
+        "--config",
+        "method: supervised\npseudo_label: {threshold: 0.9}\n",
+        ["file.yaml", "--method pseudo_label"],
+    ),
     ("--config", "format: 7\nconfig: {}\n", ["file.yaml", "format 7", "reads 1"]),
     ("--config", "format: 1\n", ["file.yaml", "`config` is missing"]),
     ("--config", "just words\n", ["file.yaml", "mapping of `name: value`"]),
@@ -169,11 +176,23 @@ def grow(path: Path, side: int) -> None:
 BROKEN: list[tuple[str, Callable[[Path], object], list[str]]] = [
     ("empty", lambda f: [p.rename(f.parent / p.name) for p in list(f.iterdir())], ["lacks train/"]),
     ("no test", lambda f: (f / "test").rename(f.parent / "away"), ["lacks test/", "<class>"]),
-    ("class in test only", lambda f: (f / "test" / "zebra").mkdir(), ["'zebra' is in test/ but not in train/"]),
-    ("few images", lambda f: [p.unlink() for p in (f / "train/b").glob("*[1-9].png")], ["'b'", "has 2", "4 of"]),
+    (
+        "class in test only",
+        lambda f: (f / "test" / "zebra").mkdir(),
+        ["'zebra' is in test/ but not in train/"],
+    ),
+    (
+        "few images",
+        lambda f: [p.unlink() for p in (f / "train/b").glob("*[1-9].png")],
+        ["'b'", "has 2", "4 of"],
+    ),
     ("unreadable", lambda f: (f / "train/b/003.png").write_bytes(b"x"), ["train/b/003.png cannot be read"]),
     ("other size", lambda f: grow(f / "train/c/007.png", 9), ["train/c/007.png is 9x9", "data.image_size"]),
-    ("empty class", lambda f: [p.unlink() for p in (f / "train/b").iterdir()], ["'b' has no image", "train/b/"]),
+    (
+        "empty class",
+        lambda f: [p.unlink() for p in (f / "train/b").iterdir()],
+        ["'b' has no image", "train/b/"],
+    ),
     ("no test image", lambda f: [p.unlink() for p in f.glob("test/*/*")], ["test/ has no image"]),
 ]
 

@@ -57,7 +57,9 @@ sys.argv = ["ssl-tune", *sys.argv[5:]]
 import tune.cli
 tune.cli.main()
 """
-OPTIONS = "--name s --trials 2 --epochs 2 --concurrent 1 --set steps_per_epoch=2 --set batch_size=4 --set mu=1"
+OPTIONS = (
+    "--name s --trials 2 --epochs 2 --concurrent 1 --set steps_per_epoch=2 --set batch_size=4 --set mu=1"
+)
 
 
 def search_until_import(
@@ -132,7 +134,11 @@ def test_the_lock_of_a_process_that_died_is_free(home: Home) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder.path)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, str(folder.path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.strip() == "True"
     folder.lock()
@@ -206,6 +212,20 @@ def test_a_study_whose_data_changed_is_not_carried_on(
     assert done.code == 2 and "changed since" in done.err and spec.split_hash is not None
     assert spec.split_hash in done.err and "start a new study" in done.err
     assert not folder.is_locked() and folder.path.exists()
+
+
+def test_the_package_offers_functions_whatever_was_imported_before() -> None:
+    script = (
+        "import tune; first = [tune.search, tune.export, tune.resume]\n"
+        "import tune.cli, tune.search, tune.export, tune.study\n"
+        "from tune import search, export, resume\n"
+        "assert first == [search, export, resume] == [tune.search, tune.export, tune.resume]\n"
+        "print(*(callable(f) for f in first), tune.Study.__name__, hasattr(tune, 'nothing'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True True True Study False"
 
 
 def test_two_homes_do_not_know_of_each_other(tmp_path: Path, migrated_store: Path) -> None:

@@ -1,0 +1,238 @@
+"""The command: streams and exit codes in real processes, training one configuration, and what explains itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tune.helpers import Done
+from tune.home import Home
+
+Command = Callable[..., Done]
+SSL_TUNE = str(Path(sys.executable).with_name("ssl-tune"))
+TINY = "--set steps_per_epoch=2 --set batch_size=4 --set mu=1 --set threads=1".split()
+RESULT = {
+    "val_error",
+    "epochs",
+    "seconds",
+    "images_per_second",
+    "config",
+    "split_hash",
+    "seed",
+    "versions",
+}
+
+
+def real(*words: object) -> subprocess.CompletedProcess[str]:
+    """The installed command, in a process of its own."""
+    return subprocess.run(
+        [SSL_TUNE, *map(str, words)], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_a_refusal_is_exit_2_and_one_line_on_standard_error(home: Home) -> None:
+    done = real("search", "--method", "psuedo_label")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ssl-tune: unknown method 'psuedo_label'. Did you mean 'pseudo_label'?")
+    assert done.stderr.count("\n") == 1 and not home.path.exists()
+
+
+def test_a_document_is_all_that_is_on_standard_output(finished: Home) -> None:
+    done = real("status", "shapes", "--home", finished.path, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["study"] == "shapes"
+
+
+def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
+    verbs = (
+        "train plan search resume confirm studies status trials export ui sync methods spaces doctor".split()
+    )
+    done = ssl_tune("--help")
+    assert done.code == 0
+    for verb in verbs:
+        assert f"  {verb} " in done.out
+        assert ssl_tune(verb, "--help").code == 0
+    assert "SSL_TUNE_HOME" in done.out
+    assert ssl_tune().code == 2
+
+
+def test_search_and_plan_take_the_same_options(ssl_tune: Command) -> None:
+    def options(verb: str) -> set[str]:
+        return {word for word in ssl_tune(verb, "--help").out.split() if word.startswith("--")}
+
+    assert options("plan") - {"--json"} == options("search")
+    assert {"--trials", "--time-budget", "--max-failures", "--study", "--space"} <= options("search")
+
+
+def test_train_writes_its_result_and_reads_no_test_image(ssl_tune: Command, home: Home) -> None:
+    done = ssl_tune("train", "--epochs", 3, *TINY, "--set", "warmup_epochs=1", "--seed", 5, "--json")
+    assert done.code == 0
+    result = done.document
+    assert set(result) == RESULT and result["epochs"] == 3 and result["seed"] == 5
+    assert [line.partition(":")[0] for line in done.err.splitlines()] == [
+        "epoch 1 (warm-up)",
+        "epoch 2 (ssl epoch 1)",
+        "epoch 3 (ssl epoch 2)",
+    ]
+    (folder,) = (home.path / "runs").iterdir()
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert not home.test_readings.exists()
+
+
+def test_train_final_reads_the_test_set_once_and_records_it(
+    ssl_tune: Command, home: Home, tmp_path: Path
+) -> None:
+    words = ["train", "--method", "supervised", "--epochs", 1, *TINY, "--out", tmp_path / "run", "--final"]
+    first = ssl_tune(*words, "--json").document
+    assert set(first) == RESULT | {"test_error"}
+    again = ssl_tune(*words, "--resume", "--json")
+    assert again.document == first
+    (line,) = home.test_readings.read_text().splitlines()
+    assert json.loads(line)["test_error"] == first["test_error"]
+    refused = ssl_tune(*words)
+    assert refused.code == 2 and "not empty" in refused.err and "--resume" in refused.err
+    shown = ssl_tune(*words, "--resume")
+    assert f"test/error {first['test_error']:.2f} %" in shown.out
+
+
+def test_two_runs_without_a_folder_get_one_each(ssl_tune: Command, home: Home) -> None:
+    words = ["train", "--method", "supervised", "--epochs", 1, *TINY, "--json"]
+    results = [ssl_tune(*words).document for _ in range(2)]
+    assert len(list((home.path / "runs").iterdir())) == 2
+    assert results[0]["val_error"] == results[1]["val_error"]
+
+
+def test_a_loss_that_is_not_finite_is_exit_3(ssl_tune: Command, home: Home) -> None:
+    diverging = ["--set", "lr=10", "--set", "weight_decay=1", "--set", "steps_per_epoch=60"]
+    done = ssl_tune("train", "--method", "supervised", "--epochs", 2, *TINY, *diverging)
+    assert done.code == 3 and done.out == ""
+    assert "not finite at step" in done.err and "lr=10" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_is_carried_on_with_the_line_it_prints(
+    ssl_tune: Command, home: Home, tmp_path: Path, number: int, code: int
+) -> None:
+    out = tmp_path / "a run"
+    words = ["train", "--method", "supervised", "--epochs", "400", *TINY, "--out", str(out)]
+    process = subprocess.Popen(
+        [SSL_TUNE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 2 "):
+            break
+    process.send_signal(number)
+    rest, output = process.stderr.read(), process.stdout.read() if process.stdout else ""
+    assert process.wait(60) == code and output == "" and "Traceback" not in rest
+    command = shlex.split(rest.partition("Carry on with: ")[2].splitlines()[0])
+    assert command[:2] == ["ssl-tune", "train"] and str(out) in command
+    shorter = json.loads((out / "config.json").read_text()) | {"stop_after_epoch": 30}
+    (out / "config.json").write_text(
+        json.dumps(shorter)
+    )  # 400 epochs are enough to be caught, too many to wait
+    done = ssl_tune(*command[1:], "--json")
+    assert done.code == 0 and done.document["epochs"] == 30
+    first = int(done.err.split()[1])
+    assert 2 < first <= 30, "it began again"
+
+
+def test_methods_names_each_with_its_parameters_and_sources(ssl_tune: Command) -> None:
+    document = ssl_tune("methods", "--json").document
+    found = {entry["method"]: entry for entry in document}
+    assert {"supervised", "pseudo_label"} <= set(found)
+    threshold = next(p for p in found["pseudo_label"]["parameters"] if p["name"] == "pseudo_label.threshold")
+    assert threshold["default"] == 0.95 and "report" in threshold["description"]
+    assert "pseudo_label.threshold [0.95]" in ssl_tune("methods").out
+
+
+def test_spaces_shows_ranges_the_point_tried_first_and_why(ssl_tune: Command) -> None:
+    document = ssl_tune("spaces", "--json").document
+    assert {"supervised", "pseudo_label"} <= {entry["method"] for entry in document}
+    wide = ssl_tune("spaces", "pseudo_label", "--wide", "--json").document[0]
+    assert wide["source"] == "pseudo_label (wide)"
+    assert {p["name"] for p in wide["parameters"]} >= {"pseudo_label.threshold", "warmup_share", "lr"}
+    assert set(wide["baseline"]) == {p["name"] for p in wide["parameters"]}
+    shown = ssl_tune("spaces", "pseudo_label").out
+    assert "0.5 to 0.995" in shown and "scientific" in shown and "tried first" in shown
+    refused = ssl_tune("spaces", "psuedo_label")
+    assert refused.code == 2 and "Did you mean 'pseudo_label'?" in refused.err
+
+
+def findings(done: Done) -> dict[str, Any]:
+    return {finding["what"]: finding for finding in done.document}
+
+
+def test_doctor_looks_at_all_that_a_search_needs(ssl_tune: Command, home: Home) -> None:
+    done = ssl_tune("doctor", "--json")
+    found = findings(done)
+    assert done.code == 0, found
+    wanted = {
+        "Python",
+        "torch",
+        "ray",
+        "optuna",
+        "mlflow",
+        "processor",
+        "GPU",
+        "memory",
+        "home",
+        "disk",
+        "MLflow",
+    }
+    assert wanted <= set(found)
+    assert found["MLflow"]["found"] == f"sqlite:///{home.path}/mlflow.db"
+    assert all(f["verdict"] == "good" or f["remedy"] for f in found.values())
+    shown = ssl_tune("doctor")
+    assert shown.code == 0 and "processor" in shown.out and not home.path.exists()
+
+
+def test_doctor_is_exit_2_where_a_search_would_fail_and_says_what_to_do(
+    ssl_tune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:./mlruns")
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "long/" * 20)
+    done = ssl_tune("doctor", "--home", tmp_path / "file", "--json")
+    assert done.code == 2
+    found = findings(done)
+    for what in ("home", "MLflow", "Ray's folder"):
+        assert found[what]["verdict"] == "bad" and found[what]["remedy"], found[what]
+
+
+def test_the_ui_serves_the_homes_runs(finished: Home) -> None:
+    import socket
+    import urllib.request
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [SSL_TUNE, "ui", "--home", str(finished.path), "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        answer = b""
+        while not answer and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.3)
+            try:
+                address = f"http://127.0.0.1:{port}/health"
+                answer = urllib.request.urlopen(address, timeout=5).read()
+            except OSError:
+                continue
+        assert answer == b"OK"
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0

@@ -1,0 +1,93 @@
+"""`ssl-tune plan`: what it says, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.tune.helpers import Done
+from tune.home import Home
+
+KEYS = {
+    "study",
+    "method",
+    "dataset",
+    "labels",
+    "network",
+    "trials",
+    "concurrent",
+    "threads_per_trial",
+    "gpus_per_trial",
+    "epochs",
+    "steps_per_epoch",
+    "images",
+    "space",
+    "rungs",
+    "expected_epochs",
+    "epochs_without_stopping",
+    "seconds_per_epoch",
+    "expected_seconds",
+    "disk_bytes",
+    "resolution_points",
+}
+OPTIONS = (
+    "--epochs 18 --trials 9 --concurrent 2 --set batch_size=4 --set mu=1 --set steps_per_epoch=5".split()
+)
+
+
+def test_a_plan_says_what_would_run_and_leaves_nothing(ssl_tune: Callable[..., Done], home: Home) -> None:
+    done = ssl_tune("plan", *OPTIONS, "--set", "warmup_epochs=2", "--json")
+    assert done.code == 0
+    plan = done.document
+    assert set(plan) == KEYS
+    assert plan["study"] == "digits@100-pseudo_label" and plan["network"] == "wrn-10-1"
+    assert plan["images"] == {"labelled": 100, "valid": 100, "unlabelled": 1338}
+    assert plan["rungs"] == {"after_ssl_epochs": [2, 6], "kept": "best 1/3"}
+    assert plan["expected_epochs"] == 9 * 4 + 3 * 4 + 1 * 10
+    assert plan["epochs_without_stopping"] == 9 * 18
+    assert [p["name"] for p in plan["space"]] == ["pseudo_label.threshold"]
+    assert plan["space"][0]["range"] == "0.5 to 0.995" and plan["space"][0]["role"] == "scientific"
+    assert plan["seconds_per_epoch"] > 0
+    assert plan["expected_seconds"] == pytest.approx(
+        plan["expected_epochs"] * plan["seconds_per_epoch"] / plan["concurrent"]
+    )
+    assert plan["resolution_points"] == pytest.approx({"5 %": 2.179, "20 %": 4.0, "50 %": 5.0}, abs=1e-3)
+    assert 1e5 < plan["disk_bytes"] < 1e7
+    assert not home.path.exists()
+
+
+def test_a_plan_for_people_names_the_same_things(ssl_tune: Callable[..., Done], home: Home) -> None:
+    done = ssl_tune("plan", *OPTIONS)
+    assert done.code == 0 and done.err == ""
+    for words in (
+        "digits@100-pseudo_label",
+        "after 2, 6 epochs past the warm-up",
+        "warmup_share",
+        "0.5 to 0.995",
+    ):
+        assert words in done.out
+    assert "at an error of 20 %" in done.out and "4.00 points" in done.out
+    assert not home.path.exists()
+
+
+def test_a_plan_uses_the_images_that_a_home_has_decoded(ssl_tune: Callable[..., Done], home: Home) -> None:
+    home.path.mkdir()
+    assert ssl_tune("plan", *OPTIONS).code == 0
+    assert {p.name for p in home.path.iterdir()} == {"cache"}
+    assert home.study_names() == []
+
+
+def test_a_validation_set_larger_than_the_labelled_one_is_warned_about(
+    ssl_tune: Callable[..., Done], home: Home
+) -> None:
+    done = ssl_tune("plan", *OPTIONS, "--set", "data.valid=200")
+    assert done.code == 0
+    assert "warning: the validation set (200 images) is larger than the labelled set (100)" in done.err
+    assert "Traceback" not in done.err and "request.py" not in done.err
+
+
+def test_a_method_without_warmup_is_planned_without_one(ssl_tune: Callable[..., Done], home: Home) -> None:
+    plan = ssl_tune("plan", "--method", "supervised", *OPTIONS, "--json").document
+    assert plan["expected_epochs"] == 9 * 2 + 3 * 4 + 1 * 12
+    assert [p["name"] for p in plan["space"]] == ["lr", "weight_decay"]
