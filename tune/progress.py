@@ -101,7 +101,7 @@ class LiveProgress(Progress):
         from rich.live import Live
 
         super().begin(spec, records)
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False, highlight=False)
         self._live: Live = Live(self._table(records()), console=self._console, auto_refresh=False)
         self._live.start(refresh=True)
 

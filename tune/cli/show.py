@@ -21,8 +21,8 @@ WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
 
 def console() -> Console:
-    """Standard output, wide where it is a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE, highlight=False)
+    """Standard output, wide where it is a file or a pipe; brackets in values are text, not markup."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE, highlight=False, markup=False)
 
 
 def print_json(document: object) -> None:
