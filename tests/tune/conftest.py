@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.helpers import Done, finished_study, make_home, make_pictures
+from tests.tune.helpers import Done, make_home, make_pictures, shapes_options
 from tune.home import Home
 
 
@@ -91,8 +91,10 @@ def finished(
     local_ray: None, pictures: Path, migrated_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Home:
     """A home with one finished study, `shapes`, to be looked at and left as it is."""
+    import tune
+
     home = make_home(tmp_path_factory.mktemp("finished") / "home", migrated_store)
-    finished_study(home, pictures)
+    tune.search(**shapes_options(home, pictures), home=home.path, quiet=True)
     return home
 
 

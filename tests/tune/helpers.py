@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 import sqlite3
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +23,8 @@ from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.spec import StudySpec
 from tune.study import Study, StudyFolder
+
+SSL_TUNE = str(Path(sys.executable).with_name("ssl-tune"))
 
 SMALL = {"steps_per_epoch": 2, "batch_size": 4, "mu": 1, "threads": 1, "precision": "float32"}
 """Settings under which an epoch takes hundredths of a second."""
@@ -64,7 +73,7 @@ def make_home(path: Path, migrated_store: Path) -> Home:
 def make_pictures(
     folder: Path, *, classes: str = "abc", train: int = 20, test: int = 4, side: int = 8
 ) -> Path:
-    """A data folder: a pattern of each class's own under noise, as PNG files."""
+    """A data folder: a pattern of each class's own under noise, as PNG files. Asked again, it is the same."""
     from PIL import Image
 
     random = np.random.default_rng(0)
@@ -72,7 +81,7 @@ def make_pictures(
     for part, count in (("train", train), ("test", test)):
         for name, pattern in zip(classes, patterns, strict=True):
             place = folder / part / name
-            place.mkdir(parents=True)
+            place.mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 noise = random.integers(0, 256, pattern.shape)
                 pixels = ((3 * pattern + noise) // 4).astype(np.uint8)
@@ -96,26 +105,79 @@ def make_study(home: Home, **options: Any) -> tuple[StudyFolder, StudySpec]:
     return folder, spec
 
 
-def finished_study(home: Home, pictures: Path) -> Study:
-    """Search six configurations of which some learn and some do not; ASHA stops some of the latter."""
-    import tune
-
+def shapes_options(home: Home, pictures: Path) -> dict[str, Any]:
+    """A search of six configurations of which some learn and some do not: ASHA stops some of the latter."""
     space = home.path / "space.yaml"
     space.write_text(SPACE)
-    return tune.search(
-        dataset=f"folder:{pictures}",
-        labels=12,
-        network="wrn-10-1",
-        epochs=6,
-        trials=6,
-        name="shapes",
-        space=str(space),
-        settings=SMALL | {"steps_per_epoch": 4, "ema_decay": 0.0, "bn_momentum": 0.1},
-        concurrent=1,
-        seed=1,
-        home=home.path,
-        quiet=True,
+    return {
+        "dataset": f"folder:{pictures}",
+        "labels": 12,
+        "network": "wrn-10-1",
+        "epochs": 6,
+        "trials": 6,
+        "name": "shapes",
+        "space": str(space),
+        "settings": SMALL | {"steps_per_epoch": 4, "ema_decay": 0.0, "bn_momentum": 0.1},
+        "concurrent": 1,
+        "seed": 1,
+    }
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Options of a search as they are typed."""
+    words = []
+    for name, value in options.items():
+        if name == "settings":
+            words += [word for key, text in value.items() for word in ("--set", f"{key}={text}")]
+        else:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+@contextmanager
+def driver(*words: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The installed command in a process of its own, which does not outlive the block."""
+    process = subprocess.Popen(
+        [SSL_TUNE, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 240) -> None:
+    """Wait for something that a driver does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.02)
+
+
+def carry_on_words(output: str) -> list[str]:
+    """The command that an interrupted one says it is carried on with, without its first word."""
+    line = next(line for line in output.splitlines() if "Carry on with: " in line)
+    first, *words = shlex.split(line.partition("Carry on with: ")[2])
+    assert first == "ssl-tune"
+    return words
+
+
+def reports(folder: Path) -> int:
+    """Epochs that a study's event log has."""
+    if not (folder / "events.db").exists():
+        return 0
+    with sqlite3.connect(f"file:{folder / 'events.db'}?mode=ro", uri=True) as log:
+        try:
+            query = "SELECT count(*) FROM events WHERE kind = 'metrics' AND key LIKE '%:epoch:%'"
+            return int(log.execute(query).fetchone()[0])
+        except sqlite3.OperationalError:  # being made
+            return 0
 
 
 def mlflow_runs(home: Home) -> dict[str, Any]:

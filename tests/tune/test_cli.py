@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.tune.helpers import Done
+from ssl_core import checkpoint
+from tests.tune.helpers import SSL_TUNE, Done, carry_on_words, driver
 from tune.home import Home
 
 Command = Callable[..., Done]
-SSL_TUNE = str(Path(sys.executable).with_name("ssl-tune"))
 TINY = "--set steps_per_epoch=2 --set batch_size=4 --set mu=1 --set threads=1".split()
 RESULT = {
     "val_error",
@@ -124,27 +122,21 @@ def test_an_interrupted_run_is_carried_on_with_the_line_it_prints(
     ssl_tune: Command, home: Home, tmp_path: Path, number: int, code: int
 ) -> None:
     out = tmp_path / "a run"
-    words = ["train", "--method", "supervised", "--epochs", "400", *TINY, "--out", str(out)]
-    process = subprocess.Popen(
-        [SSL_TUNE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("epoch 2 "):
-            break
-    process.send_signal(number)
-    rest, output = process.stderr.read(), process.stdout.read() if process.stdout else ""
-    assert process.wait(60) == code and output == "" and "Traceback" not in rest
-    command = shlex.split(rest.partition("Carry on with: ")[2].splitlines()[0])
-    assert command[:2] == ["ssl-tune", "train"] and str(out) in command
-    shorter = json.loads((out / "config.json").read_text()) | {"stop_after_epoch": 30}
-    (out / "config.json").write_text(
-        json.dumps(shorter)
-    )  # 400 epochs are enough to be caught, too many to wait
-    done = ssl_tune(*command[1:], "--json")
-    assert done.code == 0 and done.document["epochs"] == 30
-    first = int(done.err.split()[1])
-    assert 2 < first <= 30, "it began again"
+    words = ["train", "--method", "supervised", "--epochs", 4000, *TINY, "--out", out]
+    with driver(*words) as process:
+        assert process.stdout is not None and process.stderr is not None
+        while not process.stderr.readline().startswith("epoch 2 "):
+            assert process.poll() is None
+        process.send_signal(number)
+        errors, output = process.stderr.read(), process.stdout.read()
+        assert process.wait(60) == code and output == "" and "Traceback" not in errors
+    # 4000 epochs are enough to be caught at, and too many to wait for.
+    (last, *_) = checkpoint.epochs_in(out / "checkpoints")
+    shorter = json.loads((out / "config.json").read_text()) | {"stop_after_epoch": last + 2}
+    (out / "config.json").write_text(json.dumps(shorter))
+    done = ssl_tune(*carry_on_words(errors), "--json")
+    assert done.code == 0 and done.document["epochs"] == last + 2
+    assert done.err.startswith(f"epoch {last + 1} ")
 
 
 def test_methods_names_each_with_its_parameters_and_sources(ssl_tune: Command) -> None:
@@ -217,22 +209,12 @@ def test_the_ui_serves_the_homes_runs(finished: Home) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [SSL_TUNE, "ui", "--home", str(finished.path), "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        answer = b""
-        while not answer and time.monotonic() < deadline and process.poll() is None:
+    with driver("ui", "--home", finished.path, "--port", port) as process:
+        address, answer = f"http://127.0.0.1:{port}/health", b""
+        while not answer and process.poll() is None:
             time.sleep(0.3)
-            try:
-                address = f"http://127.0.0.1:{port}/health"
+            with contextlib.suppress(OSError):
                 answer = urllib.request.urlopen(address, timeout=5).read()
-            except OSError:
-                continue
         assert answer == b"OK"
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) is not None

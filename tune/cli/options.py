@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from search_spaces import load_yaml
 from ssl_core.errors import ConfigError, unknown
@@ -130,16 +131,14 @@ def _study_file(path: Path) -> dict[str, Any]:
     return result
 
 
-_KINDS = {"int": int, "float": (int, float), "str": str}
-
-
 def _check_type(path: Path, key: str, name: str, value: object) -> None:
     if name == "set":
         return
-    kinds = [k for k in _KINDS if k in str(SearchRequest.__dataclass_fields__[name].type)]
-    accepted = tuple(t for k in kinds for t in (_KINDS[k] if isinstance(_KINDS[k], tuple) else (_KINDS[k],)))  # type: ignore[attr-defined]
-    if isinstance(value, bool) or not isinstance(value, accepted):
-        raise ConfigError(f"{path}: {key} = {value!r}: {' or '.join(kinds)} is expected.")
+    try:
+        TypeAdapter(get_type_hints(SearchRequest)[name]).validate_python(value, strict=True)
+    except ValidationError as error:
+        wanted = " or ".join(dict.fromkeys(p["msg"].removeprefix("Input should be ") for p in error.errors()))
+        raise ConfigError(f"{path}: {key} = {value!r}: {wanted} is expected.") from None
 
 
 def _file_sets(document: dict[str, Any], path: Path | None) -> list[str]:
