@@ -46,13 +46,8 @@ class Recorder(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins or goes on."""
         number = trial.config["trial"]
-        asked = self._records.trial(number)
-        self._last[number] = asked.user_attrs.get("last", {"epoch": 0, "seconds": 0.0})
-        document = trial.config["config"]
-        searched = self._records.space.resolve(asked.params, self._records.epochs)
-        self._tracker.trial_started(
-            str(number), searched, {k: v for k, v in document.items() if k != "method"}, dump_yaml(document)
-        )
+        self._last[number] = self._records.trial(number).user_attrs.get("last", {"epoch": 0, "seconds": 0.0})
+        self._start(number)
         self._watch()
 
     def on_trial_result(
@@ -74,12 +69,16 @@ class Recorder(Callback):
         number = trial.config["trial"]
         noted = Path(trial.config["folder"]) / "error.txt"
         text = noted.read_text() if noted.exists() else str(trial.get_error() or "the worker died")
+        self._start(number)
         self._end(number, "error", error=text)
         self._watch()
 
     def end_running(self, reason: str) -> None:
         """End every trial that is under way, since the study's time is up."""
         for trial in self._records.unfinished():
+            self._start(
+                trial.number
+            )  # it may still have waited for a worker: it is a trial of the study all the same
             self._end(trial.number, reason)
 
     def end_decided(self) -> None:
@@ -88,6 +87,15 @@ class Recorder(Callback):
             reason = trial.user_attrs.get("last", {}).get("stop_reason")
             if reason is not None:
                 self._end(trial.number, reason)
+
+    def _start(self, number: int) -> None:
+        """Make the trial's run, if it has none yet."""
+        values = self._records.trial(number).params
+        document = self._records.spec.trial_config(values).document()
+        searched = self._records.space.resolve(values, self._records.epochs)
+        self._tracker.trial_started(
+            str(number), searched, {k: v for k, v in document.items() if k != "method"}, dump_yaml(document)
+        )
 
     def _epoch(self, number: int, result: dict[str, Any], reason: str | None) -> None:
         last = self._last[number]

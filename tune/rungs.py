@@ -10,11 +10,12 @@ RUNGS = 3
 def rungs(epochs: int) -> list[int]:
     """Epochs after the warm-up at which a trial is compared with the others, ascending.
 
-    The full budget divided by 3, 9 and 27, rounded. A rung after a single epoch says little and is left out
-    where there is another.
+    The full budget divided by 3, 9 and 27, rounded. A single epoch says little: below the first third, a share
+    of less than 4/3 epochs is left out, and a little more is made two (so 12 epochs have two rungs).
     """
-    places = {max(1, round(epochs / REDUCTION_FACTOR**k)) for k in range(1, RUNGS + 1)}
-    return sorted(places - {1}) or [1]
+    lower = [epochs / REDUCTION_FACTOR**k for k in range(2, RUNGS + 1)]
+    places = {max(2, round(share)) for share in lower if share >= 4 / 3}
+    return sorted(places | {max(1, round(epochs / REDUCTION_FACTOR))})
 
 
 def expected_epochs(epochs: int, trials: int, warmup: float) -> float:

@@ -6,7 +6,7 @@ and MLflow's database is migrated once and copied: both take seconds.
 
 from __future__ import annotations
 
-import shutil
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.helpers import Done, make_home, make_pictures, shapes_options
+from tests.tune.helpers import Done, copy_home, make_home, make_pictures, shapes_options
 from tune.home import Home
 
 
@@ -68,13 +68,18 @@ def ssl_tune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """Ray with two processors, for every study that runs in this process."""
-    import tune.engine  # noqa: F401 - sets what Ray reads when it is imported
+    from tune import engine  # before Ray: it sets what Ray reads when it is imported
 
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    engine.ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=engine.OBJECT_STORE_BYTES,
+    )
     yield
-    ray.shutdown()
+    engine.ray.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -101,5 +106,4 @@ def finished(
 @pytest.fixture
 def copied(finished: Home, home: Home) -> Home:
     """A copy of that home, to do anything with."""
-    shutil.copytree(finished.path, home.path)
-    return home
+    return copy_home(finished, home.path)

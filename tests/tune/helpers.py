@@ -70,6 +70,16 @@ def make_home(path: Path, migrated_store: Path) -> Home:
     return Home(path)
 
 
+def copy_home(source: Home, target: Path) -> Home:
+    """A copy of a home, tracked in its own database."""
+    shutil.copytree(source.path, target)
+    copy = Home(target)
+    for name in copy.study_names():
+        path = copy.study_folder(name) / "study.yaml"
+        path.write_text(path.read_text().replace(str(source.path), str(target)))
+    return copy
+
+
 def make_pictures(
     folder: Path, *, classes: str = "abc", train: int = 20, test: int = 4, side: int = 8
 ) -> Path:
