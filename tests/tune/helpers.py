@@ -22,7 +22,7 @@ import numpy as np
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.spec import StudySpec
-from tune.study import Study, StudyFolder
+from tune.study import StudyFolder
 
 SSL_TUNE = str(Path(sys.executable).with_name("ssl-tune"))
 

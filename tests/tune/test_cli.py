@@ -18,7 +18,7 @@ from tests.tune.helpers import SSL_TUNE, Done, carry_on_words, driver
 from tune.home import Home
 
 Command = Callable[..., Done]
-TINY = "--set steps_per_epoch=2 --set batch_size=4 --set mu=1 --set threads=1".split()
+TINY = ["--set", "steps_per_epoch=2", "--set", "batch_size=4", "--set", "mu=1", "--set", "threads=1"]
 RESULT = {
     "val_error",
     "epochs",
@@ -52,9 +52,22 @@ def test_a_document_is_all_that_is_on_standard_output(finished: Home) -> None:
 
 
 def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
-    verbs = (
-        "train plan search resume confirm studies status trials export ui sync methods spaces doctor".split()
-    )
+    verbs = [
+        "train",
+        "plan",
+        "search",
+        "resume",
+        "confirm",
+        "studies",
+        "status",
+        "trials",
+        "export",
+        "ui",
+        "sync",
+        "methods",
+        "spaces",
+        "doctor",
+    ]
     done = ssl_tune("--help")
     assert done.code == 0
     for verb in verbs:

@@ -31,9 +31,20 @@ KEYS = {
     "disk_bytes",
     "resolution_points",
 }
-OPTIONS = (
-    "--epochs 18 --trials 9 --concurrent 2 --set batch_size=4 --set mu=1 --set steps_per_epoch=5".split()
-)
+OPTIONS = [
+    "--epochs",
+    "18",
+    "--trials",
+    "9",
+    "--concurrent",
+    "2",
+    "--set",
+    "batch_size=4",
+    "--set",
+    "mu=1",
+    "--set",
+    "steps_per_epoch=5",
+]
 
 
 def test_a_plan_says_what_would_run_and_leaves_nothing(ssl_tune: Callable[..., Done], home: Home) -> None:

@@ -163,7 +163,7 @@ def test_a_study_that_came_to_nothing_is_taken_away(home: Home) -> None:
 
 def test_a_study_is_not_made_twice(home: Home) -> None:
     folder, spec = make_study(home)
-    with pytest.raises(ConfigError, match="exists already.*ssl-tune resume s"):
+    with pytest.raises(ConfigError, match=r"exists already.*ssl-tune resume s"):
         StudyFolder(folder.path).create(spec)
 
 
