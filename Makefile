@@ -7,7 +7,7 @@ DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 .PHONY: help install demo test lint check golden clean
 
 help:
-	@echo "make demo    a real search on handwritten digits, about two minutes after the install"
+	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
 	@echo "make test    the test suite"
 	@echo "make check   lint, types and the test suite"
 	@echo "make lint    ruff and mypy alone"
