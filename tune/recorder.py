@@ -76,9 +76,7 @@ class Recorder(Callback):
     def end_running(self, reason: str) -> None:
         """End every trial that is under way, since the study's time is up."""
         for trial in self._records.unfinished():
-            self._start(
-                trial.number
-            )  # it may still have waited for a worker: it is a trial of the study all the same
+            self._start(trial.number)  # one that still waits for a worker is a trial of the study, too
             self._end(trial.number, reason)
 
     def end_decided(self) -> None:

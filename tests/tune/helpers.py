@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -153,6 +154,7 @@ def driver(*words: object, **environment: str) -> Iterator[subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
+        start_new_session=True,
     )
     with process:
         try:
@@ -168,6 +170,24 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[str], 
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "it takes too long"
         time.sleep(0.02)
+
+
+@contextmanager
+def signal_when(condition: Callable[[], bool], number: int) -> Iterator[None]:
+    """A signal to this process as soon as something holds."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            if condition():
+                os.kill(os.getpid(), number)
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
 
 
 def carry_on_words(output: str) -> list[str]:

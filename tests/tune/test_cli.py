@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import signal
 import subprocess
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from ssl_core import checkpoint
-from tests.tune.helpers import SSL_TUNE, Done, carry_on_words, driver
+from tests.tune.helpers import SSL_TUNE, Done, carry_on_words, driver, signal_when
 from tune.home import Home
 
 Command = Callable[..., Done]
@@ -130,9 +130,8 @@ def test_a_loss_that_is_not_finite_is_exit_3(ssl_tune: Command, home: Home) -> N
     assert "not finite at step" in done.err and "lr=10" in done.err and "Traceback" not in done.err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_is_carried_on_with_the_line_it_prints(
-    ssl_tune: Command, home: Home, tmp_path: Path, number: int, code: int
+    ssl_tune: Command, home: Home, tmp_path: Path
 ) -> None:
     out = tmp_path / "a run"
     words = ["train", "--method", "supervised", "--epochs", 4000, *TINY, "--out", out]
@@ -140,14 +139,22 @@ def test_an_interrupted_run_is_carried_on_with_the_line_it_prints(
         assert process.stdout is not None and process.stderr is not None
         while not process.stderr.readline().startswith("epoch 2 "):
             assert process.poll() is None
-        process.send_signal(number)
+        os.killpg(process.pid, signal.SIGINT)
         errors, output = process.stderr.read(), process.stdout.read()
-        assert process.wait(60) == code and output == "" and "Traceback" not in errors
+        assert process.wait(60) == 130 and output == "" and "Traceback" not in errors
+
+    def finished_epochs() -> int:
+        return max(checkpoint.epochs_in(out / "checkpoints"))
+
+    first = finished_epochs()
+    with signal_when(lambda: finished_epochs() >= first + 3, signal.SIGTERM):
+        done = ssl_tune(*carry_on_words(errors))
+    assert done.code == 143 and done.out == ""
     # 4000 epochs are enough to be caught at, and too many to wait for.
-    (last, *_) = checkpoint.epochs_in(out / "checkpoints")
+    last = finished_epochs()
     shorter = json.loads((out / "config.json").read_text()) | {"stop_after_epoch": last + 2}
     (out / "config.json").write_text(json.dumps(shorter))
-    done = ssl_tune(*carry_on_words(errors), "--json")
+    done = ssl_tune(*carry_on_words(done.err), "--json")
     assert done.code == 0 and done.document["epochs"] == last + 2
     assert done.err.startswith(f"epoch {last + 1} ")
 
@@ -215,19 +222,18 @@ def test_doctor_is_exit_2_where_a_search_would_fail_and_says_what_to_do(
         assert found[what]["verdict"] == "bad" and found[what]["remedy"], found[what]
 
 
-def test_the_ui_serves_the_homes_runs(finished: Home) -> None:
-    import socket
-    import urllib.request
+def test_the_ui_is_mlflows_server_on_the_homes_database(
+    ssl_tune: Command, finished: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(
+        program: str, words: list[str]
+    ) -> NoReturn:  # instead of the server, which takes seconds to start
+        assert program == sys.executable
+        print(*words)
+        raise SystemExit(0)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with driver("ui", "--home", finished.path, "--port", port) as process:
-        address, answer = f"http://127.0.0.1:{port}/health", b""
-        while not answer and process.poll() is None:
-            time.sleep(0.3)
-            with contextlib.suppress(OSError):
-                answer = urllib.request.urlopen(address, timeout=5).read()
-        assert answer == b"OK"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) is not None
+    monkeypatch.setattr(os, "execv", execute)
+    done = ssl_tune("ui", "--home", finished.path, "--port", 5123)
+    assert done.code == 0 and "http://127.0.0.1:5123/" in done.out
+    assert f"-m mlflow server --backend-store-uri sqlite:///{finished.path}/mlflow.db" in done.out
+    assert f"--artifacts-destination {finished.artifacts} --host 127.0.0.1 --port 5123" in done.out

@@ -12,6 +12,7 @@ import pytest
 
 from ssl_core.errors import ConfigError
 from tests.tune.helpers import Done, copy_home, make_pictures, mlflow_runs, mlflow_steps
+from tune.cli.show import print_confirmation
 from tune.confirm import Spread, confirm, confirmed, tasks_of, verdict
 from tune.home import Home
 from tune.study import Study, load_study
@@ -126,14 +127,14 @@ def test_every_confirmation_is_a_run_below_its_trial(confirmation: tuple[Home, d
 
 
 def test_a_confirmation_is_shown_side_by_side(
-    confirmation: tuple[Home, dict[str, Any]], ssl_tune: Command
+    confirmation: tuple[Home, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home, document = confirmation
-    done = ssl_tune("confirm", "shapes", "--home", home.path, "--seeds", 2)
-    assert done.code == 0
-    assert "supervised baseline" in done.out and f"trial {document['rows'][0]['who']}" in done.out
-    assert "2 fresh seeds, 24 steps each" in done.out and "±" in done.out
-    assert document["verdict"][0] in " ".join(done.out.split())
+    _, document = confirmation
+    print_confirmation(document)
+    shown = capsys.readouterr().out
+    assert "supervised baseline" in shown and f"trial {document['rows'][0]['who']}" in shown
+    assert "2 fresh seeds, 24 steps each" in shown and "±" in shown
+    assert document["verdict"][0] in " ".join(shown.split())
 
 
 def test_more_than_there_is_cannot_be_confirmed(finished: Home) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from ssl_core.errors import ConfigError
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
-from tune.cli.show import console, print_json, print_study, print_table, print_trials
+from tune.cli.show import console, print_json, print_study, print_table, print_trials, typed
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +70,7 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
     print_table([name, ""], rows)
     print_study(study)
     if document["state"] == "interrupted":
-        console().print(f"carry on with: ssl-tune resume {name}")
+        console().print(f"carry on with: {typed('resume', name, home)}")
 
 
 def trials_command(

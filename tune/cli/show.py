@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,8 +23,18 @@ WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
 
 def console() -> Console:
-    """Standard output, wide where it is a file or a pipe; brackets in values are text, not markup."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE, highlight=False, markup=False)
+    """Standard output, wide where it is a file or a pipe; brackets in values are text, not markup.
+
+    Sentences are not broken into lines: a command that is printed can be copied whole.
+    """
+    width = None if sys.stdout.isatty() else WIDTH_ELSEWHERE
+    return Console(width=width, highlight=False, markup=False, soft_wrap=True)
+
+
+def typed(verb: str, name: str | None, home: Path | None) -> str:
+    """A command as it is to be typed, with the same home."""
+    words = ["ssl-tune", verb, *([name] if name else []), *(["--home", str(home)] if home else [])]
+    return shlex.join(words)
 
 
 def print_json(document: object) -> None:
@@ -47,7 +59,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
         table.add_column(column, justify="right" if numeric and listed else "left", overflow="fold")
     for row in listed:
         table.add_row(*[_cell(value) for value in row])
-    console().print(table)
+    console().print(table, soft_wrap=False)
 
 
 def _cell(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of, takes_request
-from tune.cli.show import console, print_confirmation, print_json, print_study, print_table
+from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.errors import Exit
 from tune.request import SearchRequest
 
@@ -93,23 +92,17 @@ def _finish(outcome: Any, home: Path | None) -> None:
     print_study(study)
     if outcome.pending:
         out.print(
-            f"MLflow lacks {outcome.pending} events; deliver them with: {_command('sync', study.name, home)}"
+            f"MLflow lacks {outcome.pending} events; deliver them with: {typed('sync', study.name, home)}"
         )
     if outcome.code in (Exit.INTERRUPTED, Exit.TERMINATED):
-        out.print(f"interrupted. Carry on with: {_command('resume', study.name, home)}")
+        out.print(f"interrupted. Carry on with: {typed('resume', study.name, home)}")
     elif outcome.code == Exit.NO_TRIAL_SUCCEEDED:
-        out.print(f"no trial succeeded. See why with: {_command('trials', study.name, home)}")
+        out.print(f"no trial succeeded. See why with: {typed('trials', study.name, home)}")
     else:
-        out.print(f"compare the trials in MLflow:   {_command('ui', None, home)}")
-        out.print(f"confirm it on fresh seeds:      {_command('confirm', study.name, home)}")
-        out.print(f"take the best configuration:    {_command('export', study.name, home)} -o best.yaml")
+        out.print(f"compare the trials in MLflow:   {typed('ui', None, home)}")
+        out.print(f"confirm it on fresh seeds:      {typed('confirm', study.name, home)}")
+        out.print(f"take the best configuration:    {typed('export', study.name, home)} -o best.yaml")
     sys.exit(outcome.code)
-
-
-def _command(verb: str, name: str | None, home: Path | None) -> str:
-    """A command as it is to be typed, with the same home."""
-    words = ["ssl-tune", verb, *([name] if name else []), *(["--home", str(home)] if home else [])]
-    return shlex.join(words)
 
 
 def confirm_command(
@@ -129,7 +122,7 @@ def confirm_command(
         document = confirm(name, top=top, seeds=seeds, home=home, say=say)
     except KeyboardInterrupt:
         say(
-            f"interrupted; what is trained is kept. Carry on with: {_command('confirm', name, home)}"
+            f"interrupted; what is trained is kept. Carry on with: {typed('confirm', name, home)}"
             f" --top {top} --seeds {seeds}"
         )
         sys.exit(Exit.INTERRUPTED)
