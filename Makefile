@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Where the CIFAR-10 images are: downloaded, or an image folder as folder:PATH.
+CIFAR10 ?= cifar10
 DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help install demo test lint check golden clean
+.PHONY: help install demo test lint check golden evidence clean
 
 help:
 	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
@@ -12,6 +14,7 @@ help:
 	@echo "make check   lint, types and the test suite"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make golden  record the golden loss traces again (after a change that is meant to alter them)"
+	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; carries on where it was)"
 	@echo "make clean   remove the virtual environment and caches (never results)"
 
 install: $(VENV)/.installed
@@ -39,6 +42,9 @@ check: lint test
 
 golden: install
 	$(BIN)/python -m tests.golden.record
+
+evidence: install
+	$(BIN)/python -m benchmarks.evidence --cifar10 $(CIFAR10)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
