@@ -49,6 +49,8 @@ class Sender:
         self._handlers: dict[str, Callable[[Event], None]] = {
             "start": self._send_start,
             "params": self._send_params,
+            "dataset": self._send_dataset,
+            "tags": self._send_tags,
             "text": self._send_text,
             "artifact": self._send_artifact,
             "status": self._send_status,
@@ -156,6 +158,22 @@ class Sender:
                         refused.append(str(rejection))
         if refused:
             raise RejectedError("; ".join(refused))
+
+    def _send_dataset(self, event: Event) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        # MLflow keeps a data set once for an experiment, name and digest, and once for a run.
+        fields: Any = event.payload
+        context = InputTag("mlflow.data.context", "training")
+        self._client.log_inputs(self._run_id(event.run), [DatasetInput(Dataset(**fields), [context])])
+
+    def _send_tags(self, event: Event) -> None:
+        from mlflow.entities import RunTag
+
+        tags: Any = event.payload["tags"]
+        self._client.log_batch(
+            self._run_id(event.run), tags=[RunTag(name, value) for name, value in tags.items()]
+        )
 
     def _send_text(self, event: Event) -> None:
         self._client.log_text(self._run_id(event.run), str(event.payload["text"]), str(event.payload["file"]))

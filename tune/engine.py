@@ -35,6 +35,7 @@ from tune.home import Home
 from tune.progress import Progress
 from tune.recorder import Recorder
 from tune.records import Records
+from tune.run_text import dataset_input
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
 from tune.spec import StudySpec
@@ -221,6 +222,12 @@ def open_tracker(log: EventLog, spec: StudySpec, home: Home) -> Tracker:
             "ssl.labels": str(spec.config["labels"]),
             "ssl.split_hash": spec.split_hash or "",
         },
+        dataset=dataset_input(
+            spec.dataset_tag,
+            spec.config["dataset"],
+            labelled=spec.config["labels"],
+            valid=spec.config["data"]["valid"],
+        ),
         artifact_root=home.artifacts,
     )
 

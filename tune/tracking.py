@@ -8,6 +8,8 @@ Kinds of events, each a dictionary (`run` is the run's own key: the study's name
 
     start     {name, parent, tags}             make the run
     params    {params: [[name, value], ...]}   in this order
+    dataset   {name, digest, source_type, source, profile}    the run's dataset input
+    tags      {tags}                           set, or set anew
     text      {file, text}                     a text artifact
     artifact  {path, artifact_path}            a file artifact; relative paths are the study folder's
     metrics   {epoch or step, metrics}
@@ -20,21 +22,18 @@ and MLflow sees each run go on rather than a second one.
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tune.events import EventLog, NewEvent, now_ms
+from tune.run_text import flat, headline, parameter_text, user
 from tune.tracking_uri import absolute_uri, check_tracking_uri, sqlite_path
 
-MAX_PARAM_LENGTH = 6000
-SHORTENED = "… [shortened, whole in config.yaml]"
 TRIAL_STATUS = {
     "completed": "FINISHED",
     "asha": "KILLED",
@@ -61,6 +60,8 @@ class Tracker:
         tracking_uri: where MLflow is.
         experiment: the MLflow experiment, for example "cifar10@4000".
         common_tags: tags for every run: ssl.method, ssl.dataset, ssl.labels, ssl.split_hash.
+        dataset: the data set as `tune.run_text.dataset_input` has it: each run's dataset input, with its
+            ssl.split_hash as digest.
         artifact_root: where artifacts go in a local sqlite store; `mlartifacts` beside the database
             where None. Servers and databases decide for themselves.
     """
@@ -73,6 +74,7 @@ class Tracker:
         tracking_uri: str,
         experiment: str,
         common_tags: Mapping[str, str],
+        dataset: Mapping[str, str] | None = None,
         artifact_root: Path | None = None,
     ) -> None:
         check_tracking_uri(tracking_uri)
@@ -80,6 +82,7 @@ class Tracker:
         self.study = study
         self.folder = log.path.absolute().parent
         self._tags = dict(common_tags)
+        self._dataset = dataset
         self._sender: subprocess.Popen[bytes] | None = None
         self._next_look = 0.0
         uri = absolute_uri(tracking_uri)
@@ -135,6 +138,7 @@ class Tracker:
         config_yaml: str,
         parent: str | None = None,
         tags: Mapping[str, str] | None = None,
+        time_ms: int | None = None,
     ) -> None:
         """A trial begins, or goes on (after an interruption, or tried again) in the run that it has.
 
@@ -145,14 +149,15 @@ class Tracker:
             config_yaml: the whole resolved configuration, kept as the artifact `config.yaml`.
             parent: the trial that this run belongs to, where it is not the study itself.
             tags: more tags for this run.
+            time_ms: when, in Unix milliseconds; now where None.
         """
         number, _, below = trial.partition("/")
         name = f"trial {number} {below}".rstrip() if number.isdigit() else f"{number} {below}"
         parent_run = self.study if parent is None else self.run_key(parent)
-        params = dict(_flat(searched))
-        params |= {name: value for name, value in _flat(fixed) if name not in params}
+        params = dict(flat(searched))
+        params |= {name: value for name, value in flat(fixed) if name not in params}
         own_tags = {"ssl.kind": "confirm" if below else "trial", "ssl.trial": number, **(tags or {})}
-        self._start(self.run_key(trial), name, parent_run, own_tags, params, config_yaml)
+        self._start(self.run_key(trial), name, parent_run, own_tags, params, config_yaml, time_ms)
 
     def report(
         self, trial: str, epoch: int, metrics: Mapping[str, float], time_ms: int | None = None
@@ -182,6 +187,7 @@ class Tracker:
         summary: Mapping[str, float] | None = None,
         error: str | None = None,
         tags: Mapping[str, str] | None = None,
+        time_ms: int | None = None,
     ) -> None:
         """A trial ends for good.
 
@@ -191,6 +197,7 @@ class Tracker:
             summary: metrics of the whole run, logged at the step of its last epoch.
             error: the traceback of a failed trial: artifact `error.txt`, its last line the tag ssl.error.
             tags: more tags.
+            time_ms: when, in Unix milliseconds; now where None.
         """
         if stop_reason not in TRIAL_STATUS:
             raise ValueError(f"a trial stops for {', '.join(TRIAL_STATUS)}, not {stop_reason!r}")
@@ -198,8 +205,8 @@ class Tracker:
         own_tags = {"ssl.stop_reason": stop_reason, **(tags or {})}
         if error is not None:
             self.log.append("text", run, {"file": "error.txt", "text": error})
-            own_tags["ssl.error"] = _headline(error)
-        self._end(run, TRIAL_STATUS[stop_reason], own_tags, summary or {})
+            own_tags["ssl.error"] = headline(error)
+        self._end(run, TRIAL_STATUS[stop_reason], own_tags, summary or {}, time_ms)
 
     def trial_interrupted(self, trial: str) -> None:
         """A trial waits for `resume`: KILLED without a stop reason, RUNNING again once it has started."""
@@ -222,6 +229,13 @@ class Tracker:
         self.log.append(
             "artifact", key, payload, key=f"{key}:artifact:{artifact_path or ''}/{stored}:{version}"
         )
+
+    def describe(self, text: str) -> None:
+        """What the study found, in words (Markdown): the description of its run in the UI."""
+        tags = {"mlflow.note.content": text}
+        last = self.log.last(self.study, "tags")
+        if last is None or last.payload["tags"] != tags:
+            self.log.append("tags", self.study, {"tags": tags})
 
     # Delivery
 
@@ -300,30 +314,36 @@ class Tracker:
         tags: Mapping[str, str],
         params: Mapping[str, object],
         config_yaml: str,
+        time_ms: int | None = None,
     ) -> None:
         if self.log.find(f"{run}:start") is not None:
             self._reopen(run)
             return
         base = {"ssl.study": self.study, "ssl.run_key": f"{self.log.get_meta('study_id')}:{run}"}
-        origin = {"mlflow.user": _user(), "mlflow.source.name": "ssl-tune", "mlflow.source.type": "LOCAL"}
-        start = {"name": name, "parent": parent, "tags": origin | self._tags | dict(tags) | base}
-        pairs = [[key, _text(value)] for key, value in _flat(params)]
-        time_ms = now_ms()
-        self.log.append_many(
-            [
-                NewEvent("start", run, start, f"{run}:start", time_ms),
-                NewEvent("params", run, {"params": pairs}, f"{run}:params", time_ms),
-                NewEvent("text", run, {"file": "config.yaml", "text": config_yaml}, f"{run}:config", time_ms),
-            ]
-        )
+        origin = {"mlflow.user": user(), "mlflow.source.name": "ssl-tune", "mlflow.source.type": "LOCAL"}
+        all_tags = origin | self._tags | dict(tags) | base
+        start = {"name": name, "parent": parent, "tags": all_tags}
+        pairs = [[key, parameter_text(value)] for key, value in flat(params)]
+        time_ms = now_ms() if time_ms is None else time_ms
+        events = [
+            NewEvent("start", run, start, f"{run}:start", time_ms),
+            NewEvent("params", run, {"params": pairs}, f"{run}:params", time_ms),
+            NewEvent("text", run, {"file": "config.yaml", "text": config_yaml}, f"{run}:config", time_ms),
+        ]
+        if self._dataset is not None and all_tags.get("ssl.split_hash"):
+            dataset = {**self._dataset, "digest": all_tags["ssl.split_hash"]}
+            events.append(NewEvent("dataset", run, dataset, f"{run}:dataset", time_ms))
+        self.log.append_many(events)
 
     def _state(self, run: str) -> tuple[str, int]:
         """A run's state, and the id of the event that gave it: what makes the next status event's key."""
         last = self.log.last(run, "status")
         return ("RUNNING", 0) if last is None else (str(last.payload["status"]), last.id)
 
-    def _status(self, run: str, payload: Mapping[str, object], after: int) -> NewEvent:
-        return NewEvent("status", run, payload, f"{run}:status:after-{after}")
+    def _status(
+        self, run: str, payload: Mapping[str, object], after: int, time_ms: int | None = None
+    ) -> NewEvent:
+        return NewEvent("status", run, payload, f"{run}:status:after-{after}", time_ms)
 
     def _reopen(self, run: str) -> None:
         state, after = self._state(run)
@@ -338,7 +358,14 @@ class Tracker:
             payload = {"status": "KILLED", "tags": {}, "drop_tags": []}
             self.log.append_many([self._status(run, payload, after)])
 
-    def _end(self, run: str, status: str, tags: Mapping[str, str], summary: Mapping[str, float]) -> None:
+    def _end(
+        self,
+        run: str,
+        status: str,
+        tags: Mapping[str, str],
+        summary: Mapping[str, float],
+        time_ms: int | None = None,
+    ) -> None:
         _, after = self._state(run)
         last = self.log.last(run, "status")
         if last is not None and last.payload["status"] == status and last.payload["tags"] == dict(tags):
@@ -350,36 +377,7 @@ class Tracker:
                 "step": reports[-1].epoch if reports else 0,
                 "metrics": {name: float(value) for name, value in summary.items()},
             }
-            events.append(NewEvent("metrics", run, payload, f"{run}:summary:after-{after}"))
-        events.append(self._status(run, {"status": status, "tags": dict(tags), "drop_tags": []}, after))
+            events.append(NewEvent("metrics", run, payload, f"{run}:summary:after-{after}", time_ms))
+        payload = {"status": status, "tags": dict(tags), "drop_tags": []}
+        events.append(self._status(run, payload, after, time_ms))
         self.log.append_many(events)
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested mappings as dotted names, in order."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _text(value: object) -> str:
-    """A parameter as MLflow takes it."""
-    text = json.dumps(value, default=str) if isinstance(value, (list, tuple)) else str(value)
-    if len(text) <= MAX_PARAM_LENGTH:
-        return text
-    return text[: MAX_PARAM_LENGTH - len(SHORTENED)] + SHORTENED
-
-
-def _headline(traceback: str) -> str:
-    """The line of a traceback that says what happened: its last one."""
-    lines = traceback.strip().splitlines()
-    return lines[-1].strip()[:500] if lines else ""
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
