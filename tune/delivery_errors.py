@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _AUTHENTICATION = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
 _NO_MLFLOW = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"}
+_OTHER_TABLES = "out-of-date database schema"  # what MLflow says of newer ones, too
+_STATUS = re.compile(r"failed with error code (\d{3}) ")
 _PERMANENT = {
     "ALREADY_EXISTS",
     "BAD_REQUEST",
@@ -39,12 +42,16 @@ class RejectedError(Exception):
         self.code = code
 
 
+class OwedAgainError(Exception):
+    """The store has lost what was delivered: the log owes it again and is to be read from its beginning."""
+
+
 @contextmanager
 def judged() -> Iterator[None]:
     """Turn whatever a call of MLflow raises into AwayError or RejectedError."""
     try:
         yield
-    except (AwayError, RejectedError, sqlite3.Error):  # sqlite3: our own log, not MLflow's store
+    except (AwayError, RejectedError, OwedAgainError, sqlite3.Error):  # sqlite3: our own log, not MLflow's
         raise
     except Exception as error:
         raise _judge(error) from error
@@ -62,13 +69,36 @@ def _judge(error: Exception) -> AwayError | RejectedError:
             return AwayError(f"the tracking server refuses the login ({reason}); {hint}", slow=True)
         if code in _NO_MLFLOW:
             return AwayError(f"no MLflow server of a matching version answers there ({reason})", slow=True)
-        return RejectedError(reason, code=code) if code in _PERMANENT else AwayError(reason)
+        if _OTHER_TABLES in reason:
+            return AwayError(_other_tables(reason), slow=True)
+        if code in _PERMANENT or _refused_for_good(_status_in(reason)):
+            return RejectedError(reason, code=code)
+        return AwayError(reason)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return AwayError(f"the artifact store refuses the login ({reason})", slow=True)
-    if isinstance(status, int) and 400 <= status < 500 and status not in (408, 429):
+    if isinstance(status, int) and _refused_for_good(status):
         return RejectedError(reason)
     lost = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     if isinstance(error, (OSError, OperationalError)) and not isinstance(error, lost):
         return AwayError(reason)
     return RejectedError(reason)
+
+
+def _status_in(reason: str) -> int:
+    """The HTTP status that MLflow's client names in its message, where it knows no code for it; otherwise 0."""
+    found = _STATUS.search(reason)
+    return int(found.group(1)) if found else 0
+
+
+def _refused_for_good(status: int) -> bool:
+    return 400 <= status < 500 and status not in (408, 425, 429, 499)
+
+
+def _other_tables(reason: str) -> str:
+    import mlflow
+
+    return (
+        f"the database is of another version of MLflow than {mlflow.__version__}, which is installed here: if it is "
+        f"older, `mlflow db upgrade` on it; if it is newer, install that version here ({reason})"
+    )

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS events (
     error TEXT
 );
 CREATE INDEX IF NOT EXISTS events_owed ON events (id) WHERE delivered_at IS NULL AND error IS NULL;
+CREATE INDEX IF NOT EXISTS events_owed_run ON events (run, id) WHERE delivered_at IS NULL AND error IS NULL;
 CREATE INDEX IF NOT EXISTS events_run ON events (run, kind, id);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -183,10 +184,16 @@ class EventLog:
         """How many events are neither delivered nor refused for good."""
         return _integer(self._rows(f"SELECT count(*) FROM events WHERE {_OWED}")[0][0])
 
-    def undelivered(self, limit: int = 500) -> list[Event]:
-        """The oldest events that are still to be delivered, at most `limit`."""
-        query = f"SELECT {_COLUMNS} FROM events WHERE {_OWED} ORDER BY id LIMIT ?"
-        return [_event(row) for row in self._rows(query, [limit])]
+    def next_owed(self, limit: int) -> list[Event]:
+        """The oldest event that is still to be delivered, and those of the same run that follow it.
+
+        The order matters within a run alone, and many events of one run make few calls.
+        """
+        first = self._rows(f"SELECT run FROM events WHERE {_OWED} ORDER BY id LIMIT 1")
+        if not first:
+            return []
+        query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND {_OWED} ORDER BY id LIMIT ?"
+        return [_event(row) for row in self._rows(query, [first[0][0], limit])]
 
     def mark_delivered(self, ids: Iterable[int]) -> None:
         """Note that tracking has these events."""
@@ -200,6 +207,13 @@ class EventLog:
         """Note that tracking refused an event for good: it is kept, and not tried again."""
         with self._lock:
             self._db.execute("UPDATE events SET error = ? WHERE id = ?", (reason, id))
+
+    def mark_undelivered(self, runs: Iterable[str], kind: str | None = None) -> None:
+        """Owe these runs' events again, those of one kind or all. Dead letters stay dead."""
+        condition = "run = ? AND delivered_at IS NOT NULL" + ("" if kind is None else " AND kind = ?")
+        values = [(run,) if kind is None else (run, kind) for run in runs]
+        with self._transaction():
+            self._db.executemany(f"UPDATE events SET delivered_at = NULL WHERE {condition}", values)
 
     def mark_all_undelivered(self) -> None:
         """Owe every event again: tracking goes to a store that has none of them. Dead letters stay dead."""
@@ -244,6 +258,11 @@ class EventLog:
         """A note, for example an MLflow run id; None where there is none."""
         rows = self._rows("SELECT value FROM meta WHERE key = ?", [key])
         return str(rows[0][0]) if rows else None
+
+    def metas(self, prefix: str) -> list[tuple[str, str]]:
+        """All notes whose keys begin with `prefix`, with their keys."""
+        query = "SELECT key, value FROM meta WHERE substr(key, 1, ?) = ? ORDER BY key"
+        return [(str(key), str(value)) for key, value in self._rows(query, [len(prefix), prefix])]
 
     def set_meta(self, key: str, value: str | None) -> None:
         """Write a note; None removes it."""

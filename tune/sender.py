@@ -51,6 +51,10 @@ def _locked(lock: IO[str]) -> bool:
     return True
 
 
+class ReplacedError(Exception):
+    """The sqlite database is another file than the one MLflow opened, and it keeps that one for ever."""
+
+
 class _Patience:
     """How long to wait after failures: doubling, with jitter; and each new reason logged once."""
 
@@ -80,6 +84,9 @@ def serve(log: EventLog, parent: int | None) -> None:
     Args:
         log: the study's event log.
         parent: the driver's process id; None to go on until the log is complete.
+
+    Raises:
+        ReplacedError: if the database file is no longer the one that MLflow has open in this process.
     """
     sender, patience = Sender(log), _Patience(log)
 
@@ -92,14 +99,19 @@ def serve(log: EventLog, parent: int | None) -> None:
     while True:
         # Read before delivering: what was appended before it was set is delivered below.
         last = complete() or orphaned()
+        began = time.monotonic()
         try:
+            if sender.place.replaced():
+                raise ReplacedError
             sender.deliver_pending()
         except AwayError as error:
             if orphaned():
                 logger.warning("the driver is gone and MLflow is away: `ssl-tune sync` delivers the rest")
                 return
-            end = time.monotonic() + patience.failed(error, LAST_PAUSE if complete() else LONGEST_PAUSE)
+            # From when the attempt began: it may itself have taken long, with a server that hangs.
+            end = began + patience.failed(error, LAST_PAUSE if complete() else LONGEST_PAUSE)
             was_complete = complete()
+            time.sleep(LOOK_SECONDS)
             while time.monotonic() < end and not orphaned() and complete() == was_complete:
                 time.sleep(LOOK_SECONDS)
             continue
@@ -132,16 +144,16 @@ def deliver(study_folder: Path, timeout: float) -> int:
             return time.monotonic() < deadline and log.pending() > 0
 
         with _only_sender(study_folder, keep_asking) as alone:
-            if not alone or not log.pending():
+            if not alone:
                 return log.pending()
-            _configure_mlflow()
+            configure_mlflow()
             sender, patience = Sender(log), _Patience(log)
             while True:
                 try:
                     sender.deliver_pending()
                 except AwayError as error:
                     pause = patience.failed(error, LAST_PAUSE)
-                    if time.monotonic() + pause >= deadline:
+                    if not log.pending() or time.monotonic() + pause >= deadline:
                         return log.pending()
                     time.sleep(pause)
                 else:
@@ -149,7 +161,7 @@ def deliver(study_folder: Path, timeout: float) -> int:
                     return log.pending()
 
 
-def _configure_mlflow() -> None:
+def configure_mlflow() -> None:
     """MLflow's own retries would hide an outage for minutes; waiting is done here, where it can be seen."""
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT))
@@ -168,15 +180,20 @@ def main(arguments: Iterable[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    _configure_mlflow()
+    configure_mlflow()
     # A driver that resumes may find the sender of the one before it on its last delivery: wait for it.
     with (
         _only_sender(options.study_folder, lambda: os.getppid() == options.parent) as alone,
         EventLog(options.study_folder / FILE_NAME) as log,
     ):
-        if alone:
-            serve(log, options.parent)
-    return 0
+        try:
+            if alone:
+                serve(log, options.parent)
+            return 0
+        except ReplacedError:
+            logger.warning("the database file was deleted or replaced: starting afresh")
+    command = [sys.executable, "-P", "-m", "tune.sender", *(sys.argv[1:] if arguments is None else arguments)]
+    os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":

@@ -90,8 +90,8 @@ class Tracker:
             # Another store knows nothing of this study. Where it is the same one under a new name, sending
             # everything again changes nothing: runs are found by their keys, points are kept once.
             log.mark_all_undelivered()
-            log.set_meta("experiment_id", None)
-            log.drop_meta("run_id:")
+            for note in ("experiment_id", "run_id:", "doubtful:"):
+                log.drop_meta(note)
         database = sqlite_path(uri) if uri.startswith("sqlite") else None
         if artifact_root is None and database is not None:
             artifact_root = database.parent / "mlartifacts"
@@ -267,8 +267,9 @@ class Tracker:
             time.sleep(_POLL_SECONDS)
         owed = self.log.pending()
         try:
-            # With nothing owed it ends by itself; otherwise stopping it is safe at any point.
-            self._sender.wait(0 if owed else _STOP_SECONDS)
+            # With nothing owed it ends by itself, once it has seen to what an outage may have left behind;
+            # stopping it is safe at any point.
+            self._sender.wait(0 if owed else max(_STOP_SECONDS, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._sender.kill()
             self._sender.wait()

@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 
 from tests.tune.helpers import Done, copy_home, make_home, make_pictures, shapes_options
+from tests.tune.tracked import Home as TrackedHome
+from tests.tune.tracked import tracked_home
+from tune.destination import prepared_database
 from tune.home import Home
 
 
 @pytest.fixture(scope="session")
 def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables."""
-    from mlflow.tracking import MlflowClient
-
     database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments(max_results=1)
+    with prepared_database(f"sqlite:///{database}"):
+        assert not database.with_name("mlflow.db.new").exists()
     return database
 
 
@@ -46,6 +48,14 @@ def home(tmp_path: Path) -> Home:
 def ready_home(home: Home, migrated_store: Path) -> Home:
     """A home folder with an MLflow database that needs no migration."""
     return make_home(home.path, migrated_store)
+
+
+@pytest.fixture
+def tracked(tmp_path: Path, migrated_store: Path) -> Iterator[TrackedHome]:
+    """A home with one study that only reports, and a SQLite store of its own."""
+    home = tracked_home(tmp_path / "tracked", migrated_store)
+    yield home
+    home.log.close()
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ def test_events_come_back_in_order_with_their_own_times(log: EventLog) -> None:
         [NewEvent("metrics", "s/0", {"epoch": i, "metrics": {}}, time_ms=9 - i) for i in (1, 2, 3)]
     )
 
-    events = log.undelivered()
+    events = log.next_owed(9)
     assert [event.id for event in events] == [1, 2, 3, 4]
     assert [event.time_ms for event in events] == [5, 8, 7, 6]
     assert events[0].payload == {"name": "trial 0"}
-    assert [event.id for event in log.undelivered(limit=2)] == [1, 2]
+    assert [event.id for event in log.next_owed(2)] == [1, 2]
 
 
 def test_the_same_key_is_appended_once(log: EventLog) -> None:
@@ -76,11 +76,11 @@ def test_marked_events_are_no_longer_owed(log: EventLog) -> None:
     log.mark_delivered([1, 3])
     log.mark_dead(2, "refused")
     assert log.pending() == 1
-    assert [event.id for event in log.undelivered()] == [4]
+    assert [event.id for event in log.next_owed(9)] == [4]
     assert [(letter.event.id, letter.reason) for letter in log.dead()] == [(2, "refused")]
 
     log.mark_all_undelivered()
-    assert [event.id for event in log.undelivered()] == [1, 3, 4]
+    assert [event.id for event in log.next_owed(9)] == [1, 3, 4]
 
 
 def test_meta(log: EventLog) -> None:

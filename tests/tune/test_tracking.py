@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,50 +16,22 @@ from typing import Any
 import pytest
 
 from ssl_core.errors import ConfigError
-from tests.tune.tracked import EXPERIMENT, ROOT, TAGS, Home
-from tune.delivery import Sender, chunks, prepared_database
+from tests.tune.tracked import EXPERIMENT, LARGEST, ROOT, TAGS, Home, Store, metrics, start, tracked_home
+from tune.delivery import Sender, chunks
 from tune.run_text import MAX_PARAM_LENGTH, SHORTENED
 from tune.sender import deliver
-from tune.tracking import Tracker
 from tune.tracking_uri import check_tracking_uri
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated store, made once: MLflow takes seconds over it."""
-    database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with prepared_database(f"sqlite:///{database}"):
-        assert not database.with_name("mlflow.db.new").exists()
-    return database
-
-
-@pytest.fixture
-def home(tmp_path: Path, migrated: Path) -> Iterator[Home]:
-    home = Home(tmp_path / "home", migrated)
-    yield home
-    home.log.close()
-
-
-def start(tracker: Tracker, *trials: str) -> None:
-    tracker.study_started({"method": "vat", "trials": len(trials)}, "study: s\n")
-    for trial in trials:
-        searched = {"vat": {"eps": 2.5 + int(trial)}, "warmup_epochs": 10}
-        tracker.trial_started(trial, searched, {"lr": 0.03, "nesterov": True}, f"trial: {trial}\n")
-
-
-def metrics(epoch: int) -> dict[str, float]:
-    return {"val/error": 50.0 / epoch, "val/loss": 0.1 * epoch, "lr": 0.03}
-
-
-def test_a_study_lands_in_mlflow_exactly_as_it_happened(home: Home) -> None:
-    tracker = home.tracker()
+def test_a_study_lands_in_mlflow_exactly_as_it_happened(tracked: Home) -> None:
+    tracker = tracked.tracker()
     tracker.start_sender()
     start(tracker, "0", "1", "2")
     for epoch in range(1, 6):
         for trial in ("0", "1", "2"):
             assert tracker.report(trial, epoch, metrics(epoch))
     assert not tracker.report("0", 5, {"val/error": 0.0})
-    picture = home.study / "picture.png"
+    picture = tracked.study / "picture.png"
     picture.write_bytes(b"a picture")
     tracker.artifact("0", picture, "pictures")
     tracker.trial_ended("0", "completed", summary={"best/val_error": 10.0})
@@ -71,9 +42,9 @@ def test_a_study_lands_in_mlflow_exactly_as_it_happened(home: Home) -> None:
     tracker.trial_ended("0/confirm-7", "completed")
     tracker.study_ended("finished", {"best/val_error": 10.0}, {"ssl.best_trial": "0"})
     assert tracker.close(60) == 0
-    assert home.log.dead() == []
+    assert tracked.log.dead() == []
 
-    runs = home.runs()
+    runs = tracked.runs()
     assert set(runs) == {"s", "trial 0", "trial 1", "trial 2", "trial 0 confirm-7"}
     assert {name: run.info.status for name, run in runs.items()} == {
         "s": "FINISHED",
@@ -96,27 +67,27 @@ def test_a_study_lands_in_mlflow_exactly_as_it_happened(home: Home) -> None:
     params = {"vat.eps": "3.5", "warmup_epochs": "10", "lr": "0.03", "nesterov": "True"}
     assert runs["trial 1"].data.params == params
     for trial in ("1", "2"):
-        assert home.points(runs[f"trial {trial}"]) == home.expected(f"s/{trial}")
-    summary = home.points(runs["trial 0"]) - home.expected("s/0")
+        assert tracked.points(runs[f"trial {trial}"]) == tracked.expected(f"s/{trial}")
+    summary = tracked.points(runs["trial 0"]) - tracked.expected("s/0")
     assert [(name, step) for name, step, *_ in summary] == [("best/val_error", 5)]
-    check_artifacts_and_oddities(home, runs)
+    check_artifacts_and_oddities(tracked, runs)
 
 
-def check_artifacts_and_oddities(home: Home, runs: dict[str, Any]) -> None:
-    folder = home.path / "mlartifacts" / runs["trial 0"].info.run_id / "artifacts"
+def check_artifacts_and_oddities(tracked: Home, runs: dict[str, Any]) -> None:
+    folder = tracked.path / "mlartifacts" / runs["trial 0"].info.run_id / "artifacts"
     assert (folder / "pictures" / "picture.png").read_bytes() == b"a picture"
     assert (folder / "config.yaml").read_text() == "trial: 0\n"
-    error = home.path / "mlartifacts" / runs["trial 2"].info.run_id / "artifacts" / "error.txt"
+    error = tracked.path / "mlartifacts" / runs["trial 2"].info.run_id / "artifacts" / "error.txt"
     assert error.read_text().startswith("Traceback")
-    odd = {name: value for name, _, _, value in home.points(runs["trial 0 confirm-7"])}
-    assert odd == {"val/error": "nan", "val/loss": sys.float_info.max.hex()}  # MLflow's way to keep infinity
+    odd = {name: value for name, _, _, value in tracked.points(runs["trial 0 confirm-7"])}
+    assert odd == {"val/error": "nan", "val/loss": LARGEST.hex()}
 
 
-def test_searched_parameters_go_first_and_long_ones_are_shortened_visibly(home: Home) -> None:
-    tracker = home.tracker()
+def test_searched_parameters_go_first_and_long_ones_are_shortened_visibly(tracked: Home) -> None:
+    tracker = tracked.tracker()
     fixed = {"note": "x" * 7000, "vat": {"eps": 9, "xi": 1e-6}, "widths": [1, 2], "none": None}
     tracker.trial_started("0", {"vat.eps": 2.5, "warmup_epochs": 10}, fixed, "config\n")
-    event = home.log.find("s/0:params")
+    event = tracked.log.find("s/0:params")
     assert event is not None
     pairs: Any = event.payload["params"]
     assert [name for name, _ in pairs] == ["vat.eps", "warmup_epochs", "note", "vat.xi", "widths", "none"]
@@ -124,18 +95,18 @@ def test_searched_parameters_go_first_and_long_ones_are_shortened_visibly(home: 
     assert values["vat.eps"] == "2.5"
     assert len(values["note"]) == MAX_PARAM_LENGTH and values["note"].endswith(SHORTENED)
     tracker.study_started({}, "study\n")
-    assert deliver(home.study, 30) == 0
-    assert home.runs()["trial 0"].data.params == values
+    assert deliver(tracked.study, 30) == 0
+    assert tracked.runs()["trial 0"].data.params == values
 
 
-def test_interrupted_and_resumed_is_one_run(home: Home) -> None:
-    tracker = home.tracker()
+def test_interrupted_and_resumed_is_one_run(tracked: Home) -> None:
+    tracker = tracked.tracker()
     start(tracker, "0", "1")
     tracker.report("0", 1, metrics(1))
     tracker.trial_ended("1", "nan", error="NonFiniteError: loss is nan")
     tracker.study_ended("interrupted", {})
-    assert deliver(home.study, 30) == 0
-    first = home.runs()
+    assert deliver(tracked.study, 30) == 0
+    first = tracked.runs()
     assert {name: run.info.status for name, run in first.items()} == {
         "s": "KILLED",
         "trial 0": "KILLED",
@@ -144,14 +115,14 @@ def test_interrupted_and_resumed_is_one_run(home: Home) -> None:
     assert "ssl.stop_reason" not in first["trial 0"].data.tags
     assert first["s"].data.tags["ssl.stop_reason"] == "user"
 
-    tracker = home.tracker()  # a new driver
+    tracker = tracked.tracker()  # a new driver
     for _ in range(2):  # telling it twice changes nothing
         start(tracker, "0")
     assert not tracker.report("0", 1, metrics(1))
     tracker.report("0", 2, metrics(2))
-    owed = home.log.pending()
-    assert deliver(home.study, 30) == 0
-    resumed = home.runs()
+    owed = tracked.log.pending()
+    assert deliver(tracked.study, 30) == 0
+    resumed = tracked.runs()
     assert owed == 3  # two runs RUNNING again, one epoch
     assert resumed["trial 0"].info.status == "RUNNING" and resumed["s"].info.status == "RUNNING"
     assert "ssl.stop_reason" not in resumed["s"].data.tags
@@ -159,105 +130,105 @@ def test_interrupted_and_resumed_is_one_run(home: Home) -> None:
     for _ in range(2):
         tracker.trial_ended("0", "completed")
         tracker.study_ended("finished", {"best/val_error": 25.0})
-    assert home.log.pending() == 3  # two ends and a summary
-    assert deliver(home.study, 30) == 0
-    final = home.runs()
+    assert tracked.log.pending() == 3  # two ends and a summary
+    assert deliver(tracked.study, 30) == 0
+    final = tracked.runs()
     assert {name: run.info.run_id for name, run in final.items()} == {
         name: run.info.run_id for name, run in first.items()
     }
     assert final["trial 0"].info.status == "FINISHED" and final["s"].info.status == "FINISHED"
     assert final["trial 1"].info.status == "FAILED"
-    assert home.points(final["trial 0"]) == home.expected("s/0")
+    assert tracked.points(final["trial 0"]) == tracked.expected("s/0")
 
 
-def test_a_sender_killed_between_sending_and_noting_doubles_nothing(home: Home) -> None:
-    tracker = home.tracker()
+def test_a_sender_killed_between_sending_and_noting_doubles_nothing(tracked: Home) -> None:
+    tracker = tracked.tracker()
     start(tracker, "0")
     for epoch in range(1, 5):
         tracker.report("0", epoch, metrics(epoch) | {"odd": math.nan})
     tracker.trial_ended("0", "completed")
     tracker.study_ended("finished", {"best/val_error": 12.5})
-    home.log.set_meta("complete", "1")
+    tracked.log.set_meta("complete", "1")
     owed = []
     # Killed after making a run, killed after sending the points, then left alone.
     for fault in ("sender:after-send", "sender:after-send:7", ""):
-        assert home.sender(fault) == (-9 if fault else 0)
-        owed.append(home.log.pending())
+        assert tracked.sender(fault) == (-9 if fault else 0)
+        owed.append(tracked.log.pending())
         if fault == "sender:after-send":
-            home.log.drop_meta("run_id:")  # as if killed before the run's id was noted, too
+            tracked.log.drop_meta("run_id:")  # as if killed before the run's id was noted, too
     assert owed == [13, 7, 0]
-    runs = home.runs()
+    runs = tracked.runs()
     assert set(runs) == {"s", "trial 0"}
-    assert home.points(runs["trial 0"]) == home.expected("s/0")
-    assert sum(home.points(runs["s"]).values()) == 1
+    assert tracked.points(runs["trial 0"]) == tracked.expected("s/0")
+    assert sum(tracked.points(runs["s"]).values()) == 1
     assert runs["trial 0"].info.status == "FINISHED"
 
 
-def test_a_rejected_event_becomes_a_dead_letter_and_the_rest_goes_on(home: Home) -> None:
-    tracker = home.tracker()
+def test_a_rejected_event_becomes_a_dead_letter_and_the_rest_goes_on(tracked: Home) -> None:
+    tracker = tracked.tracker()
     start(tracker, "0")
     tracker.report("0", 1, metrics(1))
     tracker.report("0", 2, {"val/error": 1.0, "no such name: *?": 2.0})
     tracker.report("0", 3, metrics(3))
-    tracker.artifact("0", home.study / "events.db")
-    home.log.append("artifact", "s/0", {"path": "gone.png", "artifact_path": None})
-    home.log.append("carrier pigeon", "s/0", {})
-    home.log.append("text", "s/9", {"file": "a", "text": "a run that never started"})
+    tracker.artifact("0", tracked.study / "events.db")
+    tracked.log.append("artifact", "s/0", {"path": "gone.png", "artifact_path": None})
+    tracked.log.append("carrier pigeon", "s/0", {})
+    tracked.log.append("text", "s/9", {"file": "a", "text": "a run that never started"})
     tracker.trial_ended("0", "completed")
-    assert deliver(home.study, 30) == 0
-    dead = home.log.dead()
+    assert deliver(tracked.study, 30) == 0
+    dead = tracked.log.dead()
     assert [letter.event.kind for letter in dead] == ["metrics", "artifact", "carrier pigeon", "text"]
     assert "no such name" in dead[0].reason and "gone.png" in dead[1].reason
-    run = home.runs()["trial 0"]
+    run = tracked.runs()["trial 0"]
     assert run.info.status == "FINISHED"
-    assert {step for _, step, *_ in home.points(run)} == {1, 3}
+    assert {step for _, step, *_ in tracked.points(run)} == {1, 3}
 
 
-def test_one_bad_parameter_spares_the_others(home: Home) -> None:
-    tracker = home.tracker()
+def test_one_bad_parameter_spares_the_others(tracked: Home) -> None:
+    tracker = tracked.tracker()
     tracker.study_started({"good": 1, "bad *": 2, "better": 3}, "study\n")
-    assert deliver(home.study, 30) == 0
-    assert [letter.event.kind for letter in home.log.dead()] == ["params"]
-    assert home.runs()["s"].data.params == {"good": "1", "better": "3"}
+    assert deliver(tracked.study, 30) == 0
+    assert [letter.event.kind for letter in tracked.log.dead()] == ["params"]
+    assert tracked.runs()["s"].data.params == {"good": "1", "better": "3"}
 
 
 @pytest.mark.parametrize("same_sender", [True, False])
-def test_a_deleted_experiment_is_restored(home: Home, same_sender: bool) -> None:
-    tracker = home.tracker()
+def test_a_deleted_experiment_is_restored(tracked: Home, same_sender: bool) -> None:
+    tracker = tracked.tracker()
     start(tracker, "0")
     tracker.report("0", 1, metrics(1))
-    sender = Sender(home.log)
+    sender = Sender(tracked.log)
     sender.deliver_pending()
-    client = home.client()
+    client = tracked.store.client()
     client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
     tracker.report("0", 2, metrics(2))
-    (sender if same_sender else Sender(home.log)).deliver_pending()
-    assert home.log.pending() == 0 and home.log.dead() == []
-    assert home.points(home.runs()["trial 0"]) == home.expected("s/0")
+    (sender if same_sender else Sender(tracked.log)).deliver_pending()
+    assert tracked.log.pending() == 0 and tracked.log.dead() == []
+    assert tracked.points(tracked.runs()["trial 0"]) == tracked.expected("s/0")
 
 
-def test_a_store_that_was_thrown_away_gets_everything_again(home: Home, migrated: Path) -> None:
-    tracker = home.tracker()
+def test_a_store_that_was_thrown_away_gets_everything_again(tracked: Home, migrated_store: Path) -> None:
+    tracker = tracked.tracker()
     start(tracker, "0")
     tracker.report("0", 1, metrics(1))
     tracker.trial_ended("0", "completed")
-    assert deliver(home.study, 30) == 0
-    home.database = home.path / "other.db"
-    home.uri = f"sqlite:///{home.database}"
-    shutil.copy(migrated, home.database)
-    tracker = home.tracker()
-    assert tracker.pending() == home.log.undelivered()[-1].id
-    assert deliver(home.study, 30) == 0
-    run = home.runs()["trial 0"]
-    assert run.info.status == "FINISHED" and home.points(run) == home.expected("s/0")
+    owed = tracked.log.pending()
+    assert deliver(tracked.study, 30) == 0
+    tracked.store = Store(tracked.path / "other.db")
+    shutil.copy(migrated_store, tracked.store.database)
+    tracker = tracked.tracker()
+    assert tracker.pending() == owed
+    assert deliver(tracked.study, 30) == 0
+    run = tracked.runs()["trial 0"]
+    assert run.info.status == "FINISHED" and tracked.points(run) == tracked.expected("s/0")
 
 
-def test_two_studies_of_one_name_do_not_share_runs(tmp_path: Path, migrated: Path) -> None:
-    first, second = Home(tmp_path / "a", migrated), Home(tmp_path / "b", migrated)
-    for home in (first, second):
-        start(home.tracker(first.uri))
-        assert deliver(home.study, 30) == 0
-    client = first.client()
+def test_two_studies_of_one_name_do_not_share_runs(tmp_path: Path, migrated_store: Path) -> None:
+    first, second = tracked_home(tmp_path / "a", migrated_store), tracked_home(tmp_path / "b", migrated_store)
+    for tracked in (first, second):
+        start(tracked.tracker(first.store.uri))
+        assert deliver(tracked.study, 30) == 0
+    client = first.store.client()
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert len({run.data.tags["ssl.run_key"] for run in runs}) == 2
 
@@ -268,8 +239,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_an_unreachable_server_costs_nothing_and_is_delivered_to_later(home: Home) -> None:
-    tracker = home.tracker(f"http://127.0.0.1:{free_port()}")
+def test_an_unreachable_server_costs_nothing_and_is_delivered_to_later(tracked: Home) -> None:
+    tracker = tracked.tracker(f"http://127.0.0.1:{free_port()}")
     tracker.start_sender()
     start(tracker, "0")
     tracker.report("0", 1, metrics(1))
@@ -277,13 +248,13 @@ def test_an_unreachable_server_costs_nothing_and_is_delivered_to_later(home: Hom
     began = time.monotonic()
     assert tracker.close(0.5) == owed == 7
     assert time.monotonic() - began < 3
-    assert deliver(home.study, 0) == owed
-    assert "127.0.0.1" in (home.log.get_meta("problem") or "")
+    assert deliver(tracked.study, 0) == owed
+    assert "127.0.0.1" in (tracked.log.get_meta("problem") or "")
 
-    tracker = home.tracker()
-    assert deliver(home.study, 30) == 0
-    assert home.log.get_meta("problem") is None
-    assert home.points(home.runs()["trial 0"]) == home.expected("s/0")
+    tracker = tracked.tracker()
+    assert deliver(tracked.study, 30) == 0
+    assert tracked.log.get_meta("problem") is None
+    assert tracked.points(tracked.runs()["trial 0"]) == tracked.expected("s/0")
 
 
 class Broken(BaseHTTPRequestHandler):
@@ -304,38 +275,38 @@ class Broken(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("status", [500, 503, 401, 404])
-def test_a_broken_server_makes_no_dead_letters(home: Home, status: int) -> None:
+def test_a_broken_server_makes_no_dead_letters(tracked: Home, status: int) -> None:
     handler = type("Handler", (Broken,), {"status": status})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        tracker = home.tracker(f"http://127.0.0.1:{server.server_port}")
+        tracker = tracked.tracker(f"http://127.0.0.1:{server.server_port}")
         tracker.study_started({}, "study\n")
-        assert deliver(home.study, 1.5 if status == 500 else 0) == 3
+        assert deliver(tracked.study, 1.5 if status == 500 else 0) == 3
     finally:
         server.shutdown()
         server.server_close()
-    problem = home.log.get_meta("problem") or ""
-    assert home.log.dead() == []
+    problem = tracked.log.get_meta("problem") or ""
+    assert tracked.log.dead() == []
     assert ("login" in problem) == (status == 401)
     assert ("no MLflow server" in problem) == (status == 404)
     assert 2 <= handler.seen <= 4 if status == 500 else handler.seen == 1
 
 
-def test_a_hanging_server_does_not_hold_up_the_end(home: Home) -> None:
+def test_a_hanging_server_does_not_hold_up_the_end(tracked: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
-        tracker = home.tracker(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        tracker = tracked.tracker(f"http://127.0.0.1:{silent.getsockname()[1]}")
         tracker.start_sender()
         tracker.study_started({}, "study\n")
         began = time.monotonic()
         assert tracker.close(4) == 3
         assert time.monotonic() - began < 6
-    home.tracker()
-    assert deliver(home.study, 30) == 0
+    tracked.tracker()
+    assert deliver(tracked.study, 30) == 0
 
 
-def test_the_sender_delivers_and_ends_when_its_driver_is_killed(home: Home) -> None:
+def test_the_sender_delivers_and_ends_when_its_driver_is_killed(tracked: Home) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
         "from tune.events import EventLog; from tune.tracking import Tracker\n"
@@ -344,7 +315,7 @@ def test_the_sender_delivers_and_ends_when_its_driver_is_killed(home: Home) -> N
         "tracker.start_sender(); tracker.study_started({}, 'study')\n"
         "print(tracker._sender.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    command = [sys.executable, "-c", script, str(home.log.path), home.uri]
+    command = [sys.executable, "-c", script, str(tracked.log.path), tracked.store.uri]
     driver = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert driver.returncode == -9
     sender = int(driver.stdout)
@@ -352,19 +323,19 @@ def test_the_sender_delivers_and_ends_when_its_driver_is_killed(home: Home) -> N
     while time.monotonic() < deadline and Path(f"/proc/{sender}").exists():
         time.sleep(0.1)
     assert not Path(f"/proc/{sender}").exists()
-    assert home.log.pending() == 0
-    assert home.runs()["s"].info.status == "RUNNING"  # nobody said that it ended: `resume` goes on
+    assert tracked.log.pending() == 0
+    assert tracked.runs()["s"].info.status == "RUNNING"  # nobody said that it ended: `resume` goes on
 
 
-def test_a_second_sender_ends_quietly(home: Home) -> None:
+def test_a_second_sender_ends_quietly(tracked: Home) -> None:
     import fcntl
 
-    home.tracker().study_started({}, "study\n")
-    with (home.study / "sender.lock").open("w") as lock:
+    tracked.tracker().study_started({}, "study\n")
+    with (tracked.study / "sender.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert home.sender() == 0
-        assert deliver(home.study, 0) == 3
-    assert deliver(home.study, 30) == 0
+        assert tracked.sender() == 0
+        assert deliver(tracked.study, 0) == 3
+    assert deliver(tracked.study, 30) == 0
 
 
 def test_the_driver_side_loads_no_mlflow() -> None:
@@ -424,8 +395,8 @@ def test_tracking_uris_that_cannot_be_one(uri: str, says: str) -> None:
         check_tracking_uri(uri)
 
 
-def test_wrong_use_is_refused(home: Home, tmp_path: Path) -> None:
-    tracker = home.tracker()
+def test_wrong_use_is_refused(tracked: Home, tmp_path: Path) -> None:
+    tracker = tracked.tracker()
     with pytest.raises(ValueError, match="completed, asha"):
         tracker.trial_ended("0", "boredom")
     with pytest.raises(ValueError, match="finished, interrupted, failed"):
