@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 import torch
@@ -41,11 +41,15 @@ class Report:
         epoch: finished epochs, from 1.
         ssl_epoch: finished epochs after the warm-up, from 1; None during it.
         metrics: by their MLflow names; val/error in percent, losses in nats, times in seconds.
+        classes: pseudo-labels of each class, `accepted` and `right`; empty where the method made none.
+        time_ms: when the epoch ended, in Unix milliseconds.
     """
 
     epoch: int
     ssl_epoch: int | None
     metrics: dict[str, float]
+    classes: dict[str, list[int]] = field(default_factory=dict)
+    time_ms: int = 0
 
 
 class Run:
@@ -212,7 +216,13 @@ def _epoch(run: Run, epoch: int) -> Report:
     metrics["lr"] = learning_rate(config.lr, epoch * steps - 1, config.total_steps)
     metrics["time/epoch_seconds"] = seconds
     metrics["images_per_second"] = images_seen / seconds
-    return Report(epoch=epoch, ssl_epoch=ssl_epoch, metrics=metrics)
+    return Report(
+        epoch=epoch,
+        ssl_epoch=ssl_epoch,
+        metrics=metrics,
+        classes=monitor.classes(),
+        time_ms=time.time_ns() // 1_000_000,
+    )
 
 
 def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
@@ -245,15 +255,16 @@ def _batch(run: Run, progress: Progress) -> Batch:
     else:
         indices, targets = drawn.indices, drawn.targets.to(run.device)
     indices = indices.to(run.device)
-    views, geometry = _unlabelled_views(run, indices, progress.step, names)
+    views, geometry = unlabelled_views(run, indices, progress.step, names)
     return Batch(
         labelled=labelled, labels=labels, indices=indices, views=views, targets=targets, geometry=geometry
     )
 
 
-def _unlabelled_views(
+def unlabelled_views(
     run: Run, indices: torch.Tensor, step: int, names: tuple[str, ...]
 ) -> tuple[dict[str, torch.Tensor], Geometry | None]:
+    """The views of a step by name, each (n, 3, H, W), and where the strong one's pixels come from."""
     pixels, geometry = {"weak": _weak_pixels(run, indices, step, 1)}, None
     if "strong" in names:
         shared = run.method.shares_crop(run.config.parameters)

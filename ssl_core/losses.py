@@ -114,6 +114,18 @@ def map_divergence(target: torch.Tensor, scores: torch.Tensor, compared: torch.T
     return torch.where(enough, each, 0)
 
 
+def map_shares(scores: torch.Tensor, compared: torch.Tensor) -> torch.Tensor:
+    """softmax(scores) over the positions that are compared: (n, h, w) to (n, h, w), NaN at the others.
+
+    Args:
+        scores: (n, h, w), any floating type.
+        compared: (n, h, w) bool.
+    """
+    kept = compared.flatten(1)
+    shares = _log_softmax_where(kept, scores.flatten(1)).exp()
+    return torch.where(kept, shares, torch.nan).view(scores.shape)
+
+
 def map_similarity(maps: torch.Tensor) -> torch.Tensor:
     """Mean over the pairs of an image's maps of the cosine between softmax(map_i) and softmax(map_j).
 

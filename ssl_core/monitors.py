@@ -10,7 +10,7 @@ import torch
 
 from ssl_core.methods.base import LossOutput, PseudoLabels
 
-MAX_CLASSES_SHOWN = 20  # above, counts per class would flood the tracking server
+MAX_CLASSES_SHOWN = 20  # above, metrics per class would flood the tracking server; `classes` has them all
 
 
 class EpochMonitor:
@@ -28,7 +28,8 @@ class EpochMonitor:
         self._is_labelled[labelled.to(true_labels.device)] = True
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}
         self._counts = torch.zeros(num_classes, dtype=torch.int64, device=true_labels.device)
-        self._seen = self._correct = torch.zeros((), dtype=torch.int64, device=true_labels.device)
+        self._right = torch.zeros_like(self._counts)
+        self._seen = torch.zeros((), dtype=torch.int64, device=true_labels.device)
         self._has_pseudo = False
 
     def add(self, output: LossOutput) -> None:
@@ -47,21 +48,32 @@ class EpochMonitor:
         accepted = pseudo.accepted.to(device) & unlabelled
         self._has_pseudo = True
         self._seen = self._seen + unlabelled.sum()
-        self._correct = self._correct + (accepted & (labels == self._true[indices])).sum()
+        right = accepted & (labels == self._true[indices])
+        self._right = self._right + torch.zeros_like(self._counts).scatter_add(0, labels, right.long())
         self._counts = self._counts + torch.zeros_like(self._counts).scatter_add(0, labels, accepted.long())
 
+    def classes(self) -> dict[str, list[int]]:
+        """Pseudo-labels of each class: how many were `accepted`, and how many of those are `right`."""
+        if not self._has_pseudo:
+            return {}
+        return {"accepted": self._counts.tolist(), "right": self._right.tolist()}
+
     def metrics(self) -> dict[str, float]:
-        """Means over the epoch, by their MLflow names; the accuracy is absent where nothing was accepted."""
+        """Means over the epoch, by their MLflow names; an accuracy is absent where nothing was accepted."""
         result = {f"train/{name}": float(total) / count for name, (total, count) in self._terms.items()}
         if not self._has_pseudo:
             return result
-        counts = self._counts.tolist()
+        classes = self.classes()
+        counts, right = classes["accepted"], classes["right"]
         accepted, seen = sum(counts), int(self._seen)
         result["ssl/mask_rate"] = accepted / seen if seen else 0.0
         if accepted:
-            result["ssl/pseudo_label_accuracy"] = int(self._correct) / accepted
+            result["ssl/pseudo_label_accuracy"] = sum(right) / accepted
         result["ssl/pseudo_labels_largest_class"] = float(max(counts))
         result["ssl/pseudo_labels_smallest_class"] = float(min(counts))
         if len(counts) <= MAX_CLASSES_SHOWN:
             result |= {f"ssl/pseudo_labels/class_{c:02d}": float(n) for c, n in enumerate(counts)}
+            result |= {
+                f"ssl/pseudo_label_accuracy/class_{c:02d}": right[c] / n for c, n in enumerate(counts) if n
+            }
         return result

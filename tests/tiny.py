@@ -111,6 +111,7 @@ def everything(run: Run) -> dict[str, Any]:
     """The whole state as it is now, but for the clock."""
     state = copy.deepcopy(run.state())
     for report in state["history"]:
+        del report["time_ms"]
         for name in TIMES:
             del report["metrics"][name]
     return state

@@ -28,7 +28,16 @@ from pydantic import Field, ValidationInfo, field_validator
 from ssl_core import losses
 from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels
+from ssl_core.methods.base import (
+    Batch,
+    Forward,
+    LossOutput,
+    Method,
+    Panel,
+    Progress,
+    PseudoLabels,
+    Scene,
+)
 
 if TYPE_CHECKING:
     from ssl_core.randaugment import Geometry
@@ -150,6 +159,39 @@ class AttentionFixMatch(Method):
 
         pseudo = PseudoLabels(indices=batch.indices, labels=predicted, accepted=pseudo_mask)
         return LossOutput(total=total, terms=terms, state=state, pseudo=pseudo)
+
+    def picture(self, config: AttentionFixMatchConfig, scene: Scene) -> tuple[Panel, ...]:
+        """Attention over weak and strong views; aligned, the weak one's also where the strong view has it."""
+        weak, strong = scene.views["weak"], scene.views["strong"]
+        outputs = [scene.forward(view) for view in (weak, strong)]
+        if outputs[0].attention is None or outputs[1].attention is None:
+            return ()
+        says_weak, says_strong = (scene.says(output.logits) for output in outputs)
+        geometry = scene.geometry if config.align == "geometry" else None
+        maps_weak, maps_strong = outputs[0].attention, outputs[1].attention
+        kl, _ = attention_divergence(maps_weak, maps_strong, geometry, strong.shape[2:])
+        on_weak, on_strong = maps_weak.sum(dim=1).float(), maps_strong.sum(dim=1).float()
+        everywhere = torch.ones_like(on_weak, dtype=torch.bool)
+        under_weak, under_strong = (scene.pixels(view).clip(0, 1) for view in (weak, strong))
+        nothing = ("",) * len(weak)
+
+        def attention(title: str, scores: Any, compared: Any, beneath: Any, captions: Any = nothing) -> Panel:
+            shares = losses.map_shares(scores, compared).cpu().numpy()
+            return Panel(title, "map", shares, captions, beneath=beneath)
+
+        panels = [
+            Panel("weak view", "image", under_weak, *says_weak),
+            attention("attention, weak", on_weak, everywhere, under_weak),
+            Panel("strong view", "image", under_strong, *says_strong),
+        ]
+        compared = everywhere
+        if geometry is not None:
+            size = tuple(strong.shape[2:])
+            aligned, compared = losses.align_maps(on_weak, geometry.affine, geometry.cutout, size)
+            panels.append(attention("weak, moved along", aligned, compared, under_strong))
+        captions = tuple(f"KL {each:.2g}" for each in kl.tolist())
+        panels.append(attention("attention, strong", on_strong, compared, under_strong, captions))
+        return tuple(panels)
 
 
 METHOD = AttentionFixMatch()

@@ -9,12 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ssl_core.randaugment import Geometry
 
 
@@ -135,6 +138,51 @@ class Draw:
     targets: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One row of a method's picture, one entry an image.
+
+    Attributes:
+        title: what is shown.
+        kind: "image": (n, H, W, 3), 0 to 1; "difference": (n, H, W, 3), signed, in the same unit; "map":
+            (n, h, w), NaN where there is nothing to show, drawn over the images `beneath`.
+        values: float32.
+        captions: a line for each image.
+        right: whether what a caption says is right, where it says something that can be.
+        beneath: (n, H, W, 3), 0 to 1, for a map.
+    """
+
+    title: str
+    kind: Literal["image", "difference", "map"]
+    values: npt.NDArray[np.float32]
+    captions: tuple[str, ...]
+    right: tuple[bool, ...] | None = None
+    beneath: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a method gets to make a picture of: n validation images that it never trained on.
+
+    Attributes:
+        forward: the evaluated (EMA) network in evaluation mode.
+        images: un-augmented, (n, 3, H, W).
+        views: as in `Batch`.
+        geometry: as in `Batch`.
+        pixels: turns what a network takes into what can be shown, (n, H, W, 3); not clipped.
+        says: of logits (n, C), class and confidence as text, and whether the class is right.
+        generator: noise of the picture's own.
+    """
+
+    forward: Forward
+    images: torch.Tensor
+    views: Mapping[str, torch.Tensor]
+    geometry: Geometry | None
+    pixels: Callable[[torch.Tensor], npt.NDArray[np.float32]]
+    says: Callable[[torch.Tensor], tuple[tuple[str, ...], tuple[bool, ...]]]
+    generator: torch.Generator
+
+
 class Method(ABC):
     """Base of a method. Its module holds one instance, named METHOD."""
 
@@ -169,6 +217,10 @@ class Method(ABC):
     def draw(self, config: Any, state: Any, setup: Setup, progress: Progress, seed: int) -> Draw | None:
         """Choose the step's unlabelled images; None: the next mu * B of a shuffled pass over U."""
         return None
+
+    def picture(self, config: Any, scene: Scene) -> tuple[Panel, ...]:
+        """What the method does, shown on some images; no panels: nothing to show. Gradients are off."""
+        return ()
 
     @abstractmethod
     def compute_loss(

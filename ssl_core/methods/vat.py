@@ -30,7 +30,7 @@ from pydantic import Field
 from ssl_core import losses
 from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress
+from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Panel, Progress, Scene
 
 
 class VATConfig(MethodConfig):
@@ -151,6 +151,31 @@ class VAT(Method):
             terms["loss_entropy"] = losses.entropy(clean).mean()
             total = total + terms["loss_entropy"]
         return LossOutput(total=total, terms=terms, state=state)
+
+    def picture(self, config: VATConfig, scene: Scene) -> tuple[Panel, ...]:
+        """Original, perturbation and perturbed images, as in the report's figure 5."""
+        if config.alpha == 0:
+            return ()
+        x = scene.images
+        noise = torch.randn(x.shape, generator=scene.generator, dtype=x.dtype, device=x.device)
+        with torch.enable_grad():
+            d = adversarial_direction(scene.forward, x, noise, xi=config.xi, iterations=config.iterations)
+        clean, perturbed = (scene.forward(images).logits for images in (x, x + config.eps * d))
+        before, before_right = scene.says(clean)
+        after, after_right = scene.says(perturbed)
+        original, moved = scene.pixels(x), scene.pixels(x + config.eps * d)
+        shares = (config.eps / norms(x)).flatten().tolist()
+        kl = losses.kl_divergence(clean, perturbed).tolist()
+        return (
+            Panel("original", "image", original.clip(0, 1), before, before_right),
+            Panel(
+                f"perturbation r, |r| = {config.eps:.3g}",
+                "difference",
+                moved - original,
+                tuple(f"{share:.0%} of |x|, KL {each:.2g}" for share, each in zip(shares, kl, strict=True)),
+            ),
+            Panel("perturbed", "image", moved.clip(0, 1), after, after_right),
+        )
 
 
 METHOD = VAT()

@@ -231,8 +231,8 @@ def test_the_monitors_equal_a_slow_count() -> None:
     true = random.integers(0, 4, 50)
     labelled = random.choice(50, 12, replace=False)
     monitor = EpochMonitor(torch.from_numpy(true), torch.from_numpy(labelled), 4)
-    seen = correct = 0
-    counts = [0] * 4
+    seen = 0
+    counts, right = [0] * 4, [0] * 4
     for size in (20, 7, 1):  # as when a method makes its pseudo-labels step by step, an image twice included
         indices, labels = random.integers(0, 50, size), random.integers(0, 4, size)
         accepted = random.random(size) < 0.6
@@ -243,9 +243,12 @@ def test_the_monitors_equal_a_slow_count() -> None:
             seen += 1
             if taken:
                 counts[label] += 1
-                correct += int(true[index] == label)
+                right[label] += int(true[index] == label)
+    correct = sum(right)
+    assert monitor.classes() == {"accepted": counts, "right": right}
     assert 0 < correct < sum(counts) < seen < 28
     expected = {f"ssl/pseudo_labels/class_{c:02d}": float(n) for c, n in enumerate(counts)}
+    expected |= {f"ssl/pseudo_label_accuracy/class_{c:02d}": right[c] / n for c, n in enumerate(counts)}
     expected |= {
         "ssl/mask_rate": sum(counts) / seen,
         "ssl/pseudo_label_accuracy": correct / sum(counts),
@@ -265,8 +268,14 @@ def test_a_run_s_monitors_equal_a_slow_count_over_x() -> None:
         assert report.metrics["ssl/mask_rate"] == len(pairs) / len(seen["pools"][0])
         assert report.metrics["ssl/pseudo_label_accuracy"] == correct / len(pairs)
         for c in range(3):
-            assert report.metrics[f"ssl/pseudo_labels/class_{c:02d}"] == sum(label == c for _, label in pairs)
+            of_class = [index for index, label in pairs if label == c]
+            assert report.metrics[f"ssl/pseudo_labels/class_{c:02d}"] == len(of_class)
+            assert report.classes["accepted"][c] == len(of_class)
+            assert report.classes["right"][c] == sum(run.data.labels[index] == c for index in of_class)
+            if not of_class:
+                assert f"ssl/pseudo_label_accuracy/class_{c:02d}" not in report.metrics
     assert not any(name.startswith("ssl/") for name in run.history[0].metrics)  # the warm-up
+    assert run.history[0].classes == {}
 
 
 def test_counts_of_very_many_classes_are_not_shown_one_by_one() -> None:
@@ -275,7 +284,9 @@ def test_counts_of_very_many_classes_are_not_shown_one_by_one() -> None:
         monitor = EpochMonitor(labels, torch.empty(0, dtype=torch.int64), classes)
         monitor.add_pseudo_labels(PseudoLabels(labels, labels, labels >= 0))
         metrics = monitor.metrics()
-        assert sum(name.startswith("ssl/pseudo_labels/class") for name in metrics) == shown
+        for kind in ("pseudo_labels", "pseudo_label_accuracy"):
+            assert sum(name.startswith(f"ssl/{kind}/class") for name in metrics) == shown
+        assert monitor.classes() == {"accepted": [1] * classes, "right": [1] * classes}
         assert metrics["ssl/pseudo_labels_largest_class"] == 1.0
 
 

@@ -92,6 +92,7 @@ def last_state(out: Path) -> dict[str, Any]:
     state = checkpoint.load_newest(out / "checkpoints")
     assert state is not None
     for report in state["history"]:
+        del report["time_ms"]
         for name in TIMES:
             del report["metrics"][name]
     return state

@@ -1,0 +1,146 @@
+"""A method's own picture as arrays: what it does to some validation images once it is trained.
+
+The validation images are never trained on, so what the network says of them is what it says of new images.
+They are taken class by class; noise and views come from the run's own streams at the step after the last,
+so the same run always gives the same picture, and making one changes nothing in the run.
+
+A picture is kept as a `.npz` file without pickled objects; drawing it is others' work.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ssl_core import checkpoint
+from ssl_core.loop import Run, unlabelled_views
+from ssl_core.methods.base import Panel, Scene
+from ssl_core.networks import NetworkOutput
+from ssl_core.rng import generator
+
+IMAGES = 8
+"""Images of a picture."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a method shows.
+
+    Attributes:
+        method: its name.
+        epoch: finished epochs of the run.
+        truth: the true class of each image.
+        panels: rows, in order.
+    """
+
+    method: str
+    epoch: int
+    truth: tuple[str, ...]
+    panels: tuple[Panel, ...]
+
+
+def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
+    """The method's picture of a run as it stands; None where the method shows nothing.
+
+    Args:
+        run: trained, or not.
+        images: how many validation images at most.
+    """
+    chosen = one_of_each_class(run, images).to(run.device)
+    pixels, labels = run.images[chosen], run.labels[chosen]
+    after_training = run.config.total_steps
+    names = run.method.unlabelled_views
+    with torch.no_grad():
+        views, geometry = unlabelled_views(run, chosen, after_training, names) if names else ({}, None)
+        scene = Scene(
+            forward=_evaluated(run),
+            images=run.normalise(pixels),
+            views=views,
+            geometry=geometry,
+            pixels=lambda normalised: shown(normalised, run.data.mean, run.data.std),
+            says=lambda logits: said(logits, labels, run.data.classes),
+            generator=generator(run.config.seed, "noise", after_training, device=run.device),
+        )
+        panels = run.method.picture(run.config.parameters, scene)
+    truth = tuple(run.data.classes[label] for label in labels.tolist())
+    return Picture(run.method.name, run.epoch, truth, panels) if panels else None
+
+
+def one_of_each_class(run: Run, count: int) -> torch.Tensor:
+    """Indices of validation images: the first of every class, then the second, ...; (at most count,) int64."""
+    valid = run.split.valid
+    labels = run.data.labels[valid]
+    rank = np.zeros(len(valid), dtype=np.int64)
+    for c in range(run.data.num_classes):
+        rank[labels == c] = np.arange((labels == c).sum())
+    return torch.from_numpy(valid[np.lexsort((labels, rank))][:count])
+
+
+def shown(images: torch.Tensor, mean: Any, std: Any) -> npt.NDArray[np.float32]:
+    """Normalised images as pixels, 0 to 1 where they were pixels: (n, 3, H, W) to (n, H, W, 3)."""
+    pixels = images.detach().permute(0, 2, 3, 1).float().cpu().numpy()
+    return np.asarray(pixels * np.float32(std) + np.float32(mean), dtype=np.float32)
+
+
+def said(
+    logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """Class and confidence of each prediction as text, and whether it is right."""
+    confidence, predicted = logits.detach().float().softmax(dim=1).max(dim=1)
+    pairs = zip(predicted.tolist(), confidence.tolist(), strict=True)
+    return tuple(f"{classes[c]} {p:.2f}" for c, p in pairs), tuple((predicted == labels).tolist())
+
+
+def _evaluated(run: Run) -> Any:
+    """The EMA network as a method calls it, in full precision always; nothing of it moves."""
+
+    def forward(
+        images: torch.Tensor, *, update_statistics: bool = True, full_precision: bool = False
+    ) -> NetworkOutput:
+        output: NetworkOutput = run.ema.network(images)
+        return output
+
+    return forward
+
+
+def save(path: Path, picture: Picture) -> None:
+    """Write a picture, whole or not at all."""
+    arrays: dict[str, Any] = {}
+    panels = []
+    for number, panel in enumerate(picture.panels):
+        arrays[f"values_{number}"] = panel.values.astype(np.float32)
+        if panel.beneath is not None:
+            arrays[f"beneath_{number}"] = panel.beneath.astype(np.float32)
+        panels.append([panel.title, panel.kind, panel.captions, panel.right])
+    head = {"format": FORMAT, "method": picture.method, "epoch": picture.epoch, "truth": picture.truth}
+    arrays["head"] = np.frombuffer(json.dumps({**head, "panels": panels}).encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path) -> Picture:
+    """Read a picture that `save` wrote.
+
+    Raises:
+        ValueError: written by another version.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        head = json.loads(arrays["head"].tobytes())
+        if head["format"] != FORMAT:
+            raise ValueError(f"{path}: a picture of format {head['format']!r}; this version reads {FORMAT}")
+        panels = []
+        for number, (title, kind, captions, right) in enumerate(head["panels"]):
+            beneath = arrays.get(f"beneath_{number}")
+            marks = None if right is None else tuple(right)
+            panels.append(Panel(title, kind, arrays[f"values_{number}"], tuple(captions), marks, beneath))
+    return Picture(head["method"], head["epoch"], tuple(head["truth"]), tuple(panels))
