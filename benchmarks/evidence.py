@@ -34,12 +34,6 @@ COMMON = {
     "threads": 1,
 }
 SEEDS = (0, 1, 2)
-# Read by the C library when a process starts: as `tune.engine` has it, and for the same reason.
-ALLOCATOR = {
-    "MALLOC_TRIM_THRESHOLD_": str(16 * 1024**3),
-    "MALLOC_TOP_PAD_": str(64 * 1024**2),
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
-}
 
 
 @dataclass(frozen=True)
@@ -179,7 +173,7 @@ def run_all(cifar10: str, jobs: int) -> None:
 
     def make(key: tuple[str, int, str, int]) -> None:
         words = [sys.executable, "-m", "benchmarks.evidence", "--cifar10", cifar10, "--one", *map(str, key)]
-        subprocess.run(words, cwd=ROOT, env=os.environ | ALLOCATOR, check=True)
+        subprocess.run(words, cwd=ROOT, check=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         for key, _ in zip(waiting, pool.map(make, waiting), strict=True):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ssl_core import augment, losses
+from ssl_core.allocator import keep_freed_memory
 from ssl_core.config import RunConfig
 from ssl_core.data import Dataset, Split
 from ssl_core.ema import AveragedModel
@@ -63,6 +64,7 @@ class Run:
 
     def __init__(self, config: RunConfig, data: Dataset, split: Split) -> None:
         assert config.steps_per_epoch and config.network and config.batch_size and config.mu
+        keep_freed_memory()
         torch.set_num_threads(config.threads or 1)
         self.config, self.data, self.split = config, data, split
         self.method = get_method(config.method)

@@ -45,10 +45,15 @@ class Block(nn.Module):
         self.shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        active = functional.leaky_relu(self.bn1(images), LEAK)
+        active = _activate(self.bn1(images))
         residual = active if self.activate_before_residual else images
-        inner = self.conv2(functional.leaky_relu(self.bn2(self.conv1(active)), LEAK))
-        return inner + (residual if self.shortcut is None else self.shortcut(residual))  # type: ignore[no-any-return]
+        inner: torch.Tensor = self.conv2(_activate(self.bn2(self.conv1(active))))
+        return inner.add_(residual if self.shortcut is None else self.shortcut(residual))
+
+
+def _activate(normalised: torch.Tensor) -> torch.Tensor:
+    """LeakyReLU, in place: BatchNorm's gradient needs its input, not its output, so nothing is lost."""
+    return functional.leaky_relu_(normalised, LEAK)
 
 
 class AttentionHead(nn.Module):
@@ -100,7 +105,7 @@ class WideResNet(nn.Module):
         self.head = AttentionHead(channels, attention_maps, bn_momentum) if attention_maps else None
 
     def forward(self, images: torch.Tensor) -> NetworkOutput:
-        features = functional.leaky_relu(self.bn(self.blocks(self.stem(images))), LEAK)
+        features = _activate(self.bn(self.blocks(self.stem(images))))
         if self.head is None:
             return NetworkOutput(self.classifier(features.mean(dim=(2, 3))), features)
         maps = self.head(features)

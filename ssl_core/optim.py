@@ -14,12 +14,13 @@ def build_optimizer(
     """SGD over all parameters; the penalty is on convolution and classifier weights alone.
 
     None on BatchNorm and biases, as google-research/fixmatch has it. Nesterov needs a momentum: with 0 it is
-    plain SGD.
+    plain SGD. Fused: one pass over each weight, and none at all where `optimizer.found_inf`, a tensor on the
+    weights' own device, is 1 (`ssl_core.finite`).
     """
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, foreach=True)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 def learning_rate(lr: float, step: int, total_steps: int) -> float:

@@ -20,11 +20,6 @@ os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
 os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-# Read by the C library when a worker starts: keep freed memory for the next step instead of handing megabytes of
-# activations back to the system and asking for them again, page by page (a fifth of a small network's step).
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(16 * 1024**3))
-os.environ.setdefault("MALLOC_TOP_PAD_", str(64 * 1024**2))
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 1024**2))
 
 import ray
 from ray import tune as ray_tune
