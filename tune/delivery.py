@@ -39,6 +39,7 @@ class Sender:
         self.log = log
         self.folder = log.path.absolute().parent
         self.place = Destination(log)
+        self.delivered = 0
         self._fault = _fault_countdown()
         self._handlers: dict[str, Callable[[Event], None]] = {
             "start": self._send_start,
@@ -65,9 +66,6 @@ class Sender:
                 return
             except OwedAgainError:
                 pass
-            except AwayError:
-                self.place.disconnect()
-                raise
 
     def _send(self, events: list[Event]) -> None:
         """Events of one run in order, epochs in few calls."""
@@ -102,6 +100,7 @@ class Sender:
             return
         self._fault_point()
         self.log.mark_delivered(event.id for event in events)
+        self.delivered += len(events)
 
     def _settle(self) -> None:
         """Where a request may have been carried out late: one run for each key, in the state it was left in."""

@@ -70,10 +70,6 @@ class Destination:
         """Whether a sqlite database is no longer the file that was opened: MLflow would go on with the old one."""
         return self._file is not None and file_identity(self._note("tracking_uri")) != self._file
 
-    def disconnect(self) -> None:
-        """Look at the experiment again before the next delivery: it may have been deleted meanwhile."""
-        self._experiment = None
-
     def begin(self, run: str) -> None:
         """See that a run is there, below its parent."""
         made = run not in self._runs and self._identify(run)
@@ -155,6 +151,7 @@ class Destination:
         found = self._there(self._client.get_run, self._runs[run])
         if found is None:
             self._forget([run])
+            self._experiment = None  # all the others may be gone as well: `connect` looks
             raise OwedAgainError
         if found.info.lifecycle_stage == "active":
             return False

@@ -61,10 +61,14 @@ class _Patience:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._failures = 0
+        self._delivered = 0
 
-    def failed(self, error: AwayError, longest: float) -> float:
+    def failed(self, error: AwayError, longest: float, delivered: int) -> float:
+        """Seconds to wait; a failure after some success is a first one."""
+        if delivered > self._delivered:
+            self._failures, self._delivered = 0, delivered
         reason = str(error)
-        if self._failures == 0 or reason != self._log.get_meta("problem"):
+        if reason != self._log.get_meta("problem"):
             logger.warning("not delivered, will be tried again: %s", reason)
             self._log.set_meta("problem", reason)
         pause = longest if error.slow else min(longest, FIRST_PAUSE * 2.0 ** min(self._failures, 10))
@@ -109,7 +113,9 @@ def serve(log: EventLog, parent: int | None) -> None:
                 logger.warning("the driver is gone and MLflow is away: `ssl-tune sync` delivers the rest")
                 return
             # From when the attempt began: it may itself have taken long, with a server that hangs.
-            end = began + patience.failed(error, LAST_PAUSE if complete() else LONGEST_PAUSE)
+            end = began + patience.failed(
+                error, LAST_PAUSE if complete() else LONGEST_PAUSE, sender.delivered
+            )
             was_complete = complete()
             time.sleep(LOOK_SECONDS)
             while time.monotonic() < end and not orphaned() and complete() == was_complete:
@@ -152,7 +158,7 @@ def deliver(study_folder: Path, timeout: float) -> int:
                 try:
                     sender.deliver_pending()
                 except AwayError as error:
-                    pause = patience.failed(error, LAST_PAUSE)
+                    pause = patience.failed(error, LAST_PAUSE, sender.delivered)
                     if not log.pending() or time.monotonic() + pause >= deadline:
                         return log.pending()
                     time.sleep(pause)

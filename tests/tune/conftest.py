@@ -6,6 +6,7 @@ and MLflow's database is migrated once and copied: both take seconds.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sys
 import warnings
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.tune.helpers import Done, copy_home, make_home, make_pictures, shapes_options
+from tests.tune.servers import Gate, MlflowServer, ServerStore, needed, postgres
 from tests.tune.tracked import Home as TrackedHome
-from tests.tune.tracked import tracked_home
+from tests.tune.tracked import Store, tracked_home
 from tune.destination import prepared_database
 from tune.home import Home
 
@@ -54,6 +56,43 @@ def ready_home(home: Home, migrated_store: Path) -> Home:
 def tracked(tmp_path: Path, migrated_store: Path) -> Iterator[TrackedHome]:
     """A home with one study that only reports, and a SQLite store of its own."""
     home = tracked_home(tmp_path / "tracked", migrated_store)
+    yield home
+    home.log.close()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real MLflow server on a real PostgreSQL, for all tests that want one."""
+    needed("postgres", importlib.util.find_spec("psycopg"), "pip install 'psycopg[binary]'")
+    with postgres() as database:
+        server = MlflowServer(database, tmp_path_factory.mktemp("served") / "artifacts")
+        try:
+            with prepared_database(database):  # the tables, while the server is being loaded
+                Store(Path("/nowhere"), database).client()
+            server.start()
+            yield server
+        finally:
+            server.close()
+
+
+@pytest.fixture
+def gate(mlflow_server: MlflowServer) -> Iterator[Gate]:
+    """The server's gate, open; the server itself is there before and after, whatever a test does to it."""
+    mlflow_server.start()
+    gate = Gate(mlflow_server.port)
+    gate.open()
+    yield gate
+    gate.close()
+    mlflow_server.start()
+
+
+@pytest.fixture
+def served(mlflow_server: MlflowServer, gate: Gate, tmp_path: Path) -> Iterator[TrackedHome]:
+    """A home with one study that only reports, to the real server through its gate."""
+    store = ServerStore(mlflow_server)
+    store.ignore_what_is_there()
+    home = TrackedHome(tmp_path / "served", store)
+    home.tracking_uri = gate.uri
     yield home
     home.log.close()
 

@@ -215,6 +215,7 @@ def test_a_store_that_was_thrown_away_gets_everything_again(tracked: Home, migra
     owed = tracked.log.pending()
     assert deliver(tracked.study, 30) == 0
     tracked.store = Store(tracked.path / "other.db")
+    tracked.tracking_uri = tracked.store.uri
     shutil.copy(migrated_store, tracked.store.database)
     tracker = tracked.tracker()
     assert tracker.pending() == owed

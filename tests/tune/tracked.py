@@ -31,9 +31,9 @@ Points = Counter[tuple[str, int, int, str]]
 class Store:
     """A SQLite database that MLflow writes to, looked at from outside."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, uri: str | None = None) -> None:
         self.database = database
-        self.uri = f"sqlite:///{database}"
+        self.uri = uri or f"sqlite:///{database}"
         self._before: set[str] = set()
 
     def client(self) -> Any:
@@ -79,6 +79,7 @@ class Home:
 
     def __init__(self, path: Path, store: Store, study: str = "s") -> None:
         self.path, self.store, self.name = path, store, study
+        self.tracking_uri = store.uri
         self.study = path / "studies" / study
         self.log = EventLog(self.study / "events.db")
 
@@ -87,7 +88,7 @@ class Home:
         return Tracker(
             self.log,
             study=self.name,
-            tracking_uri=uri or self.store.uri,
+            tracking_uri=uri or self.tracking_uri,
             experiment=EXPERIMENT,
             common_tags=TAGS,
             **options,

@@ -1,0 +1,149 @@
+"""A real MLflow server on PostgreSQL that is killed, hangs or fails: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tune.servers import Gate, MlflowServer
+from tests.tune.tracked import EXPERIMENT, ROOT, Home, check_exact, metrics, start
+from tune import sender
+from tune.tracking import Tracker
+
+TRIALS = ("0", "1", "2")
+
+
+@pytest.fixture(autouse=True)
+def _short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setattr(sender, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(sender, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(sender, "LAST_PAUSE", 0.5)
+    monkeypatch.setattr(sender, "IDLE_SECONDS", 0.02)
+
+
+def run_study(tracker: Tracker, epochs: int, happens: dict[int, Callable[[], None]]) -> None:
+    """A study whose trials only report; things happen while it goes on."""
+    start(tracker, *TRIALS)
+    for epoch in range(1, epochs + 1):
+        if epoch in happens:
+            happens[epoch]()
+        for trial in TRIALS:
+            tracker.report(trial, epoch, metrics(epoch))
+        time.sleep(0.02)
+    for trial, reason in zip(TRIALS, ("completed", "asha", "oom"), strict=True):
+        tracker.trial_ended(trial, reason)
+    tracker.study_ended("finished", {"best/val_error": 1.0})
+
+
+def later(action: Callable[[], None], seconds: float) -> None:
+    threading.Timer(seconds, action).start()
+
+
+def test_a_server_that_is_killed_again_and_again(served: Home, mlflow_server: MlflowServer) -> None:
+    def killed() -> None:
+        mlflow_server.kill()
+        later(mlflow_server.start, 0.3)
+
+    with served.sending():
+        run_study(served.tracker(), 60, dict.fromkeys((3, 25, 45), killed))
+    check_exact(served)
+
+
+def test_a_server_that_hangs_and_then_does_what_it_was_asked(
+    served: Home, mlflow_server: MlflowServer
+) -> None:
+    """Requests that were given up and sent again are carried out twice, the first time late."""
+
+    def hang() -> None:
+        mlflow_server.freeze()
+        later(mlflow_server.thaw, 2.5)
+
+    with served.sending():
+        run_study(served.tracker(), 10, {1: hang})
+        time.sleep(2.5)
+        hang()
+        served.tracker().trial_started("3", {"vat.eps": 1.0}, {}, "trial: 3\n")
+        served.tracker().trial_ended("3", "completed")
+        time.sleep(3)
+    check_exact(served)
+
+
+def test_a_call_that_hangs_while_the_next_one_passes(served: Home, gate: Gate) -> None:
+    """The late request makes the run that the next attempt has made already."""
+    hung = []
+
+    def answer(number: int) -> str:
+        if "runs/create" in gate.calls[number] and len(hung) < 2:
+            hung.append(number)
+            return "hang"
+        return "pass"
+
+    gate.answer = answer
+    with served.sending():
+        later(gate.release, 2.0)
+        run_study(served.tracker(), 5, {})
+        time.sleep(4)
+    assert len(hung) == 2
+    check_exact(served)
+
+
+def test_a_server_that_fails_a_third_of_the_calls_and_loses_answers(served: Home, gate: Gate) -> None:
+    luck = random.Random(0)
+    gate.answer = lambda number: luck.choice(["pass", "pass", "500"]) if number % 7 else "lose"
+    with served.sending():
+        run_study(served.tracker(), 30, {})
+    assert len(gate.calls) > 40
+    check_exact(served)
+
+
+def test_a_server_that_is_away_at_the_start(served: Home, gate: Gate) -> None:
+    gate.shut()
+    with served.sending():
+        run_study(served.tracker(), 10, {5: gate.open})
+    check_exact(served)
+
+
+def test_a_driver_that_is_killed_while_the_server_is_away_and_resumes(served: Home, gate: Gate) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from tests.tune.tracked import TAGS, metrics, start\n"
+        "from tune.events import EventLog; from tune.tracking import Tracker\n"
+        "log = EventLog(Path(sys.argv[1]))\n"
+        f"tracker = Tracker(log, study='s', tracking_uri=sys.argv[2], experiment={EXPERIMENT!r},"
+        " common_tags=TAGS)\n"
+        "tracker.start_sender(); start(tracker, '0', '1', '2')\n"
+        "[tracker.report(t, e, metrics(e)) for e in range(1, 6) for t in '012']\n"
+        "print(tracker._sender.pid, flush=True); input()"
+    )
+    command = [sys.executable, "-c", script, str(served.log.path), gate.uri]
+    driver = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert driver.stdout is not None and driver.stdin is not None
+    sender_pid = int(driver.stdout.readline())
+    deadline = time.monotonic() + 60
+    while served.log.last("s/1", "params") is None or len(gate.calls) < 4:  # in the middle of a delivery
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    gate.shut()
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{sender_pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert served.log.pending() > 0
+    gate.open()
+    with served.sending():
+        run_study(served.tracker(), 10, {})  # a new driver, whose workers repeat what they are not sure of
+    check_exact(served)
