@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 CIFAR10 ?= cifar10
 DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help install demo test lint check golden evidence clean
+.PHONY: help install demo test cluster-test lint check golden evidence clean
 
 help:
 	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
 	@echo "make test    the test suite"
+	@echo "make cluster-test  as root: a cluster on network namespaces, machines of which are cut off and killed"
 	@echo "make check   lint, types and the test suite"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make golden  record the golden loss traces again (after a change that is meant to alter them)"
@@ -32,6 +33,10 @@ demo: install
 
 test: install
 	$(BIN)/pytest
+
+cluster-test: install
+	tests/cluster/needs.sh
+	$(BIN)/pytest tests/cluster
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,17 +1,22 @@
-"""What this machine has for searching: each finding with its remedy."""
+"""What this machine, or a cluster, has for searching: each finding with its remedy."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssl_core.errors import ConfigError
 from tune.home import Home
 from tune.request import gpu_count
+
+if TYPE_CHECKING:
+    from tune.probe import Probe
 
 WANTED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas")
 LOW_DISK = 5e9
@@ -141,3 +146,83 @@ def _data(data_root: Path | None) -> Finding:
         f"none in {root}",
         "digits needs none; cifar10 is downloaded at first use; or folder:PATH",
     )
+
+
+def examine_cluster(address: str, home: Home) -> list[Finding]:
+    """Look at a cluster: its machines, their versions, storage and GPUs, tracking, and whether its doors are shut.
+
+    Raises:
+        ConfigError: this is no address.
+        ServiceError: nobody answers, or the token is refused.
+    """
+    from tune import cluster
+    from tune.probe import identity, needs_network, probe
+    from tune.tracking_uri import check_tracking_uri
+
+    with cluster.connected(address):
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
+        check_tracking_uri(uri)
+        home.check_writable()
+        home.studies.mkdir(parents=True, exist_ok=True)
+        server = uri if needs_network(uri) else None
+        mine, machines = identity(), cluster.machines()
+        probes = probe(home.studies, tracking_uri=server, look_at_gpus=True)
+        total = f"{len(machines)} machines, {sum(m.cpus for m in machines):g} processors, "
+        total += f"{sum(m.gpus for m in machines):g} GPUs"
+        found = [
+            Finding("good", "cluster", f"{address}: {total}")
+            if machines
+            else Finding(
+                "bad", "cluster", f"{address}: no machine for trials", "start a worker: docs/cluster.md"
+            ),
+            _token(address),
+        ]
+        declared = {machine.name: machine.gpus for machine in machines}
+        for each in probes:
+            found += _of_machine(each, mine, declared.get(each.machine, 0), server)
+    return found
+
+
+def _token(address: str) -> Finding:
+    from tune.cluster import is_open
+
+    if is_open(address):
+        return Finding(
+            "bad",
+            "authentication",
+            "the cluster asks for no token",
+            "whoever reaches it can run anything there: start it with RAY_AUTH_MODE=token (docker/entry does)",
+        )
+    return Finding("good", "authentication", "callers without the token are refused")
+
+
+def _of_machine(
+    probe: Probe, mine: Mapping[str, str], declared_gpus: float, server: str | None
+) -> list[Finding]:
+    name = probe.machine
+    if probe.note is not None:
+        return [Finding("bad", name, probe.note, "install ssl-tune[cluster] there, or run the image")]
+    found = []
+    if probe.missing:
+        remedy = "put --home on storage that all machines see under the same path"
+        found.append(Finding("bad", f"{name}: storage", f"does not see {', '.join(probe.missing)}", remedy))
+    else:
+        found.append(Finding("good", f"{name}: storage", "sees and writes the home folder"))
+    differing = [
+        f"{k} {probe.versions.get(k)} (here {v})" for k, v in mine.items() if probe.versions.get(k) != v
+    ]
+    if differing:
+        found.append(Finding("bad", f"{name}: versions", ", ".join(differing), "install the same on all"))
+    else:
+        found.append(Finding("good", f"{name}: versions", "as the driver's"))
+    if probe.gpus is not None and probe.gpus < declared_gpus:
+        text = f"{declared_gpus:g} given to Ray, {probe.gpus} usable by torch"
+        found.append(Finding("bad", f"{name}: GPUs", text, "check the driver there with nvidia-smi"))
+    elif probe.gpus is not None:
+        found.append(Finding("good", f"{name}: GPUs", f"{declared_gpus:g}"))
+    if server is not None and probe.tracking is not None:
+        remedy = "only the driver sends: needed there alone, but worth mending"
+        found.append(Finding("note", f"{name}: MLflow", f"{server} not reached: {probe.tracking}", remedy))
+    elif server is not None:
+        found.append(Finding("good", f"{name}: MLflow", f"{server} reached"))
+    return found

@@ -23,6 +23,7 @@ os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 
 import ray
 from ray import tune as ray_tune
+from ray.tune.execution import class_cache
 from ray.tune.stopper import Stopper
 
 from tune.events import EventLog
@@ -38,6 +39,9 @@ from tune.study import StudyFolder
 from tune.tracking import Tracker
 from tune.trainable import TrialTrainable
 from tune.views import best_record
+
+# Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
+class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
 
 INTERRUPTED_TRACKING_SECONDS = 10.0
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
@@ -56,7 +60,7 @@ class Engine:
     def __init__(self, spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> None:
         self.spec, self.folder, self.home, self.progress = spec, folder, home, progress
         self.signal: int | None = None
-        self.log = open_log(folder)
+        self.log = open_log(folder, shared=spec.address is not None)
         self.tracker = open_tracker(self.log, spec, home)
         self.records = Records(folder, spec)
         self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
@@ -119,10 +123,10 @@ class Engine:
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(TrialTrainable, resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
-                    search_alg=StudySearcher(self.records, self.folder, self.home),
+                    search_alg=self._searcher(),
                     scheduler=StudyASHA(self.records.epochs, self.records.all()),
                     num_samples=left,
-                    max_concurrent_trials=self.spec.concurrent,
+                    max_concurrent_trials=None if self.spec.elastic else self.spec.concurrent,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: f"trial-{trial.config['trial']}",
                     trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']}",
@@ -142,6 +146,19 @@ class Engine:
         finally:
             if started_here:
                 ray.shutdown()
+
+    def _searcher(self) -> StudySearcher:
+        if self.spec.address is None:
+            return StudySearcher(self.records, self.folder, self.home)
+        from tune import cluster, probe
+
+        return StudySearcher(
+            self.records,
+            self.folder,
+            self.home,
+            identity=probe.identity(),
+            room=cluster.Room(self.spec) if self.spec.elastic else None,
+        )
 
     def should_stop(self) -> bool:
         """Whether the sitting is to end; looked at by Ray's loop many times a second."""
@@ -183,6 +200,11 @@ class _SittingStopper(Stopper):
         return {}  # Ray snapshots its experiment; this one is never restored
 
 
+def is_started() -> bool:
+    """Whether this process is a driver of some Ray already."""
+    return bool(ray.is_initialized())
+
+
 def start_ray(spec: StudySpec) -> None:
     """Start Ray on this machine, as small as the study needs it."""
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -198,9 +220,9 @@ def start_ray(spec: StudySpec) -> None:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process where it stands
 
 
-def open_log(folder: StudyFolder) -> EventLog:
-    """The study's event log, to be written by its driver."""
-    return EventLog(folder.events_db)
+def open_log(folder: StudyFolder, shared: bool | None = None) -> EventLog:
+    """The study's event log, to be written by its driver; `shared` where other machines read it meanwhile."""
+    return EventLog(folder.events_db, shared=shared)
 
 
 def open_tracker(log: EventLog, spec: StudySpec, home: Home) -> Tracker:
@@ -229,6 +251,8 @@ def open_tracker(log: EventLog, spec: StudySpec, home: Home) -> Tracker:
 
 def resources(spec: StudySpec) -> dict[str, float]:
     """What Ray reserves for a trial."""
+    if spec.address is not None:
+        return {"cpu": int(spec.config["threads"]), "gpu": spec.gpus_per_trial}
     # Threads are what a trial computes with; Ray counts a processor for each, but never more than there are.
     cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
     threads = min(int(spec.config["threads"]), cores // spec.concurrent)

@@ -2,8 +2,9 @@
 
 One SQLite file in WAL mode per study, `studies/<name>/events.db`. The driver appends, the sender (see
 `tune.sender`) marks what MLflow has taken, and read-only views (`status`, `trials`, `report`) read the
-learning curves from here, so that they need no tracking server. Lies on the driver's own disk: WAL needs
-shared memory, which network file systems do not give.
+learning curves from here, so that they need no tracking server. WAL needs shared memory, which network file
+systems do not give: a study on a cluster keeps its log with a rollback journal instead, which is slower and can
+be read from other machines.
 
 An event once committed survives the death of any process; `synchronous=NORMAL` spares the fsync per
 event, so a power cut may cost the last events, never their order or the file.
@@ -104,9 +105,10 @@ class EventLog:
     Args:
         path: the SQLite file; made, with its folder, where there is none.
         read_only: open an existing log for reading alone (a view beside a running study).
+        shared: whether other machines read it while it is written; None: as the file is.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, shared: bool | None = None) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
         if read_only:
@@ -115,9 +117,11 @@ class EventLog:
             self._db.execute("PRAGMA busy_timeout = 30000")
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self.path.exists() or self.path.stat().st_size == 0
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA busy_timeout = 30000")
-        self._db.execute("PRAGMA journal_mode = WAL")
+        if shared is not None or is_new:
+            self._db.execute(f"PRAGMA journal_mode = {'DELETE' if shared else 'WAL'}")
         self._db.execute("PRAGMA synchronous = NORMAL")
         with self._transaction():
             for statement in _SCHEMA.strip().rstrip(";").split(";"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from search_spaces import SearchSpace, load_space
 from ssl_core.config import from_document, resolve
 from ssl_core.data import describe
 from ssl_core.errors import ConfigError, unknown
+from tune.capacity import Machine, share
 from tune.home import Home, check_name
 from tune.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
 from tune.tracking_uri import check_tracking_uri
@@ -43,6 +44,7 @@ class SearchRequest:
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else the home's own database.
         tracking_timeout: seconds (or text) to wait for tracking at the end.
         data_root: where downloaded data lie.
+        address: of a Ray cluster to run on, HOST:PORT or "auto"; None: this machine.
     """
 
     method: str = "pseudo_label"
@@ -63,28 +65,73 @@ class SearchRequest:
     tracking_uri: str | None = None
     tracking_timeout: float | str = 300.0
     data_root: str | Path | None = None
+    address: str | None = None
 
 
-def resolve_request(request: SearchRequest, home: Home) -> StudySpec:
-    """The specification of the study that is asked for.
+def check_request(request: SearchRequest) -> None:
+    """What can be told of a request without its data, its machines and its home, which may all be elsewhere.
 
     Raises:
-        ConfigError: anything wrong that can be known without decoding images.
+        ConfigError: anything wrong.
     """
+    _check_numbers(request)
+    config = from_document(_document(request))
+    space = load_space(config.method, request.space)
+    fixed = _fixed_by_set(space, request.settings)
+    if fixed:
+        without(space, fixed)
+    if request.name is not None:
+        check_name(request.name)
+    if request.tracking_uri is not None:
+        check_tracking_uri(request.tracking_uri)
+
+
+def _check_numbers(request: SearchRequest) -> None:
     if request.sampler not in SAMPLERS:
         raise unknown("sampler", request.sampler, SAMPLERS)
     _check_range("trials", request.trials, 1, 1_000_000)
     _check_range("max_failures", request.max_failures, 0, 1000)
-    gpus = _gpus(request)
-    cores = len(os.sched_getaffinity(0))
-    concurrent = request.concurrent
-    if concurrent is None:
-        concurrent = _default_concurrent(gpus, cores, request.trials)
-    _check_range("concurrent", concurrent, 1, 10_000)
+    if request.concurrent is not None:
+        _check_range("concurrent", request.concurrent, 1, 10_000)
+    if request.gpus_per_trial is not None and not 0 <= request.gpus_per_trial <= 64:
+        raise ConfigError(f"gpus_per_trial = {request.gpus_per_trial}: between 0 and 64, fractions allowed.")
+    _time_budget(request)
+    _seconds(request.tracking_timeout, "--tracking-timeout")
+
+
+def resolve_request(
+    request: SearchRequest, home: Home, machines: Sequence[Machine] | None = None
+) -> StudySpec:
+    """The specification of the study that is asked for.
+
+    Args:
+        request: what is asked for.
+        home: the home folder.
+        machines: of the cluster that it is to run on; None: this machine.
+
+    Raises:
+        ConfigError: anything wrong that can be known without decoding images.
+    """
+    _check_numbers(request)
     asked = from_document(_document(request))
+    gpus = _gpus(request, machines)
+    if machines is None:
+        cores = len(os.sched_getaffinity(0))
+        concurrent = request.concurrent
+        if concurrent is None:
+            concurrent = _default_concurrent(gpus, cores, request.trials)
+        threads = max(1, cores // concurrent)
+    else:
+        concurrent, threads = share(
+            machines,
+            trials=request.trials,
+            gpus=gpus,
+            concurrent=request.concurrent,
+            threads=asked.threads,
+        )
     data_root = Path(request.data_root) if request.data_root else None
     info = describe(asked.dataset, root=data_root, image_size=asked.data.image_size)
-    config = resolve(asked, info, cores=max(1, cores // concurrent))
+    config = resolve(asked, info, cores=threads)
     # A study goes on from any working directory.
     config = config.model_copy(update={"dataset": _absolute(config.dataset)})
     data_root = data_root and data_root.expanduser().resolve()
@@ -119,6 +166,8 @@ def resolve_request(request: SearchRequest, home: Home) -> StudySpec:
         tracking_uri=tracking_uri,
         tracking_timeout=_seconds(request.tracking_timeout, "--tracking-timeout") or 0.0,
         data_root=str(data_root) if data_root else None,
+        address=request.address,
+        elastic=request.address is not None and request.concurrent is None,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
 
@@ -156,11 +205,10 @@ def gpu_count() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def _gpus(request: SearchRequest) -> float:
+def _gpus(request: SearchRequest, machines: Sequence[Machine] | None) -> float:
     if request.gpus_per_trial is None:
-        return 1.0 if gpu_count() else 0.0
-    if not 0 <= request.gpus_per_trial <= 64:
-        raise ConfigError(f"gpus_per_trial = {request.gpus_per_trial}: between 0 and 64, fractions allowed.")
+        there = gpu_count() if machines is None else sum(machine.gpus for machine in machines)
+        return 1.0 if there else 0.0
     return request.gpus_per_trial
 
 

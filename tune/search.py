@@ -6,13 +6,14 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.errors import ConfigError
+from tune.capacity import Machine, check_fit
 from tune.errors import Exit, ServiceError
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
@@ -57,7 +58,7 @@ def search(
         quiet: show no progress.
         options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name,
             space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, max_failures, tracking_uri,
-            tracking_timeout, data_root.
+            tracking_timeout, data_root, address.
 
     Raises:
         ConfigError: anything wrong with what is asked for; nothing is left behind.
@@ -80,35 +81,88 @@ def resume(name: str, *, home: Path | str | None = None, quiet: bool = False) ->
 
 def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
     """Create the study that is asked for and run it."""
-    spec = resolve_request(request, home)
-    folder = StudyFolder(home.study_folder(spec.name))
-    folder.create(spec)
-    progress.say(f"study {spec.name}: reading {spec.config['dataset']}")
-    try:
-        spec = _with_data(spec, folder, home)
-    except ConfigError:
-        folder.remove()
-        raise
-    except KeyboardInterrupt:
-        raise _interrupted_early(folder, home) from None
-    return _run(spec, folder, home, progress)
+    with _joined(request.address):
+        spec = resolve_request(request, home, _machines(request.address))
+        folder = StudyFolder(home.study_folder(spec.name))
+        folder.create(spec)
+        progress.say(f"study {spec.name}: reading {spec.config['dataset']}")
+        try:
+            _check_cluster(spec, folder)
+            spec = _with_data(spec, folder, home)
+        except (ConfigError, ServiceError):
+            folder.remove()
+            raise
+        except KeyboardInterrupt:
+            raise _interrupted_early(folder, home) from None
+        return _run(spec, folder, home, progress)
 
 
-def carry_on(name: str, home: Home, progress: Progress) -> Outcome:
-    """Run what is left of a study."""
+def carry_on(name: str, home: Home, progress: Progress, address: str | None = None) -> Outcome:
+    """Run what is left of a study.
+
+    Args:
+        name: the study's name.
+        home: the home folder.
+        progress: shows how it goes.
+        address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
+    """
     study = Study(home.existing_study_folder(name))
     folder = study.folder
     if folder.state() == "finished":
         return Outcome(study, Exit.DONE, study.status()["tracking"]["pending"], 0.0)
-    folder.lock()
-    try:
-        spec = _with_data(study.spec, folder, home)
-    except ConfigError:
-        folder.unlock()
-        raise
-    except KeyboardInterrupt:
-        raise _interrupted_early(folder, home) from None
-    return _run(spec, folder, home, progress)
+    spec = study.spec
+    if address is not None:
+        local = address == "local"
+        update = {"address": None if local else address, "elastic": spec.elastic and not local}
+        spec = spec.model_copy(update=update)
+    with _joined(spec.address):
+        folder.lock()
+        try:
+            _check_cluster(spec, folder)
+            spec = _with_data(spec, folder, home)
+            if spec != study.spec:
+                folder.write_spec(spec)
+        except (ConfigError, ServiceError):
+            folder.unlock()
+            raise
+        except KeyboardInterrupt:
+            raise _interrupted_early(folder, home) from None
+        return _run(spec, folder, home, progress)
+
+
+def _joined(address: str | None) -> AbstractContextManager[None]:
+    """Be in the cluster, where there is one."""
+    if address is None:
+        return nullcontext()
+    from tune.cluster import connected
+
+    return connected(address)
+
+
+def _machines(address: str | None) -> list[Machine] | None:
+    if address is None:
+        return None
+    from tune.cluster import machines
+
+    return machines()
+
+
+def _check_cluster(spec: StudySpec, folder: StudyFolder) -> None:
+    """Find what would make trials fail on other machines, before any starts.
+
+    Raises:
+        ConfigError: a machine that differs, or none that can hold a trial.
+        ServiceError: storage that is not shared.
+    """
+    if spec.address is None:
+        return
+    from tune import cluster, probe
+
+    kind, _, path = spec.config["dataset"].partition("folder:")
+    folders = [Path(path)] if path and not kind else []
+    folders += [Path(spec.data_root)] if spec.data_root else []
+    probe.check_probes(probe.probe(folder.path, folders), probe.identity())
+    check_fit(cluster.machines(), int(spec.config["threads"]), spec.gpus_per_trial)
 
 
 def _interrupted_early(folder: StudyFolder, home: Home) -> ServiceError:
@@ -129,14 +183,20 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
     from ssl_core.run import prepare
 
     root = Path(spec.data_root) if spec.data_root else None
-    config, _, split = prepare(spec.base_config(), data_root=root, cache=home.cache)
+    base = spec.base_config()
+    if spec.address is not None:  # the device is a worker's; this machine only decodes
+        base = base.model_copy(update={"device": "cpu"})
+    config, _, split = prepare(base, data_root=root, cache=home.cache)
     if spec.split_hash is None:
+        if spec.address is None:
+            made_on = fingerprint(config.device)
+        else:
+            from tune.cluster import resolve_there
+
+            chosen, made_on = resolve_there(spec)
+            config = config.model_copy(update=chosen)
         spec = spec.model_copy(
-            update={
-                "config": config.document(),
-                "split_hash": split.hash,
-                "fingerprint": fingerprint(config.device),
-            }
+            update={"config": config.document(), "split_hash": split.hash, "fingerprint": made_on}
         )
         folder.write_spec(spec)
     elif split.hash != spec.split_hash:

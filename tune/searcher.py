@@ -7,6 +7,7 @@ new one is asked for.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,42 @@ class StudySearcher(Searcher):
         records: the study's trials.
         folder: the study's folder.
         home: where decoded images lie.
+        identity: versions that a worker must have, where it may be on another machine.
+        room: how many trials may run side by side at the moment; None: Ray is told once and for all.
     """
 
-    def __init__(self, records: Records, folder: StudyFolder, home: Home) -> None:
+    def __init__(
+        self,
+        records: Records,
+        folder: StudyFolder,
+        home: Home,
+        *,
+        identity: Mapping[str, str] | None = None,
+        room: Callable[[], int] | None = None,
+    ) -> None:
         super().__init__(metric="val/error", mode="min")
         self._records, self._folder, self._home = records, folder, home
+        self._identity, self._room = identity, room
+        self._running: set[str] = set()
         self._waiting = deque(records.unfinished())
 
     def suggest(self, trial_id: str) -> Any:
-        """The configuration of the next trial; FINISHED where the study has all of its trials."""
+        """The configuration of the next trial; None: not now; FINISHED where the study has all of its trials."""
+        if self._room is not None and len(self._running) >= self._room():
+            return None
         if self._waiting:
             trial = self._waiting.popleft()
         elif self._records.asked() < self._records.spec.trials:
             trial = self._records.ask()
         else:
             return Searcher.FINISHED
-        return trial_task(self._records.spec, trial, self._folder, self._home)
+        self._running.add(trial_id)
+        task = trial_task(self._records.spec, trial, self._folder, self._home)
+        return task if self._identity is None else task | {"identity": dict(self._identity)}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Nothing to do: `tune.recorder` tells Optuna, which knows more than Ray says here."""
+        """One place is free. Optuna is told by `tune.recorder`, which knows more than Ray says here."""
+        self._running.discard(trial_id)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray snapshots its experiment; this one is never restored

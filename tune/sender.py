@@ -23,6 +23,7 @@ from ssl_core.errors import ConfigError
 from tune.delivery import Sender
 from tune.delivery_errors import AwayError
 from tune.events import FILE_NAME, EventLog
+from tune.tracking_uri import take_login
 
 FIRST_PAUSE, LONGEST_PAUSE, LAST_PAUSE = 0.5, 30.0, 5.0
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 0.1
@@ -169,6 +170,7 @@ def deliver(study_folder: Path, timeout: float) -> int:
 
 def configure_mlflow() -> None:
     """MLflow's own retries would hide an outage for minutes; waiting is done here, where it can be seen."""
+    take_login()
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT))
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

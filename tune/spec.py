@@ -29,7 +29,11 @@ class SpaceSource(Section):
 
 
 class StudySpec(Section):
-    """A study as it was resolved when it was created; `resume` goes on with exactly this."""
+    """A study as it was resolved when it was created; `resume` goes on with exactly this.
+
+    `address` is the Ray cluster that it runs on, None for the machine that it is started on; with `elastic`, as many
+    trials run side by side as the cluster can hold at the time.
+    """
 
     name: str
     config: dict[str, Any]
@@ -44,6 +48,8 @@ class StudySpec(Section):
     tracking_uri: str
     tracking_timeout: float = Field(ge=0)
     data_root: str | None
+    address: str | None = None
+    elastic: bool = False
     created: str
     split_hash: str | None = None
     fingerprint: dict[str, str] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +17,12 @@ def check_tracking_uri(uri: str) -> None:
         "Accepted: sqlite:///FILE, postgresql://..., mysql://..., mssql://..., http(s)://HOST, databricks"
     )
     scheme, found, rest = uri.partition("://")
+    if found and _has_password(uri):
+        raise ConfigError(
+            "the tracking URI holds a password, and it is kept with the study and shown. Leave it out, and put the "
+            "login into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD_FILE (a server), or the password into "
+            "~/.pgpass or the file of PGPASSFILE (PostgreSQL)."
+        )
     dialect = scheme.partition("+")[0]
     if uri == "databricks" or (found and scheme == "databricks"):
         return
@@ -45,10 +52,37 @@ def check_tracking_uri(uri: str) -> None:
         raise ConfigError(f"tracking URI {uri!r} is of a kind that MLflow does not know. {accepted}.")
 
 
+def _has_password(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.password) or "password=" in parts.query
+    except ValueError:
+        return False
+
+
 def sqlite_path(uri: str) -> Path | None:
     """The file of a sqlite URI; None where it names none."""
     path = urlsplit(uri).path.removeprefix("/")
     return Path(path) if path and path != ":memory:" else None
+
+
+def take_login() -> None:
+    """MLflow's password from the file that MLFLOW_TRACKING_PASSWORD_FILE names, into this process alone.
+
+    So it is in no environment that workers inherit, and in no command line.
+
+    Raises:
+        ConfigError: if the file cannot be read.
+    """
+    name = os.environ.get("MLFLOW_TRACKING_PASSWORD_FILE")
+    if not name or os.environ.get("MLFLOW_TRACKING_PASSWORD"):
+        return
+    try:
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = Path(name).read_text().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"MLFLOW_TRACKING_PASSWORD_FILE = {name}: cannot be read: {error.strerror}."
+        ) from None
 
 
 def absolute_uri(uri: str) -> str:

@@ -10,6 +10,8 @@ Worker processes are used again by the next trial, with data, imports and model 
 
 from __future__ import annotations
 
+import os
+import socket
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from ssl_core.config import from_document
 from ssl_core.errors import NonFiniteError
 from ssl_core.loop import Report, Run, train
 from ssl_core.run import prepare
+from tune.spec import STUDY_FILE
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
 STOP_REASON, MESSAGE, METRICS = "stop_reason", "message", "metrics"
@@ -70,10 +73,12 @@ class TrialTrainable(ray_tune.Trainable):
 
     def _start(self) -> Iterator[Report]:
         task = self._task
+        if "identity" in task:
+            _check_machine(task)
         config, data, split = prepare(
             from_document(task["config"]),
             data_root=Path(task["data_root"]) if task["data_root"] else None,
-            cache=Path(task["cache"]),
+            cache=Path(os.environ.get("SSL_TUNE_CACHE") or task["cache"]),
         )
         if split.hash != task["split_hash"]:
             raise RuntimeError(
@@ -96,3 +101,18 @@ class TrialTrainable(ray_tune.Trainable):
         folder = Path(self._task["folder"])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(text)
+
+
+def _check_machine(task: dict[str, Any]) -> None:
+    """Refuse to run on a machine that joined a cluster late and is not like the others."""
+    from tune.probe import identity
+
+    study = Path(task["folder"]).parent.parent
+    if not (study / STUDY_FILE).is_file():
+        raise RuntimeError(
+            f"{socket.gethostname()} does not see {study}: the study's storage is not shared with it"
+        )
+    here = identity()
+    differing = [f"{k} {here[k]}, the driver {v}" for k, v in task["identity"].items() if here[k] != v]
+    if differing:
+        raise RuntimeError(f"{socket.gethostname()} differs from the driver: it has {'; '.join(differing)}")

@@ -67,6 +67,9 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "methods",
         "spaces",
         "doctor",
+        "submit",
+        "logs",
+        "stop",
     ]
     done = ssl_tune("--help")
     assert done.code == 0

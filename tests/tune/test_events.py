@@ -126,3 +126,23 @@ def test_events_survive_a_killed_writer(tmp_path: Path) -> None:
     with EventLog(path) as log:
         assert log.pending() == 100
         assert not log.append("text", "s", {"file": "0"}, key="0")
+
+
+def test_the_log_of_a_study_on_a_cluster_needs_no_shared_memory(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+
+    def mode() -> str:
+        with sqlite3.connect(path) as database:
+            return str(database.execute("PRAGMA journal_mode").fetchone()[0])
+
+    with EventLog(path, shared=True) as log:
+        log.append("text", "a", {"file": "x"})
+        assert mode() == "delete"
+        with EventLog(path) as sender, EventLog(path, read_only=True) as reader:  # they leave it as it is
+            sender.mark_delivered([1])
+            assert reader.pending() == 0
+        assert not path.with_name(f"{path.name}-shm").exists()
+    with EventLog(path):
+        assert mode() == "delete"
+    with EventLog(path, shared=False):
+        assert mode() == "wal"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tune.cli.options import DataRootOption, HomeOption, JsonOption, home_of
+from tune.cli.options import AddressOption, DataRootOption, HomeOption, JsonOption, home_of
 from tune.cli.show import console, print_json, print_table
 
 
@@ -81,12 +81,16 @@ def spaces_command(
 
 
 def doctor_command(
-    home: HomeOption = None, data_root: DataRootOption = None, as_json: JsonOption = False
+    home: HomeOption = None,
+    data_root: DataRootOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """What this machine has, and what to do about what it lacks."""
-    from tune.doctor import examine
+    """What this machine has (with --address, a cluster), and what to do about what it lacks."""
+    from tune.doctor import examine, examine_cluster
 
-    findings = examine(home_of(home), data_root)
+    place = home_of(home)
+    findings = examine(place, data_root) if address is None else examine_cluster(address, place)
     if as_json:
         print_json([f.__dict__ for f in findings])
     else:

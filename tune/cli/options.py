@@ -27,6 +27,10 @@ DataRootOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter, such as lr=0.01")
 ]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT|auto", help="A Ray cluster that this machine belongs to"),
+]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="digits (default), cifar10, cifar100 or folder:PATH")
 ]
@@ -69,6 +73,7 @@ def _options(
         str | None, typer.Option(metavar="300s", help="How long to wait for MLflow at the end")
     ] = None,
     data_root: DataRootOption = None,
+    address: AddressOption = None,
     study: Annotated[
         Path | None, typer.Option("--study", metavar="FILE.yaml", help="The same keys from a YAML file")
     ] = None,

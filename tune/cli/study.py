@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of, takes_request
+from tune.cli.options import (
+    AddressOption,
+    HomeOption,
+    JsonOption,
+    NameArgument,
+    home_of,
+    takes_request,
+)
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.errors import Exit
 from tune.request import SearchRequest
@@ -76,12 +83,12 @@ def search_command(request: SearchRequest, home: HomeOption = None) -> None:
     _finish(start(request, home_of(home), make_progress()), home)
 
 
-def resume_command(name: NameArgument, home: HomeOption = None) -> None:
-    """Carry on a study that was interrupted."""
+def resume_command(name: NameArgument, home: HomeOption = None, address: AddressOption = None) -> None:
+    """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
     from tune.progress import make_progress
     from tune.search import carry_on
 
-    outcome = carry_on(name, home_of(home), make_progress())
+    outcome = carry_on(name, home_of(home), make_progress(), address)
     if outcome.seconds == 0.0:
         console().print(f"the study {name!r} is finished already.")
     _finish(outcome, home)
