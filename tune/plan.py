@@ -11,6 +11,7 @@ from ssl_core.methods import get_method
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.rungs import expected_epochs, rungs
+from tune.search import joined, machines_of
 from tune.spec import REDUCTION_FACTOR
 from tune.views import resolution
 
@@ -30,11 +31,13 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
 
     Raises:
         ConfigError: as `search` would.
+        ServiceError: a cluster that does not answer.
     """
     from ssl_core.loop import Run
     from ssl_core.run import prepare
 
-    spec = resolve_request(request, home)
+    with joined(request.address):
+        spec = resolve_request(request, home, machines_of(request.address))
     root = Path(spec.data_root) if spec.data_root else None
     cache = home.cache if home.path.is_dir() else None  # a plan leaves nothing behind
     config, data, split = prepare(spec.base_config(), data_root=root, cache=cache)

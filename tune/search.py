@@ -81,8 +81,8 @@ def resume(name: str, *, home: Path | str | None = None, quiet: bool = False) ->
 
 def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
     """Create the study that is asked for and run it."""
-    with _joined(request.address):
-        spec = resolve_request(request, home, _machines(request.address))
+    with joined(request.address):
+        spec = resolve_request(request, home, machines_of(request.address))
         folder = StudyFolder(home.study_folder(spec.name))
         folder.create(spec)
         progress.say(f"study {spec.name}: reading {spec.config['dataset']}")
@@ -115,7 +115,7 @@ def carry_on(name: str, home: Home, progress: Progress, address: str | None = No
         local = address == "local"
         update = {"address": None if local else address, "elastic": spec.elastic and not local}
         spec = spec.model_copy(update=update)
-    with _joined(spec.address):
+    with joined(spec.address):
         folder.lock()
         try:
             _check_cluster(spec, folder)
@@ -130,7 +130,7 @@ def carry_on(name: str, home: Home, progress: Progress, address: str | None = No
         return _run(spec, folder, home, progress)
 
 
-def _joined(address: str | None) -> AbstractContextManager[None]:
+def joined(address: str | None) -> AbstractContextManager[None]:
     """Be in the cluster, where there is one."""
     if address is None:
         return nullcontext()
@@ -139,7 +139,8 @@ def _joined(address: str | None) -> AbstractContextManager[None]:
     return connected(address)
 
 
-def _machines(address: str | None) -> list[Machine] | None:
+def machines_of(address: str | None) -> list[Machine] | None:
+    """The machines of the cluster that this process has joined; None where there is none."""
     if address is None:
         return None
     from tune.cluster import machines
