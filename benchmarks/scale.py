@@ -121,7 +121,11 @@ class Simulation:
         if not isinstance(task, dict):
             return
         trial = SimpleNamespace(
-            trial_id=str(task["trial"]), config=task, epoch=0, pace=self.random.uniform(0.5, 2)
+            trial_id=str(task["trial"]),
+            config=task,
+            epoch=0,
+            pace=self.random.uniform(0.5, 2),
+            run_metadata=SimpleNamespace(num_failures=0),
         )
         trial.floor = _floor(task["config"], self.random)
         with self.watch.of("start"):
