@@ -2,16 +2,14 @@
 
 The validation images are never trained on, so what the network says of them is what it says of new images.
 They are taken class by class; noise and views come from the run's own streams at the step after the last,
-so the same run always gives the same picture, and making one changes nothing in the run.
-
-A picture is kept as a `.npz` file without pickled objects; drawing it is others' work.
+so the same run always gives the same picture, and making one changes nothing in the run. Drawing it is others'
+work.
 """
 
 from __future__ import annotations
 
-import io
-import json
-from dataclasses import dataclass
+import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ssl_core import checkpoint
 from ssl_core.loop import Run, unlabelled_views
-from ssl_core.methods.base import Panel, Scene
+from ssl_core.methods.base import Scene
 from ssl_core.networks import NetworkOutput
+from ssl_core.picture_file import FILE_NAME, Picture, save
 from ssl_core.rng import generator
 
 IMAGES = 8
 """Images of a picture."""
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What a method shows.
-
-    Attributes:
-        method: its name.
-        epoch: finished epochs of the run.
-        truth: the true class of each image.
-        panels: rows, in order.
-    """
-
-    method: str
-    epoch: int
-    truth: tuple[str, ...]
-    panels: tuple[Panel, ...]
 
 
 def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
@@ -72,6 +52,25 @@ def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
         panels = run.method.picture(run.config.parameters, scene)
     truth = tuple(run.data.classes[label] for label in labels.tolist())
     return Picture(run.method.name, run.epoch, truth, panels) if panels else None
+
+
+def keep(folder: Path, run: Run) -> None:
+    """Write a run's picture into a folder, if its method shows one and it is not there yet.
+
+    A picture that cannot be made never harms the run: why is written to ``picture-error.txt``, and warned of.
+    """
+    path = folder / FILE_NAME
+    if path.exists():
+        return
+    try:
+        picture = picture_of(run)
+        if picture is not None:
+            save(path, picture)
+    except Exception:  # a method of the user's own may raise anything; it is told, and the training stands
+        folder.mkdir(parents=True, exist_ok=True)
+        note = folder / "picture-error.txt"
+        note.write_text(traceback.format_exc())
+        warnings.warn(f"the method's picture could not be made: see {note}", UserWarning, stacklevel=2)
 
 
 def one_of_each_class(run: Run, count: int) -> torch.Tensor:
@@ -109,38 +108,3 @@ def _evaluated(run: Run) -> Any:
         return output
 
     return forward
-
-
-def save(path: Path, picture: Picture) -> None:
-    """Write a picture, whole or not at all."""
-    arrays: dict[str, Any] = {}
-    panels = []
-    for number, panel in enumerate(picture.panels):
-        arrays[f"values_{number}"] = panel.values.astype(np.float32)
-        if panel.beneath is not None:
-            arrays[f"beneath_{number}"] = panel.beneath.astype(np.float32)
-        panels.append([panel.title, panel.kind, panel.captions, panel.right])
-    head = {"format": FORMAT, "method": picture.method, "epoch": picture.epoch, "truth": picture.truth}
-    arrays["head"] = np.frombuffer(json.dumps({**head, "panels": panels}).encode(), dtype=np.uint8)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(path, buffer.getvalue())
-
-
-def load(path: Path) -> Picture:
-    """Read a picture that `save` wrote.
-
-    Raises:
-        ValueError: written by another version.
-    """
-    with np.load(path, allow_pickle=False) as arrays:
-        head = json.loads(arrays["head"].tobytes())
-        if head["format"] != FORMAT:
-            raise ValueError(f"{path}: a picture of format {head['format']!r}; this version reads {FORMAT}")
-        panels = []
-        for number, (title, kind, captions, right) in enumerate(head["panels"]):
-            beneath = arrays.get(f"beneath_{number}")
-            marks = None if right is None else tuple(right)
-            panels.append(Panel(title, kind, arrays[f"values_{number}"], tuple(captions), marks, beneath))
-    return Picture(head["method"], head["epoch"], tuple(head["truth"]), tuple(panels))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ssl_core import checkpoint, environment
+from ssl_core import checkpoint, environment, pictures
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data import Dataset, Split, describe, draw_split, load_test, load_train
 from ssl_core.errors import ConfigError
@@ -120,7 +120,8 @@ def train(
         config: a RunConfig, or the plain document of one.
         data_root: where downloaded data sets lie (default: SSL_TUNE_DATA, else ./ssl-tune-data).
         cache: folder of decoded images, shared by all runs of this machine.
-        out: folder for checkpoints (one an epoch, the two newest kept), the configuration and the result.
+        out: folder for checkpoints (one an epoch, the two newest kept), the configuration, the result and the
+            arrays of the method's picture.
         resume: go on from the newest whole checkpoint in `out`; a finished run gives its result again.
         final: read the test set, once, at the end; the reading is recorded.
         readings: file that a reading of the test set is appended to, besides the one in `out`.
@@ -163,6 +164,7 @@ def train(
                 record_reading(path, run, test_error)
     result = result_of(run, test_error)
     if out is not None:
+        pictures.keep(out, run)
         checkpoint.write_atomically(out / RESULT_FILE, json.dumps(result.document(), indent=1).encode())
     return result
 

@@ -11,19 +11,24 @@ to what they are.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tune.delivery_errors import AwayError, OwedAgainError, RejectedError, judged
 from tune.destination import DOUBTFUL, Destination
+from tune.drawing import Drawing
 from tune.events import Event, EventLog
+from tune.run_contents import FOLDER
 
 MAX_EVENTS = 250  # in memory at a time: with four metrics each they fill a call
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_BYTES = 1000, 100, 400_000  # MLflow: 1000, 100 and 1 MB a call
+FIGURE_LOOK_SECONDS = 0.1  # while figures are drawn, other events are looked for so often
 
 logger = logging.getLogger("tune.sender")
 
@@ -40,6 +45,7 @@ class Sender:
         self.folder = log.path.absolute().parent
         self.place = Destination(log)
         self.delivered = 0
+        self.drawing = Drawing(log)
         self._fault = _fault_countdown()
         self._handlers: dict[str, Callable[[Event], None]] = {
             "start": self._send_start,
@@ -55,13 +61,19 @@ class Sender:
     def _client(self) -> Any:
         return self.place.client
 
-    def deliver_pending(self) -> None:
-        """Deliver all that is owed. Raises AwayError where MLflow is; the rest stays owed."""
+    def deliver_pending(self, *, figures: bool = True) -> None:
+        """Deliver all that is owed. Raises AwayError where MLflow is; the rest stays owed.
+
+        Args:
+            figures: wait for figures to be drawn; without, those that are drawn later go with the next call.
+        """
         while True:
             try:
                 self.place.connect()  # before reading the events: it may find that all are owed again
                 while events := self.log.next_owed(MAX_EVENTS):
                     self._send(events)
+                if self._send_figures(figures):
+                    continue
                 self._settle()
                 return
             except OwedAgainError:
@@ -101,6 +113,32 @@ class Sender:
         self._fault_point()
         self.log.mark_delivered(event.id for event in events)
         self.delivered += len(events)
+
+    def _send_figures(self, wait: bool) -> bool:
+        """Have figures drawn and send those that are; whether to look again at once."""
+        if not self.drawing.start():
+            return False
+        if not self.drawing.wait(FIGURE_LOOK_SECONDS if wait else 0):
+            return wait
+        try:
+            for event, path, problem in self.drawing.take():
+                if problem is not None:
+                    self._bury(event, f"cannot be drawn: {problem}")
+                elif path is None:
+                    self.log.mark_delivered([event.id])
+                else:
+                    self._deliver([event], functools.partial(self._send_figure, path))
+        finally:
+            self.drawing.clear()
+        return True
+
+    def _send_figure(self, path: Path, event: Event) -> None:
+        named = path.with_name(str(event.payload["file"]))
+        path.rename(named)
+        try:
+            self._client.log_artifact(self.place.run_id(event.run), str(named), FOLDER)
+        finally:
+            named.rename(path)
 
     def _settle(self) -> None:
         """Where a request may have been carried out late: one run for each key, in the state it was left in."""

@@ -31,11 +31,13 @@ from tune.home import Home
 from tune.progress import Progress
 from tune.recorder import Recorder
 from tune.records import Records
+from tune.run_contents import tell_summary
 from tune.run_text import dataset_input
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
 from tune.spec import StudySpec
 from tune.study import StudyFolder
+from tune.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
 from tune.tracking import Tracker
 from tune.trainable import TrialTrainable
 from tune.views import best_record
@@ -104,7 +106,8 @@ class Engine:
         tags = {"ssl.best_trial": record.trial} if record else {}
         if self.recorder.stopping == "time":
             tags["ssl.stop_reason"] = "time"
-        self.tracker.study_ended(state, summary, tags)
+        self._describe(state)
+        self.tracker.study_ended(state, summary, tags | TABLE_TAG)
         if pending := self.tracker.pending():
             self.progress.say(f"delivering {pending} events to MLflow")
         timeout = self.spec.tracking_timeout
@@ -113,6 +116,20 @@ class Engine:
         pending = self.tracker.close(timeout)
         self.log.close()
         return pending
+
+    def _describe(self, state: str) -> None:
+        """The study's table of trials, its best parameters, and what it found in words."""
+        records = self.records.all()
+        record, _ = best_record(records)
+        tell_summary(
+            self.log,
+            self.spec.name,
+            best=record.params if record is not None and state == "finished" else {},
+            texts=dict(zip(TABLE_FILES, (trials_csv(records), trials_json(records)), strict=True)),
+            description=description(
+                self.spec, records, state, importances(self.folder, self.spec.name) if records else {}
+            ),
+        )
 
     def _tune(self, left: int) -> None:
         started_here = not ray.is_initialized()

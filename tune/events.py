@@ -87,11 +87,12 @@ class DeadLetter(NamedTuple):
 
 
 class Report(NamedTuple):
-    """One epoch of one run, as it was reported."""
+    """One epoch of one run, as it was reported; `classes` as in `ssl_core.loop.Report`."""
 
     epoch: int
     time_ms: int
     metrics: dict[str, float]
+    classes: dict[str, list[int]] = {}  # noqa: RUF012 - never written to
 
 
 def now_ms() -> int:
@@ -191,13 +192,24 @@ class EventLog:
     def next_owed(self, limit: int) -> list[Event]:
         """The oldest event that is still to be delivered, and those of the same run that follow it.
 
-        The order matters within a run alone, and many events of one run make few calls.
+        The order matters within a run alone, and many events of one run make few calls. Figures, which are
+        drawn first, are not among them: see `owed_figures`.
         """
-        first = self._rows(f"SELECT run FROM events WHERE {_OWED} ORDER BY id LIMIT 1")
+        owed = f"{_OWED} AND kind != 'figure'"
+        first = self._rows(f"SELECT run FROM events WHERE {owed} ORDER BY id LIMIT 1")
         if not first:
             return []
-        query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND {_OWED} ORDER BY id LIMIT ?"
+        query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND {owed} ORDER BY id LIMIT ?"
         return [_event(row) for row in self._rows(query, [first[0][0], limit])]
+
+    def owed_figures(self, limit: int) -> list[Event]:
+        """The oldest figures that are still to be drawn and delivered."""
+        query = f"SELECT {_COLUMNS} FROM events WHERE {_OWED} AND kind = 'figure' ORDER BY id LIMIT ?"
+        return [_event(row) for row in self._rows(query, [limit])]
+
+    def by_id(self, id: int) -> Event:
+        """The event of an id."""
+        return _event(self._rows(f"SELECT {_COLUMNS} FROM events WHERE id = ?", [id])[0])
 
     def mark_delivered(self, ids: Iterable[int]) -> None:
         """Note that tracking has these events."""
@@ -253,7 +265,10 @@ class EventLog:
         for payload, time_ms in self._rows(query, [run]):
             data = json.loads(str(payload))
             if "epoch" in data:  # a summary's metrics are no report
-                reports.append(Report(int(data["epoch"]), _integer(time_ms), data["metrics"]))
+                report = Report(
+                    int(data["epoch"]), _integer(time_ms), data["metrics"], data.get("classes", {})
+                )
+                reports.append(report)
         return sorted(reports, key=lambda report: report.epoch)
 
     # Key-value notes beside the events

@@ -15,10 +15,11 @@ from typing import Any
 from ray.tune import Callback
 
 from search_spaces import dump_yaml
+from ssl_core.picture_file import FILE_NAME as PICTURE
 from tune.records import Records
 from tune.study import StudyFolder
 from tune.tracking import Tracker
-from tune.trainable import EPOCH, ERROR, LOSS, MESSAGE, METRICS, SSL_EPOCH, STOP_REASON
+from tune.trainable import CLASSES, EPOCH, ERROR, LOSS, MESSAGE, METRICS, SSL_EPOCH, STOP_REASON
 
 
 class Recorder(Callback):
@@ -110,13 +111,17 @@ class Recorder(Callback):
         }
         # The event log goes first: if the driver dies in between, the worker reports this epoch again, the log
         # has it already and Optuna takes it then. The other way round it would be lost to the log.
-        self._tracker.report(str(number), result[EPOCH], metrics, time_ms=int(time.time() * 1000))
+        now = int(time.time() * 1000)
+        self._tracker.report(str(number), result[EPOCH], metrics, time_ms=now, classes=result.get(CLASSES))
         self._records.report(number, summary)
         self._last[number] = summary
         self.epochs_run += 1
 
     def _end(self, number: int, reason: str, *, error: str | None = None) -> None:
-        self._tracker.trial_ended(str(number), reason, error=error)
+        last = self._last.get(number) or self._records.trial(number).user_attrs.get("last", {})
+        warmup = last.get("epoch", 0) - (last.get("ssl_epoch") or 0)
+        picture = self._folder.trials / str(number) / PICTURE
+        self._tracker.trial_ended(str(number), reason, error=error, picture=picture, warmup=warmup)
         self._records.end(number, reason, error=error)
         if reason not in ("completed", "error"):  # nobody carries these on, and thousands fill a disk
             shutil.rmtree(self._folder.trials / str(number), ignore_errors=True)

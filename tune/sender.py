@@ -108,7 +108,7 @@ def serve(log: EventLog, parent: int | None) -> None:
         try:
             if sender.place.replaced():
                 raise ReplacedError
-            sender.deliver_pending()
+            sender.deliver_pending(figures=last)
         except AwayError as error:
             if orphaned():
                 logger.warning("the driver is gone and MLflow is away: `ssl-tune sync` delivers the rest")

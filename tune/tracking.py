@@ -13,6 +13,7 @@ Kinds of events, each a dictionary (`run` is the run's own key: the study's name
     text      {file, text}                     a text artifact
     artifact  {path, artifact_path}            a file artifact; relative paths are the study folder's
     metrics   {epoch or step, metrics}
+    figure    {figure, ...}                    drawn before it is sent: see `tune.run_contents`
     status    {status, tags, drop_tags}        RUNNING again, or an end state
 
 A run's state is that of its newest status event (RUNNING before the first), and a status event is
@@ -31,20 +32,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tune.events import EventLog, NewEvent, now_ms
+from tune.run_contents import run_figures
+from tune.run_states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
 from tune.run_text import flat, headline, parameter_text, user
 from tune.tracking_uri import absolute_uri, check_tracking_uri, sqlite_path
 
-TRIAL_STATUS = {
-    "completed": "FINISHED",
-    "asha": "KILLED",
-    "user": "KILLED",
-    "time": "KILLED",
-    "nan": "FAILED",
-    "oom": "FAILED",
-    "error": "FAILED",
-}
-STUDY_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-_STUDY_STOP_REASON = {"finished": "completed", "interrupted": "user", "failed": "error"}
 # A sender that dies (killed for memory, say) is started again, but not in a tight loop.
 _REVIVE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
@@ -125,7 +117,7 @@ class Tracker:
         for run in self.log.runs():
             if run != self.study:
                 self._interrupt(run)
-        reason = {"ssl.stop_reason": _STUDY_STOP_REASON[state]}
+        reason = {"ssl.stop_reason": STUDY_STOP_REASON[state]}
         self._end(self.study, STUDY_STATUS[state], reason | dict(tags or {}), summary)
 
     # Its trials
@@ -160,7 +152,12 @@ class Tracker:
         self._start(self.run_key(trial), name, parent_run, own_tags, params, config_yaml, time_ms)
 
     def report(
-        self, trial: str, epoch: int, metrics: Mapping[str, float], time_ms: int | None = None
+        self,
+        trial: str,
+        epoch: int,
+        metrics: Mapping[str, float],
+        time_ms: int | None = None,
+        classes: Mapping[str, list[int]] | None = None,
     ) -> bool:
         """An epoch's metrics, all in one event. An epoch that the log has already is not taken again.
 
@@ -169,12 +166,16 @@ class Tracker:
             epoch: finished epochs, from 1: the step in MLflow.
             metrics: every metric of the epoch; NaN and infinities are kept.
             time_ms: when, in Unix milliseconds; now where None.
+            classes: pseudo-labels of each class; kept here for pictures, not sent.
 
         Returns:
             Whether the epoch was new.
         """
         run = self.run_key(trial)
-        payload = {"epoch": int(epoch), "metrics": {name: float(value) for name, value in metrics.items()}}
+        values = {name: float(value) for name, value in metrics.items()}
+        payload: dict[str, object] = {"epoch": int(epoch), "metrics": values}
+        if classes:
+            payload["classes"] = dict(classes)
         new = self.log.append("metrics", run, payload, key=f"{run}:epoch:{int(epoch)}", time_ms=time_ms)
         self._revive_sender()
         return new
@@ -188,8 +189,10 @@ class Tracker:
         error: str | None = None,
         tags: Mapping[str, str] | None = None,
         time_ms: int | None = None,
+        picture: Path | None = None,
+        warmup: int = 0,
     ) -> None:
-        """A trial ends for good.
+        """A trial ends for good; its learning curves, and more where it is completed, are drawn and kept.
 
         Args:
             trial: the trial.
@@ -198,6 +201,8 @@ class Tracker:
             error: the traceback of a failed trial: artifact `error.txt`, its last line the tag ssl.error.
             tags: more tags.
             time_ms: when, in Unix milliseconds; now where None.
+            picture: what `ssl_core.pictures` made of the run, if it did.
+            warmup: epochs of its warm-up.
         """
         if stop_reason not in TRIAL_STATUS:
             raise ValueError(f"a trial stops for {', '.join(TRIAL_STATUS)}, not {stop_reason!r}")
@@ -206,7 +211,12 @@ class Tracker:
         if error is not None:
             self.log.append("text", run, {"file": "error.txt", "text": error})
             own_tags["ssl.error"] = headline(error)
-        self._end(run, TRIAL_STATUS[stop_reason], own_tags, summary or {}, time_ms)
+        if self._end(run, TRIAL_STATUS[stop_reason], own_tags, summary or {}, time_ms):
+            completed = stop_reason == "completed"
+            kept = self._stored(picture) if completed and picture is not None and picture.exists() else None
+            self.log.append_many(
+                run_figures(run, self.log.reports(run), completed=completed, picture=kept, warmup=warmup)
+            )
 
     def trial_interrupted(self, trial: str) -> None:
         """A trial waits for `resume`: KILLED without a stop reason, RUNNING again once it has started."""
@@ -223,19 +233,16 @@ class Tracker:
         key = self.study if run is None else self.run_key(run)
         path = Path(path).absolute()
         version = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
-        inside = path.is_relative_to(self.folder)
-        stored = str(path.relative_to(self.folder) if inside else path)
+        stored = self._stored(path)
         payload = {"path": stored, "artifact_path": artifact_path}
         self.log.append(
             "artifact", key, payload, key=f"{key}:artifact:{artifact_path or ''}/{stored}:{version}"
         )
 
-    def describe(self, text: str) -> None:
-        """What the study found, in words (Markdown): the description of its run in the UI."""
-        tags = {"mlflow.note.content": text}
-        last = self.log.last(self.study, "tags")
-        if last is None or last.payload["tags"] != tags:
-            self.log.append("tags", self.study, {"tags": tags})
+    def _stored(self, path: Path) -> str:
+        """A path as the log keeps it: relative to the study's folder where it lies in there."""
+        path = path.absolute()
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
     # Delivery
 
@@ -366,11 +373,12 @@ class Tracker:
         tags: Mapping[str, str],
         summary: Mapping[str, float],
         time_ms: int | None = None,
-    ) -> None:
+    ) -> bool:
+        """End a run; False, and nothing done, where it has ended just so."""
         _, after = self._state(run)
         last = self.log.last(run, "status")
         if last is not None and last.payload["status"] == status and last.payload["tags"] == dict(tags):
-            return
+            return False
         events = []
         if summary:
             reports = self.log.reports(run)
@@ -382,3 +390,4 @@ class Tracker:
         payload = {"status": status, "tags": dict(tags), "drop_tags": []}
         events.append(self._status(run, payload, after, time_ms))
         self.log.append_many(events)
+        return True

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from ray import tune as ray_tune
 
-from ssl_core import checkpoint
+from ssl_core import checkpoint, pictures
 from ssl_core.config import from_document
 from ssl_core.errors import NonFiniteError
 from ssl_core.loop import Report, Run, train
@@ -28,7 +28,7 @@ from ssl_core.run import prepare
 from tune.spec import STUDY_FILE
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
-STOP_REASON, MESSAGE, METRICS = "stop_reason", "message", "metrics"
+STOP_REASON, MESSAGE, METRICS, CLASSES = "stop_reason", "message", "metrics", "classes"
 
 
 class TrialTrainable(ray_tune.Trainable):
@@ -63,11 +63,13 @@ class TrialTrainable(ray_tune.Trainable):
             ERROR: report.metrics["val/error"],
             LOSS: report.metrics["val/loss"],
             METRICS: report.metrics,
+            CLASSES: report.classes,
             "done": False,
         }
         if report.ssl_epoch is not None:  # without it, the scheduler makes no decision: that is the warm-up
             result[SSL_EPOCH] = report.ssl_epoch
         if report.epoch == self._last_epoch:
+            pictures.keep(Path(self._task["folder"]), self._run)
             result |= {"done": True, STOP_REASON: "completed"}
         return result
 
@@ -84,7 +86,7 @@ class TrialTrainable(ray_tune.Trainable):
             raise RuntimeError(
                 f"this worker's split is {split.hash}, the study's is {task['split_hash']}: its data differ"
             )
-        run = Run(config, data, split)
+        run = self._run = Run(config, data, split)
         self._last_epoch = config.last_epoch
         folder = Path(task["folder"])
         state = checkpoint.load_newest(folder)

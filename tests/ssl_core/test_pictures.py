@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ssl_core import pictures
+from ssl_core import picture_file
 from ssl_core.loop import Run, unlabelled_views
 from ssl_core.methods import method_names
 from ssl_core.methods.base import Panel
-from ssl_core.pictures import Picture, one_of_each_class, picture_of, shown
+from ssl_core.picture_file import Picture
+from ssl_core.pictures import one_of_each_class, picture_of, shown
 from tests.tiny import everything, finish, make_data, make_run, same_bits
 
 
@@ -175,8 +176,8 @@ def test_a_picture_is_kept_as_it_is_without_pickled_objects(tmp_path: Path) -> N
     for run in (make_run("vat"), make_run("attention_fixmatch")):
         picture = made(run, 3)
         path = tmp_path / "deep" / f"{picture.method}.npz"
-        pictures.save(path, picture)
-        again = pictures.load(path)
+        picture_file.save(path, picture)
+        again = picture_file.load(path)
         assert (again.method, again.epoch, again.truth) == (picture.method, picture.epoch, picture.truth)
         for one, other in zip(picture.panels, again.panels, strict=True):
             assert (one.title, one.kind, one.captions, one.right) == (
@@ -190,7 +191,7 @@ def test_a_picture_is_kept_as_it_is_without_pickled_objects(tmp_path: Path) -> N
     strange = tmp_path / "strange.npz"
     np.savez(strange, head=np.array([Panel], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        pictures.load(strange)
+        picture_file.load(strange)
 
 
 def test_the_map_s_shares_are_a_softmax_where_it_is_compared() -> None:

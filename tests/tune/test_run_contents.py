@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ssl_core.methods.base import Panel
+from ssl_core.picture_file import Picture, save
+from tests.tune.helpers import mlflow_runs
 from tests.tune.tracked import Home
+from tune.home import Home as FinishedHome
+from tune.run_contents import describe
 from tune.run_text import dataset_input
 from tune.sender import deliver
 
@@ -67,7 +73,7 @@ def test_a_study_is_described_in_words_and_anew_when_more_is_known(tracked: Home
     tracker = tracked.tracker()
     tracker.study_started({}, "study\n")
     for text in ("one trial", "one trial", "two trials", "one trial"):
-        tracker.describe(text)
+        describe(tracked.log, "s", text)
     assert tracked.log.pending() == 3 + 3  # the start; and what had been said already is not said again
     assert deliver(tracked.study, 30) == 0
     assert tracked.runs()["s"].data.tags["mlflow.note.content"] == "one trial"
@@ -85,3 +91,89 @@ def test_a_run_that_is_told_of_later_has_the_times_at_which_it_happened(tracked:
     assert (run.info.start_time, run.info.end_time) == (1_000_000, 1_125_000)
     times = {(name, step): time for name, step, time, _ in tracked.points(run)}
     assert times == {("val/error", 1): 1_060_000, ("val/error", 2): 1_120_000, ("test/error", 2): 1_125_000}
+
+
+def files_of(tracked: Home, run: Any) -> dict[str, bytes]:
+    folder = tracked.path / "mlartifacts" / run.info.run_id / "artifacts"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_ended_runs_have_the_figures_that_fit_how_they_ended_and_once(tracked: Home) -> None:
+    picture = tracked.study / "trials" / "0" / "picture.npz"
+    image = np.full((1, 4, 4, 3), 0.5, np.float32)
+    save(picture, Picture("vat", 2, ("cat",), (Panel("original", "image", image, ("cat 0.90",), (True,)),)))
+    tracker = tracked.tracker()
+    tracker.study_started({}, "study\n")
+    for trial in ("0", "1", "2", "3"):
+        tracker.trial_started(trial, {}, {}, "trial\n")
+    classes = {"accepted": [3, 1], "right": [2, 0]}
+    for trial in ("0", "1", "2"):
+        for epoch in (1, 2):
+            measured = {"val/error": 9.0, "ssl/mask_rate": 0.5}
+            tracker.report(trial, epoch, measured, classes=classes if epoch == 2 else None)
+    assert deliver(tracked.study, 30) == 0
+    tracker.trial_ended("0", "completed", picture=picture, warmup=1)
+    tracker.trial_ended("1", "asha", picture=picture)
+    tracker.trial_ended("2", "nan", error="NaN")
+    tracker.trial_ended("3", "oom", error="no memory")  # before its first epoch
+    tracked.log.append("figure", "s/1", {"figure": "portrait", "file": "portrait.png"})
+    tracked.log.set_meta("complete", "1")
+    # Killed after the first figure, which is sent after four states and two texts, and before it is noted.
+    owed = len(tracked.log.owed_figures(99))
+    assert owed == 3 + 1 + 1 + 0 + 1
+    assert tracked.sender("sender:after-send:7") == -9
+    assert tracked.log.pending() == len(tracked.log.owed_figures(99)) == owed
+    assert tracked.sender() == 0 and tracked.log.pending() == 0
+    runs = tracked.runs()
+    figures = {
+        name: {file for file in files_of(tracked, run) if file.startswith("figures/")}
+        for name, run in runs.items()
+    }
+    curves = "figures/learning_curves.png"
+    assert figures["trial 0"] == {curves, "figures/pseudo_labels.png", "figures/picture.png"}
+    assert figures["trial 1"] == figures["trial 2"] == {curves}
+    assert figures["trial 3"] == set()
+    for name in ("trial 0", "trial 1"):
+        assert all(
+            data.startswith(b"\x89PNG")
+            for file, data in files_of(tracked, runs[name]).items()
+            if file.startswith("figures/")
+        )
+    (letter,) = tracked.log.dead()
+    assert "no figure is called 'portrait'" in letter.reason
+
+
+def test_a_finished_study_holds_table_description_best_and_figures(finished: FinishedHome) -> None:
+    from tune.study import load_study
+
+    study = load_study("shapes", home=finished.path)
+    runs = mlflow_runs(finished)
+    run, best = runs["shapes"], study.best()
+    assert best is not None
+    files = {
+        str(path.relative_to(finished.artifacts / run.info.run_id / "artifacts")): path
+        for path in (finished.artifacts / run.info.run_id / "artifacts").rglob("*")
+        if path.is_file()
+    }
+    # All completed trials may have the same error: then nothing has an importance.
+    names = {"optimisation_history", "slices", "learning_curves"}
+    drawn = {name.removeprefix("figures/").removesuffix(".png") for name in files if name.endswith(".png")}
+    assert names <= drawn <= names | {"parameter_importances"}
+    table = json.loads(files["trials.json"].read_text())
+    lines = files["trials.csv"].read_text().splitlines()
+    assert table["columns"] == lines[0].split(",") and len(table["data"]) == len(lines) - 1 == 6
+    errors = [row[table["columns"].index("val_error")] for row in table["data"]]
+    assert errors == [r.val_error for r in study.records()]
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "trials.json", "type": "table"}]
+    note = run.data.tags["mlflow.note.content"]
+    assert f"trial {best['trial']}, val/error {best['val_error']:.2f} %" in note and "6 of 6 trials" in note
+    for name, value in best["params"].items():
+        assert run.data.params[f"best.{name}"] == str(value)
+    for name in runs:
+        (given,) = runs[name].inputs.dataset_inputs
+        assert given.dataset.digest == run.data.tags["ssl.split_hash"]
+    for record in study.records():
+        folder = finished.artifacts / runs[f"trial {record.trial}"].info.run_id / "artifacts" / "figures"
+        found = {path.name for path in folder.iterdir()}
+        complete = {"learning_curves.png", "pseudo_labels.png"}
+        assert found == (complete if record.state == "completed" else {"learning_curves.png"})

@@ -1,0 +1,134 @@
+"""Draw figures of a study's event log: `python -m tune.figures.draw STUDY_FOLDER OUT EVENT_ID...`.
+
+The process that `tune.drawing` starts. For each event it leaves OUT/ID.png, or OUT/ID.none where there is nothing
+to draw, or OUT/ID.error with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ssl_core.errors import ConfigError
+from tune.events import FILE_NAME, Event, EventLog
+from tune.figures.style import Drawing, save
+
+NICE = 10
+"""Training goes first where processors are scarce."""
+
+
+class Study:
+    """What figures of a study are drawn from; read when it is needed.
+
+    Args:
+        folder: the study's folder.
+        log: its event log.
+    """
+
+    def __init__(self, folder: Path, log: EventLog) -> None:
+        self.folder, self.log = folder, log
+
+    @cached_property
+    def spec(self) -> Any:
+        from tune.spec import read_spec
+
+        return read_spec(self.folder)
+
+    @cached_property
+    def records(self) -> Any:
+        from tune.records import read_records
+        from tune.study import StudyFolder
+
+        return read_records(StudyFolder(self.folder))
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; none where the data are no longer there."""
+        from ssl_core.data import describe
+
+        try:
+            return describe(self.spec.config["dataset"]).classes
+        except (ConfigError, OSError):
+            return ()
+
+    def title(self, run: str) -> str:
+        """What a run's figures are called."""
+        start = self.log.find(f"{run}:start")
+        if start is None:
+            return run
+        tags: Any = start.payload["tags"]
+        of = "" if run == tags["ssl.study"] else f" of {tags['ssl.study']}"
+        what = f"{tags.get('ssl.method', '')} on {tags.get('ssl.dataset', '')}, {tags.get('ssl.labels', '')} labels"
+        return f"{start.payload['name']}{of}: {what}"
+
+
+def figure_of(study: Study, event: Event) -> Drawing | None:
+    """The figure of an event; None where there is nothing to draw."""
+    name, title = str(event.payload["figure"]), study.title(event.run)
+    if "/" not in event.run:
+        return _of_study(study, name, title)
+    if name == "picture":
+        from ssl_core.picture_file import load
+        from tune.figures.gallery import gallery
+
+        path = study.folder / str(event.payload["path"])
+        return gallery(load(path), title=title) if path.exists() else None
+    from tune.figures.curves import learning_curves, pseudo_label_health
+
+    reports = study.log.reports(event.run)
+    warmup = int(str(event.payload.get("warmup", 0)))
+    if name == "pseudo_labels":
+        return pseudo_label_health(reports, classes=study.classes, title=title, warmup=warmup)
+    if name == "learning_curves":
+        return learning_curves(reports, title=title, warmup=warmup) if reports else None
+    raise ValueError(f"no figure is called {name!r}")
+
+
+def _of_study(study: Study, name: str, title: str) -> Drawing | None:
+    from tune.figures import study as drawn
+    from tune.study import StudyFolder
+    from tune.summary import importances
+
+    if not study.records:
+        return None
+    if name == "optimisation_history":
+        return drawn.optimisation_history(study.records, title=title)
+    if name == "parameter_importances":
+        shares = importances(StudyFolder(study.folder), study.spec.name)
+        return drawn.parameter_importances(shares, title=title)
+    if name == "slices":
+        parameters = study.spec.search_space().parameters
+        log = [p.name for p in parameters if getattr(p.distribution, "log", False)]
+        return drawn.slices(study.records, log=log, title=title)
+    if name == "learning_curves":
+        reports = {r.trial: study.log.reports(f"{study.spec.name}/{r.trial}") for r in study.records}
+        return drawn.study_curves(study.records, reports, title=title)
+    raise ValueError(f"no figure is called {name!r}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process: see the head of this file."""
+    folder, out = Path(arguments[0]), Path(arguments[1])
+    os.nice(NICE)
+    with EventLog(folder / FILE_NAME, read_only=True) as log:
+        study = Study(folder, log)
+        for id in map(int, arguments[2:]):
+            try:
+                figure = figure_of(study, log.by_id(id))
+            except Exception:  # whatever it is, it is told, and the other figures are drawn
+                (out / f"{id}.error").write_text(traceback.format_exc())
+            else:
+                if figure is None:
+                    (out / f"{id}.none").touch()
+                else:
+                    save(figure, out / f"{id}.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""How figures look: colours that colour-blind readers can tell apart, readable type, no global state.
+
+Figures are made with matplotlib's object-oriented interface alone: nothing here touches pyplot, so they can be
+drawn in any thread and process, and a notebook's own settings stay as they are.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's palette.
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+)
+GREY, LIGHT = "#777777", "#EEEEEE"
+# Paul Tol's "muted" scheme: as many colours as lines are drawn for classes.
+CLASSES = (
+    "#332288",
+    "#88CCEE",
+    "#117733",
+    "#DDCC77",
+    "#CC6677",
+    "#AA4499",
+    "#44AA99",
+    "#999933",
+    "#882255",
+    "#777777",
+)
+DPI = 110
+
+
+class Drawing(Figure):
+    """A matplotlib figure that notebooks show by themselves."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+def drawing(width: float, height: float, title: str | None = None) -> Drawing:
+    """An empty figure, in inches."""
+    figure = Drawing(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+    return figure
+
+
+def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
+    """Title, labels with units, a quiet grid and no box."""
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(x, fontsize=10)
+    axes.set_ylabel(y, fontsize=10)
+    axes.tick_params(labelsize=9)
+    axes.grid(True, color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks at whole numbers: epochs, trials."""
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, under a temporary name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_bytes(png(figure))
+    aside.replace(path)

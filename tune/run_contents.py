@@ -1,0 +1,83 @@
+"""What runs hold besides parameters, metrics and states, as events of the log: figures, tables, a description.
+
+A figure event says `figure` (what), `file` (its name among the run's artifacts) and what drawing needs besides the
+log and the study's folder. The sender has it drawn (`tune.drawing`), when nothing else is owed.
+Nothing is drawn here.
+
+Thousands of trials stay cheap: one that was stopped or failed has its learning curves alone; one that ran its
+whole budget also the health of its pseudo-labels and its method's own picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from tune.events import EventLog, NewEvent, Report
+from tune.run_text import flat, parameter_text
+
+FOLDER = "figures"
+STUDY_FIGURES = ("optimisation_history", "parameter_importances", "slices", "learning_curves")
+
+
+def run_figures(
+    run: str, reports: Sequence[Report], *, completed: bool, picture: str | None, warmup: int
+) -> list[NewEvent]:
+    """The figures of a trial, or of a confirmation, that has ended.
+
+    Args:
+        run: its key.
+        reports: what it reported; without any there is nothing to draw.
+        completed: whether it ran its whole budget.
+        picture: the file that `ssl_core.picture_file` wrote, if any.
+        warmup: epochs of its warm-up.
+    """
+    if not reports:
+        return []
+    figures = [{"figure": "learning_curves", "warmup": warmup}]
+    if completed and any(report.classes for report in reports):
+        figures.append({"figure": "pseudo_labels", "warmup": warmup})
+    if completed and picture is not None:
+        figures.append({"figure": "picture", "path": picture})
+    return [_event(run, figure) for figure in figures]
+
+
+def tell_summary(
+    log: EventLog,
+    study: str,
+    *,
+    best: Mapping[str, object],
+    texts: Mapping[str, str],
+    description: str,
+) -> None:
+    """What a study has come to, with its figures: told at the end of each sitting, and only where it is news.
+
+    Args:
+        log: the study's event log.
+        study: its name.
+        best: parameters of the best trial once the study is finished, logged as best.NAME.
+        texts: files of the study's run by name, such as the table of its trials.
+        description: see `describe`.
+    """
+    news = []
+    for file, text in texts.items():
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        news.append(log.append("text", study, {"file": file, "text": text}, f"{study}:{file}:{digest}"))
+    if any(news):
+        log.append_many([_event(study, {"figure": name}) for name in STUDY_FIGURES])
+    if best:
+        pairs = [[f"best.{name}", parameter_text(value)] for name, value in flat(best)]
+        log.append("params", study, {"params": pairs}, f"{study}:best")
+    describe(log, study, description)
+
+
+def describe(log: EventLog, run: str, text: str) -> None:
+    """Describe a run in words (Markdown): what the UI shows at its head; as for `tell_summary`, only news."""
+    tags = {"mlflow.note.content": text}
+    last = log.last(run, "tags")
+    if last is None or last.payload["tags"] != tags:
+        log.append("tags", run, {"tags": tags})
+
+
+def _event(run: str, figure: dict[str, object]) -> NewEvent:
+    return NewEvent("figure", run, {**figure, "file": f"{figure['figure']}.png"})

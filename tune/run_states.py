@@ -1,0 +1,13 @@
+"""MLflow's end states for the ways in which trials and studies end."""
+
+TRIAL_STATUS = {
+    "completed": "FINISHED",
+    "asha": "KILLED",
+    "user": "KILLED",
+    "time": "KILLED",
+    "nan": "FAILED",
+    "oom": "FAILED",
+    "error": "FAILED",
+}
+STUDY_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+STUDY_STOP_REASON = {"finished": "completed", "interrupted": "user", "failed": "error"}

@@ -1,0 +1,131 @@
+"""What a study found, for its run in MLflow: the table of its trials, and a description in words."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from tune.records import TrialRecord, storage
+from tune.spec import StudySpec
+from tune.study import StudyFolder
+from tune.views import best_record, near_ties, resolution
+
+TABLE_FILES = ("trials.csv", "trials.json")
+TABLE_TAG = {"mlflow.loggedArtifacts": json.dumps([{"path": TABLE_FILES[1], "type": "table"}])}
+"""Makes MLflow show the JSON file as a table."""
+
+
+def rows(records: Sequence[TrialRecord]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the table of trials: one a trial, searched parameters last."""
+    names = list(dict.fromkeys(name for r in records for name in r.params))
+    columns = [*(records[0].row() if records else ["trial"]), *names]
+    return columns, [[*r.row().values(), *(r.params.get(name) for name in names)] for r in records]
+
+
+def trials_csv(records: Sequence[TrialRecord]) -> str:
+    """The table of trials as comma-separated values; what is not known is empty."""
+    columns, table = rows(records)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def trials_json(records: Sequence[TrialRecord]) -> str:
+    """The table of trials in the form of MLflow's tables."""
+    columns, table = rows(records)
+    return json.dumps({"columns": columns, "data": [[_finite(value) for value in row] for row in table]})
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def importances(folder: StudyFolder, name: str) -> dict[str, float]:
+    """Share of each searched parameter in the differences between trials at full budget; {} where there are too
+    few of them, or no differences."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            study = optuna.load_study(study_name=name, storage=storage(folder))
+            found = optuna.importance.get_param_importances(study)
+        except (ValueError, RuntimeError, KeyError):
+            return {}
+    return {parameter: float(share) for parameter, share in found.items() if math.isfinite(share)}
+
+
+def description(
+    spec: StudySpec, records: Sequence[TrialRecord], state: str, weights: Mapping[str, float]
+) -> str:
+    """What the study found, in words (Markdown).
+
+    Args:
+        spec: the study.
+        records: its trials.
+        state: finished, interrupted or failed.
+        weights: as `importances` gives them.
+    """
+    config = spec.config
+    states = Counter(r.state for r in records)
+    counted = ", ".join(f"{states[s]} {s.replace('_', ' ')}" for s in sorted(states))
+    seconds = sum(r.seconds for r in records)
+    lines = [
+        f"Search of **{config['method']}** on {spec.dataset_tag} with {config['labels']} labels, {config['network']}, "
+        f"{config['epochs']} epochs at full budget.",
+        f"{state.capitalize()}: {len(records)} of {spec.trials} trials begun ({counted or 'none'}), "
+        f"{seconds / 60:.1f} minutes of training.",
+    ]
+    best, full = best_record(records)
+    if best is None or best.val_error is None:
+        lines.append("No trial has a result.")
+    else:
+        valid = config["data"]["valid"]
+        at = "" if full else f" after {best.epoch} epochs (no trial ran the full budget)"
+        lines.append(
+            f"Best: **trial {best.trial}, val/error {best.val_error:.2f} %** ± "
+            f"{resolution(valid, best.val_error):.2f} (one standard deviation on {valid} validation images){at}, with "
+            f"{_listed(best.params)}."
+        )
+        lines += _compared(records, best, valid)
+    if weights:
+        ranked = sorted(weights.items(), key=lambda pair: -pair[1])
+        lines.append(
+            "Importance among trials at full budget: "
+            + ", ".join(f"{name} {100 * share:.0f} %" for name, share in ranked)
+            + "."
+        )
+    lines.append(
+        f"The best of many trials is flattered by having been chosen: `ssl-tune confirm {spec.name}` trains it "
+        "on fresh seeds and reads the test set."
+    )
+    return "\n\n".join(lines)
+
+
+def _compared(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> list[str]:
+    """How the best trial stands beside the others and the point that was tried first."""
+    lines = []
+    ties = near_ties(records, best, valid)
+    if ties:
+        others = ", ".join(r.trial for r in ties[:8]) + (", ..." if len(ties) > 8 else "")
+        lines.append(f"The validation set cannot tell it from trials {others}.")
+    first = next((r for r in records if r.trial == "0"), None)
+    if first is not None and first.val_error is not None and first.trial != best.trial:
+        how = "" if first.state == "completed" else f", stopped after {first.epoch} epochs"
+        lines.append(
+            f"The space's baseline point (trial 0: {_listed(first.params)}) came to {first.val_error:.2f} %{how}."
+        )
+    return lines
+
+
+def _listed(params: Mapping[str, Any]) -> str:
+    pairs = (f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in params.items())
+    return ", ".join(pairs)
