@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --tracking-timeout 60s
-	$(BIN)/ssl-tune confirm $(DEMO) --seeds 3
+	$(BIN)/ssl-tune confirm $(DEMO) --seeds 3 --baseline plain
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 
 test: install

@@ -260,7 +260,7 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
             "weight_decay": config.weight_decay
             if config.weight_decay is not None
             else (1e-3 if info.name == "cifar100" else 5e-4),
-            "bn_momentum": config.bn_momentum or min(0.1, max(0.001, 30 / (epochs * steps))),
+            "bn_momentum": config.bn_momentum or bn_momentum_of(epochs * steps),
             "threads": config.threads or cores or len(os.sched_getaffinity(0)),
             "data": config.data.model_copy(update={"valid": valid}),
         }
@@ -278,6 +278,11 @@ def _warmup(config: RunConfig, method: Method, epochs: int) -> int:
             f"the method never starts. Take at most {epochs - 1}, or more epochs."
         )
     return config.warmup_epochs
+
+
+def bn_momentum_of(steps: int) -> float:
+    """BatchNorm's weight of a new batch that suits a run of so many steps (see the field of that name)."""
+    return min(0.1, max(0.001, 30 / steps))
 
 
 def warmup_from_share(share: float, epochs: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -137,12 +138,14 @@ def train(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
     config = _resolved(config, data_root)
-    recorded = None
+    recorded: dict[str, Any] | None = None
     if resume and out is not None:
         done = _finished(out, config, final)
         if done is not None:
             return done
         recorded = _recorded(out / READINGS_FILE, config) if final else None
+        if recorded is not None and readings is not None and _recorded(readings, config) is None:
+            append_reading(readings, recorded)  # a crash came between the two records
     config, data, split = prepare(config, data_root=data_root, cache=cache)
     # An unreadable test image is found now, not after hours; nothing is computed on them before the end.
     test = None
@@ -156,12 +159,13 @@ def train(
             checkpoint.save(out / CHECKPOINTS, report.epoch, run.state())
         if on_report is not None:
             on_report(report)
-    test_error = recorded
+    test_error = None if recorded is None else float(recorded["test_error"])
     if test is not None:
         test_error = error_percent(run, test.images, test.labels)
-        for path in (readings, out / READINGS_FILE if out is not None else None):
+        # The run's own record comes first: where a crash comes in between, the other is made up for from it.
+        for path in (out / READINGS_FILE if out is not None else None, readings):
             if path is not None:
-                record_reading(path, run, test_error)
+                append_reading(path, reading_of(run, test_error))
     result = result_of(run, test_error)
     if out is not None:
         pictures.keep(out, run)
@@ -193,18 +197,27 @@ def error_percent(run: Run, images: Any, labels: Any) -> float:
     return 100 * int((logits.argmax(dim=1) != truth).sum()) / len(truth)
 
 
-def record_reading(path: Path, run: Run, test_error: float) -> None:
-    """Append one reading of the test set: when, which model, and what came out."""
-    reading = {
+def reading_of(run: Run, test_error: float) -> dict[str, Any]:
+    """One reading of the test set: when, which model, and what came out."""
+    return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "config": run.config.document(),
         "split_hash": run.split.hash,
         "epochs": run.epoch,
         "test_error": test_error,
     }
+
+
+def append_reading(path: Path, reading: Mapping[str, Any]) -> None:
+    """Append a reading to a record; half a line that a crash has left stays a line of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(reading) + "\n")
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        broken = False
+        if end:
+            file.seek(end - 1)
+            broken = file.read(1) != b"\n"
+        file.write((b"\n" if broken else b"") + json.dumps(reading).encode() + b"\n")
 
 
 def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
@@ -224,16 +237,16 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     return Result(**{"test_error": None, **document})
 
 
-def _recorded(path: Path, config: RunConfig) -> float | None:
-    """The test error of this very model, if it was read before a crash took the result: not read twice."""
+def _recorded(path: Path, config: RunConfig) -> dict[str, Any] | None:
+    """The reading of this very model, if it was made before a crash took the result: not made twice."""
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            reading = json.loads(line)
+            reading: dict[str, Any] = json.loads(line)
         except ValueError:  # half a line: the crash came in between
             continue
         same = not differences(reading["config"], config.document())
         if same and reading["epochs"] == config.last_epoch:
-            return float(reading["test_error"])
+            return reading
     return None
 
 

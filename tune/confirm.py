@@ -3,7 +3,8 @@
 The winner of a search is the best of many draws, so its validation error flatters it. Here each configuration
 is trained from scratch on training seeds and labelled sets that the search never used (the validation images
 stay where they are), the baseline on the same ones for the same number of steps; then the test set is read
-once per final model.
+once per final model. The winner among those confirmed is the one with the lowest validation error on the
+fresh seeds: the test set chooses nothing, so the winner's test error flatters nobody.
 """
 
 from __future__ import annotations
@@ -16,22 +17,44 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import dump_yaml
+from ssl_core.checkpoint import write_atomically
 from ssl_core.config import RunConfig, from_document
+from ssl_core.data import describe
 from ssl_core.errors import ConfigError
+from tune.errors import Exit, ServiceError
 from tune.home import Home
+from tune.progress import Progress
 from tune.records import TrialRecord
+from tune.statistics import Comparison, Spread, compare_all, selection_luck
 from tune.study import Study, StudyFolder
+from tune.trainings import FIRST_SEED, Places, Trained, Training, check_fresh_sets, fresh, train_all
+from tune.verdicts import sentences
 from tune.views import best_record
 
-FIRST_SEED = 1000
-"""Seeds of the confirmation begin here: none that a person would give a study by hand."""
-ENOUGH_SEEDS = 3
-BASELINE = "supervised"
+PLAIN, TUNED = "supervised", "supervised-tuned"
+"""Names of the two baselines among a study's confirmations."""
+BASELINES = ("tuned", "plain")
+RESULT_FILE = "confirm.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration to be confirmed: `who` is a trial's name or the baseline's."""
+
+    who: str
+    config: RunConfig
+    record: TrialRecord | None
+    study: str
+    folder: str
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.who in (PLAIN, TUNED)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training of a confirmation: `who` is a trial's name or the baseline."""
+    """One training of a confirmation."""
 
     who: str
     number: int
@@ -39,31 +62,15 @@ class Task:
     out: Path
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over seeds of an error in percent; std is None for a single seed."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def std(self) -> float | None:
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
-
-
 def confirm(
     name: str,
     *,
     top: int = 1,
     seeds: int = 5,
+    baseline: str = "tuned",
     home: Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations; what is done already is not done again.
 
@@ -71,203 +78,240 @@ def confirm(
         name: the study.
         top: how many configurations, those at full budget first.
         seeds: trainings of each.
+        baseline: "tuned": the best of a supervised study of the same setting with as many trials, which is
+            made where there is none; "plain": supervised with the study's own common values.
         home: the home folder.
-        say: told how it goes.
+        say: told as each training ends.
+        progress: shows the search of the tuned baseline, where one has to be made.
 
     Returns:
         What `ssl-tune confirm --json` prints; also written to ``confirm.json`` in the study's folder.
 
     Raises:
-        ConfigError: no such study, or fewer trials with a result than `top`.
-        ServiceError: a driver has the study.
+        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
+        ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
     place = Home(home)
     study = Study(place.existing_study_folder(name))
-    chosen = _ranked(study)[:top]
     if top < 1 or seeds < 1:
         raise ConfigError(f"top = {top}, seeds = {seeds}: both must be at least 1.")
+    if baseline not in BASELINES:
+        raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
+    chosen = _ranked(study, top)
     if len(chosen) < top:
         raise ConfigError(
             f"--top {top}: the study {name!r} has {len(chosen)} trials with a result. Take at most that, or "
             f"carry it on with `ssl-tune resume {name}`."
         )
+    _check_seeds(study, seeds)
     study.folder.lock()
     try:
-        tasks = tasks_of(study, chosen, seeds)
-        results = _run(study, place, tasks, say)
-        document = _document(study, chosen, tasks, results)
-        (study.folder.path / "confirm.json").write_text(json.dumps(document, indent=1))
-        _track(study, place, tasks, results)
+        candidates = [_candidate(study, record) for record in chosen]
+        candidates += _baseline(study, baseline, place, progress or Progress())
+        tasks = tasks_of(study, candidates, seeds)
+        trained = train_all([_training(t) for t in tasks], _places(study, place), say)
+        document = _document(study, candidates, tasks, trained)
+        write_atomically(study.folder.path / RESULT_FILE, json.dumps(document, indent=1).encode())
+        _track(study, place, candidates, tasks, trained)
     finally:
         study.folder.unlock()
     return document
 
 
-def tasks_of(study: Study, chosen: Sequence[TrialRecord], seeds: int) -> list[Task]:
-    """The trainings: every configuration, and the baseline with the same common values, on the same seeds."""
-    configs = {record.trial: study.spec.trial_config(record.values) for record in chosen}
-    common = {k: v for k, v in study.spec.config.items() if k != study.spec.config["method"]}
-    configs[BASELINE] = from_document({**common, "method": BASELINE})
-    tasks = []
-    for number in range(1, seeds + 1):
-        for who, config in configs.items():
-            fresh = {
-                "seed": FIRST_SEED + number,
-                "data": config.data.model_copy(update={"label_seed": FIRST_SEED + number}),
-            }
-            out = study.folder.path / "confirm" / who / f"seed-{number}"
-            tasks.append(Task(who, number, config.model_copy(update=fresh), out))
-    return tasks
+def _check_seeds(study: Study, seeds: int) -> None:
+    config = study.spec.base_config()
+    info = describe(config.dataset, image_size=config.data.image_size)
+    check_fresh_sets(info, config, seeds)
 
 
-def _ranked(study: Study) -> list[TrialRecord]:
+def _ranked(study: Study, top: int) -> list[TrialRecord]:
     left, ranked = study.records(), list[TrialRecord]()
-    while True:
+    while len(ranked) < top:
         record, _ = best_record(left)
         if record is None:
-            return ranked
+            break
         ranked.append(record)
         left = [r for r in left if r.trial != record.trial]
+    return ranked
 
 
-def _run(
-    study: Study, home: Home, tasks: Sequence[Task], say: Callable[[str], None]
-) -> list[tuple[dict[str, Any], list[tuple[int, dict[str, float]]]]]:
-    """Train what is not trained yet, side by side; a result and its reports for each task."""
-    import ray
+def _candidate(study: Study, record: TrialRecord) -> Candidate:
+    config = study.spec.trial_config(record.values)
+    return Candidate(record.trial, config, record, study.name, record.trial)
 
+
+def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[Candidate]:
+    """The baseline as a candidate; none for a supervised study, which is one itself."""
+    if study.spec.config["method"] == PLAIN:
+        return []
+    if kind == "plain":
+        common = {k: v for k, v in study.spec.config.items() if k != study.spec.config["method"]}
+        return [Candidate(PLAIN, from_document({**common, "method": PLAIN}), None, study.name, PLAIN)]
+    from tune.baseline import tune_baseline
+
+    outcome = tune_baseline(study, home, progress)
+    if outcome.code in (Exit.INTERRUPTED, Exit.TERMINATED):
+        raise ServiceError("the search of the tuned baseline was interrupted", outcome.code)
+    ranked = _ranked(outcome.study, 1)
+    if not ranked:
+        raise ServiceError(
+            f"the tuned baseline, study {outcome.study.name}, has no trial with a result: see why with "
+            f"`ssl-tune trials {outcome.study.name}`, or take --baseline plain.",
+            Exit.NO_TRIAL_SUCCEEDED,
+        )
+    best = _candidate(outcome.study, ranked[0])
+    folder = f"{TUNED}-{outcome.study.name}-{best.who}"
+    return [Candidate(TUNED, best.config, best.record, outcome.study.name, folder)]
+
+
+def tasks_of(study: Study, candidates: Sequence[Candidate], seeds: int) -> list[Task]:
+    """The trainings, seed by seed: every candidate on the same training seeds and labelled sets."""
+    return [
+        Task(c.who, n, fresh(c.config, n), study.folder.path / "confirm" / c.folder / f"seed-{n}")
+        for n in range(1, seeds + 1)
+        for c in candidates
+    ]
+
+
+def _training(task: Task) -> Training:
+    return Training(f"{title(task.who)}, seed {task.number}", task.config, task.out)
+
+
+def _places(study: Study, home: Home) -> Places:
     from tune import engine
 
-    started_here = not ray.is_initialized()
-    if started_here:
-        engine.start_ray(study.spec)
-    try:
-        resources = engine.resources(study.spec)
-        train = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"], max_retries=2)(_train_task)
-        root = study.spec.data_root
-        refs = [
-            train.remote(t.config.document(), root, str(home.cache), str(t.out), str(home.test_readings))
-            for t in tasks
-        ]
-        waiting = dict(zip(refs, tasks, strict=True))
-        while waiting:
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            task = waiting.pop(ready)
-            result, _ = ray.get(ready)
-            say(f"{_title(task.who)}, seed {task.number}: val/error {result['val_error']:.2f} %")
-        return [ray.get(ref) for ref in refs]
-    finally:
-        if started_here:
-            ray.shutdown()
-
-
-def _train_task(
-    config: dict[str, Any], data_root: str | None, cache: str, out: str, readings: str
-) -> tuple[dict[str, Any], list[tuple[int, dict[str, float]]]]:
-    """One training on a worker: goes on where it was, and reads the test set once."""
-    from ssl_core import checkpoint, train
-    from ssl_core.run import CHECKPOINTS
-
-    result = train(
-        config,
-        data_root=Path(data_root) if data_root else None,
-        cache=Path(cache),
-        out=Path(out),
-        resume=True,
-        final=True,
-        readings=Path(readings),
+    reserved = engine.resources(study.spec)
+    return Places(
+        home=home,
+        data_root=study.spec.data_root,
+        concurrent=study.spec.concurrent,
+        cpus=reserved["cpu"],
+        gpus=reserved["gpu"],
     )
-    state = checkpoint.load_newest(Path(out) / CHECKPOINTS) or {"history": []}
-    return result.document(), [(r["epoch"], r["metrics"]) for r in state["history"]]
 
 
 def _document(
-    study: Study, chosen: Sequence[TrialRecord], tasks: Sequence[Task], results: Sequence[Any]
+    study: Study, candidates: Sequence[Candidate], tasks: Sequence[Task], trained: Sequence[Trained]
 ) -> dict[str, Any]:
     config = study.spec.base_config()
     assert config.epochs and config.steps_per_epoch
-    by_who: dict[str, list[dict[str, Any]]] = {}
-    for task, (result, _) in zip(tasks, results, strict=True):
-        by_who.setdefault(task.who, []).append(result)
-    test = {who: Spread(tuple(r["test_error"] for r in rs)) for who, rs in by_who.items()}
-    rows = []
-    for who, found in by_who.items():
-        record = next((r for r in chosen if r.trial == who), None)
-        rows.append(
-            {
-                "who": who,
-                "method": BASELINE if record is None else config.method,
-                "params": {} if record is None else record.params,
-                "val_error_at_selection": None if record is None else record.val_error,
-                "val_error": [r["val_error"] for r in found],
-                "test_error": list(test[who].values),
-                "test_mean": test[who].mean,
-                "test_std": test[who].std,
-                "seconds": statistics.fmean(r["seconds"] for r in found),
-            }
-        )
-    return {
+    rows = [_row(c, tasks, trained) for c in candidates]
+    test = {
+        row["who"]: dict(zip(row["seeds"], row["test_error"], strict=True)) for row in rows if row["seeds"]
+    }
+    document: dict[str, Any] = {
         "study": study.name,
-        "seeds": [t.config.seed for t in tasks if t.who == BASELINE],
-        "steps": config.epochs * config.steps_per_epoch,
+        "method": config.method,
+        "seeds": [FIRST_SEED + n for n in dict.fromkeys(t.number for t in tasks)],
+        "epochs": config.epochs,
+        "steps": config.total_steps,
+        "network": config.network,
+        "baseline": next((row["who"] for row in rows if row["who"] in (PLAIN, TUNED)), None),
+        "winner": _winner(rows),
         "rows": rows,
-        "verdict": [verdict(test[r.trial], test[BASELINE], _title(r.trial)) for r in chosen],
+        "comparisons": [_comparison(c) for c in compare_all(test)],
+    }
+    return document | {"verdict": sentences(document)}
+
+
+def _row(candidate: Candidate, tasks: Sequence[Task], trained: Sequence[Trained]) -> dict[str, Any]:
+    mine = [(t, r) for t, r in zip(tasks, trained, strict=True) if t.who == candidate.who]
+    results = [(t, r.result) for t, r in mine if r.result is not None]
+    record = candidate.record
+    val, test = ([float(r[key]) for _, r in results] for key in ("val_error", "test_error"))
+    full = record is not None and record.state == "completed"
+    spread = Spread(tuple(test)) if test else None
+    at_selection = record.val_error if record is not None else None
+    return {
+        "who": candidate.who,
+        "method": candidate.config.method,
+        "params": {} if record is None else record.params,
+        "study": candidate.study,
+        "trial": None if record is None else record.trial,
+        "full_budget": full,
+        "val_error_at_selection": at_selection,
+        "seeds": [t.config.seed for t, _ in results],
+        "val_error": val,
+        "test_error": test,
+        "test_mean": spread and spread.mean,
+        "test_std": spread and spread.std,
+        "test_interval": spread and _list(spread.interval),
+        # A score after fewer epochs says nothing of how lucky it was at the full budget.
+        "luck": selection_luck(at_selection, val) if full and val and at_selection is not None else None,
+        "seconds": statistics.fmean(r["seconds"] for _, r in results) if results else None,
+        "problems": [r.problem for _, r in mine if r.problem is not None],
     }
 
 
-def verdict(method: Spread, baseline: Spread, title: str) -> str:
-    """In words, whether a configuration beats the baseline, claiming no more than the spread carries.
-
-    Below three seeds nothing is claimed. From there, the 95 % interval (Student's t) of the difference, paired
-    over seeds, must lie on one side of 0. The baseline is not tuned, and the test images are the same for all
-    seeds, so the interval is about training and labelled sets, not about other images.
-    """
-    differences = [m - b for m, b in zip(method.values, baseline.values, strict=True)]
-    mean, n = statistics.fmean(differences), len(differences)
-    if n < ENOUGH_SEEDS:
-        return f"{title} against supervised: {mean:+.2f} points, n = {n}; cannot tell below {ENOUGH_SEEDS} seeds."
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, n - 1)) * statistics.stdev(differences) / n**0.5
-    low, high = mean - half, mean + half
-    interval = f"{mean:+.2f} points of test error, 95 % interval [{low:+.2f}, {high:+.2f}], n = {n}"
-    if high < 0:
-        return f"{title} beats the supervised baseline: {interval}."
-    if low > 0:
-        return f"{title} is worse than the supervised baseline: {interval}."
-    return f"{title} cannot be told from the supervised baseline: {interval}."
+def _winner(rows: Sequence[dict[str, Any]]) -> str | None:
+    """The configuration with the lowest mean val/error on the fresh seeds."""
+    trials = [row for row in rows if row["who"] not in (PLAIN, TUNED) and row["val_error"]]
+    best = min(trials, key=lambda row: statistics.fmean(row["val_error"]), default=None)
+    return None if best is None else str(best["who"])
 
 
-def _track(study: Study, home: Home, tasks: Sequence[Task], results: Sequence[Any]) -> None:
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    difference = comparison.difference
+    return {
+        "one": comparison.one,
+        "other": comparison.other,
+        "n": len(difference.values),
+        "difference": difference.mean,
+        "std": difference.std,
+        "interval": _list(difference.interval),
+        "p": comparison.p,
+        "p_holm": comparison.adjusted,
+        "told_apart": comparison.told_apart,
+    }
+
+
+def _list(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _track(
+    study: Study,
+    home: Home,
+    candidates: Sequence[Candidate],
+    tasks: Sequence[Task],
+    trained: Sequence[Trained],
+) -> None:
     """Each confirmation is a run below its trial's (the baseline's below the study's)."""
     from tune import engine
 
+    baselines = {c.who for c in candidates if c.is_baseline}
     with engine.open_log(study.folder) as log:
         tracker = engine.open_tracker(log, study.spec, home)
         tracker.start_sender()
-        for task, (result, reports) in zip(tasks, results, strict=True):
+        for task, outcome in zip(tasks, trained, strict=True):
             run = f"{task.who}/confirm-{task.number}"
             document = task.config.document()
-            is_trial = task.who != BASELINE
+            result = outcome.result or {}
             tracker.trial_started(
                 run,
                 {"seed": task.config.seed, "data.label_seed": task.config.data.label_seed},
                 {k: v for k, v in document.items() if k != "method"},
                 dump_yaml(document),
-                parent=task.who if is_trial else None,
-                tags={"ssl.method": task.config.method, "ssl.split_hash": result["split_hash"]},
+                parent=None if task.who in baselines else task.who,
+                tags={"ssl.method": task.config.method, "ssl.split_hash": result.get("split_hash", "")},
             )
-            for epoch, metrics in reports:
+            for epoch, metrics in outcome.reports:
                 tracker.report(run, epoch, metrics)
-            tracker.trial_ended(run, "completed", summary={"test/error": result["test_error"]})
+            if outcome.problem is not None:
+                tracker.trial_ended(run, "nan", error=outcome.problem)
+            else:
+                tracker.trial_ended(run, "completed", summary={"test/error": result["test_error"]})
+        tracker.artifact(None, study.folder.path / RESULT_FILE)
         tracker.close(study.spec.tracking_timeout)
 
 
-def _title(who: str) -> str:
-    return "supervised baseline" if who == BASELINE else f"trial {who}"
+def title(who: str) -> str:
+    """A row's name for people."""
+    names = {PLAIN: "supervised baseline (untuned)", TUNED: "supervised baseline (tuned)"}
+    return names.get(who, f"trial {who}")
 
 
 def confirmed(folder: StudyFolder) -> dict[str, Any] | None:
     """What the last confirmation of a study found, or None."""
-    path = folder.path / "confirm.json"
+    path = folder.path / RESULT_FILE
     return dict(json.loads(path.read_text())) if path.exists() else None

@@ -135,7 +135,7 @@ class Engine:
         started_here = not ray.is_initialized()
         if started_here:
             self.progress.say("starting Ray")
-            start_ray(self.spec)
+            start_ray(self.spec.concurrent)
         try:
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(TrialTrainable, resources(self.spec)),
@@ -222,12 +222,12 @@ def is_started() -> bool:
     return bool(ray.is_initialized())
 
 
-def start_ray(spec: StudySpec) -> None:
-    """Start Ray on this machine, as small as the study needs it."""
+def start_ray(concurrent: int) -> None:
+    """Start Ray on this machine, as small as so many trials side by side need it."""
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
         address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
-        num_cpus=max(len(os.sched_getaffinity(0)), spec.concurrent),
+        num_cpus=max(len(os.sched_getaffinity(0)), concurrent),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

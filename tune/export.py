@@ -5,15 +5,20 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_spaces import dump_yaml, load_yaml
 from ssl_core.config import RunConfig, from_document
 from ssl_core.errors import ConfigError
+from tune.confirm import confirmed
+from tune.home import Home
 from tune.records import TrialRecord
 from tune.spec import read_text
 from tune.study import Study, load_study
 from tune.views import best_record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 
@@ -27,6 +32,9 @@ def export(
 ) -> dict[str, Any]:
     """Write a study's best configuration as YAML; returns what was written, as plain data.
 
+    It is the winner of the study's confirmation; where it was not confirmed, the best of its search, and the
+    document says so.
+
     Args:
         name: the study.
         output: the file; None: write nothing.
@@ -39,14 +47,96 @@ def export(
     study = load_study(name, home=home)
     document = exported(study, trial)
     if output is not None:
-        path = Path(output).expanduser()
-        if not path.parent.is_dir():
-            raise ConfigError(f"{path} cannot be written: the folder {path.parent} does not exist.")
-        try:
-            path.write_text(HEADER.format(name=name) + dump_yaml(document))
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error.strerror}. Name another file.") from None
+        _write(Path(output).expanduser(), HEADER.format(name=name) + dump_yaml(document))
     return document
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: the folder {path.parent} does not exist.")
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Name another file.") from None
+
+
+def export_all(folder: Path | str, *, home: Path | str | None = None) -> dict[str, Path | str]:
+    """Write the best configuration of every study that has one to ``FOLDER/<study>.yaml``.
+
+    Args:
+        folder: made where it does not exist.
+        home: the home folder.
+
+    Returns:
+        Of each study its file, or in words why there is none.
+
+    Raises:
+        ConfigError: there is no study, or the folder cannot be made.
+    """
+    place, folder = Home(home), Path(folder).expanduser()
+    names = place.study_names()
+    if not names:
+        raise ConfigError(f"there is no study in {place.path} to export. Start one with `ssl-tune search`.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {error.strerror}. Name another folder.") from None
+    found: dict[str, Path | str] = {}
+    for name in names:
+        path = folder / f"{name}.yaml"
+        study = Study(place.study_folder(name))
+        if not any(r.val_error is not None for r in study.records()):
+            found[name] = "it has no trial with a result yet"
+            continue
+        export(name, path, home=home)
+        found[name] = path
+    return found
+
+
+def trials_table(study: Study) -> pd.DataFrame:
+    """All trials of a study, one row each, with what tells the study from others: a tidy table.
+
+    Columns: study, method, dataset, labels, network, then those of `Study.trials`.
+    """
+    config = study.spec.config
+    table = study.trials()
+    facts = {
+        "study": study.name,
+        "method": config["method"],
+        "dataset": study.spec.dataset_tag,
+        "labels": config["labels"],
+        "network": config["network"],
+    }
+    for place, (name, value) in enumerate(facts.items()):
+        table.insert(place, name, value)
+    return table
+
+
+def export_table(name: str, path: Path | str, *, home: Path | str | None = None) -> int:
+    """Write all trials of a study as ``.csv`` or ``.parquet``; returns how many.
+
+    Args:
+        name: the study.
+        path: the file; its ending says which.
+        home: the home folder.
+
+    Raises:
+        ConfigError: no such study, another ending, or a file that cannot be written.
+    """
+    path = Path(path).expanduser()
+    table = trials_table(load_study(name, home=home))
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: the folder {path.parent} does not exist.")
+    try:
+        if path.suffix == ".csv":
+            table.to_csv(path, index=False)
+        elif path.suffix == ".parquet":
+            table.to_parquet(path, index=False)
+        else:
+            raise ConfigError(f"{path}: name a file that ends in .csv or .parquet.")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Name another file.") from None
+    return len(table)
 
 
 HEADER = """\
@@ -58,12 +148,14 @@ HEADER = """\
 
 def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
     """What `export` writes of a study."""
-    record, full = _chosen(study, trial)
+    confirmation = confirmed(study.folder)
+    record, full = _chosen(study, trial, confirmation)
+    row = _confirmed_row(confirmation, record.trial)
     config = study.spec.trial_config(record.values)
     if record.epoch < (config.epochs or 0):
         # A shorter budget would change the schedule: the run keeps its own and stops where the trial did.
         config = config.model_copy(update={"stop_after_epoch": record.epoch})
-    return {
+    document = {
         "format": FORMAT,
         "config": config.document(),
         "expect": {"val_error": record.val_error, "val_loss": record.val_loss, "epochs": record.epoch},
@@ -72,17 +164,50 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
             "trial": record.trial,
             "stop_reason": record.stop_reason,
             "full_budget": full,
-            "confirmed": False,
+            "trials": study.spec.trials,
+            "classes": _classes(config),
+            "confirmed": row is not None,
             "split_hash": study.spec.split_hash,
             "created": study.spec.created,
             "git_revision": git_revision(),
             "fingerprint": dict(study.spec.fingerprint or {}),
         },
     }
+    return document if row is None else document | {"confirmation": _provenance(confirmation or {}, row)}
 
 
-def _chosen(study: Study, trial: str | None) -> tuple[TrialRecord, bool]:
+def _classes(config: RunConfig) -> int | None:
+    """How many classes the data have; None where they cannot be read any more."""
+    from ssl_core.data import describe
+
+    try:
+        return describe(config.dataset, image_size=config.data.image_size).num_classes
+    except ConfigError:
+        return None
+
+
+def _confirmed_row(confirmation: Mapping[str, Any] | None, trial: str) -> dict[str, Any] | None:
+    rows = [] if confirmation is None else confirmation["rows"]
+    return next((row for row in rows if row["who"] == trial and row["test_error"]), None)
+
+
+def _provenance(confirmation: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the confirmation found of a configuration; none of it changes a bit of its run."""
+    names = ("seeds", "val_error", "test_error", "test_mean", "test_std", "test_interval", "luck", "seconds")
+    baseline = _confirmed_row(confirmation, confirmation["baseline"] or "")
+    facts = {name: row[name] for name in names}
+    if baseline is not None:
+        own = ("who", "study", "trial", "params", "test_error", "test_mean", "test_std", "seconds")
+        facts["baseline"] = {name: baseline[name] for name in own}
+    return facts | {"steps": confirmation["steps"], "verdict": list(confirmation["verdict"])}
+
+
+def _chosen(
+    study: Study, trial: str | None, confirmation: Mapping[str, Any] | None
+) -> tuple[TrialRecord, bool]:
     records = study.records()
+    if trial is None and confirmation is not None:
+        trial = confirmation["winner"]
     if trial is None:
         record, full = best_record(records)
         if record is None:

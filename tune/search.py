@@ -47,6 +47,7 @@ def search(
     *,
     home: Path | str | None = None,
     quiet: bool = False,
+    with_baseline: bool = False,
     **options: Any,
 ) -> Study:
     """Search a method's hyperparameters on this machine; returns the finished study.
@@ -56,6 +57,7 @@ def search(
         dataset: digits, cifar10, cifar100 or folder:PATH.
         home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
         quiet: show no progress.
+        with_baseline: also tune the supervised baseline of the same setting, with as many trials.
         options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name,
             space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, max_failures, tracking_uri,
             tracking_timeout, data_root, address.
@@ -66,7 +68,14 @@ def search(
     """
     place = Home(home)
     request = SearchRequest(method=method, dataset=dataset, **options)
-    return start(request, place, _progress(quiet)).study
+    if not with_baseline:
+        return start(request, place, _progress(quiet)).study
+    from tune.baseline import check_can_be_tuned, tune_baseline
+
+    check_can_be_tuned(request, place)
+    study = start(request, place, _progress(quiet)).study
+    tune_baseline(study, place, _progress(quiet))
+    return study
 
 
 def resume(name: str, *, home: Path | str | None = None, quiet: bool = False) -> Study:

@@ -272,6 +272,24 @@ def test_a_model_whose_reading_is_recorded_is_not_read_again(
     assert len((tmp_path / "run" / "test-readings.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_reading_that_one_of_two_records_lacks_is_made_up_for(
+    document: dict[str, Any], tmp_path: Path, test_set: Counter
+) -> None:
+    out, ledger = tmp_path / "run", tmp_path / "readings.jsonl"
+    ssl_core.train(document, out=out, final=True, readings=ledger)
+    whole = ledger.read_bytes()
+    (out / "result.json").unlink()
+    ledger.write_bytes(b"")  # as after a crash between the two records
+    ssl_core.train(document, out=out, resume=True, final=True, readings=ledger)
+    assert ledger.read_bytes() == whole and test_set.calls == 1
+    (out / "result.json").unlink()
+    ledger.write_bytes(whole[:40])  # as after one in the middle of the second
+    for _ in range(2):
+        ssl_core.train(document, out=out, resume=True, final=True, readings=ledger)
+        assert ledger.read_bytes() == whole[:40] + b"\n" + whole and test_set.calls == 1
+    assert (out / "test-readings.jsonl").read_bytes() == whole
+
+
 def test_a_run_stopped_early_can_be_carried_to_its_end(document: dict[str, Any], tmp_path: Path) -> None:
     whole = ssl_core.train(document, out=tmp_path / "whole")
     stopped = ssl_core.train(document | {"stop_after_epoch": 2}, out=tmp_path / "run")

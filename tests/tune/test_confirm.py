@@ -4,33 +4,56 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ssl_core.config import from_document
+from ssl_core.data import describe
 from ssl_core.errors import ConfigError
-from tests.tune.helpers import Done, copy_home, make_pictures, mlflow_runs, mlflow_steps
+from tests.tune.helpers import (
+    Done,
+    carry_on_words,
+    copy_home,
+    driver,
+    make_pictures,
+    mlflow_runs,
+    mlflow_steps,
+    signal_when,
+    wait_until,
+)
+from tune.baseline import baseline_request, differences
 from tune.cli.show import print_confirmation
-from tune.confirm import Spread, confirm, confirmed, tasks_of, verdict
+from tune.confirm import Candidate, confirm, confirmed, tasks_of
 from tune.home import Home
+from tune.request import resolve_request
 from tune.study import Study, load_study
+from tune.trainings import check_fresh_sets
 
 Command = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
-def confirmation(
-    finished: Home, pictures: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Home, dict[str, Any]]]:
-    """The finished study in a home of its own, confirmed once; its test images can be read meanwhile."""
-    home = copy_home(finished, tmp_path_factory.mktemp("confirmed") / "home")
+def readable(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The test images can be read meanwhile."""
     sealed = {path: path.read_bytes() for path in (pictures / "test").glob("*/*.png")}
-    shutil.copytree(make_pictures(home.path / "again") / "test", pictures / "test", dirs_exist_ok=True)
-    yield home, confirm("shapes", top=1, seeds=2, home=home.path)
+    again = make_pictures(tmp_path_factory.mktemp("again"))
+    shutil.copytree(again / "test", pictures / "test", dirs_exist_ok=True)
+    yield
     for path, content in sealed.items():
         path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def confirmation(
+    finished: Home, readable: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Home, dict[str, Any]]:
+    """The finished study in a home of its own, confirmed once."""
+    home = copy_home(finished, tmp_path_factory.mktemp("confirmed") / "home")
+    return home, confirm("shapes", top=1, seeds=2, baseline="plain", home=home.path)
 
 
 def readings(home: Home) -> list[dict[str, Any]]:
@@ -77,7 +100,13 @@ def test_configuration_and_baseline_differ_in_the_method_alone(
     home, document = confirmation
     study = load_study("shapes", home=home.path)
     record = next(r for r in study.records() if r.trial == document["rows"][0]["who"])
-    tasks = tasks_of(study, [record], 2)
+    plain = {**study.spec.config, "method": "supervised"}
+    plain.pop("pseudo_label", None)
+    candidates = [
+        Candidate(record.trial, study.spec.trial_config(record.values), record, "shapes", record.trial),
+        Candidate("supervised", from_document(plain), None, "shapes", "supervised"),
+    ]
+    tasks = tasks_of(study, candidates, 2)
     assert [(t.who, t.number) for t in tasks] == [
         (who, number) for number in (1, 2) for who in (record.trial, "supervised")
     ]
@@ -103,7 +132,7 @@ def test_confirming_again_trains_and_reads_nothing_anew(
 ) -> None:
     home, document = confirmation
     before = home.test_readings.read_bytes()
-    done = ssl_tune("confirm", "shapes", "--home", home.path, "--seeds", 2, "--json")
+    done = ssl_tune("confirm", "shapes", "--home", home.path, "--seeds", 2, "--baseline", "plain", "--json")
     assert done.code == 0 and done.document == json.loads(json.dumps(document))
     assert home.test_readings.read_bytes() == before
 
@@ -143,38 +172,101 @@ def test_more_than_there_is_cannot_be_confirmed(finished: Home) -> None:
     for wrong in ({"top": 0}, {"seeds": 0}):
         with pytest.raises(ConfigError, match="at least 1"):
             confirm("shapes", home=finished.path, **wrong)
+    with pytest.raises(ConfigError, match=r"baseline = 'none': must be tuned or plain"):
+        confirm("shapes", home=finished.path, baseline="none")
     assert not Study(finished.study_folder("shapes")).folder.is_locked()
 
 
-@pytest.mark.parametrize(
-    ("method", "baseline", "says"),
-    [
-        ((10.0,), (20.0,), "-10.00 points, n = 1; cannot tell below 3 seeds"),
-        ((10.0, 10.0), (20.0, 20.0), "-10.00 points, n = 2; cannot tell below 3 seeds"),
-        # t(0.975, 2) = 4.3027; differences -3, -2, -1: 2 +- 4.3027 / sqrt(3) = 2.4841
-        ((17.0, 18.0, 19.0), (20.0, 20.0, 20.0), "cannot be told .*-2.00 .*[-4.48, +0.48], n = 3"),
-        # differences -12, -11, -10: the same spread, farther off
-        ((8.0, 9.0, 10.0), (20.0, 20.0, 20.0), "beats .*-11.00 .*[-13.48, -8.52], n = 3"),
-        ((32.0, 31.0, 30.0), (20.0, 20.0, 20.0), "is worse than .*+11.00 .*[+8.52, +13.48], n = 3"),
-        # paired: seeds differ by far more than the methods do
-        ((9.0, 49.1, 28.9), (20.0, 60.0, 40.0), "beats .*-11.00"),
-        # no spread at all
-        ((20.0, 20.0, 20.0), (20.0, 20.0, 20.0), "cannot be told .*+0.00 .*[+0.00, +0.00]"),
-        ((15.0, 15.0, 15.0), (20.0, 20.0, 20.0), "beats .*-5.00 .*[-5.00, -5.00]"),
-    ],
-)
-def test_a_verdict_claims_no_more_than_the_spread_carries(
-    method: tuple[float, ...], baseline: tuple[float, ...], says: str
+def test_a_confirmation_that_was_killed_and_interrupted_trains_and_reads_nothing_twice(
+    confirmation: tuple[Home, dict[str, Any]], finished: Home, home: Home, ssl_tune: Command
 ) -> None:
-    words = verdict(Spread(method), Spread(baseline), "trial 3")
-    assert words.startswith("trial 3 ") and words.endswith(".")
-    place = 0
-    for part in says.split(".*"):
-        place = words.find(part.strip(), place)
-        assert place >= 0, (part, words)
+    copy_home(finished, home.path)
+    command = ["confirm", "shapes", "--top", "2", "--seeds", "2", "--baseline", "plain", "--home", home.path]
+
+    def read() -> int:
+        return len(readings(home)) if home.test_readings.exists() else 0
+
+    def results() -> dict[Path, bytes]:
+        folder = home.study_folder("shapes") / "confirm"
+        return {p: p.read_bytes() for p in folder.glob("*/*/result.json")}
+
+    with driver(*command) as process:
+        wait_until(lambda: read() >= 1, process)
+        process.kill()
+        process.wait()
+    killed = results()
+    with signal_when(lambda: read() >= 3, signal.SIGINT):
+        done = ssl_tune(*command)
+    assert done.code == 130 and done.out == "" and "Traceback" not in done.err
+    interrupted = results()
+    assert killed.items() <= interrupted.items() and len(interrupted) < 6
+    done = ssl_tune(*carry_on_words(done.err), "--json")
+    assert done.code == 0, done.err
+    assert interrupted.items() <= results().items()
+    assert read() == 6 and len(results()) == 6
+    seeds = [(r["config"]["method"], r["config"]["lr"], r["config"]["seed"]) for r in readings(home)]
+    whole = confirmation[1]
+    best = whole["rows"][0]["who"]
+    (same,) = [row for row in done.document["rows"] if row["who"] == best]
+    assert same["test_error"] == whole["rows"][0]["test_error"]  # as if nothing had happened
+    assert len({r.info.run_id for r in mlflow_runs(home).values()}) == 1 + 6 + 6
+    assert len(seeds) == 6
 
 
-def test_a_spread_is_mean_and_sample_deviation() -> None:
-    assert str(Spread((10.0, 12.0, 14.0))) == "12.00 ± 2.00"
-    assert Spread((10.0, 12.0)).std == pytest.approx(2**0.5)
-    assert Spread((7.0,)).std is None and str(Spread((7.0,))) == "7.00"
+def test_the_tuned_baseline_is_a_study_of_the_same_setting_and_is_used_again(
+    finished: Home, readable: None, home: Home, ssl_tune: Command
+) -> None:
+    copy_home(finished, home.path)
+    done = ssl_tune("confirm", "shapes", "--top", 2, "--seeds", 3, "--json")
+    assert done.code == 0, done.err
+    method, baseline = (load_study(n, home=home.path) for n in ("shapes", "shapes@12-supervised"))
+    assert baseline.status()["state"] == "finished" and baseline.spec.trials == method.spec.trials == 6
+    own = {"method", "pseudo_label", "warmup_epochs", "lr", "weight_decay"}
+    assert {k: v for k, v in baseline.spec.config.items() if k not in own} == {
+        k: v for k, v in method.spec.config.items() if k not in own
+    }
+    assert baseline.spec.split_hash == method.spec.split_hash
+    document = done.document
+    row = document["rows"][-1]
+    best = baseline.best()
+    assert best is not None and document["baseline"] == row["who"] == "supervised-tuned"
+    assert (row["study"], row["trial"], row["params"]) == (baseline.name, best["trial"], best["params"])
+    assert all(r["seeds"] == [1001, 1002, 1003] for r in document["rows"])
+    assert len(document["comparisons"]) == 3  # every pair of two configurations and the baseline
+    words = " ".join(document["verdict"])
+    assert "the tuned supervised baseline" in words and "Holm's correction for 3 comparisons" in words
+    assert "a training costs: trial " in words and "luck of the search: trial " in words
+    for mine in document["rows"][:2]:
+        flattered = sum(mine["val_error"]) / 3 - mine["val_error_at_selection"]
+        assert mine["luck"] == pytest.approx(flattered) or not mine["full_budget"]
+    assert "supervised-tuned confirm-3" in mlflow_runs(home)
+    before = home.test_readings.read_bytes()
+    again = ssl_tune("confirm", "shapes", "--top", 2, "--seeds", 3, "--json")
+    assert again.document == document and home.test_readings.read_bytes() == before
+    assert home.study_names() == ["shapes", "shapes@12-supervised"]
+
+
+def test_a_baseline_of_another_setting_is_not_taken(finished: Home) -> None:
+    spec = load_study("shapes", home=finished.path).spec
+    wanted = resolve_request(baseline_request(spec), finished)
+    assert differences(wanted, wanted, spec.split_hash) == []
+    for change, words in (
+        ({"trials": 5}, ["trials"]),
+        ({"config": wanted.config | {"epochs": 7}}, ["epochs"]),
+        ({"config": wanted.config | {"lr": 0.5}}, []),  # is searched anyway
+        ({"config": wanted.config | {"threads": 7}}, []),
+        ({"split_hash": "another"}, ["split"]),
+        ({"space": wanted.space.model_copy(update={"digest": "another"})}, ["space"]),
+    ):
+        assert differences(wanted.model_copy(update=change), wanted, spec.split_hash) == words
+
+
+def test_more_seeds_than_labelled_sets_are_refused(finished: Home, pictures: Path) -> None:
+    study = load_study("shapes", home=finished.path)
+    config = study.spec.base_config()
+    info = describe(config.dataset)
+    all_labelled = config.model_copy(update={"labels": 60 - 12})
+    with pytest.raises(ConfigError, match=r"5 seeds .* only 1 of 48 images can be drawn.* at most 1 seeds"):
+        check_fresh_sets(info, all_labelled, 5)
+    check_fresh_sets(info, all_labelled, 1)
+    check_fresh_sets(info, config, 1000)

@@ -175,7 +175,7 @@ def test_sigterm_reaches_our_handler_after_ray_was_started(home: Home) -> None:
         "import os, signal, sys; from pathlib import Path\n"
         "from tune.engine import ray, start_ray; from tune.spec import read_spec\n"
         "signal.signal(signal.SIGTERM, lambda *_: print('ours', flush=True))\n"
-        "start_ray(read_spec(Path(sys.argv[1]))); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "start_ray(read_spec(Path(sys.argv[1])).concurrent); os.kill(os.getpid(), signal.SIGTERM)\n"
         "ray.shutdown()"
     )
     folder, _ = make_study(home)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,6 @@ def register(app: typer.Typer) -> None:
     app.command("studies")(studies_command)
     app.command("status")(status_command)
     app.command("trials")(trials_command)
-    app.command("export")(export_command)
     app.command("ui")(ui_command)
     app.command("sync")(sync_command)
 
@@ -95,30 +93,6 @@ def trials_command(
         for record in study.records():
             if record.error:
                 console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")
-
-
-def export_command(
-    name: NameArgument,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The file to write [standard output]")
-    ] = None,
-    trial: Annotated[str | None, typer.Option(help="A trial of your choice [the best]")] = None,
-    home: HomeOption = None,
-) -> None:
-    """Write the best configuration as YAML; `ssl-tune train --config` runs it as it is."""
-    from search_spaces import dump_yaml
-    from tune.export import export
-
-    document = export(name, output, trial=trial, home=home)
-    if output is None:
-        print(dump_yaml(document), end="")  # noqa: T201
-        return
-    origin = document["origin"]
-    console().print(
-        f"{output}: trial {origin['trial']} of {name}, val/error {document['expect']['val_error']:.2f} % "
-        "(not confirmed on fresh seeds). Run it with:"
-    )
-    console().print(f"ssl-tune train --config {output}")
 
 
 def ui_command(

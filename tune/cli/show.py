@@ -117,19 +117,23 @@ def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> No
 
 def print_confirmation(document: dict[str, Any]) -> None:
     """Configurations and the baseline on fresh seeds, side by side."""
+    from tune.confirm import title
+
     rows = [
         [
-            "supervised baseline" if row["who"] == "supervised" else f"trial {row['who']}",
+            title(row["who"])
+            + (" *" if row["who"] == document["winner"] and len(document["rows"]) > 2 else ""),
             parameters(row["params"]),
             _spread(row["val_error"]),
             _spread(row["test_error"]),
-            f"{row['seconds']:.1f}",
+            _interval(row["test_interval"]),
+            "" if row["seconds"] is None else f"{row['seconds']:.1f}",
         ]
         for row in document["rows"]
     ]
     seeds = len(document["seeds"])
     print_table(
-        ["configuration", "searched", "val/error %", "test/error %", "seconds"],
+        ["configuration", "searched", "val/error %", "test/error %", "95 % interval", "seconds"],
         rows,
         title=f"confirmed on {seeds} fresh seeds, {document['steps']} steps each (mean ± std)",
     )
@@ -138,6 +142,10 @@ def print_confirmation(document: dict[str, Any]) -> None:
 
 
 def _spread(values: Sequence[float]) -> str:
-    from tune.confirm import Spread
+    from tune.statistics import Spread
 
-    return str(Spread(tuple(values)))
+    return str(Spread(tuple(values))) if values else "no result"
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"

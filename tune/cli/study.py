@@ -75,15 +75,32 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def search_command(request: SearchRequest, home: HomeOption = None) -> None:
+def search_command(
+    request: SearchRequest,
+    with_baseline: Annotated[
+        bool, typer.Option("--with-baseline", help="Also tune the supervised baseline, with as many trials")
+    ] = False,
+    home: HomeOption = None,
+) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
+    from tune.baseline import check_can_be_tuned
     from tune.progress import make_progress
     from tune.search import start
 
-    _finish(start(request, home_of(home), make_progress()), home)
+    if with_baseline:
+        check_can_be_tuned(request, home_of(home))
+    outcome = start(request, home_of(home), make_progress())
+    _finish(outcome, home, with_baseline=with_baseline)
 
 
-def resume_command(name: NameArgument, home: HomeOption = None, address: AddressOption = None) -> None:
+def resume_command(
+    name: NameArgument,
+    with_baseline: Annotated[
+        bool, typer.Option("--with-baseline", help="Then tune the supervised baseline, as for search")
+    ] = False,
+    home: HomeOption = None,
+    address: AddressOption = None,
+) -> None:
     """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
     from tune.progress import make_progress
     from tune.search import carry_on
@@ -91,48 +108,67 @@ def resume_command(name: NameArgument, home: HomeOption = None, address: Address
     outcome = carry_on(name, home_of(home), make_progress(), address)
     if outcome.seconds == 0.0:
         console().print(f"the study {name!r} is finished already.")
-    _finish(outcome, home)
+    _finish(outcome, home, with_baseline=with_baseline)
 
 
-def _finish(outcome: Any, home: Path | None) -> None:
-    study, out = outcome.study, console()
+def _finish(outcome: Any, home: Path | None, *, with_baseline: bool = False) -> None:
+    from tune.baseline import tune_baseline, worse
+    from tune.progress import make_progress
+
+    study, code = outcome.study, outcome.code
     print_study(study)
+    interrupted = code in (Exit.INTERRUPTED, Exit.TERMINATED)
+    if with_baseline and not interrupted:
+        baseline = tune_baseline(study, home_of(home), make_progress())
+        print_study(baseline.study)
+        _say_pending(baseline, home)
+        code = worse(code, baseline.code)
+    _say_pending(outcome, home)
+    _say_next(study.name, code, home, again=" --with-baseline" if with_baseline else "")
+    sys.exit(code)
+
+
+def _say_pending(outcome: Any, home: Path | None) -> None:
     if outcome.pending:
-        out.print(
-            f"MLflow lacks {outcome.pending} events; deliver them with: {typed('sync', study.name, home)}"
-        )
-    if outcome.code in (Exit.INTERRUPTED, Exit.TERMINATED):
-        out.print(f"interrupted. Carry on with: {typed('resume', study.name, home)}")
-    elif outcome.code == Exit.NO_TRIAL_SUCCEEDED:
-        out.print(f"no trial succeeded. See why with: {typed('trials', study.name, home)}")
+        command = typed("sync", outcome.study.name, home)
+        console().print(f"MLflow lacks {outcome.pending} events; deliver them with: {command}")
+
+
+def _say_next(name: str, code: Exit, home: Path | None, *, again: str) -> None:
+    out = console()
+    if code in (Exit.INTERRUPTED, Exit.TERMINATED):
+        out.print(f"interrupted. Carry on with: {typed('resume', name, home)}{again}")
+    elif code == Exit.NO_TRIAL_SUCCEEDED:
+        out.print(f"no trial succeeded. See why with: {typed('trials', name, home)}")
     else:
         out.print(f"compare the trials in MLflow:   {typed('ui', None, home)}")
-        out.print(f"confirm it on fresh seeds:      {typed('confirm', study.name, home)}")
-        out.print(f"take the best configuration:    {typed('export', study.name, home)} -o best.yaml")
-    sys.exit(outcome.code)
+        out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
+        out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
 
 
 def confirm_command(
     name: NameArgument,
     top: Annotated[int, typer.Option(help="How many of the best configurations")] = 1,
     seeds: Annotated[int, typer.Option(help="Fresh seeds for each")] = 5,
+    baseline: Annotated[
+        str, typer.Option(help="tuned: a supervised study of as many trials, made if need be; or plain")
+    ] = "tuned",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the best again on fresh seeds beside the supervised baseline, and read the test set once for each."""
     from tune.confirm import confirm
+    from tune.progress import make_progress
+    from tune.trainings import resumable
 
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)  # noqa: T201
 
-    try:
-        document = confirm(name, top=top, seeds=seeds, home=home, say=say)
-    except KeyboardInterrupt:
-        say(
-            f"interrupted; what is trained is kept. Carry on with: {typed('confirm', name, home)}"
-            f" --top {top} --seeds {seeds}"
+    words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"
+    with resumable(words):
+        document = confirm(
+            name, top=top, seeds=seeds, baseline=baseline, home=home, say=say, progress=make_progress()
         )
-        sys.exit(Exit.INTERRUPTED)
     if as_json:
         print_json(document)
     else:

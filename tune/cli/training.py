@@ -120,8 +120,14 @@ def _compare_origin(config: RunConfig, document: Mapping[str, Any], root: Path |
     from ssl_core.run import prepare
     from tune.export import differences
 
-    resolved, _, split = prepare(config, data_root=root, cache=home.cache)
-    made_with = (document.get("origin") or {}).get("split_hash")
+    resolved, data, split = prepare(config, data_root=root, cache=home.cache)
+    origin = document.get("origin") or {}
+    classes, made_with = origin.get("classes"), origin.get("split_hash")
+    if classes not in (None, data.num_classes):
+        raise ConfigError(
+            f"this configuration was exported for {classes} classes of {document['config']['dataset']}, "
+            f"{config.dataset} has {data.num_classes}. Name the right data with --dataset."
+        )
     if made_with not in (None, split.hash):
         raise ConfigError(
             f"this configuration was exported for the split {made_with}, the data of {config.dataset} give "

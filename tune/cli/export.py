@@ -1,0 +1,100 @@
+"""The command that takes results out of a home: configurations as YAML, trials as a table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssl_core.errors import ConfigError
+from tune.cli.options import HomeOption
+from tune.cli.show import console
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's command."""
+    app.command("export")(export_command)
+
+
+def export_command(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The study's name")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write [standard output]")
+    ] = None,
+    trial: Annotated[str | None, typer.Option(help="A trial of your choice [the best]")] = None,
+    every: Annotated[
+        Path | None, typer.Option("--all", metavar="DIR", help="One file for each study, in this folder")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="All trials as comma-separated values")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option("--parquet", metavar="FILE", help="All trials as a Parquet table")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the best configuration as YAML, which `ssl-tune train --config` runs as it is; or all trials."""
+    tables = [path for path in (csv, parquet) if path is not None]
+    if every is not None:
+        if name is not None or tables or output is not None or trial is not None:
+            raise ConfigError("--all writes every study's best: leave NAME and the other options out.")
+        _export_all(every, home)
+        return
+    if name is None:
+        raise ConfigError("name a study to export, or take --all DIR. `ssl-tune studies` lists them.")
+    if tables:
+        if output is not None or trial is not None:
+            raise ConfigError("--csv and --parquet write all trials: leave --output and --trial out.")
+        _export_tables(name, csv, parquet, home)
+        return
+    from search_spaces import dump_yaml
+    from tune.export import export
+
+    document = export(name, output, trial=trial, home=home)
+    if output is None:
+        print(dump_yaml(document), end="")  # noqa: T201
+        return
+    console().print(f"{output}: {_outcome(document)}. Run it with:")
+    console().print(f"ssl-tune train --config {output}")
+
+
+def _outcome(document: dict[str, Any]) -> str:
+    """What is known of an exported configuration, in a sentence without its full stop."""
+    origin, confirmation = document["origin"], document.get("confirmation")
+    error = document["expect"]["val_error"]
+    what = f"trial {origin['trial']} of {origin['study']}, val/error {error:.2f} % in the search"
+    if confirmation is None:
+        return f"{what} (not confirmed on fresh seeds)"
+    deviation = "" if confirmation["test_std"] is None else f" ± {confirmation['test_std']:.2f}"
+    return (
+        f"{what}; confirmed on {len(confirmation['seeds'])} fresh seeds: test/error "
+        f"{confirmation['test_mean']:.2f}{deviation} %"
+    )
+
+
+def _export_all(folder: Path, home: Path | None) -> None:
+    from tune.export import export_all
+
+    found = export_all(folder, home=home)
+    written = [path for path in found.values() if isinstance(path, Path)]
+    for name, path in found.items():
+        if not isinstance(path, Path):
+            print(f"ssl-tune: {name} is left out: {path}", file=sys.stderr)  # noqa: T201
+    for path in written:
+        console().print(str(path))
+    if not written:
+        raise ConfigError("no study has a trial with a result: nothing was exported.")
+
+
+def _export_tables(name: str, csv: Path | None, parquet: Path | None, home: Path | None) -> None:
+    from tune.export import export_table
+
+    for path, suffix in ((csv, ".csv"), (parquet, ".parquet")):
+        if path is None:
+            continue
+        if path.suffix != suffix:
+            raise ConfigError(f"--{suffix[1:]} {path}: name a file that ends in {suffix}.")
+        count = export_table(name, path, home=home)
+        console().print(f"{path}: {count} trials of {name}")

@@ -1,0 +1,146 @@
+"""What a reproduced table would cost, from training steps measured on this machine.
+
+The steps are real ones: forward and backward passes, augmentation, VAT's iterations, evaluation. Their images
+are noise of the data set's own size, so that nothing has to be downloaded to know the price.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ssl_core.config import RunConfig
+from tune.declared import Entry, info_of
+from tune.reproduce import Declared, Order, declared_of_report
+
+TEST_IMAGES = 10_000
+WARM_STEPS, STEPS = 1, 3
+"""Steps of the epoch that is not measured (imports, allocations), and of the one that is."""
+
+
+def cost(order: Order) -> dict[str, Any]:
+    """What `reproduce --dry-run` prints: every row's steps and hours, and the sum.
+
+    Searches are not in it: `ssl-tune plan` says what one costs.
+
+    Raises:
+        ConfigError: as `reproduce` would.
+    """
+    from ssl_core.environment import fingerprint
+
+    declared: Declared = declared_of_report(order)
+    speeds: dict[object, _Speed] = {}
+    rows: list[dict[str, Any]] = []
+    for entry in declared.all():
+        key = _speed_key(entry)
+        if key not in speeds:
+            speeds[key] = _measure(entry, order)
+        seconds = _run_seconds(entry, speeds[key], order)
+        rows.append(
+            {
+                "table": entry.table or "baseline",
+                "cell": entry.name,
+                "method": entry.config.method,
+                "network": entry.config.network,
+                "steps": entry.config.total_steps,
+                "seeds": order.seeds,
+                "seconds_per_step": speeds[key].step,
+                "hours": seconds * order.seeds / 3600,
+            }
+        )
+    device = declared.entries[0].config.device
+    total = sum(row["hours"] for row in rows)
+    what = "GPU-hours" if device == "cuda" else "hours on one processor"
+    processor = fingerprint(device)["processor"]
+    sentences = [
+        f"{total:,.1f} {what} in all, from {STEPS} real steps of each method measured on {processor}; an upper "
+        "estimate, since it takes every unlabelled image for accepted."
+    ]
+    if device != "cuda":
+        sentences.append(
+            "There is no GPU here: run this on the machine that has one to know its GPU-hours, or cut the "
+            "budget with --network, --epochs, --seeds, --cell and --set."
+        )
+    if order.search is not None:
+        sentences.append("The searches of --search come on top: `ssl-tune plan` says what one costs.")
+    return {"device": device, "processor": processor, "hours": total, "rows": rows, "sentences": sentences}
+
+
+class _Speed:
+    """Seconds of a step, and of evaluating one image."""
+
+    def __init__(self, step: float, image: float) -> None:
+        self.step, self.image = step, image
+
+
+def _speed_key(entry: Entry) -> object:
+    config = entry.config
+    parameters = {k: v for k, v in config.parameters.model_dump().items() if k != "threshold"}
+    return config.method, config.network, config.batch_size, config.mu, str(parameters), entry.dataset
+
+
+def _run_seconds(entry: Entry, speed: _Speed, order: Order) -> float:
+    """A run's seconds: its steps, validation after every epoch, relabelling where the method does, the test."""
+    from ssl_core.methods import get_method
+
+    config = entry.config
+    assert config.epochs and config.data.valid and config.labels
+    evaluated = config.epochs * config.data.valid + TEST_IMAGES
+    if get_method(config.method).relabels:
+        pool = sum(info_of(entry, order.budget).train_per_class) - config.data.valid - config.labels
+        evaluated += (config.epochs - (config.warmup_epochs or 0)) * pool
+    return config.total_steps * speed.step + evaluated * speed.image
+
+
+def _measure(entry: Entry, order: Order) -> _Speed:
+    """Train a few steps of an entry on noise; the least time of a step, and of evaluating an image."""
+    import torch
+
+    from ssl_core.loop import Run, train
+
+    info = info_of(entry, order.budget)
+    data, split = _noise(info.num_classes, info.image_size or 32, info.flip, entry.config)
+    run = Run(_short(entry.config), data, split)
+    reports = list(train(run))
+    validated = len(split.valid)
+    began = time.perf_counter()
+    pixels = torch.arange(min(500, len(data.labels)))
+    run.evaluated_in_batches(run.images, pixels)
+    image = (time.perf_counter() - began) / len(pixels)
+    seconds = reports[-1].metrics["time/epoch_seconds"] - validated * image
+    if run.method.relabels:
+        seconds -= len(split.unlabelled) * image
+    return _Speed(max(seconds, 0.0) / STEPS, image)
+
+
+def _short(config: RunConfig) -> RunConfig:
+    """Two epochs of a few steps: the second is measured, and has the method at work."""
+    parameters = config.parameters
+    if "threshold" in type(parameters).model_fields:  # every image is accepted: the most a step can cost
+        parameters = parameters.model_copy(update={"threshold": 1e-9})
+    update = {
+        "epochs": 2,
+        "steps_per_epoch": STEPS,
+        "warmup_epochs": 1 if config.warmup_epochs else 0,
+        "parameters": parameters,
+    }
+    return config.model_copy(update=update)
+
+
+def _noise(classes: int, side: int, flip: bool, config: RunConfig) -> tuple[Any, Any]:
+    """As many images of noise as a step takes, and a few to validate on."""
+    import numpy as np
+
+    from ssl_core.data import Dataset, Split
+
+    assert config.batch_size and config.mu
+    valid = 10 * classes
+    count = valid + max(config.batch_size * (config.mu + 1), classes)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    labels = (np.arange(count) % classes).astype(np.int64)
+    names = tuple(str(c) for c in range(classes))
+    data = Dataset("noise", images, labels, names, "", (0.5,) * 3, (0.29,) * 3, flip)
+    rest = np.arange(valid, count, dtype=np.int64)
+    labelled = rest[: max(config.batch_size, classes)]
+    return data, Split(labelled, np.arange(valid, dtype=np.int64), rest, "")

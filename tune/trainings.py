@@ -1,0 +1,233 @@
+"""Trainings that end with the test set: each in a folder of its own, carried on where it was, read once.
+
+A confirmation and a reproduced table are lists of them. One at a time, they run in this process; side by side,
+on Ray. Whoever starts the same list again, after Ctrl-C or a crash, is given what is done and trains the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_core.config import RunConfig
+from ssl_core.data import DatasetInfo
+from ssl_core.errors import ConfigError, NonFiniteError
+from tune.errors import Exit, ServiceError
+from tune.home import Home
+
+FIRST_SEED = 1000
+"""Seeds of final models begin here: none that a person would give a study by hand."""
+PROBLEM_FILE = "not-finite.txt"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, to its last epoch and to the test set.
+
+    Attributes:
+        title: what it is called while it runs.
+        config: resolved.
+        out: its folder; of two trainings with one folder only one is made.
+    """
+
+    title: str
+    config: RunConfig
+    out: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out.
+
+    Attributes:
+        result: `ssl_core.run.Result.document`; None where the training turned NaN or infinite.
+        reports: every epoch's number and metrics.
+        problem: why there is no result.
+    """
+
+    result: dict[str, Any] | None
+    reports: list[tuple[int, dict[str, float]]]
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where trainings run, and how many side by side.
+
+    Attributes:
+        home: cache of decoded images, and the record of test readings.
+        data_root: where downloaded data lie.
+        concurrent: trainings side by side.
+        cpus, gpus: that Ray reserves for one.
+    """
+
+    home: Home
+    data_root: str | None
+    concurrent: int
+    cpus: float
+    gpus: float
+
+
+def fresh(config: RunConfig, number: int) -> RunConfig:
+    """A configuration on the training seed and labelled set of final model `number` (from 1)."""
+    seed = FIRST_SEED + number
+    data = config.data.model_copy(update={"label_seed": seed})
+    return config.model_copy(update={"seed": seed, "data": data, "stop_after_epoch": None})
+
+
+def check_fresh_sets(info: DatasetInfo, config: RunConfig, seeds: int) -> None:
+    """Refuse more labelled sets than can be drawn beside the validation images.
+
+    Raises:
+        ConfigError: for example where all other images are labelled, so that every seed has the same ones.
+    """
+    assert config.labels and config.data.valid
+    classes = info.num_classes
+    taken, kept = config.labels // classes, config.data.valid // classes
+    sets = math.prod(math.comb(count - kept, taken) for count in info.train_per_class)
+    if sets < seeds:
+        raise ConfigError(
+            f"{seeds} seeds need as many labelled sets, but beside {config.data.valid} validation images of "
+            f"{info.name!r} only {sets} of {config.labels} images can be drawn. Take fewer labels, a smaller "
+            f"data.valid, or at most {sets} seeds."
+        )
+
+
+def train_all(trainings: Sequence[Training], places: Places, say: Say) -> list[Trained]:
+    """Train what is not trained yet; what came out of each, in their order.
+
+    Args:
+        trainings: what to train.
+        places: where, and how many side by side.
+        say: told as each ends.
+    """
+    if places.concurrent == 1:
+        results = []
+        for number, training in enumerate(trainings, 1):
+            results.append(_train(*_arguments(training, places)))
+            say(f"{number}/{len(trainings)} {_line(training, results[-1])}")
+        return results
+    return _train_on_ray(trainings, places, say)
+
+
+def finished(training: Training) -> Trained | None:
+    """What came out of a training that is done, without training anything; None where it is not."""
+    from ssl_core.run import RESULT_FILE
+
+    noted, result = training.out / PROBLEM_FILE, training.out / RESULT_FILE
+    if noted.exists():
+        return Trained(None, [], noted.read_text())
+    document = json.loads(result.read_text()) if result.exists() else {}
+    return Trained(document, []) if "test_error" in document else None
+
+
+def _train_on_ray(trainings: Sequence[Training], places: Places, say: Say) -> list[Trained]:
+    import ray
+
+    from tune import engine
+
+    started_here = not ray.is_initialized()
+    if started_here:
+        engine.start_ray(places.concurrent)
+    try:
+        train = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(_train)
+        refs = [train.remote(*_arguments(t, places)) for t in trainings]
+        waiting = dict(zip(refs, trainings, strict=True))
+        while waiting:
+            (ready,), _ = ray.wait(list(waiting), num_returns=1)
+            training = waiting.pop(ready)
+            done = len(trainings) - len(waiting)
+            say(f"{done}/{len(trainings)} {_line(training, ray.get(ready))}")
+        return [ray.get(ref) for ref in refs]
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _line(training: Training, trained: Trained) -> str:
+    if trained.result is None:
+        return f"{training.title}: {trained.problem}"
+    return (
+        f"{training.title}: val/error {trained.result['val_error']:.2f} %, {trained.result['seconds']:.0f} s"
+    )
+
+
+def _arguments(training: Training, places: Places) -> tuple[Any, ...]:
+    home, root = places.home, places.data_root
+    return training.config.document(), root, str(home.cache), str(training.out), str(home.test_readings)
+
+
+def _train(config: dict[str, Any], data_root: str | None, cache: str, out: str, readings: str) -> Trained:
+    """One training, here or on a worker: goes on where it was, and reads the test set once."""
+    from ssl_core import checkpoint, train
+    from ssl_core.run import CHECKPOINTS
+
+    folder = Path(out)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        noted = folder / PROBLEM_FILE
+        if noted.exists():  # the same bits would turn out the same
+            return Trained(None, [], noted.read_text())
+        try:
+            result = train(
+                config,
+                data_root=Path(data_root) if data_root else None,
+                cache=Path(cache),
+                out=folder,
+                resume=True,
+                final=True,
+                readings=Path(readings),
+            )
+        except NonFiniteError as error:
+            noted.write_text(str(error))
+            return Trained(None, [], str(error))
+        state = checkpoint.load_newest(folder / CHECKPOINTS) or {"history": []}
+    return Trained(result.document(), [(r["epoch"], r["metrics"]) for r in state["history"]])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a run's folder: the worker of a driver that was killed may be at it for a moment longer."""
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def resumable(carry_on: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block with the command that carries on.
+
+    Raises:
+        ServiceError: with exit code 130 or 143.
+    """
+
+    def terminate(number: int, frame: object) -> None:
+        raise _TerminatedError
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if main else None
+    try:
+        yield
+    except (KeyboardInterrupt, _TerminatedError) as stop:
+        code = Exit.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else Exit.TERMINATED
+        raise ServiceError(f"interrupted; what is trained is kept. Carry on with: {carry_on}", code) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(carry_on: str) -> str:
+    return f"interrupted; what is trained is kept. Carry on with: {carry_on}"
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM, on its way out of a training loop."""

@@ -1,0 +1,133 @@
+"""A confirmation in words, claiming no more than its seeds carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tune.statistics import ENOUGH_SEEDS, LEVEL, Spread
+
+BASELINES = {"supervised": "untuned", "supervised-tuned": "tuned"}
+Document = Mapping[str, Any]
+
+
+def sentences(document: Document) -> list[str]:
+    """What a confirmation says: against the baseline, among the configurations, cost, luck, failures.
+
+    The test images are the same for all seeds, so the intervals are about training and labelled sets, not
+    about other images.
+    """
+    rows = {row["who"]: row for row in document["rows"]}
+    trials = [who for who in rows if who not in BASELINES]
+    found = [_against_baseline(document, who) for who in trials if document["baseline"]]
+    found += _among(document, trials)
+    found += _cost(document, rows, trials)
+    found += [_luck(rows[who]) for who in trials if rows[who]["luck"] is not None]
+    for who, row in rows.items():
+        if row["problems"]:
+            found.append(
+                f"{_title(who)}: {len(row['problems'])} of {len(document['seeds'])} trainings turned NaN or "
+                "infinite and are left out."
+            )
+    return found
+
+
+def _title(who: str) -> str:
+    return f"the {BASELINES[who]} supervised baseline" if who in BASELINES else f"trial {who}"
+
+
+def _against_baseline(document: Document, who: str) -> str:
+    baseline = document["baseline"]
+    comparison = _comparison(document, who, baseline)
+    mine, theirs = _title(who), _title(baseline)
+    if comparison is None:
+        return f"{mine} against {theirs}: no seed on which both have a result; cannot tell."
+    if comparison["n"] < ENOUGH_SEEDS:
+        return (
+            f"{mine} against {theirs}: {comparison['difference']:+.2f} points of test error, "
+            f"n = {comparison['n']}; cannot tell below {ENOUGH_SEEDS} seeds."
+        )
+    facts = _facts(document, comparison)
+    if not comparison["told_apart"]:
+        return f"{mine} cannot be told from {theirs}: {facts}."
+    return f"{mine} {'beats' if comparison['difference'] < 0 else 'is worse than'} {theirs}: {facts}."
+
+
+def _comparison(document: Document, one: str, other: str) -> dict[str, Any] | None:
+    """The comparison of two rows, as a difference of `one` minus `other`."""
+    for found in document["comparisons"]:
+        if (found["one"], found["other"]) == (one, other):
+            return dict(found)
+        if (found["one"], found["other"]) == (other, one):
+            low_high = found["interval"]
+            turned = None if low_high is None else [-low_high[1], -low_high[0]]
+            return {**found, "difference": -found["difference"], "interval": turned}
+    return None
+
+
+def _facts(document: Document, comparison: Mapping[str, Any]) -> str:
+    low, high = comparison["interval"]
+    count = len(document["comparisons"])
+    corrected = f", p = {comparison['p_holm']:.2g}"
+    corrected += f" after Holm's correction for {count} comparisons" if count > 1 else ""
+    return (
+        f"{comparison['difference']:+.2f} points of test error, 95 % interval [{low:+.2f}, {high:+.2f}], "
+        f"n = {comparison['n']}{corrected}"
+    )
+
+
+def _among(document: Document, trials: Sequence[str]) -> list[str]:
+    """Which configurations differ by more than chance explains, and which do not."""
+    if len(trials) < 2:
+        return []
+    pairs = [(one, other) for place, one in enumerate(trials) for other in trials[place + 1 :]]
+    found = {pair: _comparison(document, *pair) for pair in pairs}
+    apart = [pair for pair, c in found.items() if c is not None and c["told_apart"]]
+    if any(c is None or c["n"] < ENOUGH_SEEDS for c in found.values()):
+        return [f"which of trials {_listed(trials)} is better: cannot tell below {ENOUGH_SEEDS} seeds."]
+    winner = document["winner"]
+    chosen = f"trial {winner} has the lowest val/error on the fresh seeds"
+    if not apart:
+        return [
+            f"trials {_listed(trials)} cannot be told apart by their test errors (paired over seeds, level "
+            f"{100 * LEVEL:g} %, Holm's correction); {chosen}."
+        ]
+    told = []
+    for one, other in apart:
+        comparison = found[one, other]
+        assert comparison is not None
+        better, worse = (one, other) if comparison["difference"] < 0 else (other, one)
+        told.append(f"{better} from {worse}")
+    same = [f"{one} and {other}" for one, other in pairs if (one, other) not in apart]
+    rest = f"; not told apart: {', '.join(same)}" if same else ""
+    return [
+        f"told apart by their test errors, the better one first: trials {', '.join(told)}{rest}; {chosen}."
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _cost(document: Document, rows: Mapping[str, Any], trials: Sequence[str]) -> list[str]:
+    baseline = rows.get(document["baseline"] or "")
+    if baseline is None or not baseline["seconds"]:
+        return []
+    costs = [
+        f"trial {who} {rows[who]['seconds']:.1f} s ({rows[who]['seconds'] / baseline['seconds']:.1f} times)"
+        for who in trials
+        if rows[who]["seconds"]
+    ]
+    if not costs:
+        return []
+    return [f"a training costs: {', '.join(costs)}, the baseline {baseline['seconds']:.1f} s."]
+
+
+def _luck(row: Mapping[str, Any]) -> str:
+    luck, fresh = row["luck"], Spread(tuple(row["val_error"]))
+    flattered = f"flattered by {luck:.2f} points" if luck > 0 else f"not flattered ({luck:+.2f} points)"
+    few = "" if len(fresh.values) >= ENOUGH_SEEDS else f"; n = {len(fresh.values)}, so this is rough"
+    return (
+        f"luck of the search: trial {row['who']} was chosen at val/error {row['val_error_at_selection']:.2f} %, "
+        f"fresh training seeds give {fresh} % on the same validation images: {flattered}{few}."
+    )
