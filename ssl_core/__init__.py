@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssl_core.config import RunConfig as RunConfig
     from ssl_core.errors import ConfigError as ConfigError
+    from ssl_core.errors import MemoryExhaustedError as MemoryExhaustedError
     from ssl_core.errors import NonFiniteError as NonFiniteError
     from ssl_core.run import Result as Result
     from ssl_core.run import train as train
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "RunConfig": "ssl_core.config",
     "ConfigError": "ssl_core.errors",
+    "MemoryExhaustedError": "ssl_core.errors",
     "NonFiniteError": "ssl_core.errors",
     "Result": "ssl_core.run",
     "train": "ssl_core.run",
 }
-__all__ = ["ConfigError", "NonFiniteError", "Result", "RunConfig", "train"]
+__all__ = ["ConfigError", "MemoryExhaustedError", "NonFiniteError", "Result", "RunConfig", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ Shapes: N images of the data set, n images of a batch, H = W their side in pixel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -55,6 +56,14 @@ def normalise(
         mean, std: per channel, of pixels divided by 255.
         dtype: of the result.
     """
-    scale = torch.tensor([1 / (255 * s) for s in std], dtype=dtype, device=images.device)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype, device=images.device)
+    scale, offset = _scale_and_offset(tuple(mean), tuple(std), dtype, images.device)
     return torch.addcmul(offset, images.to(dtype), scale).permute(0, 3, 1, 2)
+
+
+@cache  # a list made into a tensor anew would be a copy to the device, and so a wait, at every step
+def _scale_and_offset(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = torch.tensor([1 / (255 * s) for s in std], dtype=dtype, device=device)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype, device=device)
+    return scale, offset

@@ -33,9 +33,20 @@ class AveragedModel:
         self._buffers = list(network.buffers())
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after optimiser step `step` (from 0)."""
-        torch._foreach_lerp_(self._averaged, self._source, 1 - decay_at(self.decay, step))
+    def update(self, step: int, found_inf: torch.Tensor | None = None) -> None:
+        """Take in the weights after optimiser step `step` (from 0).
+
+        Args:
+            step: its number.
+            found_inf: () on the weights' device; where it is 1 the average stays as it is.
+        """
+        weight = 1 - decay_at(self.decay, step)
+        if found_inf is None:
+            torch._foreach_lerp_(self._averaged, self._source, weight)
+        else:
+            moves = torch._foreach_sub(self._source, self._averaged)
+            torch._foreach_mul_(moves, weight * (1 - found_inf.double()))
+            torch._foreach_add_(self._averaged, moves)
 
     @torch.no_grad()
     def copy_buffers(self) -> None:

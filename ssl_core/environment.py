@@ -48,24 +48,39 @@ def choose_device(config: RunConfig) -> RunConfig:
     """Fill in `device` and `precision` where they are "auto".
 
     bfloat16 is chosen only where the processor computes it in hardware: where it does not, it is emulated
-    and many times slower than float32.
+    and many times slower than float32, so there it is refused.
 
     Raises:
-        ConfigError: a device that this machine lacks.
+        ConfigError: a device or a precision that this machine lacks; the message says what it has.
     """
     has_cuda = torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
-        raise ConfigError("device = 'cuda': this machine has no usable CUDA GPU. Take device=cpu or auto.")
+        raise ConfigError(
+            f"device = 'cuda': this machine has no CUDA GPU that PyTorch can use, only its processor "
+            f"({_processor_name()}). Take device=cpu or auto."
+        )
     device = ("cuda" if has_cuda else "cpu") if config.device == "auto" else config.device
     precision = config.precision
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device == "cuda" else has_fast_cpu_bfloat16()
+    if precision in ("auto", "bfloat16"):
+        fast = has_fast_cuda_bfloat16() if device == "cuda" else has_fast_cpu_bfloat16()
+        if precision == "bfloat16" and not fast:
+            raise ConfigError(
+                f"precision = 'bfloat16': {fingerprint(device)['processor']} does not compute it in hardware; "
+                f"it has float32 and float64. Take precision=float32 or auto."
+            )
         precision = "bfloat16" if fast else "float32"
     return config.model_copy(update={"device": device, "precision": precision})
 
 
+def has_fast_cuda_bfloat16() -> bool:
+    """Whether the GPU multiplies bfloat16 in hardware (compute capability 8.0 and later)."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def has_fast_cpu_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
+    """Whether the processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX; on ARM its own)."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))

@@ -14,6 +14,10 @@ class NonFiniteError(ArithmeticError):
     """A loss or gradient that is not finite: the run stops before the update."""
 
 
+class MemoryExhaustedError(MemoryError):
+    """There was no more memory on the device: says how much was asked for, and what to lower."""
+
+
 def unknown(kind: str, given: str, known: Iterable[str], *, where: str = "") -> ConfigError:
     """A ConfigError for a name that is not known, with the nearest known name and the whole list.
 

@@ -16,18 +16,19 @@ from typing import Any
 
 import torch
 
-from ssl_core import augment, losses
+from ssl_core import augment, exhaustion, losses
 from ssl_core.allocator import keep_freed_memory
 from ssl_core.config import RunConfig
 from ssl_core.data import Dataset, Split
 from ssl_core.ema import AveragedModel
 from ssl_core.errors import NonFiniteError
+from ssl_core.finite import FiniteGuard
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress, Relabel, Setup
 from ssl_core.methods.supervised import METHOD as SUPERVISED
 from ssl_core.monitors import EpochMonitor
 from ssl_core.networks import NetworkOutput, build_network
-from ssl_core.optim import build_optimizer, learning_rate
+from ssl_core.optim import build_optimizer, learning_rate, restore
 from ssl_core.randaugment import Geometry, strong_view
 from ssl_core.rng import Shuffled, generator
 
@@ -78,6 +79,7 @@ class Run:
             attention_maps=self.method.attention_maps(config.parameters),
         )
         self.network = network.to(device=self.device, dtype=self.dtype)
+        self._batchnorms = [m for m in self.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         self.ema = AveragedModel(self.network, config.ema_decay)
         self.optimizer = build_optimizer(
             self.network, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay or 0.0
@@ -94,7 +96,9 @@ class Run:
         self.history: list[Report] = []
         with warnings.catch_warnings():  # the images may be a read-only map of a file; they are never written
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.images = torch.from_numpy(data.images).to(self.device)
+            images = torch.from_numpy(data.images)
+        with exhaustion.explained(config.device, *exhaustion.of_images(len(images), data.image_size)):
+            self.images = images.to(self.device)
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.labelled = torch.from_numpy(split.labelled)
         self.unlabelled = torch.from_numpy(split.unlabelled)
@@ -134,7 +138,7 @@ class Run:
             raise ValueError(f"checkpoint of another configuration: {', '.join(differing)} differ")
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])
         if self.method_state is not None:
             self.method_state = type(self.method_state)(**state["method"])
         self.history = [Report(**report) for report in state["history"]]
@@ -144,7 +148,7 @@ class Run:
     ) -> NetworkOutput:
         """The network under training, as methods call it (`methods.base.Forward`)."""
         precision = self._float32() if full_precision else self._autocast(True)
-        with _frozen_statistics(self.network, not update_statistics), precision:
+        with _frozen_statistics([] if update_statistics else self._batchnorms), precision:
             output: NetworkOutput = self.network(images)
         return output
 
@@ -156,12 +160,19 @@ class Run:
 
     def evaluated_in_batches(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """`evaluated` for some of the images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
-        parts = [self.evaluated(images[part]) for part in torch.split(indices, self.config.eval_batch_size)]
+        with exhaustion.explained(self.config.device, *exhaustion.in_evaluation(self.config)):
+            size = self.config.eval_batch_size
+            parts = [self.evaluated(images[part]) for part in torch.split(indices, size)]
         return torch.cat(parts) if parts else torch.empty(0, self.setup.num_classes, device=self.device)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images as the network takes them."""
         return augment.normalise(images, self.data.mean, self.data.std, self.dtype)
+
+    def to_device(self, values: torch.Tensor) -> torch.Tensor:
+        """A small tensor of the CPU's, moved without waiting: a GPU fetches it from pinned memory in its turn."""
+        values = values.pin_memory() if self.device.type == "cuda" and not values.is_cuda else values
+        return values.to(self.device, non_blocking=True)
 
     def _autocast(self, wanted: bool) -> AbstractContextManager[Any]:
         if self.config.precision != "bfloat16":
@@ -181,10 +192,13 @@ def train(run: Run) -> Iterator[Report]:
     """Train from where the run is to its last epoch, yielding a report after each.
 
     Raises:
-        NonFiniteError: before the update, where a loss or gradient is not finite.
+        NonFiniteError: where a loss or gradient is not finite; no weight has moved since.
+        MemoryExhaustedError: where the device has no more memory; says what to lower.
     """
+    views = len(run.method.unlabelled_views)
     while run.epoch < run.config.last_epoch:
-        report = _epoch(run, run.epoch + 1)
+        with exhaustion.explained(run.config.device, *exhaustion.in_step(run.config, views)):
+            report = _epoch(run, run.epoch + 1)
         run.history.append(report)
         yield report
 
@@ -196,6 +210,7 @@ def _epoch(run: Run, epoch: int) -> Report:
     ssl_epoch = epoch - warmup if epoch > warmup else None
     steps = config.steps_per_epoch or 1
     monitor = EpochMonitor(run.labels, run.labelled, run.setup.num_classes)
+    guard = _guard(run, epoch)
     run.network.train()
     images_seen = 0
     for step_in_epoch in range(steps):
@@ -209,9 +224,10 @@ def _epoch(run: Run, epoch: int) -> Report:
         if ssl_epoch is not None and step_in_epoch == 0:
             _start_epoch(run, progress, monitor)
         batch = _batch(run, progress)
-        output = _step(run, batch, progress)
+        output = _step(run, batch, progress, guard)
         monitor.add(output)
         images_seen += len(batch.labels) + len(batch.indices) * len(batch.views)
+    guard.read()
     run.ema.copy_buffers()
     metrics = monitor.metrics() | _validate(run)
     seconds = time.perf_counter() - started
@@ -242,7 +258,7 @@ def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
 
 def _batch(run: Run, progress: Progress) -> Batch:
     config, setup = run.config, run.setup
-    chosen = run.labelled[run.labelled_order.batch(progress.step, setup.batch_size)].to(run.device)
+    chosen = run.to_device(run.labelled[run.labelled_order.batch(progress.step, setup.batch_size)])
     # Labelled and unlabelled views have augmentation streams of their own, so that a step's labelled view is
     # the same whatever the method draws besides.
     labelled = run.normalise(_weak_pixels(run, chosen, progress.step, 0))
@@ -255,8 +271,8 @@ def _batch(run: Run, progress: Progress) -> Batch:
         size = setup.mu * setup.batch_size
         indices, targets = run.unlabelled[run.unlabelled_order.batch(progress.step, size)], None
     else:
-        indices, targets = drawn.indices, drawn.targets.to(run.device)
-    indices = indices.to(run.device)
+        indices, targets = drawn.indices, run.to_device(drawn.targets)
+    indices = run.to_device(indices)
     views, geometry = unlabelled_views(run, indices, progress.step, names)
     return Batch(
         labelled=labelled, labels=labels, indices=indices, views=views, targets=targets, geometry=geometry
@@ -281,8 +297,8 @@ def _weak_pixels(run: Run, indices: torch.Tensor, step: int, place: int) -> torc
     return augment.weak_view(run.images, indices, flip=run.data.flip, generator=stream)
 
 
-def _step(run: Run, batch: Batch, progress: Progress) -> LossOutput:
-    """One update; the loss or gradient that is not finite stops the run before it."""
+def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> LossOutput:
+    """One update, unless the loss or a gradient is not finite."""
     config = run.config
     lr = learning_rate(config.lr, progress.step, config.total_steps)
     for group in run.optimizer.param_groups:
@@ -292,36 +308,25 @@ def _step(run: Run, batch: Batch, progress: Progress) -> LossOutput:
     noise = generator(config.seed, "noise", progress.step, device=run.device)
     output = method.compute_loss(config.parameters, run.forward, batch, run.method_state, progress, noise)
     output.total.backward()  # type: ignore[no-untyped-call]
-    _refuse_non_finite(run, output, progress)
+    guard.watch(output, progress.step)
+    run.optimizer.found_inf = guard.found_inf  # type: ignore[attr-defined]
     run.optimizer.step()
-    run.ema.update(progress.step)
+    run.ema.update(progress.step, guard.found_inf)
     run.method_state = output.state
     return output
 
 
-def _refuse_non_finite(run: Run, output: LossOutput, progress: Progress) -> None:
-    gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
-    norm = torch.stack(torch._foreach_norm(gradients)).sum()
-    if bool(torch.isfinite(output.total + norm)):
-        return
-    bad = [name for name, term in output.terms.items() if not bool(torch.isfinite(term))]
-    what = (
-        f"the term {bad[0]}"
-        if bad
-        else "the loss"
-        if not bool(torch.isfinite(output.total))
-        else "the gradient"
+def _guard(run: Run, epoch: int) -> FiniteGuard:
+    where = (
+        f"(epoch {epoch}) of method {run.method.name} with lr={run.config.lr:g} and {run.config.parameters!r}"
     )
-    raise NonFiniteError(
-        f"{what} is not finite at step {progress.step} (epoch {progress.epoch}) of method "
-        f"{run.method.name} with lr={run.config.lr:g} and {run.config.parameters!r}; nothing was updated"
-    )
+    return FiniteGuard(list(run.network.parameters()), at_once=run.device.type == "cpu", where=where)
 
 
 def _validate(run: Run) -> dict[str, float]:
     """Error (percent misclassified) and loss (nats) of the EMA model on the validation images."""
-    logits = run.evaluated_in_batches(run.images, run.valid.to(run.device))
-    labels = run.labels[run.valid.to(run.device)]
+    valid = run.valid.to(run.device)
+    logits, labels = run.evaluated_in_batches(run.images, valid), run.labels[valid]
     wrong = (logits.argmax(dim=1) != labels).sum()
     loss = losses.cross_entropy(logits, labels).mean()
     if not bool(torch.isfinite(loss)):  # the last update of the epoch may have overflowed
@@ -332,11 +337,10 @@ def _validate(run: Run) -> dict[str, float]:
 
 
 class _frozen_statistics:  # noqa: N801 - a context manager, used like a function
-    """BatchNorm keeps using batch statistics but leaves its running ones alone."""
+    """These BatchNorm layers keep using batch statistics but leave their running ones alone."""
 
-    def __init__(self, network: torch.nn.Module, wanted: bool) -> None:
-        kinds = torch.nn.modules.batchnorm._BatchNorm
-        self.layers = [m for m in network.modules() if isinstance(m, kinds)] if wanted else []
+    def __init__(self, layers: list[torch.nn.BatchNorm2d]) -> None:
+        self.layers = layers
 
     def __enter__(self) -> None:
         for layer in self.layers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +22,13 @@ def build_optimizer(
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+
+
+def restore(optimizer: torch.optim.SGD, state: dict[str, Any]) -> None:
+    """Load a checkpoint's momenta; how the update is computed is this program's own matter."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group.update(foreach=None, fused=True)
 
 
 def learning_rate(lr: float, step: int, total_steps: int) -> float:

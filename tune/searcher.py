@@ -85,4 +85,5 @@ def trial_task(spec: StudySpec, trial: FrozenTrial, folder: StudyFolder, home: H
         "split_hash": spec.split_hash,
         "cache": str(home.cache),
         "data_root": spec.data_root,
+        "gpus": spec.gpus_per_trial,
     }

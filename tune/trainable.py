@@ -22,13 +22,16 @@ from ray import tune as ray_tune
 
 from ssl_core import checkpoint, pictures
 from ssl_core.config import from_document
-from ssl_core.errors import NonFiniteError
+from ssl_core.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.loop import Report, Run, train
 from ssl_core.run import prepare
 from tune.spec import STUDY_FILE
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
 STOP_REASON, MESSAGE, METRICS, CLASSES = "stop_reason", "message", "metrics", "classes"
+
+CUDA_CONTEXT = 600 * 2**20
+"""Bytes of a GPU that every process on it takes besides what PyTorch allocates and can cap."""
 
 
 class TrialTrainable(ray_tune.Trainable):
@@ -52,6 +55,8 @@ class TrialTrainable(ray_tune.Trainable):
             report = next(self._reports)
         except NonFiniteError as error:
             return {"done": True, STOP_REASON: "nan", MESSAGE: str(error)}
+        except MemoryExhaustedError as error:
+            return {"done": True, STOP_REASON: "oom", MESSAGE: str(error)}
         except (torch.OutOfMemoryError, MemoryError) as error:
             return {"done": True, STOP_REASON: "oom", MESSAGE: f"{type(error).__name__}: {error}"}
         except Exception:
@@ -77,6 +82,7 @@ class TrialTrainable(ray_tune.Trainable):
         task = self._task
         if "identity" in task:
             _check_machine(task)
+        cap_gpu_memory(task["gpus"])
         config, data, split = prepare(
             from_document(task["config"]),
             data_root=Path(task["data_root"]) if task["data_root"] else None,
@@ -103,6 +109,17 @@ class TrialTrainable(ray_tune.Trainable):
         folder = Path(self._task["folder"])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(text)
+
+
+def cap_gpu_memory(gpus: float) -> None:
+    """Hold this process to its share of a GPU: one that wants more ends its own trial, not its neighbours'.
+
+    Args:
+        gpus: what the trial was given; Ray counts fractions of a GPU, but bounds nothing.
+    """
+    if 0 < gpus < 1 and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(gpus - CUDA_CONTEXT / total, 0.01))
 
 
 def _check_machine(task: dict[str, Any]) -> None:

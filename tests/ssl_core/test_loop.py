@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -11,11 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssl_core import augment, loop
+from ssl_core import augment, loop, randaugment
 from ssl_core.errors import NonFiniteError
+from ssl_core.finite import FiniteGuard
 from ssl_core.loop import Run
 from ssl_core.loop import train as run_epochs
+from ssl_core.methods import method_names
 from ssl_core.methods.base import Batch, LossOutput
 from ssl_core.methods.supervised import Supervised
 from ssl_core.randaugment import strong_view
@@ -421,28 +425,89 @@ class Breaks(Supervised):
         return LossOutput(total=loss, terms=terms, state=state)
 
 
+@pytest.fixture(params=["read at once", "read at the epoch's end"])
+def last_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Both ways of watching for what is not finite, that of GPUs tried on a CPU; the last step that is made
+    where step 4 is a bad one, in epochs of three."""
+    if request.param == "read at once":
+        return 3
+    monkeypatch.setattr(loop, "FiniteGuard", deferred)
+    return 5
+
+
+def deferred(parameters: list[Any], *, at_once: bool, where: str) -> FiniteGuard:
+    return FiniteGuard(parameters, at_once=False, where=where)
+
+
 @pytest.mark.parametrize(
     ("kind", "named"),
     [("term", "the term loss_unsupervised"), ("total", "the loss"), ("gradient", "the gradient")],
 )
-def test_what_is_not_finite_stops_the_run_before_the_update(kind: str, named: str) -> None:
+def test_what_is_not_finite_stops_the_run_before_the_update(kind: str, named: str, last_step: int) -> None:
     run = make_run(lr=0.05)
     run.method = type("Broken", (Breaks,), {"kind": kind})()
     after: dict[int, Any] = {}
     update = run.ema.update
 
-    def noted(step: int) -> None:
-        update(step)
+    def noted(step: int, *rest: Any) -> None:
+        update(step, *rest)
         after[step] = parameters_of(run)
 
     run.ema.update = noted  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match=rf"{named} is not finite at step 4 \(epoch 2\)") as caught:
         finish(run)
     assert "lr=0.05" in str(caught.value) and "supervised" in str(caught.value)
-    assert list(after) == [0, 1, 2, 3]
+    assert list(after) == list(range(last_step + 1))
+    assert_same_bits(after[last_step], after[3])
     assert_same_bits(parameters_of(run), after[3])
     assert not same_bits(after[2], after[3])
     assert run.epoch == 1  # the epoch under way is not in the history
+
+
+def test_both_ways_of_watching_train_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, at_the_end = make_run("fixmatch"), make_run("fixmatch")
+    finish(at_once)
+    monkeypatch.setattr(loop, "FiniteGuard", deferred)
+    finish(at_the_end)
+    for part in ("network", "optimizer"):
+        assert_same_bits(trained(at_the_end)[part], trained(at_once)[part])
+    for one, other in zip(at_the_end.ema.network.parameters(), at_once.ema.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations that would hold up a GPU's queue: values that the program reads or shapes that
+    depend on them, and tensors made of Python numbers, which are copied over."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "lift_fresh", "masked_select", "_unique2", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in self.WAITING:
+            self.seen.append("".join(traceback.format_stack(limit=8)))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_no_step_waits_for_the_device(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU would do, tried on a CPU: verdicts deferred, operations picked by a mask."""
+    monkeypatch.setattr(loop, "FiniteGuard", deferred)
+    monkeypatch.setattr(randaugment, "_each_on_its_own", randaugment._all_and_pick)
+    run = make_run(method, steps_per_epoch=2, warmup_epochs=0)
+    step, waits = loop._step, Waits()
+
+    def watched(run: Run, batch: Any, progress: Any, guard: Any) -> LossOutput:
+        if progress.step == 0:  # small tables are copied over once
+            return step(run, batch, progress, guard)
+        with waits:
+            return step(run, loop._batch(run, progress), progress, guard)
+
+    monkeypatch.setattr(loop, "_step", watched)
+    finish(run)
+    assert run.epoch == 4 and not waits.seen, waits.seen[0]
 
 
 def parameters_of(run: Run) -> list[Tensor]:

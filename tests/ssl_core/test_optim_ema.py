@@ -11,7 +11,7 @@ from torch import nn
 
 from ssl_core.ema import AveragedModel, decay_at
 from ssl_core.networks import build_network
-from ssl_core.optim import build_optimizer, learning_rate
+from ssl_core.optim import build_optimizer, learning_rate, restore
 
 
 def test_the_learning_rate_by_hand() -> None:
@@ -128,3 +128,76 @@ def test_the_average_is_a_model_of_its_own_that_never_trains() -> None:
     with torch.no_grad():
         next(model.parameters()).fill_(math.pi)
     assert next(average.network.parameters()).flatten()[0] != math.pi
+
+
+def trained_step(model: nn.Module, optimizer: torch.optim.SGD, seed: int) -> None:
+    """One update from gradients as a backward pass leaves them, in the weights' own memory layout."""
+    images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    optimizer.zero_grad()
+    model.train()(images.to(memory_format=torch.channels_last)).logits.square().sum().backward()
+    optimizer.step()
+
+
+def test_the_fused_update_is_the_slow_one_in_every_memory_layout() -> None:
+    model = network()
+    optimizer = build_optimizer(model, lr=0.01, momentum=0.9, weight_decay=0.1)
+    slow, momenta = {}, {}
+    for step in range(3):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        trained_step(model, optimizer, step)
+        for name, parameter in model.named_parameters():
+            d = parameter.grad + (0.1 if parameter.ndim > 1 else 0.0) * before[name]
+            momenta[name] = d if step == 0 else 0.9 * momenta[name] + d
+            slow[name] = before[name] - 0.01 * (d + 0.9 * momenta[name])
+            torch.testing.assert_close(parameter.detach(), slow[name], rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_where_something_is_not_finite_neither_weights_nor_momenta_nor_the_average_move() -> None:
+    model = network()
+    optimizer, average = (
+        build_optimizer(model, lr=0.1, momentum=0.9, weight_decay=0.1),
+        AveragedModel(model, 0.5),
+    )
+    trained_step(model, optimizer, 0)
+    average.update(0)
+    momenta = [state["momentum_buffer"] for state in optimizer.state.values()]
+    watched = [*model.parameters(), *momenta, *average.network.parameters()]
+    before = [tensor.detach().clone() for tensor in watched]
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    trained_step(model, optimizer, 1)
+    average.update(1, torch.ones(()))
+    assert all(torch.equal(a, b) for a, b in zip(before, watched, strict=True))
+    optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]
+    trained_step(model, optimizer, 1)
+    average.update(1, torch.zeros(()))
+    assert not any(torch.equal(a, b) for a, b in zip(before, watched, strict=True))
+
+
+def test_with_a_verdict_on_the_device_the_average_is_the_same() -> None:
+    model = network()
+    one, other = AveragedModel(model, 0.9), AveragedModel(model, 0.9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    one.update(3)
+    other.update(3, torch.zeros(()))
+    for a, b in zip(one.network.parameters(), other.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_momenta_of_an_optimiser_that_was_not_fused_are_taken_over() -> None:
+    model = network()
+    groups = [
+        {"params": list(g["params"])}
+        for g in build_optimizer(model, lr=0.1, momentum=0.9, weight_decay=0).param_groups
+    ]
+    earlier = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, foreach=True)
+    trained_step(model, earlier, 0)
+    optimizer = build_optimizer(model, lr=0.1, momentum=0.9, weight_decay=0)
+    restore(optimizer, earlier.state_dict())
+    optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]
+    for parameter in model.parameters():
+        expected = earlier.state[parameter]["momentum_buffer"]
+        assert torch.equal(optimizer.state[parameter]["momentum_buffer"], expected)
+    trained_step(model, optimizer, 1)
+    assert all(group["fused"] and not group["foreach"] for group in optimizer.param_groups)

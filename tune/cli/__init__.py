@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from ssl_core.errors import ConfigError, NonFiniteError
+from ssl_core.errors import ConfigError, MemoryExhaustedError, NonFiniteError
 from tune.cli import export, info, jobs, read, study, tables, training
 from tune.errors import Exit, ServiceError
 
@@ -32,7 +32,7 @@ def main() -> None:
         app()
     except ConfigError as error:
         _fail(str(error), Exit.USAGE)
-    except NonFiniteError as error:
+    except (NonFiniteError, MemoryExhaustedError) as error:
         _fail(str(error), Exit.NO_TRIAL_SUCCEEDED)
     except ServiceError as error:
         _fail(str(error), error.code)

@@ -1,0 +1,65 @@
+"""Device and precision: chosen by what the machine has, refused where it lacks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ssl_core import environment
+from ssl_core.config import RunConfig, from_document
+from ssl_core.errors import ConfigError
+
+
+def asked(**fields: Any) -> RunConfig:
+    return from_document({"method": "supervised", **fields})
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def with_bfloat16(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    monkeypatch.setattr(environment, "has_fast_cpu_bfloat16", lambda: has)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(("has", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_the_machine_s_own_choice(has: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bfloat16(monkeypatch, has)
+    config = environment.choose_device(asked())
+    assert (config.device, config.precision) == ("cpu", chosen)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_what_every_machine_has_is_never_overruled(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bfloat16(monkeypatch, True)
+    assert environment.choose_device(asked(precision=precision)).precision == precision
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
+    with pytest.raises(ConfigError, match=r"device = 'cuda': .* only its processor \(.+\)\. Take device=cpu"):
+        environment.choose_device(asked(device="cuda"))
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_bfloat16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bfloat16(monkeypatch, False)
+    with pytest.raises(ConfigError, match=r"precision = 'bfloat16': .+ it has float32 and float64\. Take"):
+        environment.choose_device(asked(precision="bfloat16"))
+    with_bfloat16(monkeypatch, True)
+    assert environment.choose_device(asked(precision="bfloat16")).precision == "bfloat16"
+
+
+def test_hardware_bfloat16_is_read_from_the_processor_s_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.platform, "machine", lambda: "x86_64")
+    flags: dict[str, bool] = {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert not environment.has_fast_cpu_bfloat16()
+    for flag in ("avx512_bf16", "amx_bf16"):
+        flags = {"avx2": True, flag: True}
+        assert environment.has_fast_cpu_bfloat16()

@@ -1,0 +1,32 @@
+"""What a trial's process may take of a GPU it shares."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tune.trainable import CUDA_CONTEXT, cap_gpu_memory
+
+
+@pytest.mark.parametrize(
+    ("gpus", "has_gpu", "capped"),
+    [
+        (0.25, True, 0.25 - 1 / 16),
+        (0.05, True, 0.01),
+        (1.0, True, None),
+        (0.0, True, None),
+        (0.25, False, None),
+    ],
+)
+def test_a_shared_gpu_is_shared_in_memory_too(
+    gpus: float, has_gpu: bool, capped: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caps: list[float] = []
+    card = SimpleNamespace(total_memory=16 * CUDA_CONTEXT)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", caps.append)
+    cap_gpu_memory(gpus)
+    assert caps == ([] if capped is None else [pytest.approx(capped)])
