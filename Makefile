@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CIFAR10 ?= cifar10
 DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help install demo test cluster-test lint check golden evidence clean
+.PHONY: help install demo test cluster-test lint check golden evidence weak-forward clean
 
 help:
 	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint    ruff and mypy alone"
 	@echo "make golden  record the golden loss traces again (after a change that is meant to alter them)"
 	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; carries on where it was)"
+	@echo "make weak-forward  joint or separate passes for weak views: the experiment behind the default (carries on)"
 	@echo "make clean   remove the virtual environment and caches (never results)"
 
 install: $(VENV)/.installed
@@ -50,6 +51,9 @@ golden: install
 
 evidence: install
 	$(BIN)/python -m benchmarks.evidence --cifar10 $(CIFAR10)
+
+weak-forward: install
+	$(BIN)/python -m benchmarks.weak_forward
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

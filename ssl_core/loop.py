@@ -18,10 +18,10 @@ import torch
 
 from ssl_core import augment, exhaustion, losses
 from ssl_core.allocator import keep_freed_memory
-from ssl_core.config import RunConfig
+from ssl_core.config import RunConfig, from_document
 from ssl_core.data import Dataset, Split
 from ssl_core.ema import AveragedModel
-from ssl_core.errors import NonFiniteError
+from ssl_core.errors import ConfigError, NonFiniteError
 from ssl_core.finite import FiniteGuard
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress, Relabel, Setup
@@ -360,4 +360,13 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Keys in which two resolved configurations, as documents, are those of different runs."""
     # A run that was stopped early may be carried further: where it stops is not part of what it is.
     ignored = {"stop_after_epoch"}
+    one, other = _with_new_fields(one), _with_new_fields(other)
     return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))
+
+
+def _with_new_fields(document: dict[str, Any]) -> dict[str, Any]:
+    """A document that an earlier version wrote, with the fields added since at their defaults."""
+    try:
+        return from_document(document).document()
+    except ConfigError:  # of a later version, or of another method's file
+        return document

@@ -38,6 +38,7 @@ from ssl_core.methods.base import (
     PseudoLabels,
     Scene,
 )
+from ssl_core.passes import DESCRIPTION, WeakForward, forward_views
 
 if TYPE_CHECKING:
     from ssl_core.randaugment import Geometry
@@ -52,6 +53,7 @@ class AttentionFixMatchConfig(MethodConfig):
     lambda_u: float = Field(
         1.0, ge=0, description="weight of the unlabelled loss (Sohn et al. 2020, table 4)"
     )
+    weak_forward: WeakForward = Field("joint", description=DESCRIPTION)
     maps: int = Field(
         2, ge=0, le=64, description="M, attention maps of the head (report, section 2.3); 0: plain FixMatch"
     )
@@ -131,29 +133,25 @@ class AttentionFixMatch(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
-        labelled, unlabelled = len(batch.labels), len(batch.indices)
-        sizes = [labelled, unlabelled, unlabelled]
-        output = forward(torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]]))
-        logits, logits_weak, logits_strong = torch.split(output.logits, sizes)
+        logits, maps = forward_views(forward, batch, config.weak_forward)
 
-        supervised = losses.cross_entropy(logits, batch.labels).mean()
-        confidence, predicted = losses.confident_class(logits_weak)
+        supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()
+        confidence, predicted = losses.confident_class(logits.weak)
         pseudo_mask = confidence >= config.threshold
-        unsupervised = (pseudo_mask * losses.cross_entropy(logits_strong, predicted)).mean()
+        unsupervised = (pseudo_mask * losses.cross_entropy(logits.strong, predicted)).mean()
         total = supervised + config.lambda_u * unsupervised
         terms = {"loss_supervised": supervised, "loss_unsupervised": unsupervised}
 
-        if output.attention is not None:
-            maps, maps_weak, maps_strong = torch.split(output.attention, sizes)
+        if maps is not None:
             aligned = config.align == "geometry"
             assert not aligned or batch.geometry is not None
             geometry, size = (batch.geometry if aligned else None), batch.labelled.shape[2:]
-            divergence, compared = attention_divergence(maps_weak, maps_strong, geometry, size)
+            divergence, compared = attention_divergence(maps.weak, maps.strong, geometry, size)
             attention = (pseudo_mask * divergence).mean()
             total = total + config.lambda_att * attention
             terms |= {"loss_attention": attention, "attention_compared": compared}
             if config.maps > 1:
-                similarity = losses.map_similarity(torch.cat([maps, maps_strong]).flatten(2)).mean()
+                similarity = losses.map_similarity(torch.cat([maps.labelled, maps.strong]).flatten(2)).mean()
                 total = total + config.diversity_weight * similarity
                 terms["map_similarity"] = similarity
 

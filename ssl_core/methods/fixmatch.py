@@ -7,7 +7,8 @@ What the network says of a weak view, where it is sure, becomes the label of a s
 
 The second mean is over the whole unlabelled batch: an image that is masked out counts as zero, and the
 unlabelled loss grows as the network becomes sure. All images go through the network in one pass, so that
-BatchNorm sees labelled, weak and strong ones together. Both are as in google-research/fixmatch, fixmatch.py.
+BatchNorm sees labelled, weak and strong ones together. Both are as in google-research/fixmatch, fixmatch.py;
+`ssl_core.passes` has the cheaper way of separate passes, too.
 
 Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C classes.
 """
@@ -22,6 +23,7 @@ from ssl_core import losses
 from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
 from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels
+from ssl_core.passes import DESCRIPTION, WeakForward, forward_views
 
 
 class FixMatchConfig(MethodConfig):
@@ -31,6 +33,7 @@ class FixMatchConfig(MethodConfig):
         0.95, gt=0, le=1, description="tau, confidence from which on a prediction counts (table 4)"
     )
     lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss (table 4)")
+    weak_forward: WeakForward = Field("joint", description=DESCRIPTION)
 
 
 class FixMatch(Method):
@@ -51,14 +54,12 @@ class FixMatch(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
-        labelled, unlabelled = len(batch.labels), len(batch.indices)
-        output = forward(torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]]))
-        logits, logits_weak, logits_strong = torch.split(output.logits, [labelled, unlabelled, unlabelled])
+        logits, _ = forward_views(forward, batch, config.weak_forward)
 
-        supervised = losses.cross_entropy(logits, batch.labels).mean()
-        confidence, predicted = losses.confident_class(logits_weak)
+        supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()
+        confidence, predicted = losses.confident_class(logits.weak)
         pseudo_mask = confidence >= config.threshold
-        unsupervised = (pseudo_mask * losses.cross_entropy(logits_strong, predicted)).mean()
+        unsupervised = (pseudo_mask * losses.cross_entropy(logits.strong, predicted)).mean()
 
         return LossOutput(
             total=supervised + config.lambda_u * unsupervised,

@@ -25,6 +25,7 @@ from ssl_core import losses
 from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
 from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels, Setup
+from ssl_core.passes import DESCRIPTION, WeakForward, forward_views
 
 NEVER = -1
 
@@ -36,6 +37,7 @@ class FlexMatchConfig(MethodConfig):
         0.95, gt=0, le=1, description="tau, what is confident, and the highest threshold (Zhang et al. 2021)"
     )
     lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss (Zhang et al. 2021)")
+    weak_forward: WeakForward = Field("joint", description=DESCRIPTION)
 
 
 @dataclass
@@ -100,17 +102,15 @@ class FlexMatch(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
-        labelled, unlabelled = len(batch.labels), len(batch.indices)
-        output = forward(torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]]))
-        logits, logits_weak, logits_strong = torch.split(output.logits, [labelled, unlabelled, unlabelled])
+        logits, _ = forward_views(forward, batch, config.weak_forward)
 
-        supervised = losses.cross_entropy(logits, batch.labels).mean()
-        confidence, predicted = losses.confident_class(logits_weak)
+        supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()
+        confidence, predicted = losses.confident_class(logits.weak)
         last = state.last.to(confidence.device)
-        status = learning_status(last, state.unlabelled, logits.shape[1])
+        status = learning_status(last, state.unlabelled, logits.weak.shape[1])
         class_thresholds = thresholds(status, config.threshold).to(confidence.dtype)
         pseudo_mask = confidence >= class_thresholds[predicted]
-        unsupervised = (pseudo_mask * losses.cross_entropy(logits_strong, predicted)).mean()
+        unsupervised = (pseudo_mask * losses.cross_entropy(logits.strong, predicted)).mean()
 
         last = remember(last, batch.indices, predicted, confidence >= config.threshold)
         return LossOutput(

@@ -32,6 +32,12 @@ from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits
 METHODS = method_names()
 PROGRESS = Progress(step=3, total_steps=12, step_in_epoch=0, epoch=2, ssl_epoch=1)
 each_method = pytest.mark.parametrize("name", METHODS)
+SEPARATE = {"weak_forward": "separate"}
+each_way = pytest.mark.parametrize(  # the same with the weak view in a pass of its own, where it can be
+    ("name", "way"),
+    [(name, {}) for name in METHODS]
+    + [(n, SEPARATE) for n in METHODS if "weak_forward" in get_method(n).Config.model_fields],
+)
 
 
 # The references: one image at a time, from the equations alone. They are differentiable, and detach what the
@@ -91,13 +97,27 @@ def vat_reference(run: Run, batch: Batch) -> Tensor:
     return supervised_reference(run, batch) + config.alpha * sum(each[1:], each[0]) / len(each)
 
 
-def joint_forward(run: Run, batch: Batch) -> tuple[Tensor, list[Any], list[Any]]:
-    """The labelled loss; and of weak and strong views, image by image, logits and attention maps."""
-    output = run.network(torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]]))
+Rows = list[tuple[Tensor, Any]]
+
+
+def labelled_weak_strong(run: Run, batch: Batch) -> tuple[Tensor, Rows, Rows, Rows]:
+    """The labelled loss; and image by image, logits and attention maps of labelled, weak and strong views."""
+    views = [batch.labelled, batch.views["weak"], batch.views["strong"]]
+    config: Any = run.config.parameters
+    if config.weak_forward == "joint":
+        rows = rows_of(run.network(torch.cat(views)))
+        n, size = len(batch.labels), len(batch.indices)
+        parts = [rows[:n], rows[n : n + size], rows[n + size :]]
+    else:
+        parts = [rows_of(run.network(images)) for images in views]
+    labels = batch.labels.tolist()
+    each = [minus_log_probability(row, y) for (row, _), y in zip(parts[0], labels, strict=True)]
+    return sum(each[1:], each[0]) / len(each), parts[0], parts[1], parts[2]
+
+
+def rows_of(output: Any) -> Rows:
     maps = [None] * len(output.logits) if output.attention is None else list(output.attention)
-    rows, n, size = list(zip(output.logits, maps, strict=True)), len(batch.labels), len(batch.indices)
-    each = [minus_log_probability(row, int(y)) for (row, _), y in zip(rows[:n], batch.labels, strict=True)]
-    return sum(each[1:], each[0]) / n, rows[n : n + size], rows[n + size :]
+    return list(zip(output.logits, maps, strict=True))
 
 
 def probabilities_of(logits: Tensor) -> list[float]:
@@ -107,7 +127,7 @@ def probabilities_of(logits: Tensor) -> list[float]:
 
 def fixmatch_reference(run: Run, batch: Batch) -> Tensor:
     config: Any = run.config.parameters
-    total, weak, strong = joint_forward(run, batch)
+    total, _, weak, strong = labelled_weak_strong(run, batch)
     for (logits_weak, _), (logits_strong, _) in zip(weak, strong, strict=True):
         q = probabilities_of(logits_weak)
         if max(q) >= config.threshold:
@@ -120,7 +140,7 @@ def flexmatch_reference(run: Run, batch: Batch) -> Tensor:
     config: Any = run.config.parameters
     last = [int(run.method_state.last[i]) for i in run.unlabelled.tolist()]
     highest = max(last.count(c) for c in [-1, *range(run.setup.num_classes)])
-    total, weak, strong = joint_forward(run, batch)
+    total, _, weak, strong = labelled_weak_strong(run, batch)
     for (logits_weak, _), (logits_strong, _) in zip(weak, strong, strict=True):
         q = probabilities_of(logits_weak)
         label = q.index(max(q))
@@ -133,7 +153,7 @@ def flexmatch_reference(run: Run, batch: Batch) -> Tensor:
 
 def attention_fixmatch_reference(run: Run, batch: Batch) -> Tensor:
     config: Any = run.config.parameters
-    total, weak, strong = fixmatch_reference(run, batch), *joint_forward(run, batch)[1:]
+    total, (_, labelled, weak, strong) = fixmatch_reference(run, batch), labelled_weak_strong(run, batch)
     assert batch.geometry is not None and config.align == "geometry"
     affines, boxes = batch.geometry.affine.tolist(), batch.geometry.cutout.tolist()
     for i, ((logits_weak, maps_weak), (_, maps_strong)) in enumerate(zip(weak, strong, strict=True)):
@@ -141,9 +161,7 @@ def attention_fixmatch_reference(run: Run, batch: Batch) -> Tensor:
             target = slow_attention.compared_positions(maps_weak.sum(0).tolist(), affines[i], boxes[i], 8)
             loss = slow_attention.divergence(target, maps_strong.sum(0))
             total = total + config.lambda_att * loss / len(batch.indices)
-    images = torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]])
-    maps_labelled = run.network(images).attention[: len(batch.labels)]
-    maps = [*maps_labelled, *(maps_strong for _, maps_strong in strong)]
+    maps = [one for _, one in [*labelled, *strong]]
     for one in maps:
         total = total + config.diversity_weight * slow_attention.similarity(one) / len(maps)
     return total
@@ -279,21 +297,23 @@ def test_every_parameter_moves(name: str) -> None:
             assert not torch.equal(value, after[part][key]), f"{part}.{key}"
 
 
-@each_method
-def test_the_loss_and_its_gradient_are_those_of_the_slow_reference(name: str) -> None:
+@each_way
+def test_the_loss_and_its_gradient_are_those_of_the_slow_reference(name: str, way: dict[str, Any]) -> None:
     if name not in REFERENCES:
         pytest.fail(f"{name} has no slow reference of its loss: write one, and enter it in REFERENCES")
-    run, batch = prepared(name)
+    run, batch = prepared(name, **way)
     loss, expected = loss_of(run, batch).total, REFERENCES[name](run, batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert_close(gradients(run, loss), gradients(run, expected), 1e-6)
 
 
-@each_method
-def test_switched_off_the_gradient_is_that_of_the_labelled_images_alone(name: str) -> None:
+@each_way
+def test_switched_off_the_gradient_is_that_of_the_labelled_images_alone(
+    name: str, way: dict[str, Any]
+) -> None:
     if name not in OFF:
         pytest.fail(f"{name} has no entry in OFF: say which parameters switch its unlabelled loss off")
-    run, batch = prepared(name, **OFF[name])
+    run, batch = prepared(name, **OFF[name], **way)
     calls: list[tuple[Tensor, Any]] = []
 
     def forward(images: Tensor, **options: Any) -> Any:
@@ -322,11 +342,11 @@ def permuted(batch: Batch, order: Tensor) -> Batch:
     )
 
 
-@each_method
+@each_way
 def test_the_order_of_the_unlabelled_images_changes_nothing(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, batch = prepared(name)
+    run, batch = prepared(name, **way)
     plain = loss_of(run, batch)
     plain_gradients = gradients(run, plain.total)
     order = torch.randperm(len(batch.indices), generator=seeded(2))

@@ -1,0 +1,53 @@
+"""How the FixMatch family takes its three kinds of images through the network.
+
+joint: all in one batch, as google-research/fixmatch (fixmatch.py) does. BatchNorm's statistics are those of
+the mixture, and weak views, though their labels get no gradient, take part in the backward pass.
+
+separate: labelled, strong and weak images in a pass each, the weak one without gradient, which saves about a
+third of a step's arithmetic. BatchNorm as USB has it (microsoft/Semi-supervised-learning,
+algorithms/fixmatch/fixmatch.py, `use_cat: False`): every pass normalises with its own batch's statistics, and
+every pass, the weak one too, in this order, moves the running ones.
+
+Shapes: B labelled images, U unlabelled images, C classes, M attention maps of h x w positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ssl_core._lazy import torch
+from ssl_core.methods.base import Batch, Forward
+
+WeakForward = Literal["joint", "separate"]
+DESCRIPTION = (
+    "joint: labelled, weak and strong images in one batch, as the paper has it; separate: a pass each, the weak "
+    "one without gradient: a third less arithmetic, other BatchNorm statistics (USB's `use_cat: False`)"
+)
+
+
+@dataclass(frozen=True)
+class Triple:
+    """What the network gives for labelled (B, ...), weak (U, ...) and strong (U, ...) images."""
+
+    labelled: torch.Tensor
+    weak: torch.Tensor
+    strong: torch.Tensor
+
+
+def forward_views(forward: Forward, batch: Batch, weak_forward: WeakForward) -> tuple[Triple, Triple | None]:
+    """Logits (n, C) of all images, and attention maps (n, M, h, w) where the network has a head."""
+    weak, strong = batch.views["weak"], batch.views["strong"]
+    if weak_forward == "joint":
+        output = forward(torch.cat([batch.labelled, weak, strong]))
+        sizes = [len(batch.labelled), len(weak), len(strong)]
+        logits = Triple(*torch.split(output.logits, sizes))
+        maps = output.attention
+        return logits, None if maps is None else Triple(*torch.split(maps, sizes))
+    of_labelled, of_strong = forward(batch.labelled), forward(strong)
+    with torch.no_grad():
+        of_weak = forward(weak)
+    logits = Triple(of_labelled.logits, of_weak.logits, of_strong.logits)
+    if of_labelled.attention is None or of_weak.attention is None or of_strong.attention is None:
+        return logits, None
+    return logits, Triple(of_labelled.attention, of_weak.attention, of_strong.attention)
