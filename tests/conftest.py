@@ -20,7 +20,7 @@ def _one_thread() -> None:
 
 
 UNSETTLED = {
-    "tests/tune/test_interrupt.py::": "a study's figures are still drawn when an interrupted driver stops waiting",
+    "tests/tune/test_interrupt.py::": "fails since figures are drawn at a study's end; not looked into yet",
     "tests/tune/test_confirm.py::": "rewritten with `confirm`; two fail, the others wait long for tracking",
     "tests/tune/test_reproduce.py::test_a_table_that_was_killed": "has not passed yet",
     "tests/tune/test_reproduce.py::test_a_search_tunes": "has not passed yet",
