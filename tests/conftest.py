@@ -20,8 +20,8 @@ def _one_thread() -> None:
 
 
 UNSETTLED = {
-    "tests/tune/test_interrupt.py::": "fails since figures are drawn at a study's end; not looked into yet",
-    "tests/tune/test_confirm.py::": "rewritten with `confirm`; two fail, the others wait long for tracking",
+    "tests/tune/test_interrupt.py::": "both fail; the cause is not known yet",
+    "tests/tune/test_confirm.py::": "rewritten with `confirm`; not run yet on this code",
     "tests/tune/test_reproduce.py::test_a_table_that_was_killed": "has not passed yet",
     "tests/tune/test_reproduce.py::test_a_search_tunes": "has not passed yet",
 }
