@@ -20,13 +20,12 @@ def _one_thread() -> None:
 
 
 UNSETTLED = {
-    "tests/tune/test_interrupt.py::": "both fail; the cause is not known yet",
-    "tests/tune/test_confirm.py::": "rewritten with `confirm`; not run yet on this code",
-    "tests/tune/test_reproduce.py::test_a_table_that_was_killed": "has not passed yet",
-    "tests/tune/test_reproduce.py::test_a_search_tunes": "has not passed yet",
+    "tests/tune/test_confirm.py::test_a_confirmation_that_was_killed": (
+        "Ctrl-C was lost in one of a dozen runs; cause unknown"
+    ),
 }
-"""Tests whose code landed before they passed on an idle machine: they run, and their outcome is shown (-ra), but
-does not fail the suite. To be emptied, not extended."""
+"""Tests that fail now and then, for a reason that is not known: they run, and their outcome is shown (-ra), but does
+not fail the suite. To be emptied, not extended."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -210,12 +210,13 @@ def reports(folder: Path) -> int:
             return 0
 
 
-def mlflow_runs(home: Home) -> dict[str, Any]:
-    """Every run in the home's whole store by its name; two of one name fail."""
+def mlflow_runs(home: Home, study: str | None = None) -> dict[str, Any]:
+    """Every run in the home's whole store, or of one study there, by its name; two of one name fail."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=home.default_tracking_uri)
     found = client.search_runs([item.experiment_id for item in client.search_experiments()])
+    found = [run for run in found if study in (None, run.data.tags["ssl.study"])]
     names = Counter(run.info.run_name for run in found)
     assert not [name for name, count in names.items() if count > 1], names
     return {run.info.run_name: run for run in found}

@@ -239,7 +239,8 @@ def test_the_tuned_baseline_is_a_study_of_the_same_setting_and_is_used_again(
     for mine in document["rows"][:2]:
         flattered = sum(mine["val_error"]) / 3 - mine["val_error_at_selection"]
         assert mine["luck"] == pytest.approx(flattered) or not mine["full_budget"]
-    assert "supervised-tuned confirm-3" in mlflow_runs(home)
+    assert "supervised-tuned confirm-3" in mlflow_runs(home, "shapes")
+    assert len(mlflow_runs(home, baseline.name)) == 1 + 6
     before = home.test_readings.read_bytes()
     again = ssl_tune("confirm", "shapes", "--top", 2, "--seeds", 3, "--json")
     assert again.document == document and home.test_readings.read_bytes() == before

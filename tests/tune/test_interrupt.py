@@ -128,7 +128,9 @@ def test_a_study_that_was_killed_interrupted_and_terminated_equals_one_that_was_
     command = ["search", *words_of(options), "--home", ready_home.path]
     with driver(*command, RAY_ADDRESS="127.0.0.1:1") as process:
         wait_until(lambda: reports(folder) >= 3, process)
-        process.send_signal(signal.SIGSTOP)  # it is killed in the middle of a trial, however long the looks below take
+        process.send_signal(
+            signal.SIGSTOP
+        )  # it is killed in the middle of a trial, however long the looks below take
         refused = ssl_tune("resume", "shapes")
         assert refused.code == 8 and f"process {process.pid}" in refused.err and refused.out == ""
         assert ssl_tune("status", "shapes", "--json").document["state"] == "running"
