@@ -77,6 +77,22 @@ def _resolved(address: str) -> str:
     return str(sorted(found)[0])
 
 
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether an HTTP/2 server, such as gRPC's, is at the other end: its first frame is SETTINGS (RFC 9113, 3.4).
+
+    Asked first, since Ray's own client tries for 40 s to find out.
+    """
+    connection.settimeout(CONNECT_SECONDS)
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0")
+    head = b""
+    try:
+        while len(head) < 4 and (more := connection.recv(4 - len(head))):
+            head += more
+    except OSError:  # silent until the end of our patience, or gone
+        return False
+    return len(head) == 4 and head[3] == 4
+
+
 def check_door(address: str) -> None:
     """Within seconds: whether a cluster answers there and lets us in.
 
@@ -93,13 +109,19 @@ def check_door(address: str) -> None:
     address = _resolved(address)
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
+            speaks = os.environ.get("RAY_USE_TLS", "0") == "1" or _speaks_http2(connection)
     except OSError as error:
         raise ServiceError(
             f"the Ray cluster at {address} does not answer ({error.strerror or error}). Is its head running "
             "(`ray status` there), and may this machine reach that port?",
             Exit.UNREACHABLE,
         ) from None
+    if not speaks:
+        raise ServiceError(
+            f"what answers at {address} is not a Ray cluster: it does not speak gRPC. Is 6379 the port of its head?",
+            Exit.UNREACHABLE,
+        )
     try:
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         ray._raylet.GcsClient(address=address).get_all_node_info(timeout=CONNECT_SECONDS)
@@ -135,13 +157,22 @@ def connected(address: str | None) -> Iterator[None]:
     """
     from tune import engine  # before Ray: it sets what Ray reads when it is imported
 
-    if address is None or engine.is_started():
+    if address is None:
         yield
         return
     ray, services = _ray(), _services()
 
     check_door(address)
     resolved = _resolved(address)
+    if engine.is_started():
+        here = str(ray.get_runtime_context().gcs_address)
+        if here != resolved:
+            raise ConfigError(
+                f"--address {address}: this process is a driver of the Ray cluster at {here} already. Call "
+                "ray.shutdown() first, or leave the address out."
+            )
+        yield
+        return
     if not services.find_node_ids():
         raise ServiceError(
             f"this machine is not one of the Ray cluster at {resolved}, and a study is driven from within. Join it "

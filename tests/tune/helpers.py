@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,13 @@ def copy_home(source: Home, target: Path) -> Home:
     for name in copy.study_names():
         path = copy.study_folder(name) / "study.yaml"
         path.write_text(path.read_text().replace(str(source.path), str(target)))
+    mlflow_db = target / "mlflow.db"
+    if mlflow_db.exists():  # where artifacts go is kept there as a whole path
+        with closing(sqlite3.connect(mlflow_db)) as database, database:
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                database.execute(
+                    f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(source.path), str(target)]
+                )
     return copy
 
 

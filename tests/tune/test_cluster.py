@@ -18,7 +18,7 @@ from ssl_core.errors import ConfigError
 from tests.tune.helpers import Done, make_spec, make_study
 from tune.cli.jobs import request_words
 from tune.cli.options import takes_request
-from tune.cluster import check_address
+from tune.cluster import check_address, connected
 from tune.errors import Exit, ServiceError
 from tune.home import Home
 from tune.jobs import job_server
@@ -115,6 +115,19 @@ def test_what_answers_but_is_no_cluster_is_exit_code_7(ssl_tune: Command, home: 
     assert done.code == Exit.UNREACHABLE, done
     assert "not a Ray cluster" in done.err
     assert not home.path.exists()
+
+
+def test_a_driver_of_one_cluster_is_not_taken_for_anothers(local_ray: None) -> None:
+    import ray
+
+    mine = str(ray.get_runtime_context().gcs_address)
+    with connected(mine):
+        assert ray.is_initialized()
+    assert ray.is_initialized()  # it was there before, and stays
+    host, _, port = mine.rpartition(":")
+    other = "127.0.0.2" if host != "127.0.0.2" else "127.0.0.3"
+    with pytest.raises((ConfigError, ServiceError)), connected(f"{other}:{port}"):
+        pytest.fail("let in")
 
 
 # Requests that travel as words
