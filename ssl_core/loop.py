@@ -23,7 +23,7 @@ from ssl_core.data import Dataset, Split
 from ssl_core.ema import AveragedModel
 from ssl_core.errors import ConfigError, NonFiniteError
 from ssl_core.finite import FiniteGuard
-from ssl_core.methods import get_method
+from ssl_core.methods import method_of
 from ssl_core.methods.base import Batch, LossOutput, Progress, Relabel, Setup
 from ssl_core.methods.supervised import METHOD as SUPERVISED
 from ssl_core.monitors import EpochMonitor
@@ -68,7 +68,7 @@ class Run:
         keep_freed_memory()
         torch.set_num_threads(config.threads or 1)
         self.config, self.data, self.split = config, data, split
-        self.method = get_method(config.method)
+        self.method = method_of(config)
         self.device = torch.device(config.device)
         self.dtype = _DTYPES[config.precision]
         network = build_network(

@@ -12,6 +12,12 @@ sys.path.insert(
 )  # so that `tests.tiny` is found, however pytest is started
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--method", metavar="NAME|file:PATH", help="run tests/ssl_core/test_methods.py over this method alone"
+    )
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch = sys.modules.get("torch")  # not imported here: most tests outside ssl_core do without it

@@ -145,7 +145,8 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
     if study.spec.config["method"] == PLAIN:
         return []
     if kind == "plain":
-        common = {k: v for k, v in study.spec.config.items() if k != study.spec.config["method"]}
+        own = {study.spec.config["method"], "method_digest"}
+        common = {k: v for k, v in study.spec.config.items() if k not in own}
         return [Candidate(PLAIN, from_document({**common, "method": PLAIN}), None, study.name, PLAIN)]
     from tune.baseline import tune_baseline
 

@@ -26,6 +26,7 @@ from ray import tune as ray_tune
 from ray.tune.execution import class_cache
 from ray.tune.stopper import Stopper
 
+from ssl_core import method_file
 from tune.events import EventLog
 from tune.home import Home
 from tune.progress import Progress
@@ -81,6 +82,8 @@ class Engine:
         self.tracker.study_started(
             _study_parameters(self.spec), (self.folder.path / "study.yaml").read_text()
         )
+        if self.spec.method_path is not None:
+            self.tracker.artifact(None, self.folder.path / method_file.COPY)
         self.tracker.start_sender()
         self.progress.begin(self.spec, self.records.all)
         self.recorder.end_decided()

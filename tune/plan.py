@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import RunConfig
-from ssl_core.methods import get_method
+from ssl_core.methods import method_of
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.rungs import expected_epochs, rungs
@@ -44,7 +44,7 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
     assert config.epochs and config.steps_per_epoch and config.data.valid
     run = Run(config, data, split)
     seconds = _epoch_seconds(run)
-    warmup = config.warmup_epochs or 0 if get_method(config.method).has_warmup else 0
+    warmup = config.warmup_epochs or 0 if method_of(config).has_warmup else 0
     epochs = expected_epochs(config.epochs, spec.trials, warmup)
     state_bytes = sum(p.numel() * p.element_size() for p in run.network.parameters())
     return {
@@ -91,7 +91,7 @@ def _epoch_seconds(run: Run) -> float:
     import torch
 
     config: RunConfig = run.config
-    method = get_method(config.method)
+    method = method_of(config)
     assert config.batch_size and config.mu and config.steps_per_epoch
     per_step = config.batch_size * (1 + config.mu * len(method.unlabelled_views))
     pixels = run.images[torch.arange(per_step) % len(run.images)]

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import SearchSpace, load_space
-from ssl_core.config import from_document, resolve
+from ssl_core import method_file
+from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data import describe
 from ssl_core.errors import ConfigError, unknown
 from tune.capacity import Machine, share
 from tune.home import Home, check_name
+from tune.sense import check_sense
 from tune.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
 from tune.tracking_uri import check_tracking_uri
 
@@ -30,7 +32,7 @@ class SearchRequest:
     """What `ssl-tune search` and `plan` take; None: a default that fits data and machine.
 
     Attributes:
-        method, dataset, labels, network, epochs: of every trial.
+        method, dataset, labels, network, epochs: of every trial; a method of one's own is ``file:PATH``.
         trials: how many configurations.
         name: of the study.
         space: "wide", or a YAML file of one's own; None: the method's default space.
@@ -76,10 +78,9 @@ def check_request(request: SearchRequest) -> None:
     """
     _check_numbers(request)
     config = from_document(_document(request))
-    space = load_space(config.method, request.space)
+    space = load_space(request.method, request.space)
     fixed = _fixed_by_set(space, request.settings)
-    if fixed:
-        without(space, fixed)
+    check_sense(without(space, fixed) if fixed else space, config)
     if request.name is not None:
         check_name(request.name)
     if request.tracking_uri is not None:
@@ -136,10 +137,10 @@ def resolve_request(
     config = config.model_copy(update={"dataset": _absolute(config.dataset)})
     data_root = data_root and data_root.expanduser().resolve()
     assert config.epochs is not None
-    space = load_space(config.method, request.space)
+    space = load_space(request.method, request.space)
     fixed = _fixed_by_set(space, request.settings)
     searched = without(space, fixed) if fixed else space
-    searched.distributions(config.epochs)  # a warm-up range that no run of this length can hold
+    check_sense(searched, config)
     tracking_uri = request.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
     check_tracking_uri(tracking_uri)
     short = f"{dataset_tag(config.dataset)}@{config.labels}-{config.method}"
@@ -149,6 +150,7 @@ def resolve_request(
     return StudySpec(
         name=request.name or home.free_name(short),
         config=config.document(),
+        method_path=_method_path(config, request),
         space=SpaceSource(
             source=space.source,
             variant=space.variant,
@@ -182,6 +184,10 @@ def _document(request: SearchRequest) -> dict[str, Any]:
         "seed": request.seed,
     }
     return with_overrides({k: v for k, v in common.items() if v is not None}, request.settings)
+
+
+def _method_path(config: RunConfig, request: SearchRequest) -> str | None:
+    return None if config.method_digest is None else str(method_file.path_of(request.method).resolve())
 
 
 def _absolute(dataset: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ssl_core import method_file
 from ssl_core.errors import ConfigError
 from tune.capacity import Machine, check_fit
 from tune.errors import Exit, ServiceError
@@ -126,6 +127,7 @@ def carry_on(name: str, home: Home, progress: Progress, address: str | None = No
         spec = spec.model_copy(update=update)
     with joined(spec.address):
         folder.lock()
+        _say_if_changed(study, progress)
         try:
             _check_cluster(spec, folder)
             spec = _with_data(spec, folder, home)
@@ -173,6 +175,22 @@ def _check_cluster(spec: StudySpec, folder: StudyFolder) -> None:
     folders += [Path(spec.data_root)] if spec.data_root else []
     probe.check_probes(probe.probe(folder.path, folders), probe.identity())
     check_fit(cluster.machines(), int(spec.config["threads"]), spec.gpus_per_trial)
+
+
+def _say_if_changed(study: Study, progress: Progress) -> None:
+    """A study goes on with the method that it began with, whatever became of the file since."""
+    path, digest = study.spec.method_path, study.spec.config.get("method_digest")
+    if path is None:
+        return
+    try:
+        same = method_file.digest_of(method_file.read(Path(path))) == digest
+    except ConfigError:
+        same = False
+    if not same:
+        copy = study.folder.path / method_file.COPY
+        progress.say(
+            f"{path} was changed or moved since the study began: it goes on with its own copy, {copy}"
+        )
 
 
 def _interrupted_early(folder: StudyFolder, home: Home) -> ServiceError:

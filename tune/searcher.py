@@ -14,6 +14,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from ray.tune.search import Searcher
 
+from ssl_core import method_file
 from tune.home import Home
 from tune.records import Records
 from tune.spec import StudySpec
@@ -76,10 +77,12 @@ class StudySearcher(Searcher):
 
 
 def trial_task(spec: StudySpec, trial: FrozenTrial, folder: StudyFolder, home: Home) -> dict[str, Any]:
-    """What a worker is told of a trial: plain data."""
+    """What a worker is told of a trial: plain data, the text of a method of the user's own included."""
+    digest = spec.config.get("method_digest")
     return {
         "trial": trial.number,
         "config": spec.trial_config(trial.params).document(),
+        "method_text": None if digest is None else method_file.text_of(digest),
         "folder": str(folder.trials / str(trial.number)),
         "known_epoch": trial.user_attrs.get("last", {}).get("epoch", 0),
         "split_hash": spec.split_hash,

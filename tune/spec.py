@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from search_spaces import SearchSpace, load_yaml, parse_space
+from ssl_core import method_file
 from ssl_core.config import RunConfig, Section, from_document, parameter_names
 from ssl_core.errors import ConfigError, unknown
 from ssl_core.methods import get_method
@@ -33,10 +34,12 @@ class StudySpec(Section):
 
     `address` is the Ray cluster that it runs on, None for the machine that it is started on; with `elastic`, as many
     trials run side by side as the cluster can hold at the time.
+    `method_path` is where the file of a user's own method lay; the study goes on with the copy in its own folder.
     """
 
     name: str
     config: dict[str, Any]
+    method_path: str | None = None
     space: SpaceSource
     trials: int = Field(ge=1, le=1_000_000)
     concurrent: int = Field(ge=1, le=10_000)
@@ -64,6 +67,7 @@ class StudySpec(Section):
             self.space.text,
             where=f"study {self.name}",
             method=self.config["method"],
+            digest=self.config.get("method_digest"),
             variant=self.space.variant,
         )
         return without(read, self.space.fixed_by_set)
@@ -118,13 +122,13 @@ def with_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) ->
     return result
 
 
-def parse_sets(assignments: Sequence[str], method: str) -> dict[str, Any]:
-    """``["vat.eps=4", "lr=1e-2"]`` as dotted names and values.
+def parse_sets(assignments: Sequence[str], method: str, digest: str | None = None) -> dict[str, Any]:
+    """``["vat.eps=4", "lr=1e-2"]`` as dotted names and values, for a method as `get_method` takes it.
 
     Raises:
         ConfigError: an assignment without "=", or a name that the method does not have.
     """
-    known = parameter_names(get_method(method))
+    known = parameter_names(get_method(method, digest))
     result = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -153,21 +157,24 @@ def read_text(path: Path, option: str) -> str:
 
 
 def read_spec(folder: Path) -> StudySpec:
-    """The specification in a study's folder.
+    """The specification in a study's folder; a method of the user's own is loaded from the folder's copy.
 
     Raises:
-        ConfigError: if the file is damaged.
+        ConfigError: if the file is damaged, or the method's copy.
     """
     path = folder / STUDY_FILE
     document = load_yaml(path.read_text(), str(path))
     try:
-        return StudySpec.model_validate(document)
+        spec = StudySpec.model_validate(document)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise ConfigError(
             f"{path} is damaged: {place}: {problem['msg']}. Restore it from a backup, or start a new study."
         ) from None
+    if digest := spec.config.get("method_digest"):
+        method_file.load_kept(folder, spec.config["method"], digest)
+    return spec
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

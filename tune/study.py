@@ -2,6 +2,7 @@
 
 studies/<name>/study.yaml    what was asked, resolved
                state.json    finished, interrupted or failed; "running" with a free lock is interrupted
+               method.py     the study's own copy of a method that does not come with the package
                lock          held by the one driver
                optuna.db     trials: parameters, intermediate values, end states
                events.db     every report, and what tracking still owes
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from search_spaces import dump_yaml
+from ssl_core import method_file
 from ssl_core.errors import ConfigError
 from tune.errors import Exit, ServiceError
 from tune.home import Home
@@ -61,6 +63,7 @@ class StudyFolder:
             ) from None
         self.lock()
         self.set_state("running")
+        method_file.keep(self.path, spec.config.get("method_digest"))
         self.write_spec(spec)
 
     def write_spec(self, spec: StudySpec) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from ray import tune as ray_tune
 
-from ssl_core import checkpoint, pictures
+from ssl_core import checkpoint, method_file, pictures
 from ssl_core.config import from_document
 from ssl_core.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.loop import Report, Run, train
@@ -83,6 +83,8 @@ class TrialTrainable(ray_tune.Trainable):
         if "identity" in task:
             _check_machine(task)
         cap_gpu_memory(task["gpus"])
+        if task["method_text"] is not None:
+            method_file.load(task["method_text"], str(Path(task["folder"]).parent.parent / method_file.COPY))
         config, data, split = prepare(
             from_document(task["config"]),
             data_root=Path(task["data_root"]) if task["data_root"] else None,

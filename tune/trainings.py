@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_core import method_file
 from ssl_core.config import RunConfig
 from ssl_core.data import DatasetInfo
 from ssl_core.errors import ConfigError, NonFiniteError
@@ -162,17 +163,27 @@ def _line(training: Training, trained: Trained) -> str:
 
 
 def _arguments(training: Training, places: Places) -> tuple[Any, ...]:
-    home, root = places.home, places.data_root
-    return training.config.document(), root, str(home.cache), str(training.out), str(home.test_readings)
+    home, root, digest = places.home, places.data_root, training.config.method_digest
+    text = None if digest is None else method_file.text_of(digest)
+    return training.config.document(), text, root, str(home.cache), str(training.out), str(home.test_readings)
 
 
-def _train(config: dict[str, Any], data_root: str | None, cache: str, out: str, readings: str) -> Trained:
+def _train(
+    config: dict[str, Any],
+    method_text: str | None,
+    data_root: str | None,
+    cache: str,
+    out: str,
+    readings: str,
+) -> Trained:
     """One training, here or on a worker: goes on where it was, and reads the test set once."""
     from ssl_core import checkpoint, train
     from ssl_core.run import CHECKPOINTS
 
     folder = Path(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if method_text is not None:
+        method_file.load(method_text, str(folder / method_file.COPY))
     with _alone(folder):
         noted = folder / PROBLEM_FILE
         if noted.exists():  # the same bits would turn out the same

@@ -39,7 +39,9 @@ LabelsOption = Annotated[
 ]
 NetworkOption = Annotated[str | None, typer.Option("--network", help="wrn-DEPTH-WIDTH, such as wrn-28-2")]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", help="Epochs of a run, warm-up included")]
-MethodOption = Annotated[str | None, typer.Option("--method", help="See `ssl-tune methods`")]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="See `ssl-tune methods`; or file:PATH, a method of your own")
+]
 
 
 def _options(
