@@ -133,9 +133,9 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         ConfigError, ServiceError: as `check_door`, or this machine is not one of the cluster.
     """
-    from tune import engine  # before Ray: it sets what Ray reads when it is imported
+    from tune import local_ray  # before Ray: it sets what Ray reads when it is imported
 
-    if address is None or engine.is_started():
+    if address is None or local_ray.is_running():
         yield
         return
     ray, services = _ray(), _services()

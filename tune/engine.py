@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import threading
+import subprocess
 import time
 from typing import Any
 
-# Read by Ray when it is imported or started: no usage statistics, no CSV, JSON or TensorBoard files for
-# every trial, no change of directory in workers, no handler of Ray's own for Ctrl-C (ours stops the study resumably),
-# no complaint over a report that ends a trial without a metric, and no traceback of a failed trial amid our progress
-# (it is kept with the trial).
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
-os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+from tune import local_ray  # before Ray Tune, which reads what it sets
 
-import ray
+# isort: split
 from ray import tune as ray_tune
 from ray.tune.execution import class_cache
 from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
-from tune.events import EventLog
 from tune.home import Home
+from tune.open_tracking import open_log as open_log
+from tune.open_tracking import open_tracker as open_tracker
 from tune.progress import Progress
 from tune.recorder import Recorder
 from tune.records import Records
 from tune.run_contents import tell_summary
-from tune.run_text import dataset_input
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
 from tune.spec import StudySpec
 from tune.study import StudyFolder
 from tune.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
-from tune.tracking import Tracker
 from tune.trainable import TrialTrainable
 from tune.views import best_record
 
@@ -47,7 +34,6 @@ from tune.views import best_record
 class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
 
 INTERRUPTED_TRACKING_SECONDS = 10.0
-OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
 
 
 class Engine:
@@ -58,10 +44,19 @@ class Engine:
         folder: its folder, locked by this process.
         home: the home folder.
         progress: shows how it goes.
+        sender: the process that delivers to MLflow, where it was started before.
     """
 
-    def __init__(self, spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        folder: StudyFolder,
+        home: Home,
+        progress: Progress,
+        sender: subprocess.Popen[bytes] | None = None,
+    ) -> None:
         self.spec, self.folder, self.home, self.progress = spec, folder, home, progress
+        self._sender = sender
         self.signal: int | None = None
         self.log = open_log(folder, shared=spec.address is not None)
         self.tracker = open_tracker(self.log, spec, home)
@@ -84,7 +79,7 @@ class Engine:
         )
         if self.spec.method_path is not None:
             self.tracker.artifact(None, self.folder.path / method_file.COPY)
-        self.tracker.start_sender()
+        self.tracker.start_sender(self._sender)
         self.progress.begin(self.spec, self.records.all)
         self.recorder.end_decided()
         waiting = len(self.records.unfinished())
@@ -135,11 +130,7 @@ class Engine:
         )
 
     def _tune(self, left: int) -> None:
-        started_here = not ray.is_initialized()
-        if started_here:
-            self.progress.say("starting Ray")
-            start_ray(self.spec.concurrent)
-        try:
+        with local_ray.running(self.spec.concurrent):
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(TrialTrainable, resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
@@ -163,9 +154,6 @@ class Engine:
                 ),
             )
             tuner.fit()
-        finally:
-            if started_here:
-                ray.shutdown()
 
     def _searcher(self) -> StudySearcher:
         if self.spec.address is None:
@@ -218,55 +206,6 @@ class _SittingStopper(Stopper):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray snapshots its experiment; this one is never restored
-
-
-def is_started() -> bool:
-    """Whether this process is a driver of some Ray already."""
-    return bool(ray.is_initialized())
-
-
-def start_ray(concurrent: int) -> None:
-    """Start Ray on this machine, as small as so many trials side by side need it."""
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
-        num_cpus=max(len(os.sched_getaffinity(0)), concurrent),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
-    if threading.current_thread() is threading.main_thread() and on_sigterm is not None:
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process where it stands
-
-
-def open_log(folder: StudyFolder, shared: bool | None = None) -> EventLog:
-    """The study's event log, to be written by its driver; `shared` where other machines read it meanwhile."""
-    return EventLog(folder.events_db, shared=shared)
-
-
-def open_tracker(log: EventLog, spec: StudySpec, home: Home) -> Tracker:
-    """The driver's side of tracking, with the tags that every run of the study bears."""
-    return Tracker(
-        log,
-        study=spec.name,
-        tracking_uri=spec.tracking_uri,
-        experiment=spec.experiment,
-        common_tags={
-            "ssl.study": spec.name,
-            "ssl.method": spec.config["method"],
-            "ssl.dataset": spec.dataset_tag,
-            "ssl.labels": str(spec.config["labels"]),
-            "ssl.split_hash": spec.split_hash or "",
-        },
-        dataset=dataset_input(
-            spec.dataset_tag,
-            spec.config["dataset"],
-            labelled=spec.config["labels"],
-            valid=spec.config["data"]["valid"],
-        ),
-        artifact_root=home.artifacts,
-    )
 
 
 def resources(spec: StudySpec) -> dict[str, float]:

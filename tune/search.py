@@ -16,6 +16,7 @@ from ssl_core import method_file
 from ssl_core.errors import ConfigError
 from tune.capacity import Machine, check_fit
 from tune.errors import Exit, ServiceError
+from tune.head_start import HeadStart, head_start
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.spec import StudySpec
@@ -95,16 +96,18 @@ def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
         spec = resolve_request(request, home, machines_of(request.address))
         folder = StudyFolder(home.study_folder(spec.name))
         folder.create(spec)
-        progress.say(f"study {spec.name}: reading {spec.config['dataset']}")
-        try:
-            _check_cluster(spec, folder)
-            spec = _with_data(spec, folder, home)
-        except (ConfigError, ServiceError):
-            folder.remove()
-            raise
-        except KeyboardInterrupt:
-            raise _interrupted_early(folder, home) from None
-        return _run(spec, folder, home, progress)
+        progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
+        with head_start(spec, folder, home) as begun:
+            try:
+                _check_cluster(spec, folder)
+                spec = _with_data(spec, folder, home)
+            except (ConfigError, ServiceError):
+                begun.give_up()
+                folder.remove()
+                raise
+            except KeyboardInterrupt:
+                raise _interrupted_early(folder, home) from None
+            return _run(spec, folder, home, progress, begun)
 
 
 def carry_on(name: str, home: Home, progress: Progress, address: str | None = None) -> Outcome:
@@ -128,17 +131,18 @@ def carry_on(name: str, home: Home, progress: Progress, address: str | None = No
     with joined(spec.address):
         folder.lock()
         _say_if_changed(study, progress)
-        try:
-            _check_cluster(spec, folder)
-            spec = _with_data(spec, folder, home)
-            if spec != study.spec:
-                folder.write_spec(spec)
-        except (ConfigError, ServiceError):
-            folder.unlock()
-            raise
-        except KeyboardInterrupt:
-            raise _interrupted_early(folder, home) from None
-        return _run(spec, folder, home, progress)
+        with head_start(spec, folder, home) as begun:
+            try:
+                _check_cluster(spec, folder)
+                spec = _with_data(spec, folder, home)
+                if spec != study.spec:
+                    folder.write_spec(spec)
+            except (ConfigError, ServiceError):
+                folder.unlock()
+                raise
+            except KeyboardInterrupt:
+                raise _interrupted_early(folder, home) from None
+            return _run(spec, folder, home, progress, begun)
 
 
 def joined(address: str | None) -> AbstractContextManager[None]:
@@ -235,13 +239,13 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
     return spec
 
 
-def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> Outcome:
+def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress, begun: HeadStart) -> Outcome:
     began = time.monotonic()
     try:
         from tune.engine import Engine
 
         folder.set_state("running")
-        engine = Engine(spec, folder, home, progress)
+        engine = Engine(spec, folder, home, progress, begun.sender)
     except KeyboardInterrupt:
         raise _interrupted_early(folder, home) from None
     state = "failed"

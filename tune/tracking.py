@@ -251,10 +251,10 @@ class Tracker:
         self._revive_sender()
         return self.log.pending()
 
-    def start_sender(self) -> None:
-        """Start the process that delivers. It outlives Ctrl-C here, and ends by itself after this process."""
-        self.log.set_meta("complete", None)
-        self._spawn()
+    def start_sender(self, process: subprocess.Popen[bytes] | None = None) -> None:
+        """Start the process that delivers, unless `early_sender` has. It outlives Ctrl-C, and ends after this one."""
+        self._sender = process or early_sender(self.log)
+        self._next_look = time.monotonic() + _REVIVE_SECONDS
 
     def close(self, timeout: float) -> int:
         """Tell the sender that the log is complete and wait for it.
@@ -283,30 +283,12 @@ class Tracker:
         self._sender = None
         return self.log.pending()
 
-    def _spawn(self) -> None:
-        package_root = str(Path(__file__).resolve().parent.parent)
-        inherited = os.environ.get("PYTHONPATH")
-        path = os.pathsep.join([package_root, inherited] if inherited else [package_root])
-        # -P: the folder that the command was typed in must not provide modules. A session of its own:
-        # Ctrl-C at the terminal must not reach the sender in the middle of a delivery.
-        command = [sys.executable, "-P", "-m", "tune.sender", str(self.folder), "--parent", str(os.getpid())]
-        with (self.folder / "sender.log").open("ab") as output:
-            self._sender = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        self._next_look = time.monotonic() + _REVIVE_SECONDS
-
     def _revive_sender(self) -> None:
         if self._sender is None or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _REVIVE_SECONDS
         if self._sender.poll() is not None and self.log.pending():
-            self._spawn()
+            self._sender = _spawn(self.folder)
 
     # Events
 
@@ -391,3 +373,27 @@ class Tracker:
         events.append(self._status(run, payload, after, time_ms))
         self.log.append_many(events)
         return True
+
+
+def early_sender(log: EventLog) -> subprocess.Popen[bytes]:
+    """A sender for a sitting of which nothing is known yet: MLflow takes seconds to load."""
+    log.set_meta("complete", None)
+    return _spawn(log.path.absolute().parent)
+
+
+def _spawn(study_folder: Path) -> subprocess.Popen[bytes]:
+    package_root = str(Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([package_root, inherited] if inherited else [package_root])
+    # -P: the folder that the command was typed in must not provide modules. A session of its own:
+    # Ctrl-C at the terminal must not reach the sender in the middle of a delivery.
+    command = [sys.executable, "-P", "-m", "tune.sender", str(study_folder), "--parent", str(os.getpid())]
+    with (study_folder / "sender.log").open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )

@@ -132,14 +132,10 @@ def finished(training: Training) -> Trained | None:
 
 
 def _train_on_ray(trainings: Sequence[Training], places: Places, say: Say) -> list[Trained]:
-    import ray
+    from tune import local_ray
 
-    from tune import engine
-
-    started_here = not ray.is_initialized()
-    if started_here:
-        engine.start_ray(places.concurrent)
-    try:
+    with local_ray.running(places.concurrent):
+        ray = local_ray.ray
         train = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(_train)
         refs = [train.remote(*_arguments(t, places)) for t in trainings]
         waiting = dict(zip(refs, trainings, strict=True))
@@ -149,9 +145,6 @@ def _train_on_ray(trainings: Sequence[Training], places: Places, say: Say) -> li
             done = len(trainings) - len(waiting)
             say(f"{done}/{len(trainings)} {_line(training, ray.get(ready))}")
         return [ray.get(ref) for ref in refs]
-    finally:
-        if started_here:
-            ray.shutdown()
 
 
 def _line(training: Training, trained: Trained) -> str:

@@ -7,7 +7,6 @@ and MLflow's database is migrated once and copied: both take seconds.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -117,18 +116,10 @@ def ssl_tune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """Ray with two processors, for every study that runs in this process."""
-    from tune import engine  # before Ray: it sets what Ray reads when it is imported
+    from tune import local_ray
 
-    engine.ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=engine.OBJECT_STORE_BYTES,
-    )
-    yield
-    engine.ray.shutdown()
+    with local_ray.running(2):
+        yield
 
 
 @pytest.fixture(scope="session")
