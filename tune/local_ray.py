@@ -30,14 +30,20 @@ os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import ray
 
+from tune.errors import Exit, ServiceError
+
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
-ATTEMPTS = 2  # Ray gives its processes 30 s, which a busy machine may need
+ATTEMPTS = 3  # Ray gives its processes 30 s (one of them 15 s), which is little on a busy machine
 
 
 def start_ray(concurrent: int) -> None:
-    """Start Ray on this machine, as small as so many trials side by side need it."""
+    """Start Ray on this machine, as small as so many trials side by side need it.
+
+    Raises:
+        ServiceError: the machine is too busy for it.
+    """
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    for attempt in range(1, ATTEMPTS + 1):
+    for _ in range(ATTEMPTS):
         try:
             ray.init(
                 address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
@@ -49,9 +55,15 @@ def start_ray(concurrent: int) -> None:
             )
             break
         except Exception as error:  # Ray raises nothing more special
-            if "timed out during startup" not in str(error) or attempt == ATTEMPTS:
+            if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
+    else:
+        raise ServiceError(
+            f"Ray did not start within 30 s, {ATTEMPTS} times: other programs take this machine's processors. "
+            "Try again when it is less busy.",
+            Exit.UNREACHABLE,
+        )
     if threading.current_thread() is threading.main_thread() and on_sigterm is not None:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process where it stands
 
