@@ -28,8 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --tracking-timeout 60s
-	$(BIN)/ssl-tune confirm $(DEMO) --seeds 3 --baseline plain
+	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --confirm-seeds 3 --tracking-timeout 60s
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 
 test: install

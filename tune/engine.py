@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from typing import Any
@@ -132,7 +131,7 @@ class Engine:
     def _tune(self, left: int) -> None:
         with local_ray.running(self.spec.concurrent):
             tuner = ray_tune.Tuner(
-                ray_tune.with_resources(TrialTrainable, resources(self.spec)),
+                ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=self._searcher(),
                     scheduler=StudyASHA(self.records.epochs, self.records.all()),
@@ -206,16 +205,6 @@ class _SittingStopper(Stopper):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray snapshots its experiment; this one is never restored
-
-
-def resources(spec: StudySpec) -> dict[str, float]:
-    """What Ray reserves for a trial."""
-    if spec.address is not None:
-        return {"cpu": int(spec.config["threads"]), "gpu": spec.gpus_per_trial}
-    # Threads are what a trial computes with; Ray counts a processor for each, but never more than there are.
-    cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
-    threads = min(int(spec.config["threads"]), cores // spec.concurrent)
-    return {"cpu": max(1, threads), "gpu": spec.gpus_per_trial}
 
 
 def _study_parameters(spec: StudySpec) -> dict[str, object]:

@@ -28,9 +28,10 @@ os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ.setdefault("RAY_preload_python_modules", "tune.trainable")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
-import ray
+import ray as ray
 
 from tune.errors import Exit, ServiceError
+from tune.spec import StudySpec
 
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
 ATTEMPTS = 3  # Ray gives its processes 30 s (one of them 15 s), which is little on a busy machine
@@ -130,3 +131,13 @@ def running(concurrent: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def resources(spec: StudySpec) -> dict[str, float]:
+    """What Ray reserves for a trial."""
+    if spec.address is not None:
+        return {"cpu": int(spec.config["threads"]), "gpu": spec.gpus_per_trial}
+    # Threads are what a trial computes with; Ray counts a processor for each, but never more than there are.
+    cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
+    threads = min(int(spec.config["threads"]), cores // spec.concurrent)
+    return {"cpu": max(1, threads), "gpu": spec.gpus_per_trial}

@@ -43,6 +43,13 @@ class Outcome:
     seconds: float
 
 
+Then = Callable[[Outcome], None]
+
+
+def _nothing(outcome: Outcome) -> None:
+    """What comes after a search where nothing does."""
+
+
 def search(
     method: str = "pseudo_label",
     dataset: str = "digits",
@@ -90,8 +97,15 @@ def resume(name: str, *, home: Path | str | None = None, quiet: bool = False) ->
     return carry_on(name, Home(home), _progress(quiet)).study
 
 
-def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
-    """Create the study that is asked for and run it."""
+def start(request: SearchRequest, home: Home, progress: Progress, then: Then = _nothing) -> Outcome:
+    """Create the study that is asked for and run it.
+
+    Args:
+        request: what is asked for.
+        home: the home folder.
+        progress: shows how it goes.
+        then: called with the outcome while Ray is still there, for what comes after the search.
+    """
     with joined(request.address):
         spec = resolve_request(request, home, machines_of(request.address))
         folder = StudyFolder(home.study_folder(spec.name))
@@ -107,10 +121,14 @@ def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
                 raise
             except KeyboardInterrupt:
                 raise _interrupted_early(folder, home) from None
-            return _run(spec, folder, home, progress, begun)
+            outcome = _run(spec, folder, home, progress, begun)
+            then(outcome)
+    return outcome
 
 
-def carry_on(name: str, home: Home, progress: Progress, address: str | None = None) -> Outcome:
+def carry_on(
+    name: str, home: Home, progress: Progress, address: str | None = None, then: Then = _nothing
+) -> Outcome:
     """Run what is left of a study.
 
     Args:
@@ -118,11 +136,14 @@ def carry_on(name: str, home: Home, progress: Progress, address: str | None = No
         home: the home folder.
         progress: shows how it goes.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
+        then: as for `start`; also called where the study is finished already.
     """
     study = Study(home.existing_study_folder(name))
     folder = study.folder
     if folder.state() == "finished":
-        return Outcome(study, Exit.DONE, study.status()["tracking"]["pending"], 0.0)
+        outcome = Outcome(study, Exit.DONE, study.status()["tracking"]["pending"], 0.0)
+        then(outcome)
+        return outcome
     spec = study.spec
     if address is not None:
         local = address == "local"

@@ -103,21 +103,27 @@ def check_fresh_sets(info: DatasetInfo, config: RunConfig, seeds: int) -> None:
         )
 
 
-def train_all(trainings: Sequence[Training], places: Places, say: Say) -> list[Trained]:
+def train_all(
+    trainings: Sequence[Training],
+    places: Places,
+    say: Say,
+    each: Callable[[int, Trained], None] = lambda place, trained: None,
+) -> list[Trained]:
     """Train what is not trained yet; what came out of each, in their order.
 
     Args:
         trainings: what to train.
         places: where, and how many side by side.
         say: told as each ends.
+        each: given what came out of each as it ends, with its place among `trainings`.
     """
-    if places.concurrent == 1:
-        results = []
-        for number, training in enumerate(trainings, 1):
-            results.append(_train(*_arguments(training, places)))
-            say(f"{number}/{len(trainings)} {_line(training, results[-1])}")
-        return results
-    return _train_on_ray(trainings, places, say)
+    found: dict[int, Trained] = {}
+    run = _train_here if places.concurrent == 1 else _train_on_ray
+    for place, trained in run(trainings, places):
+        found[place] = trained
+        say(f"{len(found)}/{len(trainings)} {_line(trainings[place], trained)}")
+        each(place, trained)
+    return [found[place] for place in range(len(trainings))]
 
 
 def finished(training: Training) -> Trained | None:
@@ -131,20 +137,21 @@ def finished(training: Training) -> Trained | None:
     return Trained(document, []) if "test_error" in document else None
 
 
-def _train_on_ray(trainings: Sequence[Training], places: Places, say: Say) -> list[Trained]:
+def _train_here(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
+    for place, training in enumerate(trainings):
+        yield place, _train(*_arguments(training, places))
+
+
+def _train_on_ray(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
     from tune import local_ray
 
     with local_ray.running(places.concurrent):
         ray = local_ray.ray
         train = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(_train)
-        refs = [train.remote(*_arguments(t, places)) for t in trainings]
-        waiting = dict(zip(refs, trainings, strict=True))
+        waiting = {train.remote(*_arguments(t, places)): place for place, t in enumerate(trainings)}
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            training = waiting.pop(ready)
-            done = len(trainings) - len(waiting)
-            say(f"{done}/{len(trainings)} {_line(training, ray.get(ready))}")
-        return [ray.get(ref) for ref in refs]
+            yield waiting.pop(ready), ray.get(ready)
 
 
 def _line(training: Training, trained: Trained) -> str:

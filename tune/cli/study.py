@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from tune.cli.options import (
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.errors import Exit
 from tune.request import SearchRequest
+
+if TYPE_CHECKING:
+    from tune.search import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -75,29 +78,44 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
+BaselineOption = Annotated[
+    bool, typer.Option("--with-baseline", help="Also tune the supervised baseline, with as many trials")
+]
+ConfirmOption = Annotated[
+    int | None,
+    typer.Option(
+        "--confirm-seeds",
+        metavar="N",
+        help="Then confirm the best on N fresh seeds, beside the supervised baseline (tuned where --with-baseline is)",
+    ),
+]
+
+
 def search_command(
     request: SearchRequest,
-    with_baseline: Annotated[
-        bool, typer.Option("--with-baseline", help="Also tune the supervised baseline, with as many trials")
-    ] = False,
+    with_baseline: BaselineOption = False,
+    confirm_seeds: ConfirmOption = None,
     home: HomeOption = None,
 ) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
     from tune.baseline import check_can_be_tuned
+    from tune.confirm import check_can_be_confirmed
     from tune.progress import make_progress
     from tune.search import start
 
     if with_baseline:
         check_can_be_tuned(request, home_of(home))
-    outcome = start(request, home_of(home), make_progress())
-    _finish(outcome, home, with_baseline=with_baseline)
+    if confirm_seeds is not None:
+        check_can_be_confirmed(request, home_of(home), confirm_seeds)
+    then = _Afterwards(home, with_baseline, confirm_seeds)
+    start(request, home_of(home), make_progress(), then.run)
+    sys.exit(then.code)
 
 
 def resume_command(
     name: NameArgument,
-    with_baseline: Annotated[
-        bool, typer.Option("--with-baseline", help="Then tune the supervised baseline, as for search")
-    ] = False,
+    with_baseline: BaselineOption = False,
+    confirm_seeds: ConfirmOption = None,
     home: HomeOption = None,
     address: AddressOption = None,
 ) -> None:
@@ -105,45 +123,72 @@ def resume_command(
     from tune.progress import make_progress
     from tune.search import carry_on
 
-    outcome = carry_on(name, home_of(home), make_progress(), address)
-    if outcome.seconds == 0.0:
-        console().print(f"the study {name!r} is finished already.")
-    _finish(outcome, home, with_baseline=with_baseline)
+    then = _Afterwards(home, with_baseline, confirm_seeds)
+    carry_on(name, home_of(home), make_progress(), address, then.run)
+    sys.exit(then.code)
 
 
-def _finish(outcome: Any, home: Path | None, *, with_baseline: bool = False) -> None:
-    from tune.baseline import tune_baseline, worse
-    from tune.progress import make_progress
+class _Afterwards:
+    """What comes after a search: its table, the tuned baseline, the confirmation, and what to do next.
 
-    study, code = outcome.study, outcome.code
-    print_study(study)
-    interrupted = code in (Exit.INTERRUPTED, Exit.TERMINATED)
-    if with_baseline and not interrupted:
-        baseline = tune_baseline(study, home_of(home), make_progress())
+    Args:
+        home: as the command was given it.
+        with_baseline: whether the baseline is to be tuned.
+        confirm_seeds: fresh seeds of the confirmation; None: there is none.
+    """
+
+    def __init__(self, home: Path | None, with_baseline: bool, confirm_seeds: int | None) -> None:
+        self._home, self._with_baseline, self._seeds = home, with_baseline, confirm_seeds
+        self.code = Exit.DONE
+
+    def run(self, outcome: Outcome) -> None:
+        """Do it; the command then exits with `code`."""
+        from tune.baseline import worse
+
+        name, self.code = outcome.study.name, outcome.code
+        if outcome.seconds == 0.0:
+            console().print(f"the study {name!r} is finished already.")
+        print_study(outcome.study)
+        pending = {name: outcome.pending}
+        if self._with_baseline and not self._interrupted():
+            baseline = self._tune_baseline(outcome)
+            pending[baseline.study.name] = baseline.pending
+            self.code = worse(self.code, baseline.code)
+        if self._seeds is not None and not self._interrupted() and self.code != Exit.NO_TRIAL_SUCCEEDED:
+            kind = "tuned" if self._with_baseline else "plain"
+            print_confirmation(_confirmation(name, seeds=self._seeds, baseline=kind, home=self._home))
+            pending[name] = outcome.study.status()["tracking"]["pending"]
+            self.code = worse(self.code, Exit.TRACKING_PENDING if pending[name] else Exit.DONE)
+        for study, owed in pending.items():
+            if owed:
+                command = typed("sync", study, self._home)
+                console().print(f"MLflow lacks {owed} events; deliver them with: {command}")
+        self._say_next(name)
+
+    def _interrupted(self) -> bool:
+        return self.code in (Exit.INTERRUPTED, Exit.TERMINATED)
+
+    def _tune_baseline(self, outcome: Outcome) -> Outcome:
+        from tune.baseline import tune_baseline
+        from tune.progress import make_progress
+
+        baseline = tune_baseline(outcome.study, home_of(self._home), make_progress())
         print_study(baseline.study)
-        _say_pending(baseline, home)
-        code = worse(code, baseline.code)
-    _say_pending(outcome, home)
-    _say_next(study.name, code, home, again=" --with-baseline" if with_baseline else "")
-    sys.exit(code)
+        return baseline
 
-
-def _say_pending(outcome: Any, home: Path | None) -> None:
-    if outcome.pending:
-        command = typed("sync", outcome.study.name, home)
-        console().print(f"MLflow lacks {outcome.pending} events; deliver them with: {command}")
-
-
-def _say_next(name: str, code: Exit, home: Path | None, *, again: str) -> None:
-    out = console()
-    if code in (Exit.INTERRUPTED, Exit.TERMINATED):
-        out.print(f"interrupted. Carry on with: {typed('resume', name, home)}{again}")
-    elif code == Exit.NO_TRIAL_SUCCEEDED:
-        out.print(f"no trial succeeded. See why with: {typed('trials', name, home)}")
-    else:
-        out.print(f"compare the trials in MLflow:   {typed('ui', None, home)}")
-        out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
-        out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
+    def _say_next(self, name: str) -> None:
+        out, home = console(), self._home
+        if self._interrupted():
+            again = " --with-baseline" if self._with_baseline else ""
+            again += f" --confirm-seeds {self._seeds}" if self._seeds is not None else ""
+            out.print(f"interrupted. Carry on with: {typed('resume', name, home)}{again}")
+        elif self.code == Exit.NO_TRIAL_SUCCEEDED:
+            out.print(f"no trial succeeded. See why with: {typed('trials', name, home)}")
+        else:
+            if self._seeds is None:
+                out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
+            out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
+            out.print(f"compare the trials in MLflow:   {typed('ui', None, home)}")
 
 
 def confirm_command(
@@ -157,6 +202,14 @@ def confirm_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train the best again on fresh seeds beside the supervised baseline, and read the test set once for each."""
+    document = _confirmation(name, top=top, seeds=seeds, baseline=baseline, home=home)
+    if as_json:
+        print_json(document)
+    else:
+        print_confirmation(document)
+
+
+def _confirmation(name: str, *, top: int = 1, seeds: int, baseline: str, home: Path | None) -> dict[str, Any]:
     from tune.confirm import confirm
     from tune.progress import make_progress
     from tune.trainings import resumable
@@ -166,10 +219,6 @@ def confirm_command(
 
     words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"
     with resumable(words):
-        document = confirm(
+        return confirm(
             name, top=top, seeds=seeds, baseline=baseline, home=home, say=say, progress=make_progress()
         )
-    if as_json:
-        print_json(document)
-    else:
-        print_confirmation(document)
