@@ -78,6 +78,10 @@ class Sender:
                 return
             except OwedAgainError:
                 pass
+            except AwayError as error:
+                if error.stranger:
+                    raise AwayError(f"{error}; {self.place.introduction()}", slow=True) from error
+                raise
 
     def _send(self, events: list[Event]) -> None:
         """Events of one run in order, epochs in few calls."""

@@ -26,6 +26,7 @@ from tune.searcher import StudySearcher
 from tune.spec import StudySpec
 from tune.study import StudyFolder
 from tune.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
+from tune.tracking_news import TrackingNews
 from tune.trainable import TrialTrainable
 from tune.views import best_record
 
@@ -59,11 +60,14 @@ class Engine:
         self.signal: int | None = None
         self.log = open_log(folder, shared=spec.address is not None)
         self.tracker = open_tracker(self.log, spec, home)
+        self.news = TrackingNews(self.log)
         self.records = Records(folder, spec)
         self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
         self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
         self._began = time.monotonic()
         self._noted = 0.0
+        self.refused = 0
+        """Events that MLflow refused for good, once the engine is closed."""
 
     def request_stop(self, number: int) -> None:
         """Stop soon, resumably: called by the handler of a signal."""
@@ -79,7 +83,7 @@ class Engine:
         if self.spec.method_path is not None:
             self.tracker.artifact(None, self.folder.path / method_file.COPY)
         self.tracker.start_sender(self._sender)
-        self.progress.begin(self.spec, self.records.all)
+        self.progress.begin(self.spec, self.records.all, self.news.waiting)
         self.recorder.end_decided()
         waiting = len(self.records.unfinished())
         left = self.spec.trials - self.records.asked() + waiting
@@ -110,7 +114,13 @@ class Engine:
         timeout = self.spec.tracking_timeout
         if self.signal is not None:  # whoever interrupts does not want to wait; `resume` delivers the rest
             timeout = min(timeout, INTERRUPTED_TRACKING_SECONDS)
-        pending = self.tracker.close(timeout)
+        try:
+            pending = self.tracker.close(timeout, self._tell_news)
+        except KeyboardInterrupt:
+            self.progress.say("not waiting for MLflow any longer")
+            pending = self.tracker.close(0.0)
+        self._tell_news()
+        self.refused = self.log.refused()
         self.log.close()
         return pending
 
@@ -127,6 +137,10 @@ class Engine:
                 self.spec, records, state, importances(self.folder, self.spec.name) if records else {}
             ),
         )
+
+    def _tell_news(self) -> None:
+        for news in self.news.news():
+            self.progress.say(news)
 
     def _tune(self, left: int) -> None:
         with local_ray.running(self.spec.concurrent):
@@ -188,6 +202,7 @@ class Engine:
     def _watch(self) -> None:
         if time.monotonic() - self._noted > 10:
             self._note_elapsed()
+        self._tell_news()
         self.progress.update()
 
 

@@ -45,6 +45,7 @@ class SearchRequest:
         max_failures: how often a trial that raises is tried again.
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else the home's own database.
         tracking_timeout: seconds (or text) to wait for tracking at the end.
+        require_tracking: do not start where MLflow cannot be reached.
         data_root: where downloaded data lie.
         address: of a Ray cluster to run on, HOST:PORT or "auto"; None: this machine.
     """
@@ -66,6 +67,7 @@ class SearchRequest:
     max_failures: int = 1
     tracking_uri: str | None = None
     tracking_timeout: float | str = 300.0
+    require_tracking: bool = False
     data_root: str | Path | None = None
     address: str | None = None
 
@@ -166,6 +168,7 @@ def resolve_request(
         max_failures=request.max_failures,
         time_budget=_time_budget(request),
         tracking_uri=tracking_uri,
+        require_tracking=request.require_tracking,
         tracking_timeout=_seconds(request.tracking_timeout, "--tracking-timeout") or 0.0,
         data_root=str(data_root) if data_root else None,
         address=request.address,

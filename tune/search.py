@@ -21,6 +21,7 @@ from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.spec import StudySpec
 from tune.study import Study, StudyFolder
+from tune.tracking_check import require_tracking
 
 if TYPE_CHECKING:
     from tune.progress import Progress
@@ -35,12 +36,14 @@ class Outcome:
         code: what the command exits with.
         pending: events that tracking still owes.
         seconds: that the sitting took.
+        refused: events that MLflow refused for good.
     """
 
     study: Study
     code: Exit
     pending: int
     seconds: float
+    refused: int = 0
 
 
 Then = Callable[[Outcome], None]
@@ -69,7 +72,7 @@ def search(
         with_baseline: also tune the supervised baseline of the same setting, with as many trials.
         options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name,
             space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, max_failures, tracking_uri,
-            tracking_timeout, data_root, address.
+            tracking_timeout, require_tracking, data_root, address.
 
     Raises:
         ConfigError: anything wrong with what is asked for; nothing is left behind.
@@ -108,6 +111,8 @@ def start(request: SearchRequest, home: Home, progress: Progress, then: Then = _
     """
     with joined(request.address):
         spec = resolve_request(request, home, machines_of(request.address))
+        if spec.require_tracking:
+            require_tracking(spec.tracking_uri)
         folder = StudyFolder(home.study_folder(spec.name))
         folder.create(spec)
         progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
@@ -141,7 +146,9 @@ def carry_on(
     study = Study(home.existing_study_folder(name))
     folder = study.folder
     if folder.state() == "finished":
-        outcome = Outcome(study, Exit.DONE, study.status()["tracking"]["pending"], 0.0)
+        tracking = study.status()["tracking"]
+        code = Exit.TRACKING_PENDING if tracking["pending"] or tracking["refused"] else Exit.DONE
+        outcome = Outcome(study, code, tracking["pending"], 0.0, tracking["refused"])
         then(outcome)
         return outcome
     spec = study.spec
@@ -149,6 +156,8 @@ def carry_on(
         local = address == "local"
         update = {"address": None if local else address, "elastic": spec.elastic and not local}
         spec = spec.model_copy(update=update)
+    if spec.require_tracking:
+        require_tracking(spec.tracking_uri)
     with joined(spec.address):
         folder.lock()
         _say_if_changed(study, progress)
@@ -163,7 +172,9 @@ def carry_on(
                 raise
             except KeyboardInterrupt:
                 raise _interrupted_early(folder, home) from None
-            return _run(spec, folder, home, progress, begun)
+            outcome = _run(spec, folder, home, progress, begun)
+            then(outcome)
+    return outcome
 
 
 def joined(address: str | None) -> AbstractContextManager[None]:
@@ -280,10 +291,11 @@ def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress, b
         pending = engine.close(state)
         folder.unlock()
     study = Study(folder.path)
-    return Outcome(study, _code(study, engine.signal, pending), pending, time.monotonic() - began)
+    code = _code(study, engine.signal, pending + engine.refused)
+    return Outcome(study, code, pending, time.monotonic() - began, engine.refused)
 
 
-def _code(study: Study, signal_number: int | None, pending: int) -> Exit:
+def _code(study: Study, signal_number: int | None, undelivered: int) -> Exit:
     if signal_number is not None:
         return Exit.TERMINATED if signal_number == signal.SIGTERM else Exit.INTERRUPTED
     states = [r.state for r in study.records()]
@@ -291,7 +303,7 @@ def _code(study: Study, signal_number: int | None, pending: int) -> Exit:
         return Exit.NO_TRIAL_SUCCEEDED
     if "failed" in states:
         return Exit.SOME_TRIALS_FAILED
-    return Exit.TRACKING_PENDING if pending else Exit.DONE
+    return Exit.TRACKING_PENDING if undelivered else Exit.DONE
 
 
 @contextmanager

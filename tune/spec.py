@@ -50,6 +50,7 @@ class StudySpec(Section):
     time_budget: float | None = Field(gt=0)
     tracking_uri: str
     tracking_timeout: float = Field(ge=0)
+    require_tracking: bool = False
     data_root: str | None
     address: str | None = None
     elastic: bool = False

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tune.events import EventLog, NewEvent, now_ms
@@ -256,11 +256,12 @@ class Tracker:
         self._sender = process or early_sender(self.log)
         self._next_look = time.monotonic() + _REVIVE_SECONDS
 
-    def close(self, timeout: float) -> int:
+    def close(self, timeout: float, watch: Callable[[], None] = lambda: None) -> int:
         """Tell the sender that the log is complete and wait for it.
 
         Args:
             timeout: seconds to wait for the rest to be delivered.
+            watch: called again and again meanwhile.
 
         Returns:
             How many events are still owed; they stay in the log for `ssl-tune sync`.
@@ -271,6 +272,7 @@ class Tracker:
         deadline = time.monotonic() + timeout
         while self.log.pending() and time.monotonic() < deadline:
             self._revive_sender()
+            watch()
             time.sleep(_POLL_SECONDS)
         owed = self.log.pending()
         try:
@@ -377,7 +379,8 @@ class Tracker:
 
 def early_sender(log: EventLog) -> subprocess.Popen[bytes]:
     """A sender for a sitting of which nothing is known yet: MLflow takes seconds to load."""
-    log.set_meta("complete", None)
+    for note in ("complete", "problem"):  # an earlier driver's
+        log.set_meta(note, None)
     return _spawn(log.path.absolute().parent)
 
 

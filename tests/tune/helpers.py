@@ -173,14 +173,14 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[str], 
 
 
 @contextmanager
-def signal_when(condition: Callable[[], bool], number: int) -> Iterator[None]:
-    """A signal to this process as soon as something holds."""
+def when(condition: Callable[[], bool], action: Callable[[], object]) -> Iterator[None]:
+    """Something is done in a thread as soon as something else holds."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.02):
             if condition():
-                os.kill(os.getpid(), number)
+                action()
                 return
 
     thread = threading.Thread(target=watch)
@@ -188,6 +188,13 @@ def signal_when(condition: Callable[[], bool], number: int) -> Iterator[None]:
     yield
     over.set()
     thread.join()
+
+
+@contextmanager
+def signal_when(condition: Callable[[], bool], number: int) -> Iterator[None]:
+    """A signal to this process as soon as something holds."""
+    with when(condition, lambda: os.kill(os.getpid(), number)):
+        yield
 
 
 def carry_on_words(output: str) -> list[str]:

@@ -74,6 +74,9 @@ def _options(
     tracking_timeout: Annotated[
         str | None, typer.Option(metavar="300s", help="How long to wait for MLflow at the end")
     ] = None,
+    require_tracking: Annotated[
+        bool | None, typer.Option("--require-tracking", help="Do not start where MLflow cannot be reached")
+    ] = None,
     data_root: DataRootOption = None,
     address: AddressOption = None,
     study: Annotated[

@@ -149,20 +149,23 @@ class _Afterwards:
         if outcome.seconds == 0.0:
             console().print(f"the study {name!r} is finished already.")
         print_study(outcome.study)
-        pending = {name: outcome.pending}
+        owed = {name: (outcome.pending, outcome.refused)}
         if self._with_baseline and not self._interrupted():
             baseline = self._tune_baseline(outcome)
-            pending[baseline.study.name] = baseline.pending
+            owed[baseline.study.name] = (baseline.pending, baseline.refused)
             self.code = worse(self.code, baseline.code)
         if self._seeds is not None and not self._interrupted() and self.code != Exit.NO_TRIAL_SUCCEEDED:
             kind = "tuned" if self._with_baseline else "plain"
             print_confirmation(_confirmation(name, seeds=self._seeds, baseline=kind, home=self._home))
-            pending[name] = outcome.study.status()["tracking"]["pending"]
-            self.code = worse(self.code, Exit.TRACKING_PENDING if pending[name] else Exit.DONE)
-        for study, owed in pending.items():
-            if owed:
-                command = typed("sync", study, self._home)
-                console().print(f"MLflow lacks {owed} events; deliver them with: {command}")
+            tracking = outcome.study.status()["tracking"]
+            owed[name] = (tracking["pending"], tracking["refused"])
+            self.code = worse(self.code, Exit.TRACKING_PENDING if any(owed[name]) else Exit.DONE)
+        for study, (pending, refused) in owed.items():
+            command = typed("sync", study, self._home)
+            if pending:
+                console().print(f"MLflow lacks {pending} events; deliver them with: {command}")
+            if refused:
+                console().print(f"MLflow refused {refused} events for good; see which with: {command}")
         self._say_next(name)
 
     def _interrupted(self) -> bool:
