@@ -34,6 +34,9 @@ from tune.views import best_record
 class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
 
 INTERRUPTED_TRACKING_SECONDS = 10.0
+LOOK_SECONDS = 0.5
+DEATHS = 3
+"""How often a trial's worker may die (be killed, hang) in one epoch, beside the exceptions that it may raise."""
 
 
 class Engine:
@@ -65,40 +68,47 @@ class Engine:
         self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
         self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
         self._began = time.monotonic()
-        self._noted = 0.0
+        self._noted = self._next_look = 0.0
         self.refused = 0
         """Events that MLflow refused for good, once the engine is closed."""
 
-    def request_stop(self, number: int) -> None:
-        """Stop soon, resumably: called by the handler of a signal."""
+    def request_stop(self, number: int | None) -> None:
+        """Stop soon, resumably: called by the handler of a signal, or (None) since `ssl-tune stop` asked for it."""
         self.signal = number
-        self.recorder.stopping = "user"
-        self.progress.say("stopping: trials end their epoch, which is kept; once more to stop at once")
+        self.recorder.stopping = self.recorder.stopping or "user"
+        again = "" if number is None else "; once more to stop at once"
+        self.progress.say(f"stopping: trials end their epoch, which is kept{again}")
 
     def run(self) -> str:
         """Run what is left; returns finished or interrupted."""
-        self.tracker.study_started(
-            _study_parameters(self.spec), (self.folder.path / "study.yaml").read_text()
-        )
-        if self.spec.method_path is not None:
-            self.tracker.artifact(None, self.folder.path / method_file.COPY)
-        self.tracker.start_sender(self._sender)
-        self.progress.begin(self.spec, self.records.all, self.news.waiting)
-        self.recorder.end_decided()
-        waiting = len(self.records.unfinished())
-        left = self.spec.trials - self.records.asked() + waiting
-        self._began = time.monotonic()
-        try:
-            if left:
-                self._tune(left)
-        finally:
-            self._note_elapsed()
-            self.progress.end()
-        if self.signal is not None:
+        with self.recorder.writing():
+            self.tracker.study_started(
+                _study_parameters(self.spec), (self.folder.path / "study.yaml").read_text()
+            )
+            if self.spec.method_path is not None:
+                self.tracker.artifact(None, self.folder.path / method_file.COPY)
+            self.tracker.start_sender(self._sender)
+            self.progress.begin(self.spec, self.records.all, self.news.waiting)
+            self.recorder.end_decided()
+            left = self.spec.trials - self.records.asked() + len(self.records.unfinished())
+            self._began = time.monotonic()
+            try:
+                if left:
+                    self._tune(left)
+            finally:
+                self.progress.end()
+                self._note_elapsed()
+        if self.interrupted:
             return "interrupted"
-        if self.recorder.stopping == "time":
-            self.recorder.end_running("time")
-        return "finished"
+        with self.recorder.writing():
+            if self.recorder.stopping == "time":
+                self.recorder.end_running("time")
+        return "interrupted" if self.interrupted else "finished"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the sitting ended before the study did."""
+        return self.signal is not None or self.recorder.stopping in ("user", "storage")
 
     def close(self, state: str) -> int:
         """End the study in the log, wait for tracking; returns how many events it still owes."""
@@ -107,13 +117,22 @@ class Engine:
         tags = {"ssl.best_trial": record.trial} if record else {}
         if self.recorder.stopping == "time":
             tags["ssl.stop_reason"] = "time"
-        self._describe(state)
-        self.tracker.study_ended(state, summary, tags | TABLE_TAG)
-        if pending := self.tracker.pending():
-            self.progress.say(f"delivering {pending} events to MLflow")
         timeout = self.spec.tracking_timeout
-        if self.signal is not None:  # whoever interrupts does not want to wait; `resume` delivers the rest
+        if self.interrupted:  # whoever interrupts does not want to wait; `resume` delivers the rest
             timeout = min(timeout, INTERRUPTED_TRACKING_SECONDS)
+        pending = 0
+        with self.recorder.writing():
+            self._describe(state)
+            self.tracker.study_ended(state, summary, tags | TABLE_TAG)
+        with self.recorder.writing():
+            if pending := self.tracker.pending():
+                self.progress.say(f"delivering {pending} events to MLflow")
+            pending = self._wait_for_tracking(0.0 if self.recorder.trouble else timeout)
+        self.records.close()
+        self.log.close()
+        return pending
+
+    def _wait_for_tracking(self, timeout: float) -> int:
         try:
             pending = self.tracker.close(timeout, self._tell_news)
         except KeyboardInterrupt:
@@ -121,7 +140,6 @@ class Engine:
             pending = self.tracker.close(0.0)
         self._tell_news()
         self.refused = self.log.refused()
-        self.log.close()
         return pending
 
     def _describe(self, state: str) -> None:
@@ -148,7 +166,7 @@ class Engine:
                 ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=self._searcher(),
-                    scheduler=StudyASHA(self.records.epochs, self.records.all()),
+                    scheduler=StudyASHA(self.records.epochs, self.records.history()),
                     num_samples=left,
                     max_concurrent_trials=None if self.spec.elastic else self.spec.concurrent,
                     reuse_actors=True,
@@ -160,7 +178,7 @@ class Engine:
                     storage_path=str(self.folder.path),
                     callbacks=[self.recorder],
                     stop=_SittingStopper(self),
-                    failure_config=ray_tune.FailureConfig(max_failures=self.spec.max_failures),
+                    failure_config=ray_tune.FailureConfig(max_failures=self.spec.max_failures + DEATHS),
                     checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
                     verbose=0,
                     log_to_file=False,
@@ -170,13 +188,14 @@ class Engine:
 
     def _searcher(self) -> StudySearcher:
         if self.spec.address is None:
-            return StudySearcher(self.records, self.folder, self.home)
+            return StudySearcher(self.records, self.folder, self.home, writing=self.recorder.writing)
         from tune import cluster, probe
 
         return StudySearcher(
             self.records,
             self.folder,
             self.home,
+            writing=self.recorder.writing,
             identity=probe.identity(),
             room=cluster.Room(self.spec) if self.spec.elastic else None,
         )
@@ -186,6 +205,10 @@ class Engine:
         if self.recorder.stopping is None and self._time_is_up():
             self.recorder.stopping = "time"
             self.progress.say("the time budget is spent: running trials end here")
+        if self.recorder.stopping is None and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            if self.folder.stop_requested():
+                self.request_stop(None)
         return self.recorder.stopping is not None
 
     def _time_is_up(self) -> bool:

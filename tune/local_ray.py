@@ -23,6 +23,11 @@ os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
 os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+# No snapshots of Ray's experiment: it is never restored, and they grow with every trial.
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
+# Ray's own guard kills a worker before the machine is out of memory, and Ray Tune then ends the whole experiment. The
+# kernel kills one too, and the study goes on.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 # Read by Ray's own processes: workers load what a trial needs when they start, not when the first one comes; and Ray
 # starts one for each processor by itself, of which a second set for the driver would only be a load.
 os.environ.setdefault("RAY_preload_python_modules", "tune.trainable")

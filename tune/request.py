@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +26,7 @@ from tune.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_
 from tune.tracking_uri import check_tracking_uri
 
 DEFAULT_TRIALS = 16
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("tpe", "random", "gp", "grid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,11 @@ class SearchRequest:
         gpus_per_trial: may be a fraction.
         seed: of the sampler and of every trial's training.
         time_budget: seconds, or text such as "2h".
-        sampler: tpe or random.
+        sampler: tpe, random, gp or grid.
+        startup_trials: drawn at random before tpe or gp models anything; None: a third of the trials, 4 to 10.
+        points: configurations to try first, after the baseline: a YAML file, or a list of mappings.
+        warm_start: an earlier study of the same method and space, whose trials the sampler starts from.
+        storage: database URL for the trials; None: a file in the study's folder.
         max_failures: how often a trial that raises is tried again.
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else the home's own database.
         tracking_timeout: seconds (or text) to wait for tracking at the end.
@@ -64,6 +70,10 @@ class SearchRequest:
     seed: int = 0
     time_budget: float | str | None = None
     sampler: str = "tpe"
+    startup_trials: int | None = None
+    points: str | Sequence[Mapping[str, Any]] | None = None
+    warm_start: str | None = None
+    storage: str | None = None
     max_failures: int = 1
     tracking_uri: str | None = None
     tracking_timeout: float | str = 300.0
@@ -94,6 +104,8 @@ def _check_numbers(request: SearchRequest) -> None:
         raise unknown("sampler", request.sampler, SAMPLERS)
     _check_range("trials", request.trials, 1, 1_000_000)
     _check_range("max_failures", request.max_failures, 0, 1000)
+    if request.startup_trials is not None:
+        _check_range("startup_trials", request.startup_trials, 0, 1_000_000)
     if request.concurrent is not None:
         _check_range("concurrent", request.concurrent, 1, 10_000)
     if request.gpus_per_trial is not None and not 0 <= request.gpus_per_trial <= 64:
@@ -148,8 +160,12 @@ def resolve_request(
     short = f"{dataset_tag(config.dataset)}@{config.labels}-{config.method}"
     if request.name is not None:
         check_name(request.name)
+    if request.storage is not None:
+        from tune.storage import check_storage_url
+
+        check_storage_url(request.storage)
     home.check_writable()
-    return StudySpec(
+    spec = StudySpec(
         name=request.name or home.free_name(short),
         config=config.document(),
         method_path=_method_path(config, request),
@@ -164,6 +180,11 @@ def resolve_request(
         concurrent=concurrent,
         gpus_per_trial=gpus,
         sampler=request.sampler,  # type: ignore[arg-type]
+        uid=uuid.uuid4().hex,
+        startup_trials=request.startup_trials,
+        points=_points(request.points, searched, config.epochs),
+        warm_start=request.warm_start,
+        storage=request.storage,
         seed=request.seed,
         max_failures=request.max_failures,
         time_budget=_time_budget(request),
@@ -175,6 +196,35 @@ def resolve_request(
         elastic=request.address is not None and request.concurrent is None,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+    if spec.sampler == "grid":
+        from tune.sampling import grid_points
+
+        points = grid_points(spec, searched.distributions(config.epochs))
+        spec = spec.model_copy(update={"trials": 1 + len(spec.points) + len(points)})
+    if spec.warm_start is not None:
+        _check_warm_start(spec, home)
+    return spec
+
+
+def _points(
+    points: str | Sequence[Mapping[str, Any]] | None, space: SearchSpace, epochs: int
+) -> tuple[dict[str, Any], ...]:
+    from tune.warm_start import check_points, read_points
+
+    if points is None:
+        return ()
+    if isinstance(points, str):
+        return check_points(read_points(Path(points)), space, epochs, points)
+    return check_points(points, space, epochs, "points")
+
+
+def _check_warm_start(spec: StudySpec, home: Home) -> None:
+    from tune.spec import read_spec
+    from tune.warm_start import check_warm_start
+
+    assert spec.warm_start is not None
+    for difference in check_warm_start(spec, read_spec(home.existing_study_folder(spec.warm_start))):
+        warnings.warn(difference, stacklevel=2)
 
 
 def _document(request: SearchRequest) -> dict[str, Any]:

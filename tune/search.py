@@ -24,6 +24,7 @@ from tune.study import Study, StudyFolder
 from tune.tracking_check import require_tracking
 
 if TYPE_CHECKING:
+    from tune.engine import Engine
     from tune.progress import Progress
 
 
@@ -37,6 +38,7 @@ class Outcome:
         pending: events that tracking still owes.
         seconds: that the sitting took.
         refused: events that MLflow refused for good.
+        trouble: what could not be written, where that is why it ended.
     """
 
     study: Study
@@ -44,6 +46,7 @@ class Outcome:
     pending: int
     seconds: float
     refused: int = 0
+    trouble: str | None = None
 
 
 Then = Callable[[Outcome], None]
@@ -71,8 +74,8 @@ def search(
         quiet: show no progress.
         with_baseline: also tune the supervised baseline of the same setting, with as many trials.
         options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name,
-            space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, max_failures, tracking_uri,
-            tracking_timeout, require_tracking, data_root, address.
+            space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, startup_trials, points,
+            warm_start, storage, max_failures, tracking_uri, tracking_timeout, require_tracking, data_root, address.
 
     Raises:
         ConfigError: anything wrong with what is asked for; nothing is left behind.
@@ -114,7 +117,7 @@ def start(request: SearchRequest, home: Home, progress: Progress, then: Then = _
         if spec.require_tracking:
             require_tracking(spec.tracking_uri)
         folder = StudyFolder(home.study_folder(spec.name))
-        folder.create(spec)
+        _create(spec, folder)
         progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
         with head_start(spec, folder, home) as begun:
             try:
@@ -129,6 +132,18 @@ def start(request: SearchRequest, home: Home, progress: Progress, then: Then = _
             outcome = _run(spec, folder, home, progress, begun)
             then(outcome)
     return outcome
+
+
+def _create(spec: StudySpec, folder: StudyFolder) -> None:
+    if spec.storage is not None:
+        from tune.storage import check_name_is_free
+
+        check_name_is_free(spec, folder)
+    folder.create(spec)
+    if spec.warm_start is not None:
+        from tune.warm_start import keep_warm_trials
+
+        keep_warm_trials(folder, spec)
 
 
 def carry_on(
@@ -250,7 +265,7 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
     base = spec.base_config()
     if spec.address is not None:  # the device is a worker's; this machine only decodes
         base = base.model_copy(update={"device": "cpu"})
-    config, _, split = prepare(base, data_root=root, cache=home.cache)
+    config, data, split = prepare(base, data_root=root, cache=home.cache)
     if spec.split_hash is None:
         if spec.address is None:
             made_on = fingerprint(config.device)
@@ -263,6 +278,10 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
             update={"config": config.document(), "split_hash": split.hash, "fingerprint": made_on}
         )
         folder.write_spec(spec)
+        if spec.address is None:  # elsewhere, a step here says nothing
+            from tune.plan import keep_expectation
+
+            keep_expectation(folder, spec, config, data, split)
     elif split.hash != spec.split_hash:
         raise ConfigError(
             f"the data of {config.dataset} changed since the study {spec.name!r} began: its split is "
@@ -280,6 +299,10 @@ def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress, b
         engine = Engine(spec, folder, home, progress, begun.sender)
     except KeyboardInterrupt:
         raise _interrupted_early(folder, home) from None
+    except ServiceError:  # a storage that does not answer, which may do so later
+        folder.set_state("interrupted")
+        folder.unlock()
+        raise
     state = "failed"
     try:
         with _signals(engine.request_stop):
@@ -287,17 +310,20 @@ def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress, b
     except KeyboardInterrupt:  # a second Ctrl-C, which did not wait for the trials to end their epoch
         engine.signal, state = signal.SIGINT, "interrupted"
     finally:
-        folder.set_state(state)
+        with engine.recorder.writing():  # a study that is "running" without a driver is interrupted
+            folder.set_state(state)
         pending = engine.close(state)
         folder.unlock()
-    study = Study(folder.path)
-    code = _code(study, engine.signal, pending + engine.refused)
-    return Outcome(study, code, pending, time.monotonic() - began, engine.refused)
+    study, trouble = Study(folder.path), engine.recorder.trouble
+    code = _code(study, engine, pending + engine.refused)
+    return Outcome(study, code, pending, time.monotonic() - began, engine.refused, trouble)
 
 
-def _code(study: Study, signal_number: int | None, undelivered: int) -> Exit:
-    if signal_number is not None:
-        return Exit.TERMINATED if signal_number == signal.SIGTERM else Exit.INTERRUPTED
+def _code(study: Study, engine: Engine, undelivered: int) -> Exit:
+    if engine.recorder.trouble is not None:
+        return Exit.STORAGE
+    if engine.interrupted:
+        return Exit.TERMINATED if engine.signal == signal.SIGTERM else Exit.INTERRUPTED
     states = [r.state for r in study.records()]
     if not any(s in ("completed", "stopped_early") for s in states):
         return Exit.NO_TRIAL_SUCCEEDED

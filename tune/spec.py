@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,14 @@ class SpaceSource(Section):
     fixed_by_set: tuple[str, ...] = Field((), strict=False)
 
 
+@lru_cache(maxsize=8)
+def _space(
+    text: str, where: str, method: str, digest: str | None, variant: str, fixed: tuple[str, ...]
+) -> SearchSpace:
+    """Every trial asks for it, and YAML takes its time."""
+    return without(parse_space(text, where=where, method=method, digest=digest, variant=variant), fixed)
+
+
 class StudySpec(Section):
     """A study as it was resolved when it was created; `resume` goes on with exactly this.
 
@@ -44,7 +53,7 @@ class StudySpec(Section):
     trials: int = Field(ge=1, le=1_000_000)
     concurrent: int = Field(ge=1, le=10_000)
     gpus_per_trial: float = Field(ge=0, le=64)
-    sampler: Literal["tpe", "random"]
+    sampler: Literal["tpe", "random", "gp", "grid"]
     seed: int = Field(ge=0, lt=2**31)
     max_failures: int = Field(ge=0, le=1000)
     time_budget: float | None = Field(gt=0)
@@ -55,6 +64,11 @@ class StudySpec(Section):
     address: str | None = None
     elastic: bool = False
     created: str
+    uid: str = ""
+    startup_trials: int | None = Field(None, ge=0, le=1_000_000)
+    points: tuple[dict[str, Any], ...] = Field((), strict=False)
+    warm_start: str | None = None
+    storage: str | None = None
     split_hash: str | None = None
     fingerprint: dict[str, str] | None = None
 
@@ -64,14 +78,14 @@ class StudySpec(Section):
 
     def search_space(self) -> SearchSpace:
         """The space, read from the study's own copy; parameters fixed by --set are left out of it."""
-        read = parse_space(
+        return _space(
             self.space.text,
-            where=f"study {self.name}",
-            method=self.config["method"],
-            digest=self.config.get("method_digest"),
-            variant=self.space.variant,
+            f"study {self.name}",
+            self.config["method"],
+            self.config.get("method_digest"),
+            self.space.variant,
+            self.space.fixed_by_set,
         )
-        return without(read, self.space.fixed_by_set)
 
     def trial_config(self, values: Mapping[str, Any]) -> RunConfig:
         """The configuration of a trial with these values of the searched parameters."""

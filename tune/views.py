@@ -69,6 +69,7 @@ def near_ties(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
 def status(study: Study) -> dict[str, Any]:
     """What ``ssl-tune status NAME --json`` prints."""
     from tune.events import EventLog
+    from tune.plan import planned_and_actual
 
     records = study.records()
     states = Counter(r.state for r in records)
@@ -94,6 +95,7 @@ def status(study: Study) -> dict[str, Any]:
             "refused": refused,
             "problem": problem if pending else None,
         },
+        "cost": planned_and_actual(study, records),
     }
 
 

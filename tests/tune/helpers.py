@@ -234,3 +234,12 @@ def mlflow_steps(home: Home, run: Any, metric: str = "val/error") -> list[int]:
     with sqlite3.connect(home.path / "mlflow.db") as database:
         query = "SELECT step FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step"
         return [step for (step,) in database.execute(query, [run.info.run_id, metric])]
+
+
+def told(home: Home, name: str = "shapes") -> list[dict[str, Any]]:
+    """All that Optuna knows of a study's trials, less the time they took."""
+    from tune.study import load_study
+
+    found = load_study(name, home=home.path).records()
+    rows = [r.row() | r.params | {"values": r.values, "at": r.intermediate} for r in found]
+    return [row | {"seconds": None} for row in rows]

@@ -19,7 +19,7 @@ from tune.records import Records
 from tune.study import load_study
 
 Command = Callable[..., Done]
-STATUS = {"study", "state", "method", "dataset", "labels", "trials", "best", "tracking"}
+STATUS = {"study", "state", "method", "dataset", "labels", "trials", "best", "tracking", "cost"}
 BEST = {"trial", "val_error", "val_loss", "epoch", "params", "full_budget"}
 TRIAL = {"trial", "state", "stop_reason", "val_error", "epoch", "ssl_epoch", "params"}
 

@@ -35,7 +35,6 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("submit")(takes_request(submit_command))
     app.command("logs")(logs_command)
-    app.command("stop")(stop_command)
 
 
 def submit_command(
@@ -72,12 +71,16 @@ def take_files(request: SearchRequest, folder: Path) -> bool:
     """Copy what a request names of this machine's files into the folder that the job runs in; False: nothing."""
     if own_space := request.space not in (None, "wide"):
         shutil.copy(str(request.space), folder / "space.yaml")
+    if own_points := request.points is not None:
+        points = request.points
+        text = Path(points).read_text() if isinstance(points, str) else dump_yaml(list(points))
+        (folder / "points.yaml").write_text(text)
     if own_method := request.method.startswith(method_file.PREFIX):
         path = method_file.path_of(request.method)
         for file in (path, path.with_suffix(".yaml")):
             if file.exists():  # a space may be named instead of lying beside the method
                 shutil.copy(file, folder / file.name)
-    return own_space or own_method
+    return own_space or own_points or own_method
 
 
 def request_words(request: SearchRequest) -> list[str]:
@@ -91,6 +94,8 @@ def request_words(request: SearchRequest) -> list[str]:
             value = "space.yaml"
         if field.name == "method" and value.startswith(method_file.PREFIX):
             value = f"{method_file.PREFIX}{method_file.path_of(value).name}"
+        if field.name == "points":
+            value = "points.yaml"
         words += [f"--{field.name.replace('_', '-')}", str(value)]
     for key, value in request.settings.items():
         words += ["--set", f"{key}={dump_yaml(value).strip().removesuffix('...').strip()}"]
@@ -111,8 +116,8 @@ def logs_command(
     print(f"the job is {jobs.state(name)}", file=sys.stderr)  # noqa: T201
 
 
-def stop_command(name: NameArgument, address: JobsOption = None) -> None:
-    """Stop a submitted study, resumably: its trials end their epoch, which is kept."""
+def stop_job(name: str, address: str | None) -> None:
+    """Stop a submitted study, resumably."""
     from tune.jobs import Jobs
 
     jobs = Jobs(address)

@@ -64,7 +64,20 @@ def _options(
     time_budget: Annotated[
         str | None, typer.Option(metavar="2h", help="End the study after this time")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe (default) or random")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe (default), random, gp or grid")] = None,
+    startup_trials: Annotated[
+        int | None, typer.Option(help="Random trials before the sampler models [a third, 4 to 10]")
+    ] = None,
+    points: Annotated[
+        str | None, typer.Option(metavar="FILE.yaml", help="Configurations to try first, after the baseline")
+    ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Start from what an earlier study of this space learned"),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Database for the trials [a file in the study's folder]")
+    ] = None,
     max_failures: Annotated[
         int | None, typer.Option(help="How often a trial that raises is tried again [1]")
     ] = None,

@@ -48,6 +48,12 @@ def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> Non
     print_table(["study", "state", "method", "labels", "trials ended", "best val/error %"], rows)
 
 
+def cost(document: dict[str, float]) -> str:
+    """Epochs, time and disk in words."""
+    megabytes, minutes = document["disk_bytes"] / 1e6, document["seconds"] / 60
+    return f"{document['epochs']:g} epochs, {minutes:.1f} min, {megabytes:.1f} MB of checkpoints"
+
+
 def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """How a study stands, also while it runs."""
     from tune.study import load_study
@@ -64,7 +70,10 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         ["data", f"{document['dataset']}, {document['labels']} labels"],
         ["trials", ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in counts.items())],
         ["MLflow", f"{tracking['uri']}, {tracking['pending']} events to deliver"],
+        ["cost so far", cost(document["cost"]["actual"])],
     ]
+    if document["cost"]["planned"] is not None:
+        rows.append(["expected", cost(document["cost"]["planned"])])
     print_table([name, ""], rows)
     if tracking["problem"]:
         console().print(f"not delivered to MLflow, will be tried again: {tracking['problem']}")

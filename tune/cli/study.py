@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tune.cli.jobs import JobsOption, stop_job
 from tune.cli.options import (
     AddressOption,
     HomeOption,
@@ -17,8 +20,9 @@ from tune.cli.options import (
     takes_request,
 )
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
-from tune.errors import Exit
+from tune.errors import Exit, ServiceError
 from tune.request import SearchRequest
+from tune.spec import STUDY_FILE
 
 if TYPE_CHECKING:
     from tune.search import Outcome
@@ -29,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command("plan")(takes_request(plan_command))
     app.command("search")(takes_request(search_command))
     app.command("resume")(resume_command)
+    app.command("stop")(stop_command)
     app.command("confirm")(confirm_command)
 
 
@@ -56,7 +61,11 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
             "expected",
             f"{document['expected_epochs']:g} epochs, of {document['epochs_without_stopping']} without stops",
         ],
-        ["an epoch", f"at most about {document['seconds_per_epoch']:.1f} s (measured here)"],
+        [
+            "an epoch",
+            f"about {document['seconds_per_epoch']:.1f} s, of the warm-up "
+            f"{document['seconds_per_warmup_epoch']:.1f} s (measured here)",
+        ],
         ["the study", f"about {document['expected_seconds'] / 60:.1f} min"],
         ["checkpoints on disk", f"{document['disk_bytes'] / 1e6:.1f} MB"],
     ]
@@ -166,10 +175,14 @@ class _Afterwards:
                 console().print(f"MLflow lacks {pending} events; deliver them with: {command}")
             if refused:
                 console().print(f"MLflow refused {refused} events for good; see which with: {command}")
+        if outcome.trouble is not None:
+            say(f"ssl-tune: storage: {outcome.trouble}. What was written so far is whole; mend it, then")
+            say(f"carry on with: {typed('resume', name, self._home)}")
+            return
         self._say_next(name)
 
     def _interrupted(self) -> bool:
-        return self.code in (Exit.INTERRUPTED, Exit.TERMINATED)
+        return self.code in (Exit.INTERRUPTED, Exit.TERMINATED, Exit.STORAGE)
 
     def _tune_baseline(self, outcome: Outcome) -> Outcome:
         from tune.baseline import tune_baseline
@@ -194,6 +207,47 @@ class _Afterwards:
             out.print(f"compare the trials in MLflow:   {typed('ui', None, home)}")
 
 
+def stop_command(
+    name: NameArgument,
+    timeout: Annotated[
+        str, typer.Option(metavar="5m", help="How long to wait until its driver has ended")
+    ] = "5m",
+    home: HomeOption = None,
+    address: JobsOption = None,
+) -> None:
+    """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
+    from tune.spec import parse_duration
+    from tune.study import load_study
+
+    here = (home_of(home).study_folder(name) / STUDY_FILE).is_file()
+    if address is not None or (not here and "RAY_API_SERVER_ADDRESS" in os.environ):
+        stop_job(name, address)
+        return
+    folder = load_study(name, home=home).folder
+    deadline = time.monotonic() + parse_duration(timeout, "--timeout")
+    if not folder.is_locked():
+        console().print(f"nobody runs the study {name!r}: it is {folder.state()}.")
+        return
+    folder.request_stop()
+    while folder.is_locked():
+        if time.monotonic() >= deadline:
+            raise ServiceError(
+                f"the driver of {name!r} has not ended yet. It will look at the request as soon as it can; see "
+                f"`{typed('status', name, home)}`.",
+                Exit.IN_USE,
+            )
+        time.sleep(0.1)
+    state = folder.state()
+    console().print(f"the study {name!r} is {state}.")
+    if state == "interrupted":
+        console().print(f"carry on with: {typed('resume', name, home)}")
+
+
+def say(message: str) -> None:
+    """A line on standard error."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
 def confirm_command(
     name: NameArgument,
     top: Annotated[int, typer.Option(help="How many of the best configurations")] = 1,
@@ -216,9 +270,6 @@ def _confirmation(name: str, *, top: int = 1, seeds: int, baseline: str, home: P
     from tune.confirm import confirm
     from tune.progress import make_progress
     from tune.trainings import resumable
-
-    def say(message: str) -> None:
-        print(message, file=sys.stderr, flush=True)  # noqa: T201
 
     words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"
     with resumable(words):
