@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 CIFAR10 ?= cifar10
 DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help install demo test cluster-test lint check golden evidence weak-forward clean
+.PHONY: help install demo test chaos cluster-test lint check golden evidence weak-forward clean
 
 help:
 	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
 	@echo "make test    the test suite"
 	@echo "make cluster-test  as root: a cluster on network namespaces, machines of which are cut off and killed"
 	@echo "make check   lint, types and the test suite"
+	@echo "make chaos   a study whose drivers and workers are killed thirty times (some minutes)"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make golden  record the golden loss traces again (after a change that is meant to alter them)"
 	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; carries on where it was)"
@@ -28,8 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --tracking-timeout 60s
-	$(BIN)/ssl-tune confirm $(DEMO) --seeds 3 --baseline plain
+	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --confirm-seeds 3 --tracking-timeout 60s
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 
 test: install
@@ -38,6 +38,9 @@ test: install
 cluster-test: install
 	tests/cluster/needs.sh
 	$(BIN)/pytest tests/cluster
+
+chaos: install
+	$(BIN)/pytest tests/chaos/kills.py
 
 lint: install
 	$(BIN)/ruff check .

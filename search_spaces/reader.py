@@ -38,7 +38,6 @@ class Reader:
     """Checks of one document; every refusal names the line."""
 
     document: Document
-    method_key: str
     method: Method
 
     @property
@@ -203,7 +202,7 @@ class Reader:
             return
         if name == EPOCHS and value is None:
             self.fail(path, f"{EPOCHS} = null: a whole number of epochs is expected")
-        from_document(_document(self.method_key, self.method, {name: value}), where=self.document.place(path))
+        from_document(_document(self.method, {name: value}), where=self.document.place(path))
 
     def check_warmup(self, parameters: Mapping[str, Parameter]) -> None:
         if SHARE in parameters and EPOCHS in parameters:
@@ -243,16 +242,14 @@ class Reader:
                 is_float = isinstance(distribution, FloatDistribution)
                 point[name] = float(given[name]) if is_float else given[name]
             values = {name: value for name, value in point.items() if name != SHARE}
-            from_document(
-                _document(self.method_key, self.method, values), where=self.document.place(("baseline",))
-            )
+            from_document(_document(self.method, values), where=self.document.place(("baseline",)))
             result[variant] = point
         return result
 
 
-def _document(key: str, method: Method, values: Mapping[str, Any]) -> dict[str, Any]:
+def _document(method: Method, values: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration document from dotted values: the method's own go into its section."""
-    document: dict[str, Any] = {"method": key}
+    document: dict[str, Any] = {"method": method.name, "method_digest": method.digest}
     section: dict[str, Any] = {}
     for name, value in values.items():
         owner, dot, rest = name.partition(".")

@@ -32,9 +32,11 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from search_spaces.ranges import EPOCHS, SHARE, Parameter, bound, choices, holds, plain
 from search_spaces.reader import VARIANTS, Reader
 from search_spaces.yaml_text import load_document
-from ssl_core.config import warmup_from_share
+from ssl_core import method_file
+from ssl_core.config import parameter_names, warmup_from_share
 from ssl_core.errors import ConfigError, unknown
 from ssl_core.methods import get_method
+from ssl_core.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -130,37 +132,56 @@ def load_space(method: str, choice: str | None = None) -> SearchSpace:
     """The search space of a method.
 
     Args:
-        method: name of the method.
+        method: name of the method, or ``file:PATH`` of one's own: its space lies beside it, as ``.yaml``.
         choice: None or "default": the one that comes with the method; "wide": its wide variant; anything
             else: path of a YAML file, whose `default` section is searched.
 
     Raises:
         ConfigError: unknown method, no such space or file, or a file that is not a valid space.
     """
-    name = get_method(method).name
+    found = get_method(method)
     if choice is None or choice in VARIANTS:
-        if name not in space_names():
+        variant = choice or "default"
+        if found.digest is not None:
+            path = method_file.path_of(method).with_suffix(".yaml")
+            text = _read(path, f"the search space of {found.name!r},", _how_to_write(found))
+            return _parse(text, str(path), found, variant, source=f"{path} ({variant})")
+        if found.name not in space_names():
             raise ConfigError(
-                f"no search space comes with the method {name!r} (there are {', '.join(space_names())}). "
+                f"no search space comes with the method {found.name!r} (there are {', '.join(space_names())}). "
                 "Write one, starting from a copy of one of these, and pass it as --space FILE."
             )
-        variant = choice or "default"
-        text = Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
-        return _parse(text, f"{name}.yaml", method, variant, source=f"{name} ({variant})")
-    accepted = "--space takes `default`, `wide` or the path of a YAML file"
+        text = Path(__file__).with_name(f"{found.name}.yaml").read_text(encoding="utf-8")
+        return _parse(text, f"{found.name}.yaml", found, variant, source=f"{found.name} ({variant})")
+    text = _read(Path(choice), "--space", "--space takes `default`, `wide` or the path of a YAML file.")
+    return _parse(text, choice, found, "default", source=choice)
+
+
+def _read(path: Path, what: str, remedy: str) -> str:
     try:
-        text = Path(choice).read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"--space {choice}: there is no such file. {accepted}.") from None
+        problem = "there is no such file"
     except UnicodeDecodeError:
-        raise ConfigError(f"--space {choice}: this is not a text file in UTF-8. {accepted}.") from None
+        problem = "this is not a text file in UTF-8"
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"--space {choice}: cannot be read: {reason}. {accepted}.") from None
-    return _parse(text, choice, method, "default", source=choice)
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    raise ConfigError(f"{what} {path}: {problem}. {remedy}")
 
 
-def parse_space(text: str, *, where: str, method: str, variant: str) -> SearchSpace:
+def _how_to_write(method: Method) -> str:
+    """What a space for this method has to say."""
+    own = ", ".join(sorted(n for n in parameter_names(method) if n.startswith(f"{method.name}.")))
+    return (
+        f"Write it: `method: {method.name}`; `default:` with a range (type, low, high, role, why) for each parameter "
+        f"to search (its own: {own or 'none'}; also lr, warmup_share, ...); `baseline:` with a value for each, which "
+        "is tried first. `ssl-tune spaces` shows those of the package. Or name another file with --space."
+    )
+
+
+def parse_space(
+    text: str, *, where: str, method: str, variant: str, digest: str | None = None
+) -> SearchSpace:
     """A search space from YAML text, such as the copy that a study keeps.
 
     Args:
@@ -168,15 +189,16 @@ def parse_space(text: str, *, where: str, method: str, variant: str) -> SearchSp
         where: where it came from: the space's `source`, and named in messages.
         method: name of the method it must be for.
         variant: the section to search, "default" or "wide".
+        digest: of the file that the method was loaded from, if it does not come with the package.
 
     Raises:
         ConfigError: not a valid space of this method; names file, line, key, value and what is accepted.
     """
-    return _parse(text, where, method, variant, source=where)
+    return _parse(text, where, get_method(method, digest), variant, source=where)
 
 
-def _parse(text: str, where: str, method: str, variant: str, *, source: str) -> SearchSpace:
-    reader = Reader(load_document(text, where), method, get_method(method))
+def _parse(text: str, where: str, method: Method, variant: str, *, source: str) -> SearchSpace:
+    reader = Reader(load_document(text, where), method)
     reader.check_sections()
     if variant not in VARIANTS:
         raise unknown("variant of a search space", variant, VARIANTS, where=where)
@@ -190,7 +212,7 @@ def _parse(text: str, where: str, method: str, variant: str, *, source: str) -> 
         reader.check_warmup(parameters)
     baselines = reader.baselines(variants)
     return SearchSpace(
-        method=method,
+        method=method.name,
         source=source,
         text=text,
         parameters=tuple(variants[variant].values()),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import importlib.util
 import os
 import socket
 import tarfile
@@ -233,11 +234,9 @@ def _unreadable(folder: Path, name: str, error: Exception) -> ConfigError:
 def read_digits(part: PartName, side: int) -> tuple[Images, Labels]:
     """scikit-learn's 1797 handwritten digits: a fixed fifth of each class is the test part."""
     from PIL import Image
-    from sklearn.datasets import load_digits  # loads pandas as well: only here
 
-    bunch = load_digits()
-    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    labels = bunch.target.astype(np.int64)
+    pixels, labels = _digits_table()
+    grey = np.rint(pixels * (255 / 16)).astype(np.uint8)
     is_test = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         members = np.flatnonzero(labels == digit)
@@ -246,6 +245,24 @@ def read_digits(part: PartName, side: int) -> tuple[Images, Labels]:
     chosen = np.flatnonzero(is_test if part == "test" else ~is_test)
     images = np.stack([resized(Image.fromarray(grey[i]).convert("RGB"), side) for i in chosen])
     return images, labels[chosen]
+
+
+def _digits_table() -> tuple[npt.NDArray[np.float64], Labels]:
+    """Pixels (1797, 8, 8) from 0 to 16, and labels, as ``sklearn.datasets.load_digits`` has them.
+
+    Read from scikit-learn's own file: loading scikit-learn, which loads scipy and pandas, takes seconds.
+    """
+    package = importlib.util.find_spec("sklearn")
+    folders = package.submodule_search_locations if package is not None else None
+    file = Path(next(iter(folders or ["."])), "datasets", "data", "digits.csv.gz")
+    if file.is_file():
+        table = np.loadtxt(file, delimiter=",")
+    else:  # a version that keeps it elsewhere
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        table = np.column_stack([bunch.data, bunch.target])
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def random_order(count: int, stream: str) -> npt.NDArray[np.int64]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from ssl_core.faults import fault
+
 MAGIC = b"ssltune1"
 _NAME = re.compile(r"epoch-(\d{6})\.ckpt")
 
@@ -25,11 +27,17 @@ class DamagedCheckpointError(RuntimeError):
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it holds either its old content or the new one, also after a power cut."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)  # the disk is full: half a file must not keep it so
+        raise
+    fault("rename:before")
     aside.replace(path)
+    fault("rename:after")
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -56,7 +56,10 @@ class DataConfig(Section):
 class RunConfig(Section):
     """One training run. `None` fields are filled in by `resolve`."""
 
-    method: str = Field(description="name of the training method")
+    method: str = Field(description="the training method's own name")
+    method_digest: str | None = Field(
+        None, description="of the file that the method came from; none: it comes with the package"
+    )
     parameters: SerializeAsAny[MethodConfig] = Field(description="the method's own section")
     dataset: str = Field("digits", description="digits, cifar10, cifar100 or folder:PATH")
     labels: int | None = Field(None, ge=1, description="labelled images, balanced per class")
@@ -113,7 +116,9 @@ class RunConfig(Section):
         """The configuration as plain data, the method's parameters under the method's own name."""
         plain = self.model_dump(mode="json")
         parameters = plain.pop("parameters")
-        return plain | ({section_name(self.method): parameters} if parameters else {})
+        if self.method_digest is None:
+            del plain["method_digest"]
+        return plain | ({self.method: parameters} if parameters else {})
 
     @property
     def total_steps(self) -> int:
@@ -140,17 +145,10 @@ def parse_network(name: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def section_name(method: str) -> str:
-    """The name of a method's section: the method's own name, also where it came from a file."""
-    from ssl_core.methods import get_method
-
-    return get_method(method).name
-
-
 def common_fields() -> frozenset[str]:
     """Names of the fields that every method has, nested ones dotted."""
     nested = {f"data.{name}" for name in DataConfig.model_fields}
-    return frozenset(RunConfig.model_fields) - {"parameters", "data"} | nested
+    return frozenset(RunConfig.model_fields) - {"parameters", "data", "method_digest"} | nested
 
 
 def parameter_names(method: Method) -> frozenset[str]:
@@ -163,21 +161,20 @@ def from_document(document: Mapping[str, Any], *, where: str = "") -> RunConfig:
     """Build a configuration from plain data, such as `RunConfig.document` gives.
 
     Args:
-        document: common fields, and the method's section under its name.
+        document: common fields, and the method's section under its name. `method` may also be ``file:PATH``, a
+            file of the user's own, which is run; with a `method_digest` beside it, it must be that very file.
         where: the place the document came from, named in messages.
 
     Raises:
         ConfigError: an unknown key (with the nearest known one), a value out of range or of the wrong type,
             or parameters of another method; the message names field, value and what is accepted.
     """
-    from ssl_core.methods import get_method, method_names
+    from ssl_core.methods import method_names
 
     prefix = f"{where}: " if where else ""
     plain = dict(document)
-    name = plain.get("method")
-    if not isinstance(name, str):
-        raise ConfigError(f"{prefix}method is missing. Name one of: {', '.join(method_names())}.")
-    method = get_method(name)
+    method = _named(plain, prefix)
+    plain |= {"method": method.name, "method_digest": method.digest}
     section = plain.pop(method.name, None) or {}
     known = set(RunConfig.model_fields) - {"parameters"} | {method.name}
     for key in plain:
@@ -191,6 +188,24 @@ def from_document(document: Mapping[str, Any], *, where: str = "") -> RunConfig:
         raise unknown("key", str(key), known, where=where)
     parameters = _validated(method.Config, section, prefix, f"{method.name}.")
     return _validated(RunConfig, {**plain, "parameters": parameters}, prefix, "")
+
+
+def _named(document: Mapping[str, Any], prefix: str) -> Method:
+    """The method that a document names."""
+    from ssl_core.methods import get_method, method_names
+
+    name, digest = document.get("method"), document.get("method_digest")
+    if not isinstance(name, str):
+        raise ConfigError(f"{prefix}method is missing. Name one of: {', '.join(method_names())}.")
+    if digest is not None and not isinstance(digest, str):
+        raise ConfigError(f"{prefix}method_digest = {digest!r}: text is expected.")
+    method = get_method(name, digest)
+    if digest not in (None, method.digest):
+        raise ConfigError(
+            f"{prefix}method = {name!r}: the file was changed: method_digest is {digest}, the file's is now "
+            f"{method.digest}. Bring back the file as it was, or remove method_digest to take it as it is."
+        )
+    return method
 
 
 def _validated(model: type[Model], values: Any, prefix: str, path: str) -> Model:
@@ -232,9 +247,9 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
         ConfigError: labels that the data cannot give, or a warm-up as long as the run.
     """
     from ssl_core.data import check_counts
-    from ssl_core.methods import get_method
+    from ssl_core.methods import method_of
 
-    method = get_method(config.method)
+    method = method_of(config)
     defaults = _SMALL_DATA.get(info.name, _LARGE_DATA)
     labels = config.labels or info.default_labels
     if labels is None:

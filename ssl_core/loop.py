@@ -23,7 +23,7 @@ from ssl_core.data import Dataset, Split
 from ssl_core.ema import AveragedModel
 from ssl_core.errors import ConfigError, NonFiniteError
 from ssl_core.finite import FiniteGuard
-from ssl_core.methods import get_method
+from ssl_core.methods import method_of
 from ssl_core.methods.base import Batch, LossOutput, Progress, Relabel, Setup
 from ssl_core.methods.supervised import METHOD as SUPERVISED
 from ssl_core.monitors import EpochMonitor
@@ -68,7 +68,7 @@ class Run:
         keep_freed_memory()
         torch.set_num_threads(config.threads or 1)
         self.config, self.data, self.split = config, data, split
-        self.method = get_method(config.method)
+        self.method = method_of(config)
         self.device = torch.device(config.device)
         self.dtype = _DTYPES[config.precision]
         network = build_network(
@@ -210,7 +210,7 @@ def _epoch(run: Run, epoch: int) -> Report:
     ssl_epoch = epoch - warmup if epoch > warmup else None
     steps = config.steps_per_epoch or 1
     monitor = EpochMonitor(run.labels, run.labelled, run.setup.num_classes)
-    guard = _guard(run, epoch)
+    guard = finite_guard(run, epoch)
     run.network.train()
     images_seen = 0
     for step_in_epoch in range(steps):
@@ -223,8 +223,7 @@ def _epoch(run: Run, epoch: int) -> Report:
         )
         if ssl_epoch is not None and step_in_epoch == 0:
             _start_epoch(run, progress, monitor)
-        batch = _batch(run, progress)
-        output = _step(run, batch, progress, guard)
+        batch, output = train_step(run, progress, guard)
         monitor.add(output)
         images_seen += len(batch.labels) + len(batch.indices) * len(batch.views)
     guard.read()
@@ -241,6 +240,16 @@ def _epoch(run: Run, epoch: int) -> Report:
         classes=monitor.classes(),
         time_ms=time.time_ns() // 1_000_000,
     )
+
+
+def train_step(run: Run, progress: Progress, guard: FiniteGuard) -> tuple[Batch, LossOutput]:
+    """One step, as an epoch is made of them: a batch drawn, and the update that it gives.
+
+    Raises:
+        NonFiniteError: before the update, where the guard reads verdicts at once.
+    """
+    batch = _batch(run, progress)
+    return batch, _step(run, batch, progress, guard)
 
 
 def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
@@ -316,7 +325,8 @@ def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> Los
     return output
 
 
-def _guard(run: Run, epoch: int) -> FiniteGuard:
+def finite_guard(run: Run, epoch: int) -> FiniteGuard:
+    """What watches the steps of an epoch."""
     where = (
         f"(epoch {epoch}) of method {run.method.name} with lr={run.config.lr:g} and {run.config.parameters!r}"
     )

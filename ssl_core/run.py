@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ssl_core import checkpoint, environment, pictures
+from ssl_core import checkpoint, environment, method_file, pictures
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data import Dataset, Split, describe, draw_split, load_test, load_train
 from ssl_core.errors import ConfigError
@@ -121,8 +121,8 @@ def train(
         config: a RunConfig, or the plain document of one.
         data_root: where downloaded data sets lie (default: SSL_TUNE_DATA, else ./ssl-tune-data).
         cache: folder of decoded images, shared by all runs of this machine.
-        out: folder for checkpoints (one an epoch, the two newest kept), the configuration, the result and the
-            arrays of the method's picture.
+        out: folder for checkpoints (one an epoch, the two newest kept), the configuration, the result, the
+            arrays of the method's picture and a copy of the method's file, where it is the user's own.
         resume: go on from the newest whole checkpoint in `out`; a finished run gives its result again.
         final: read the test set, once, at the end; the reading is recorded.
         readings: file that a reading of the test set is appended to, besides the one in `out`.
@@ -261,4 +261,5 @@ def _open_folder(out: Path, run: Run, resume: bool) -> None:
             run.load_state(state)
         except ValueError as error:
             raise ConfigError(f"{out}: {error}. Name another folder, or the same configuration.") from None
+    method_file.keep(out, run.config.method_digest)
     checkpoint.write_atomically(out / CONFIG_FILE, json.dumps(run.config.document(), indent=1).encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,30 @@ from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data import Dataset, DatasetInfo, draw_split
 from ssl_core.loop import Report, Run
 from ssl_core.loop import train as run_epochs
+from ssl_core.methods import get_method, method_names
+from ssl_core.methods.base import Method
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+OWN = {"uda": f"file:{EXAMPLES / 'uda.py'}"}
+"""Methods that do not come with the package, by their own names."""
+METHODS = sorted([*method_names(), *OWN])
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "pseudo_label": {"threshold": 0.4},
     "fixmatch": {"threshold": 0.4},
     "flexmatch": {"threshold": 0.6},  # not every image is confident, so that the thresholds differ
     "attention_fixmatch": {"threshold": 0.4, "diversity_weight": 0.5},
+    "uda": {"threshold": 0.4},
 }
 """Parameters under which a method's unlabelled loss is at work from the first step, where the defaults'
 is not: three classes, an untrained network."""
 
 TIMES = ("time/epoch_seconds", "images_per_second")
+
+
+def method_named(name: str) -> Method:
+    """A method of the package, or of OWN."""
+    return get_method(OWN.get(name, name))
 
 
 def make_data(
@@ -54,7 +68,7 @@ def info_of(data: Dataset) -> DatasetInfo:
 def make_config(method: str, data: Dataset, **fields: Any) -> RunConfig:
     """A resolved configuration; `parameters` are the method's own, `split_of` is its `data` section."""
     document = {
-        "method": method,
+        "method": OWN.get(method, method),
         "dataset": "tiny",
         "labels": 6,
         "network": "wrn-10-1",

@@ -44,6 +44,8 @@ def baseline_request(spec: StudySpec) -> SearchRequest:
         gpus_per_trial=spec.gpus_per_trial,
         seed=spec.seed,
         sampler=spec.sampler,
+        startup_trials=spec.startup_trials,
+        storage=spec.storage,
         max_failures=spec.max_failures,
         tracking_uri=spec.tracking_uri,
         tracking_timeout=spec.tracking_timeout,
@@ -136,5 +138,11 @@ def worse(one: Exit, other: Exit) -> Exit:
     interrupted = [code for code in (one, other) if code in (Exit.INTERRUPTED, Exit.TERMINATED)]
     if interrupted:
         return interrupted[0]
-    gravity = [Exit.NO_TRIAL_SUCCEEDED, Exit.SOME_TRIALS_FAILED, Exit.TRACKING_PENDING, Exit.DONE]
+    gravity = [
+        Exit.STORAGE,
+        Exit.NO_TRIAL_SUCCEEDED,
+        Exit.SOME_TRIALS_FAILED,
+        Exit.TRACKING_PENDING,
+        Exit.DONE,
+    ]
     return min((one, other), key=lambda code: gravity.index(code) if code in gravity else -1)

@@ -155,7 +155,9 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         ConfigError, ServiceError: as `check_door`, or this machine is not one of the cluster.
     """
-    from tune import engine  # before Ray: it sets what Ray reads when it is imported
+    from tune import local_ray  # before Ray: it sets what Ray reads when it is imported
+
+    from tune import local_ray  # before Ray: it sets what Ray reads when it is imported
 
     if address is None:
         yield
@@ -164,7 +166,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     check_door(address)
     resolved = _resolved(address)
-    if engine.is_started():
+    if local_ray.is_running():
         here = str(ray.get_runtime_context().gcs_address)
         if here != resolved:
             raise ConfigError(

@@ -11,22 +11,27 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search_spaces import dump_yaml
-from ssl_core.checkpoint import write_atomically
 from ssl_core.config import RunConfig, from_document
 from ssl_core.data import describe
 from ssl_core.errors import ConfigError
 from tune.errors import Exit, ServiceError
 from tune.home import Home
+from tune.open_tracking import open_log, open_tracker
 from tune.progress import Progress
 from tune.records import TrialRecord
+from tune.request import SearchRequest, resolve_request
+from tune.spec import StudySpec
 from tune.statistics import Comparison, Spread, compare_all, selection_luck
 from tune.study import Study, StudyFolder
+from tune.tracking import Tracker
 from tune.trainings import FIRST_SEED, Places, Trained, Training, check_fresh_sets, fresh, train_all
 from tune.verdicts import sentences
 from tune.views import best_record
@@ -46,10 +51,6 @@ class Candidate:
     record: TrialRecord | None
     study: str
     folder: str
-
-    @property
-    def is_baseline(self) -> bool:
-        return self.who in (PLAIN, TUNED)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def confirm(
         ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
         ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
+    from ssl_core.checkpoint import write_atomically
+
     place = Home(home)
     study = Study(place.existing_study_folder(name))
     if top < 1 or seeds < 1:
@@ -103,23 +106,42 @@ def confirm(
             f"--top {top}: the study {name!r} has {len(chosen)} trials with a result. Take at most that, or "
             f"carry it on with `ssl-tune resume {name}`."
         )
-    _check_seeds(study, seeds)
+    _check_seeds(study.spec, seeds)
     study.folder.lock()
     try:
         candidates = [_candidate(study, record) for record in chosen]
         candidates += _baseline(study, baseline, place, progress or Progress())
         tasks = tasks_of(study, candidates, seeds)
-        trained = train_all([_training(t) for t in tasks], _places(study, place), say)
-        document = _document(study, candidates, tasks, trained)
-        write_atomically(study.folder.path / RESULT_FILE, json.dumps(document, indent=1).encode())
-        _track(study, place, candidates, tasks, trained)
+        with _tracked(study, place) as tracker:
+            trained = train_all(
+                [_training(t) for t in tasks],
+                _places(study, place),
+                say,
+                lambda number, outcome: _track(tracker, tasks[number], outcome),
+            )
+            document = _document(study, candidates, tasks, trained)
+            write_atomically(study.folder.path / RESULT_FILE, json.dumps(document, indent=1).encode())
+            tracker.artifact(None, study.folder.path / RESULT_FILE)
     finally:
         study.folder.unlock()
     return document
 
 
-def _check_seeds(study: Study, seeds: int) -> None:
-    config = study.spec.base_config()
+def check_can_be_confirmed(request: SearchRequest, home: Home, seeds: int) -> None:
+    """Refuse, before anything runs, a search that could not be confirmed on so many seeds.
+
+    Raises:
+        ConfigError: no seeds, or too little data for them.
+    """
+    if seeds < 1:
+        raise ConfigError(f"--confirm-seeds {seeds}: must be at least 1.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the search itself gives them
+        _check_seeds(resolve_request(request, home), seeds)
+
+
+def _check_seeds(spec: StudySpec, seeds: int) -> None:
+    config = spec.base_config()
     info = describe(config.dataset, image_size=config.data.image_size)
     check_fresh_sets(info, config, seeds)
 
@@ -145,7 +167,8 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
     if study.spec.config["method"] == PLAIN:
         return []
     if kind == "plain":
-        common = {k: v for k, v in study.spec.config.items() if k != study.spec.config["method"]}
+        own = {study.spec.config["method"], "method_digest"}
+        common = {k: v for k, v in study.spec.config.items() if k not in own}
         return [Candidate(PLAIN, from_document({**common, "method": PLAIN}), None, study.name, PLAIN)]
     from tune.baseline import tune_baseline
 
@@ -178,9 +201,9 @@ def _training(task: Task) -> Training:
 
 
 def _places(study: Study, home: Home) -> Places:
-    from tune import engine
+    from tune import local_ray
 
-    reserved = engine.resources(study.spec)
+    reserved = local_ray.resources(study.spec)
     return Places(
         home=home,
         data_root=study.spec.data_root,
@@ -269,40 +292,39 @@ def _list(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
-def _track(
-    study: Study,
-    home: Home,
-    candidates: Sequence[Candidate],
-    tasks: Sequence[Task],
-    trained: Sequence[Trained],
-) -> None:
-    """Each confirmation is a run below its trial's (the baseline's below the study's)."""
-    from tune import engine
-
-    baselines = {c.who for c in candidates if c.is_baseline}
-    with engine.open_log(study.folder) as log:
-        tracker = engine.open_tracker(log, study.spec, home)
+@contextmanager
+def _tracked(study: Study, home: Home) -> Iterator[Tracker]:
+    """The study's tracking, open for what is confirmed; what MLflow lacks after an interruption, `sync` delivers."""
+    with open_log(study.folder) as log:
+        tracker = open_tracker(log, study.spec, home)
         tracker.start_sender()
-        for task, outcome in zip(tasks, trained, strict=True):
-            run = f"{task.who}/confirm-{task.number}"
-            document = task.config.document()
-            result = outcome.result or {}
-            tracker.trial_started(
-                run,
-                {"seed": task.config.seed, "data.label_seed": task.config.data.label_seed},
-                {k: v for k, v in document.items() if k != "method"},
-                dump_yaml(document),
-                parent=None if task.who in baselines else task.who,
-                tags={"ssl.method": task.config.method, "ssl.split_hash": result.get("split_hash", "")},
-            )
-            for epoch, metrics in outcome.reports:
-                tracker.report(run, epoch, metrics)
-            if outcome.problem is not None:
-                tracker.trial_ended(run, "nan", error=outcome.problem)
-            else:
-                tracker.trial_ended(run, "completed", summary={"test/error": result["test_error"]})
-        tracker.artifact(None, study.folder.path / RESULT_FILE)
-        tracker.close(study.spec.tracking_timeout)
+        timeout = 0.0
+        try:
+            yield tracker
+            timeout = study.spec.tracking_timeout
+        finally:
+            tracker.close(timeout)
+
+
+def _track(tracker: Tracker, task: Task, outcome: Trained) -> None:
+    """Each confirmation is a run below its trial's (the baseline's below the study's)."""
+    run = f"{task.who}/confirm-{task.number}"
+    document = task.config.document()
+    result = outcome.result or {}
+    tracker.trial_started(
+        run,
+        {"seed": task.config.seed, "data.label_seed": task.config.data.label_seed},
+        {k: v for k, v in document.items() if k != "method"},
+        dump_yaml(document),
+        parent=None if task.who in (PLAIN, TUNED) else task.who,
+        tags={"ssl.method": task.config.method, "ssl.split_hash": result.get("split_hash", "")},
+    )
+    for epoch, metrics in outcome.reports:
+        tracker.report(run, epoch, metrics)
+    if outcome.problem is not None:
+        tracker.trial_ended(run, "nan", error=outcome.problem)
+    else:
+        tracker.trial_ended(run, "completed", summary={"test/error": result["test_error"]})
 
 
 def title(who: str) -> str:

@@ -81,12 +81,12 @@ def _speed_key(entry: Entry) -> object:
 
 def _run_seconds(entry: Entry, speed: _Speed, order: Order) -> float:
     """A run's seconds: its steps, validation after every epoch, relabelling where the method does, the test."""
-    from ssl_core.methods import get_method
+    from ssl_core.methods import method_of
 
     config = entry.config
     assert config.epochs and config.data.valid and config.labels
     evaluated = config.epochs * config.data.valid + TEST_IMAGES
-    if get_method(config.method).relabels:
+    if method_of(config).relabels:
         pool = sum(info_of(entry, order.budget).train_per_class) - config.data.valid - config.labels
         evaluated += (config.epochs - (config.warmup_epochs or 0)) * pool
     return config.total_steps * speed.step + evaluated * speed.image

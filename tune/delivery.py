@@ -5,8 +5,7 @@ again changes nothing, because runs are looked for by their `ssl.run_key` tag be
 carry the time at which they were reported (MLflow keeps equal points once) and parameters and tags are set
 to what they are.
 
-`SSL_TUNE_FAULT=sender:after-send` (or `sender:after-send:N`) makes the process kill itself after its first
-(Nth) delivery and before it notes it: tests use it.
+The fault point `sender:after-send` (`ssl_core.faults`) lies after a delivery and before it is noted.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ssl_core.faults import fault
 from tune.delivery_errors import AwayError, OwedAgainError, RejectedError, judged
 from tune.destination import DOUBTFUL, Destination
 from tune.drawing import Drawing
@@ -46,7 +44,6 @@ class Sender:
         self.place = Destination(log)
         self.delivered = 0
         self.drawing = Drawing(log)
-        self._fault = _fault_countdown()
         self._handlers: dict[str, Callable[[Event], None]] = {
             "start": self._send_start,
             "params": self._send_params,
@@ -78,6 +75,10 @@ class Sender:
                 return
             except OwedAgainError:
                 pass
+            except AwayError as error:
+                if error.stranger:
+                    raise AwayError(f"{error}; {self.place.introduction()}", slow=True) from error
+                raise
 
     def _send(self, events: list[Event]) -> None:
         """Events of one run in order, epochs in few calls."""
@@ -110,7 +111,7 @@ class Sender:
                 for event in events:  # find the one that spoils the call
                     self._send_metrics([event])
             return
-        self._fault_point()
+        fault("sender:after-send")
         self.log.mark_delivered(event.id for event in events)
         self.delivered += len(events)
 
@@ -258,11 +259,6 @@ class Sender:
         else:
             self._client.set_terminated(run_id, status=status, end_time=event.time_ms)
 
-    def _fault_point(self) -> None:
-        self._fault -= 1
-        if self._fault == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
 
 def chunks(pairs: list[list[str]]) -> Iterator[list[list[str]]]:
     """Parameters in calls that MLflow takes."""
@@ -277,10 +273,3 @@ def chunks(pairs: list[list[str]]) -> Iterator[list[list[str]]]:
         size += length
     if chunk:
         yield chunk
-
-
-def _fault_countdown() -> int:
-    fault = os.environ.get("SSL_TUNE_FAULT", "")
-    if not fault.startswith("sender:after-send"):
-        return 0
-    return int(fault.removeprefix("sender:after-send").removeprefix(":") or 1)

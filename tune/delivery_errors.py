@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tune.tracking_uri import shown
+
 _AUTHENTICATION = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
 _NO_MLFLOW = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"}
 _OTHER_TABLES = "out-of-date database schema"  # what MLflow says of newer ones, too
@@ -27,11 +29,13 @@ class AwayError(Exception):
     Args:
         reason: what happened.
         slow: nothing but a person will mend it (a wrong password): no need to ask often.
+        stranger: something answers, but not as this version of MLflow would.
     """
 
-    def __init__(self, reason: str, *, slow: bool = False) -> None:
+    def __init__(self, reason: str, *, slow: bool = False, stranger: bool = False) -> None:
         super().__init__(reason)
         self.slow = slow
+        self.stranger = stranger
 
 
 class RejectedError(Exception):
@@ -61,14 +65,15 @@ def _judge(error: Exception) -> AwayError | RejectedError:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
 
-    reason = f"{type(error).__name__}: {error}"[:2000]
+    reason = shown(f"{type(error).__name__}: {error}")[:2000]
     if isinstance(error, MlflowException):
         code = str(error.error_code)
         if code in _AUTHENTICATION:
             hint = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             return AwayError(f"the tracking server refuses the login ({reason}); {hint}", slow=True)
         if code in _NO_MLFLOW:
-            return AwayError(f"no MLflow server of a matching version answers there ({reason})", slow=True)
+            text = f"no MLflow server of a matching version answers there ({reason})"
+            return AwayError(text, slow=True, stranger=True)
         if _OTHER_TABLES in reason:
             return AwayError(_other_tables(reason), slow=True)
         if code in _PERMANENT or _refused_for_good(_status_in(reason)):

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import re
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +67,10 @@ class Destination:
         except RejectedError as rejection:
             raise AwayError(f"no experiment to write to: {rejection}", slow=True) from rejection
         self.log.set_meta("experiment_id", self._experiment)
+
+    def introduction(self) -> str:
+        """What a server says of its version."""
+        return introduction(self._note("tracking_uri"))
 
     def replaced(self) -> bool:
         """Whether a sqlite database is no longer the file that was opened: MLflow would go on with the old one."""
@@ -273,6 +279,21 @@ class Destination:
         if value is None:
             raise AwayError(f"the event log does not say its {key}", slow=True)
         return value
+
+
+def introduction(uri: str) -> str:
+    """What a server says of its version, beside the one that is installed here."""
+    import mlflow
+
+    says = "it does not say which version of MLflow it is"
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=5) as answer:
+            version = answer.read(100).decode(errors="replace").strip()
+    except (OSError, ValueError):
+        version = ""
+    if re.fullmatch(r"\d+(\.\w+)+", version):
+        says = f"it says that it is MLflow {version}"
+    return f"{says}, here MLflow {mlflow.__version__} is installed"
 
 
 def file_identity(uri: str) -> tuple[int, int] | None:

@@ -125,14 +125,14 @@ def _ray_folder() -> Finding:
 
 
 def _tracking(home: Home) -> Finding:
-    from tune.tracking_uri import check_tracking_uri
+    from tune.tracking_uri import check_tracking_uri, shown
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
     try:
         check_tracking_uri(uri)
     except ConfigError as error:
-        return Finding("bad", "MLflow", uri, str(error))
-    return Finding("good", "MLflow", uri)
+        return Finding("bad", "MLflow", shown(uri), str(error))
+    return Finding("good", "MLflow", shown(uri))
 
 
 def _data(data_root: Path | None) -> Finding:

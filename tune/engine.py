@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import threading
+import subprocess
 import time
 from typing import Any
 
-# Read by Ray when it is imported or started: no usage statistics, no CSV, JSON or TensorBoard files for
-# every trial, no change of directory in workers, no handler of Ray's own for Ctrl-C (ours stops the study resumably),
-# no complaint over a report that ends a trial without a metric, and no traceback of a failed trial amid our progress
-# (it is kept with the trial).
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
-os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+from tune import local_ray  # before Ray Tune, which reads what it sets
 
-import ray
+# isort: split
 from ray import tune as ray_tune
 from ray.tune.execution import class_cache
 from ray.tune.stopper import Stopper
 
-from tune.events import EventLog
+from ssl_core import method_file
 from tune.home import Home
+from tune.open_tracking import open_log as open_log
+from tune.open_tracking import open_tracker as open_tracker
 from tune.progress import Progress
 from tune.recorder import Recorder
 from tune.records import Records
 from tune.run_contents import tell_summary
-from tune.run_text import dataset_input
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
 from tune.spec import StudySpec
 from tune.study import StudyFolder
 from tune.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
-from tune.tracking import Tracker
+from tune.tracking_news import TrackingNews
 from tune.trainable import TrialTrainable
 from tune.views import best_record
 
@@ -46,7 +34,9 @@ from tune.views import best_record
 class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
 
 INTERRUPTED_TRACKING_SECONDS = 10.0
-OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
+LOOK_SECONDS = 0.5
+DEATHS = 3
+"""How often a trial's worker may die (be killed, hang) in one epoch, beside the exceptions that it may raise."""
 
 
 class Engine:
@@ -57,47 +47,68 @@ class Engine:
         folder: its folder, locked by this process.
         home: the home folder.
         progress: shows how it goes.
+        sender: the process that delivers to MLflow, where it was started before.
     """
 
-    def __init__(self, spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        folder: StudyFolder,
+        home: Home,
+        progress: Progress,
+        sender: subprocess.Popen[bytes] | None = None,
+    ) -> None:
         self.spec, self.folder, self.home, self.progress = spec, folder, home, progress
+        self._sender = sender
         self.signal: int | None = None
         self.log = open_log(folder, shared=spec.address is not None)
         self.tracker = open_tracker(self.log, spec, home)
+        self.news = TrackingNews(self.log)
         self.records = Records(folder, spec)
         self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
         self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
         self._began = time.monotonic()
-        self._noted = 0.0
+        self._noted = self._next_look = 0.0
+        self.refused = 0
+        """Events that MLflow refused for good, once the engine is closed."""
 
-    def request_stop(self, number: int) -> None:
-        """Stop soon, resumably: called by the handler of a signal."""
+    def request_stop(self, number: int | None) -> None:
+        """Stop soon, resumably: called by the handler of a signal, or (None) since `ssl-tune stop` asked for it."""
         self.signal = number
-        self.recorder.stopping = "user"
-        self.progress.say("stopping: trials end their epoch, which is kept; once more to stop at once")
+        self.recorder.stopping = self.recorder.stopping or "user"
+        again = "" if number is None else "; once more to stop at once"
+        self.progress.say(f"stopping: trials end their epoch, which is kept{again}")
 
     def run(self) -> str:
         """Run what is left; returns finished or interrupted."""
-        self.tracker.study_started(
-            _study_parameters(self.spec), (self.folder.path / "study.yaml").read_text()
-        )
-        self.tracker.start_sender()
-        self.progress.begin(self.spec, self.records.all)
-        self.recorder.end_decided()
-        waiting = len(self.records.unfinished())
-        left = self.spec.trials - self.records.asked() + waiting
-        self._began = time.monotonic()
-        try:
-            if left:
-                self._tune(left)
-        finally:
-            self._note_elapsed()
-            self.progress.end()
-        if self.signal is not None:
+        with self.recorder.writing():
+            self.tracker.study_started(
+                _study_parameters(self.spec), (self.folder.path / "study.yaml").read_text()
+            )
+            if self.spec.method_path is not None:
+                self.tracker.artifact(None, self.folder.path / method_file.COPY)
+            self.tracker.start_sender(self._sender)
+            self.progress.begin(self.spec, self.records.all, self.news.waiting)
+            self.recorder.end_decided()
+            left = self.spec.trials - self.records.asked() + len(self.records.unfinished())
+            self._began = time.monotonic()
+            try:
+                if left:
+                    self._tune(left)
+            finally:
+                self.progress.end()
+                self._note_elapsed()
+        if self.interrupted:
             return "interrupted"
-        if self.recorder.stopping == "time":
-            self.recorder.end_running("time")
-        return "finished"
+        with self.recorder.writing():
+            if self.recorder.stopping == "time":
+                self.recorder.end_running("time")
+        return "interrupted" if self.interrupted else "finished"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the sitting ended before the study did."""
+        return self.signal is not None or self.recorder.stopping in ("user", "storage")
 
     def close(self, state: str) -> int:
         """End the study in the log, wait for tracking; returns how many events it still owes."""
@@ -106,15 +117,29 @@ class Engine:
         tags = {"ssl.best_trial": record.trial} if record else {}
         if self.recorder.stopping == "time":
             tags["ssl.stop_reason"] = "time"
-        self._describe(state)
-        self.tracker.study_ended(state, summary, tags | TABLE_TAG)
-        if pending := self.tracker.pending():
-            self.progress.say(f"delivering {pending} events to MLflow")
         timeout = self.spec.tracking_timeout
-        if self.signal is not None:  # whoever interrupts does not want to wait; `resume` delivers the rest
+        if self.interrupted:  # whoever interrupts does not want to wait; `resume` delivers the rest
             timeout = min(timeout, INTERRUPTED_TRACKING_SECONDS)
-        pending = self.tracker.close(timeout)
+        pending = 0
+        with self.recorder.writing():
+            self._describe(state)
+            self.tracker.study_ended(state, summary, tags | TABLE_TAG)
+        with self.recorder.writing():
+            if pending := self.tracker.pending():
+                self.progress.say(f"delivering {pending} events to MLflow")
+            pending = self._wait_for_tracking(0.0 if self.recorder.trouble else timeout)
+        self.records.close()
         self.log.close()
+        return pending
+
+    def _wait_for_tracking(self, timeout: float) -> int:
+        try:
+            pending = self.tracker.close(timeout, self._tell_news)
+        except KeyboardInterrupt:
+            self.progress.say("not waiting for MLflow any longer")
+            pending = self.tracker.close(0.0)
+        self._tell_news()
+        self.refused = self.log.refused()
         return pending
 
     def _describe(self, state: str) -> None:
@@ -131,17 +156,17 @@ class Engine:
             ),
         )
 
+    def _tell_news(self) -> None:
+        for news in self.news.news():
+            self.progress.say(news)
+
     def _tune(self, left: int) -> None:
-        started_here = not ray.is_initialized()
-        if started_here:
-            self.progress.say("starting Ray")
-            start_ray(self.spec.concurrent)
-        try:
+        with local_ray.running(self.spec.concurrent):
             tuner = ray_tune.Tuner(
-                ray_tune.with_resources(TrialTrainable, resources(self.spec)),
+                ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=self._searcher(),
-                    scheduler=StudyASHA(self.records.epochs, self.records.all()),
+                    scheduler=StudyASHA(self.records.epochs, self.records.history()),
                     num_samples=left,
                     max_concurrent_trials=None if self.spec.elastic else self.spec.concurrent,
                     reuse_actors=True,
@@ -153,26 +178,24 @@ class Engine:
                     storage_path=str(self.folder.path),
                     callbacks=[self.recorder],
                     stop=_SittingStopper(self),
-                    failure_config=ray_tune.FailureConfig(max_failures=self.spec.max_failures),
+                    failure_config=ray_tune.FailureConfig(max_failures=self.spec.max_failures + DEATHS),
                     checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
                     verbose=0,
                     log_to_file=False,
                 ),
             )
             tuner.fit()
-        finally:
-            if started_here:
-                ray.shutdown()
 
     def _searcher(self) -> StudySearcher:
         if self.spec.address is None:
-            return StudySearcher(self.records, self.folder, self.home)
+            return StudySearcher(self.records, self.folder, self.home, writing=self.recorder.writing)
         from tune import cluster, probe
 
         return StudySearcher(
             self.records,
             self.folder,
             self.home,
+            writing=self.recorder.writing,
             identity=probe.identity(),
             room=cluster.Room(self.spec) if self.spec.elastic else None,
         )
@@ -182,6 +205,10 @@ class Engine:
         if self.recorder.stopping is None and self._time_is_up():
             self.recorder.stopping = "time"
             self.progress.say("the time budget is spent: running trials end here")
+        if self.recorder.stopping is None and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            if self.folder.stop_requested():
+                self.request_stop(None)
         return self.recorder.stopping is not None
 
     def _time_is_up(self) -> bool:
@@ -198,6 +225,7 @@ class Engine:
     def _watch(self) -> None:
         if time.monotonic() - self._noted > 10:
             self._note_elapsed()
+        self._tell_news()
         self.progress.update()
 
 
@@ -215,65 +243,6 @@ class _SittingStopper(Stopper):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray snapshots its experiment; this one is never restored
-
-
-def is_started() -> bool:
-    """Whether this process is a driver of some Ray already."""
-    return bool(ray.is_initialized())
-
-
-def start_ray(concurrent: int) -> None:
-    """Start Ray on this machine, as small as so many trials side by side need it."""
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
-        num_cpus=max(len(os.sched_getaffinity(0)), concurrent),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
-    if threading.current_thread() is threading.main_thread() and on_sigterm is not None:
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process where it stands
-
-
-def open_log(folder: StudyFolder, shared: bool | None = None) -> EventLog:
-    """The study's event log, to be written by its driver; `shared` where other machines read it meanwhile."""
-    return EventLog(folder.events_db, shared=shared)
-
-
-def open_tracker(log: EventLog, spec: StudySpec, home: Home) -> Tracker:
-    """The driver's side of tracking, with the tags that every run of the study bears."""
-    return Tracker(
-        log,
-        study=spec.name,
-        tracking_uri=spec.tracking_uri,
-        experiment=spec.experiment,
-        common_tags={
-            "ssl.study": spec.name,
-            "ssl.method": spec.config["method"],
-            "ssl.dataset": spec.dataset_tag,
-            "ssl.labels": str(spec.config["labels"]),
-            "ssl.split_hash": spec.split_hash or "",
-        },
-        dataset=dataset_input(
-            spec.dataset_tag,
-            spec.config["dataset"],
-            labelled=spec.config["labels"],
-            valid=spec.config["data"]["valid"],
-        ),
-        artifact_root=home.artifacts,
-    )
-
-
-def resources(spec: StudySpec) -> dict[str, float]:
-    """What Ray reserves for a trial."""
-    if spec.address is not None:
-        return {"cpu": int(spec.config["threads"]), "gpu": spec.gpus_per_trial}
-    # Threads are what a trial computes with; Ray counts a processor for each, but never more than there are.
-    cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
-    threads = min(int(spec.config["threads"]), cores // spec.concurrent)
-    return {"cpu": max(1, threads), "gpu": spec.gpus_per_trial}
 
 
 def _study_parameters(spec: StudySpec) -> dict[str, object]:

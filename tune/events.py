@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS events (
 );
 CREATE INDEX IF NOT EXISTS events_owed ON events (id) WHERE delivered_at IS NULL AND error IS NULL;
 CREATE INDEX IF NOT EXISTS events_owed_run ON events (run, id) WHERE delivered_at IS NULL AND error IS NULL;
+CREATE INDEX IF NOT EXISTS events_refused ON events (id) WHERE error IS NOT NULL;
 CREATE INDEX IF NOT EXISTS events_run ON events (run, kind, id);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -189,6 +190,11 @@ class EventLog:
         """How many events are neither delivered nor refused for good."""
         return _integer(self._rows(f"SELECT count(*) FROM events WHERE {_OWED}")[0][0])
 
+    def owed_since(self) -> int | None:
+        """When the oldest event happened that is still to be delivered, in Unix milliseconds."""
+        rows = self._rows(f"SELECT time_ms FROM events WHERE {_OWED} ORDER BY id LIMIT 1")
+        return _integer(rows[0][0]) if rows else None
+
     def next_owed(self, limit: int) -> list[Event]:
         """The oldest event that is still to be delivered, and those of the same run that follow it.
 
@@ -224,6 +230,11 @@ class EventLog:
         with self._lock:
             self._db.execute("UPDATE events SET error = ? WHERE id = ?", (reason, id))
 
+    def mark_refused_undelivered(self) -> None:
+        """Owe again what was refused for good: whoever refused it may have been mended."""
+        with self._lock:
+            self._db.execute("UPDATE events SET error = NULL WHERE error IS NOT NULL")
+
     def mark_undelivered(self, runs: Iterable[str], kind: str | None = None) -> None:
         """Owe these runs' events again, those of one kind or all. Dead letters stay dead."""
         condition = "run = ? AND delivered_at IS NOT NULL" + ("" if kind is None else " AND kind = ?")
@@ -242,6 +253,10 @@ class EventLog:
         """The events that tracking refused for good, with the reasons."""
         rows = self._rows(f"SELECT {_COLUMNS}, error FROM events WHERE error IS NOT NULL ORDER BY id")
         return [DeadLetter(_event(row[:-1]), str(row[-1])) for row in rows]
+
+    def refused(self) -> int:
+        """How many events tracking refused for good."""
+        return _integer(self._rows("SELECT count(*) FROM events WHERE error IS NOT NULL")[0][0])
 
     def find(self, key: str) -> Event | None:
         """The event with this idempotency key."""

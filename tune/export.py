@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import dump_yaml, load_yaml
+from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
 from ssl_core.errors import ConfigError
 from tune.confirm import confirmed
@@ -33,7 +34,8 @@ def export(
     """Write a study's best configuration as YAML; returns what was written, as plain data.
 
     It is the winner of the study's confirmation; where it was not confirmed, the best of its search, and the
-    document says so.
+    document says so. A method of the user's own is written beside it, as ``<output's stem>.<method>.py``; without
+    an output its `method` refers to the copy in the study's folder.
 
     Args:
         name: the study.
@@ -47,15 +49,21 @@ def export(
     study = load_study(name, home=home)
     document = exported(study, trial)
     if output is not None:
-        _write(Path(output).expanduser(), HEADER.format(name=name) + dump_yaml(document))
+        _write(Path(output).expanduser(), document, study)
     return document
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, document: dict[str, Any], study: Study) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"{path} cannot be written: the folder {path.parent} does not exist.")
+    config = document["config"]
+    digest = config.get("method_digest")
     try:
-        path.write_text(text)
+        if digest is not None:
+            beside = path.with_name(f"{path.stem}.{study.spec.config['method']}.py")
+            method_file.write(beside, digest)
+            config = {**config, "method": f"{method_file.PREFIX}{beside.name}"}
+        path.write_text(HEADER.format(name=study.name) + dump_yaml({**document, "config": config}))
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}. Name another file.") from None
 
@@ -142,7 +150,7 @@ def export_table(name: str, path: Path | str, *, home: Path | str | None = None)
 HEADER = """\
 # Written by `ssl-tune export {name}`. Run it with: ssl-tune train --config FILE
 # `config` holds all that the bits of the run depend on, `expect` what came out of it where it was made;
-# `origin` says where that was, and changes nothing.
+# `origin` says where that was, and changes nothing. A `method` of the form file:NAME lies beside this file.
 """
 
 
@@ -155,9 +163,12 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
     if record.epoch < (config.epochs or 0):
         # A shorter budget would change the schedule: the run keeps its own and stops where the trial did.
         config = config.model_copy(update={"stop_after_epoch": record.epoch})
+    plain = config.document()
+    if config.method_digest is not None:
+        plain["method"] = f"{method_file.PREFIX}{study.folder.path / method_file.COPY}"
     document = {
         "format": FORMAT,
-        "config": config.document(),
+        "config": plain,
         "expect": {"val_error": record.val_error, "val_loss": record.val_loss, "epochs": record.epoch},
         "origin": {
             "study": study.name,
@@ -240,7 +251,7 @@ def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of `name: value`, this is not.")
     if "format" not in document:
-        return from_document(document, where=str(path)), {}
+        return from_document(_placed(document, path), where=str(path)), {}
     if document["format"] != FORMAT:
         raise ConfigError(
             f"{path}: written in format {document['format']!r}, this version reads {FORMAT}. Export it again with "
@@ -248,7 +259,15 @@ def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
         )
     if not isinstance(document.get("config"), dict):
         raise ConfigError(f"{path}: `config` is missing.")
-    return from_document(document["config"], where=str(path)), document
+    return from_document(_placed(document["config"], path), where=str(path)), document
+
+
+def _placed(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """A configuration whose method's file, if it has one, is looked for from the configuration's own folder on."""
+    method = config.get("method")
+    if not isinstance(method, str) or not method.startswith(method_file.PREFIX):
+        return config
+    return {**config, "method": f"{method_file.PREFIX}{path.parent / method_file.path_of(method)}"}
 
 
 def differences(document: Mapping[str, Any], fingerprint: Mapping[str, str]) -> list[str]:

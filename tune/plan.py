@@ -1,39 +1,172 @@
-"""What a search would run and cost, told without starting a trial."""
+"""What a search would run and cost, told without starting a trial; and what it did run and cost, afterwards."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.config import RunConfig
-from ssl_core.methods import get_method
+from ssl_core.config import RunConfig, from_document
+from ssl_core.errors import NonFiniteError
+from ssl_core.methods import method_of
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
-from tune.rungs import expected_epochs, rungs
+from tune.rungs import expected_ends, expected_epochs, rungs
+from tune.sampling import generator_seed
 from tune.search import joined, machines_of
-from tune.spec import REDUCTION_FACTOR
+from tune.spec import REDUCTION_FACTOR, StudySpec, with_overrides
 from tune.views import resolution
 
 if TYPE_CHECKING:
-    from ssl_core.loop import Run
+    from collections.abc import Iterator, Sequence
 
-MEASURED_STEPS = 3
+    from ssl_core.data import Dataset, Split
+    from tune.records import TrialRecord
+    from tune.study import Study, StudyFolder
+
+FILE_NAME = "plan.json"
+PLAN_SECONDS, SEARCH_SECONDS = 8.0, 0.5
+"""How long `plan` may measure, and how long `search` does before its first trial; one point is always measured."""
+POINTS = 8
+WARMUP_POINTS = 200
 EXAMPLE_ERRORS = (5.0, 20.0, 50.0)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a study is expected to take.
+
+    Attributes:
+        epochs: of all trials, if each rung lets the best third go on.
+        warmup_epochs: those of them that are warm-up.
+        seconds: of the whole study; with several trials side by side a lower estimate, since they share the
+            machine's memory bandwidth.
+        seconds_per_epoch: after the warm-up, a mean over the space.
+        seconds_per_warmup_epoch: likewise.
+        disk_bytes: of the checkpoints that running and completed trials keep.
+    """
+
+    epochs: float
+    warmup_epochs: float
+    seconds: float
+    seconds_per_epoch: float
+    seconds_per_warmup_epoch: float
+    disk_bytes: int
+
+
+def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float) -> Expectation:
+    """Measure steps at the baseline and at random points of the space, and add up.
+
+    Args:
+        spec: the study.
+        config: resolved, that all trials share.
+        data, split: its images.
+        seconds: how long to go on measuring at further points.
+    """
+    assert config.epochs is not None
+    mean_warmup = fmean(
+        _warmup(spec, config, values) for values in _points(spec, config.epochs, WARMUP_POINTS)
+    )
+    epochs = expected_epochs(config.epochs, spec.trials, mean_warmup)
+    warmup_epochs = spec.trials * mean_warmup
+    warm, after, parameters = _price(spec, config, data, split, seconds)
+    kept = spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup)
+    return Expectation(
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        seconds=(warmup_epochs * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
+        seconds_per_epoch=after,
+        seconds_per_warmup_epoch=warm,
+        # parameters, average and momentum, in the two newest checkpoints
+        disk_bytes=round(2 * 3 * parameters * kept),
+    )
+
+
+def _price(
+    spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float
+) -> tuple[float, float, int]:
+    """Mean seconds of an epoch of the warm-up and of one after it, and bytes of the network's parameters."""
+    from ssl_core.loop import Run
+    from ssl_core.price import Price, measure
+
+    assert config.epochs is not None
+    began, prices, parameters = time.monotonic(), list[Price](), 0
+    space = spec.search_space()
+    for values in (space.baseline_for(config.epochs), *_points(spec, config.epochs, POINTS - 1)):
+        if prices and time.monotonic() - began > seconds:
+            break
+        overrides = space.resolve(values, config.epochs)
+        run = Run(from_document(with_overrides(config.document(), overrides)), data, split)
+        parameters = sum(p.numel() * p.element_size() for p in run.network.parameters())
+        try:
+            prices.append(measure(run))
+        except NonFiniteError:
+            continue  # such a trial ends soon
+    if not prices:
+        return 0.0, 0.0, parameters
+    return fmean(p.warmup_epoch for p in prices), fmean(p.epoch for p in prices), parameters
+
+
+def _points(spec: StudySpec, epochs: int, count: int) -> Iterator[dict[str, Any]]:
+    """Random points of the study's space, always the same."""
+    import optuna
+
+    distributions = spec.search_space().distributions(epochs)
+    sampler = optuna.samplers.RandomSampler(seed=generator_seed(spec, "plan", 0))
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(count):
+        yield dict(study.ask(distributions).params)
+
+
+def _warmup(spec: StudySpec, config: RunConfig, values: dict[str, Any]) -> int:
+    assert config.epochs is not None
+    if not method_of(config).has_warmup:
+        return 0
+    overrides = spec.search_space().resolve(values, config.epochs)
+    return int(overrides.get("warmup_epochs", config.warmup_epochs or 0))
+
+
+def keep_expectation(
+    folder: StudyFolder, spec: StudySpec, config: RunConfig, data: Dataset, split: Split
+) -> None:
+    """Note beside a study what it is expected to take."""
+    from ssl_core.checkpoint import write_atomically
+
+    document = dataclasses.asdict(expect(spec, config, data, split, SEARCH_SECONDS))
+    write_atomically(folder.path / FILE_NAME, json.dumps(document, indent=1).encode())
+
+
+def planned_and_actual(study: Study, records: Sequence[TrialRecord]) -> dict[str, dict[str, float] | None]:
+    """Epochs, seconds and bytes on disk that were expected of a study, and those it has taken so far."""
+    from tune.events import EventLog
+
+    folder, names = study.folder, ("epochs", "seconds", "disk_bytes")
+    planned, elapsed = None, 0.0
+    if (folder.path / FILE_NAME).exists():
+        document = json.loads((folder.path / FILE_NAME).read_text())
+        planned = {name: round(document[name], 1) for name in names}
+    if folder.events_db.exists():
+        with EventLog(folder.events_db, read_only=True) as log:
+            elapsed = float(log.get_meta("elapsed") or 0)
+    epochs = sum(r.epoch for r in records)
+    used = sum(p.stat().st_size for p in folder.trials.rglob("*.ckpt"))
+    return {"planned": planned, "actual": {"epochs": epochs, "seconds": elapsed, "disk_bytes": used}}
 
 
 def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
     """What `ssl-tune plan` prints.
 
-    The speed is measured: a few forward and backward passes of the study's network on this machine, with one
-    trial's threads. Where several trials share the machine, they share its memory bandwidth too, so the time
-    is a lower estimate.
+    The speed is measured: a few real steps on this machine, with one trial's threads, at the baseline and at
+    random points of the space (VAT's iterations, say, are passes that take time).
 
     Raises:
         ConfigError: as `search` would.
         ServiceError: a cluster that does not answer.
     """
-    from ssl_core.loop import Run
     from ssl_core.run import prepare
 
     with joined(request.address):
@@ -42,11 +175,7 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
     cache = home.cache if home.path.is_dir() else None  # a plan leaves nothing behind
     config, data, split = prepare(spec.base_config(), data_root=root, cache=cache)
     assert config.epochs and config.steps_per_epoch and config.data.valid
-    run = Run(config, data, split)
-    seconds = _epoch_seconds(run)
-    warmup = config.warmup_epochs or 0 if get_method(config.method).has_warmup else 0
-    epochs = expected_epochs(config.epochs, spec.trials, warmup)
-    state_bytes = sum(p.numel() * p.element_size() for p in run.network.parameters())
+    expected = expect(spec, config, data, split, PLAN_SECONDS)
     return {
         "study": spec.name,
         "method": config.method,
@@ -69,12 +198,13 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
             for p in spec.search_space().parameters
         ],
         "rungs": {"after_ssl_epochs": rungs(config.epochs), "kept": f"best 1/{REDUCTION_FACTOR}"},
-        "expected_epochs": round(epochs, 1),
+        "expected_epochs": round(expected.epochs, 1),
+        "expected_warmup_epochs": round(expected.warmup_epochs, 1),
         "epochs_without_stopping": spec.trials * config.epochs,
-        "seconds_per_epoch": seconds,
-        "expected_seconds": epochs * seconds / spec.concurrent,
-        # parameters, average and momentum, in the two checkpoints that a running trial keeps
-        "disk_bytes": 2 * 3 * state_bytes * spec.concurrent,
+        "seconds_per_epoch": expected.seconds_per_epoch,
+        "seconds_per_warmup_epoch": expected.seconds_per_warmup_epoch,
+        "expected_seconds": expected.seconds,
+        "disk_bytes": expected.disk_bytes,
         "resolution_points": {f"{e:g} %": resolution(config.data.valid, e) for e in EXAMPLE_ERRORS},
     }
 
@@ -83,28 +213,3 @@ def _range(distribution: Any) -> str:
     from search_spaces import describe
 
     return describe(distribution)
-
-
-def _epoch_seconds(run: Run) -> float:
-    """Seconds of an epoch after the warm-up, from measured passes: an upper estimate, since a method may use
-    fewer unlabelled images than it is allowed."""
-    import torch
-
-    config: RunConfig = run.config
-    method = get_method(config.method)
-    assert config.batch_size and config.mu and config.steps_per_epoch
-    per_step = config.batch_size * (1 + config.mu * len(method.unlabelled_views))
-    pixels = run.images[torch.arange(per_step) % len(run.images)]
-    images, labels = run.normalise(pixels), run.labels[torch.arange(per_step) % len(run.labels)]
-    times = []
-    for _ in range(1 + MEASURED_STEPS):
-        began = time.perf_counter()
-        run.network.zero_grad()
-        torch.nn.functional.cross_entropy(run.forward(images).logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        times.append(time.perf_counter() - began)
-    step = min(times[1:])
-    began = time.perf_counter()
-    run.evaluated(pixels)
-    per_image = (time.perf_counter() - began) / per_step
-    evaluated = len(run.valid) + (len(run.unlabelled) if method.relabels else 0)
-    return config.steps_per_epoch * step + evaluated * per_image

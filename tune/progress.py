@@ -24,9 +24,17 @@ SHARE_OF_TIME = 20  # looking at all trials may cost a twentieth of the driver's
 class Progress:
     """Shows nothing; the base of those that do."""
 
-    def begin(self, spec: StudySpec, records: Callable[[], Sequence[TrialRecord]]) -> None:
-        """A sitting begins."""
-        self.spec, self._records = spec, records
+    def begin(
+        self, spec: StudySpec, records: Callable[[], Sequence[TrialRecord]], waiting: Callable[[], str]
+    ) -> None:
+        """A sitting begins.
+
+        Args:
+            spec: the study.
+            records: gives its trials as they stand.
+            waiting: says what tracking still owes; nothing where all is well.
+        """
+        self.spec, self._records, self._waiting = spec, records, waiting
         self._began = time.monotonic()
         self._next_look = 0.0
         earlier = records()
@@ -54,7 +62,7 @@ class Progress:
         """Say something once."""
 
     def summary(self, records: Sequence[TrialRecord]) -> str:
-        """One line: trials by state, best so far, epochs a second, time left."""
+        """One line: trials by state, best so far, epochs a second, time left, what waits for MLflow."""
         states = Counter(r.state for r in records)
         ended = sum(n for state, n in states.items() if state != "running")
         parts = [f"{ended}/{self.spec.trials} trials ended"]
@@ -73,6 +81,8 @@ class Progress:
             under_way = sum(max(0.0, mean - r.epoch) for r in records if r.state == "running")
             left = (mean * (self.spec.trials - len(records)) + under_way) / rate
             parts.append(f"about {_duration(left)} left")
+        if waiting := self._waiting():
+            parts.append(waiting)
         return ", ".join(parts)
 
 
@@ -95,12 +105,14 @@ class PlainProgress(Progress):
 class LiveProgress(Progress):
     """A table that is drawn again in place, on standard error."""
 
-    def begin(self, spec: StudySpec, records: Callable[[], Sequence[TrialRecord]]) -> None:
+    def begin(
+        self, spec: StudySpec, records: Callable[[], Sequence[TrialRecord]], waiting: Callable[[], str]
+    ) -> None:
         """Open the live table."""
         from rich.console import Console
         from rich.live import Live
 
-        super().begin(spec, records)
+        super().begin(spec, records, waiting)
         self._console = Console(stderr=True, markup=False, highlight=False)
         self._live: Live = Live(self._table(records()), console=self._console, auto_refresh=False)
         self._live.start(refresh=True)

@@ -1,17 +1,21 @@
 """Writes down what Ray Tune reports: Optuna first, then the study's event log, then the eyes that watch.
 
 Everything here may be told twice (a worker that was started again repeats what its driver may have missed):
-an epoch counts once, and so does an end.
+an epoch counts once, and so does an end. Where something cannot be written (a full disk, a database that is
+away) nothing more is: the sitting ends, and `resume` finds what was written so far.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.exceptions import RayTaskError
 from ray.tune import Callback
 
 from search_spaces import dump_yaml
@@ -19,7 +23,22 @@ from ssl_core.picture_file import FILE_NAME as PICTURE
 from tune.records import Records
 from tune.study import StudyFolder
 from tune.tracking import Tracker
-from tune.trainable import CLASSES, EPOCH, ERROR, LOSS, MESSAGE, METRICS, SSL_EPOCH, STOP_REASON
+from tune.trainable import (
+    CLASSES,
+    EPOCH,
+    ERROR,
+    ERROR_FILE,
+    LOSS,
+    MESSAGE,
+    METRICS,
+    SSL_EPOCH,
+    STOP_REASON,
+    STORAGE,
+    VERDICT_FILE,
+)
+from tune.trouble import HangWatch, headline, is_storage_trouble, out_of_memory_kills
+
+LOOK_SECONDS = 1.0
 
 
 class Recorder(Callback):
@@ -37,42 +56,98 @@ class Recorder(Callback):
     ) -> None:
         self._records, self._tracker, self._folder, self._watch = records, tracker, folder, watch
         self._last: dict[int, dict[str, Any]] = {}
+        self._hangs = HangWatch()
+        self._killed_for_memory = out_of_memory_kills()
+        self._next_look = 0.0
         self.stopping: str | None = None
-        """Why the whole study is being ended, once it is: what trials say from then on is not their end."""
+        """Why the whole sitting is being ended, once it is: user, time or storage."""
+        self.trouble: str | None = None
+        """What could not be written, once something could not."""
         self.epochs_run = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray snapshots its experiment; this one is never restored
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Where this block cannot write, the sitting ends rather than the study."""
+        try:
+            yield
+        except Exception as error:
+            if not is_storage_trouble(error):
+                raise
+            self.storage_failed(headline(error))
+
+    def storage_failed(self, what: str) -> None:
+        """Something could not be written: end the sitting."""
+        self.trouble = self.trouble or what
+        self.stopping = "storage"
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Ray's loop turns, some ten times a second: look whether workers hang."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        for number in self._hangs.hung():
+            for trial in trials:
+                if trial.config["trial"] == number and trial.temporary_state.ray_actor is not None:
+                    # Ray sees a worker that died, and starts the trial again.
+                    ray.kill(trial.temporary_state.ray_actor)
+            self._hangs.ended(number)
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins or goes on."""
         number = trial.config["trial"]
-        self._last[number] = self._records.trial(number).user_attrs.get("last", {"epoch": 0, "seconds": 0.0})
-        self._start(number)
-        self._watch()
+        with self.writing():
+            last = self._records.trial(number).user_attrs.get("last", {"epoch": 0, "seconds": 0.0})
+            self._last[number] = last
+            self._hangs.started(number, warmup=last.get("ssl_epoch") is None)
+            self._start(number)
+            self._watch()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch, or an end without one. `result["done"]` without a stop reason is ASHA's decision."""
         number = trial.config["trial"]
+        if STORAGE in result:
+            self.storage_failed(result[STORAGE])
+        if self.trouble is not None:
+            return  # `resume` hears of it again
         reason = result.get(STOP_REASON) or ("asha" if result.get("done") else None)
-        if reason == "asha" and self.stopping is not None:
-            reason = None  # Ray ends every trial of a study that is being stopped
-        if EPOCH in result:
-            self._epoch(number, result, reason)
-        if reason is not None:
-            self._end(number, reason, error=result.get(MESSAGE))
-        self._watch()
+        with self.writing():
+            if EPOCH in result:
+                self._epoch(number, result, reason)
+                trial.run_metadata.num_failures = 0  # what Ray counts are workers that die without an epoch
+            if reason is not None:
+                self._end(number, reason, error=result.get(MESSAGE))
+            self._watch()
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker died or raised, and the trial is about to go on in another."""
+        number = trial.config["trial"]
+        self._hangs.ended(number)
+        killed, self._killed_for_memory = self._killed_for_memory, out_of_memory_kills()
+        if isinstance(trial.get_pickled_error(), RayTaskError) or self._killed_for_memory == killed:
+            return
+        with self.writing():  # unchanged, it would be killed again: the next worker ends the trial with this
+            folder = Path(trial.config["folder"])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / VERDICT_FILE).write_text("the kernel killed a process of this machine for memory")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed more often than it may."""
-        number = trial.config["trial"]
-        noted = Path(trial.config["folder"]) / "error.txt"
-        text = noted.read_text() if noted.exists() else str(trial.get_error() or "the worker died")
-        self._start(number)
-        self._end(number, "error", error=text)
-        self._watch()
+        """A trial's worker died too often in the same epoch, or could not be started."""
+        number, error = trial.config["trial"], trial.get_pickled_error()
+        noted = Path(trial.config["folder"]) / ERROR_FILE
+        if isinstance(error, RayTaskError) and noted.exists():
+            text = noted.read_text()
+        else:
+            epoch = self._last.get(number, {}).get("epoch", 0) + 1
+            text = f"its worker died in epoch {epoch} each time it was started: {error or trial.get_error()}"
+        with self.writing():
+            self._start(number)
+            self._end(number, "error", error=text)
+            self._watch()
 
     def end_running(self, reason: str) -> None:
         """End every trial that is under way, since the study's time is up."""
@@ -99,6 +174,7 @@ class Recorder(Callback):
     def _epoch(self, number: int, result: dict[str, Any], reason: str | None) -> None:
         last = self._last[number]
         if result[EPOCH] <= last["epoch"]:
+            self._hangs.started(number, warmup=SSL_EPOCH not in result)  # alive, but nothing is new
             return
         metrics = result[METRICS]
         summary = {
@@ -115,9 +191,11 @@ class Recorder(Callback):
         self._tracker.report(str(number), result[EPOCH], metrics, time_ms=now, classes=result.get(CLASSES))
         self._records.report(number, summary)
         self._last[number] = summary
+        self._hangs.reported(number, metrics["time/epoch_seconds"], warmup=SSL_EPOCH not in result)
         self.epochs_run += 1
 
     def _end(self, number: int, reason: str, *, error: str | None = None) -> None:
+        self._hangs.ended(number)
         last = self._last.get(number) or self._records.trial(number).user_attrs.get("last", {})
         warmup = last.get("epoch", 0) - (last.get("ssl_epoch") or 0)
         picture = self._folder.trials / str(number) / PICTURE

@@ -6,24 +6,24 @@ what it was doing is found here again.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import SearchSpace
-from tune.spec import StudySpec
+from ssl_core.faults import fault
+from tune.errors import Exit, ServiceError
+from tune.sampling import INFEASIBLE, Sampling, is_memory_parameter
+from tune.spec import StudySpec, read_spec
+from tune.storage import answering, note_epoch, open_storage, studies_in
 from tune.study import StudyFolder
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-STARTUP_SHARE = 1 / 3
-"""Share of a study's trials drawn at random before TPE models anything, between 4 and 10 trials (Optuna's
-default is 10, which would be most of a short study)."""
+from tune.warm_start import is_taken_over, warm_trials
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,17 @@ class TrialRecord:
 
 
 class Records:
-    """The driver's hand on Optuna's storage.
+    """The driver's hand on Optuna's storage, of whose trials it is the only writer.
+
+    What it needs between two reports it keeps: the trials that run, and a line about every other. So a report
+    costs two small writes, however many trials there are.
 
     Args:
         folder: the study's folder.
         spec: the study's specification.
+
+    Raises:
+        ServiceError: a storage that does not answer, or that holds another study of this name.
     """
 
     def __init__(self, folder: StudyFolder, spec: StudySpec) -> None:
@@ -77,111 +83,174 @@ class Records:
         assert base.epochs is not None
         self.spec, self.space, self.epochs = spec, spec.search_space(), base.epochs
         self._distributions = self.space.distributions(self.epochs)
-        self._study = optuna.create_study(
-            storage=storage(folder), study_name=spec.name, direction="minimize", load_if_exists=True
-        )
-        if not self._study.get_trials(deepcopy=False):
-            self._study.enqueue_trial(self.space.baseline_for(self.epochs), skip_if_exists=True)
+        self._storage = open_storage(folder, spec.storage, shared=spec.address is not None)
+        with answering(spec.storage or f"sqlite:///{folder.optuna_db}"):
+            self._study_id = _own_study(self._storage, spec)
+            self._taken_over = self._take_over(folder)
+            self._load()
+
+    def _take_over(self, folder: StudyFolder) -> int:
+        """Put the trials of `--warm-start` first; returns how many there are."""
+        if self.spec.warm_start is None:
+            return 0
+        earlier = warm_trials(folder, self.spec, self._distributions)
+        have = self._storage.get_n_trials(self._study_id)
+        for trial in earlier[have:]:  # all of them, or those that a driver had no time for
+            self._storage.create_new_trial(self._study_id, trial)
+        return len(earlier)
+
+    def _load(self) -> None:
+        trials = self._storage.get_all_trials(self._study_id)
+        self._running = {t.number: t for t in trials if not t.state.is_finished()}
+        self._sampling = Sampling(self.spec, self._distributions)
+        for trial in trials:
+            self._sampling.add(trial)
+        self._records = {
+            t.number: _record(t, self.space, self.epochs) for t in trials if not is_taken_over(t)
+        }
 
     def unfinished(self) -> list[FrozenTrial]:
         """Trials that were asked for and not told: they wait to be carried on, in order of creation."""
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [self._asked_whole(trial) for trial in waiting]
-
-    def _asked_whole(self, trial: FrozenTrial) -> FrozenTrial:
-        """A trial with all of its parameters: an earlier driver may have died while it asked for them."""
-        if trial.params.keys() == self._distributions.keys():
-            return trial
-        self._study.sampler = make_sampler(self.spec, number=trial.number)
-        handle = optuna.Trial(self._study, self._id(trial.number))
-        for name, distribution in self._distributions.items():
-            handle._suggest(name, distribution)
-        return self.trial(trial.number)
+        return [self._running[number] for number in sorted(self._running)]
 
     def asked(self) -> int:
-        """Trials asked for so far (a baseline that still waits in Optuna's queue is not)."""
-        trials = self._study.get_trials(deepcopy=False)
-        return sum(t.state != TrialState.WAITING for t in trials)
+        """Trials asked for so far."""
+        return len(self._records)
 
     def ask(self) -> FrozenTrial:
-        """A new trial. Its parameters are in the storage before this returns."""
-        self._study.sampler = make_sampler(self.spec, number=self.asked())
-        asked = self._study.ask(self._distributions)
-        return self.trial(asked.number)
+        """A new trial. It is in the storage with all of its parameters, in one write, before this returns."""
+        place = self.asked()
+        number = self._taken_over + place
+        first = [self.space.baseline_for(self.epochs), *self.spec.points]
+        fixed = first[place] if place < len(first) else {}
+        params = self._sampling.ask(number, place - len(first), fixed)
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=params, distributions=self._distributions
+        )
+        fault("ask:before")
+        trial._trial_id = self._storage.create_new_trial(self._study_id, trial)
+        fault("ask:after")
+        trial.number = self._storage.get_trial_number_from_id(trial._trial_id)
+        assert trial.number == number, "another driver writes into this study"
+        self._running[number] = trial
+        self._records[number] = _record(trial, self.space, self.epochs)
+        return trial
 
     def trial(self, number: int) -> FrozenTrial:
         """A trial by its number."""
-        return self._study.get_trials(deepcopy=False)[number]
+        if number in self._running:
+            return self._running[number]
+        return self._storage.get_trial(self._id(number))
 
     def report(self, number: int, summary: Mapping[str, Any]) -> None:
         """Take in an epoch: `summary` has epoch, ssl_epoch, val_error, val_loss, seconds (of the trial) and the
         reason why the trial stops there, or None."""
-        handle = optuna.Trial(self._study, self._id(number))
-        value = summary["val_error"]
-        if summary["ssl_epoch"] is not None and math.isfinite(value):
-            handle.report(value, summary["ssl_epoch"])
-        handle.set_user_attr("last", dict(summary))
+        trial, value, step = self._running[number], summary["val_error"], summary["ssl_epoch"]
+        known = step is not None and math.isfinite(value)
+        note_epoch(self._storage, trial._trial_id, (step, value) if known else None, {"last": dict(summary)})
+        if known:  # a whole curve of every trial that runs is not worth its memory
+            trial.intermediate_values = {step: value}
+        trial.user_attrs = trial.user_attrs | {"last": dict(summary)}
+        self._records[number] = _record(trial, self.space, self.epochs)
 
     def end(self, number: int, stop_reason: str, *, error: str | None = None) -> None:
         """End a trial for good; ending it twice is harmless (a driver may die between two stores)."""
-        if self.trial(number).state.is_finished():
+        if number not in self._running:
             return
-        handle = optuna.Trial(self._study, self._id(number))
-        handle.set_user_attr("stop_reason", stop_reason)
-        if error is not None:
-            handle.set_user_attr("error", error[-4000:])
-        if stop_reason == "completed":
-            self._study.tell(number, handle.user_attrs["last"]["val_error"])
-        elif stop_reason in ("asha", "time", "user"):
-            # Optuna takes the last intermediate value; `tell` with a value and PRUNED raises.
-            self._study.tell(number, state=TrialState.PRUNED)
+        trial = self._running[number]
+        identity = trial._trial_id
+        notes = {"stop_reason": stop_reason} | ({} if error is None else {"error": error[-4000:]})
+        note_epoch(self._storage, identity, None, notes)
+        trial.user_attrs = trial.user_attrs | notes
+        fault("tell:before")
+        trial.state, trial.values = self._verdict(trial, stop_reason)
+        for key, value in trial.system_attrs.items():
+            self._storage.set_trial_system_attr(identity, key, value)
+        self._storage.set_trial_state_values(identity, trial.state, trial.values)
+        fault("tell:after")
+        del self._running[number]
+        self._records[number] = _record(trial, self.space, self.epochs)
+        if stop_reason == "oom":
+            self._load()  # the sampler is told of other parameters than it had asked for
         else:
-            self._study.tell(number, state=TrialState.FAIL)
+            self._sampling.end(trial)
+
+    def _verdict(self, trial: FrozenTrial, stop_reason: str) -> tuple[TrialState, list[float] | None]:
+        """How Optuna hears of an end; marks a trial infeasible that the sampler should not try again."""
+        known = trial.intermediate_values
+        last = [known[max(known)]] if known else None
+        if stop_reason == "completed":
+            return TrialState.COMPLETE, [trial.user_attrs["last"]["val_error"]]
+        if stop_reason in ("asha", "time", "user"):
+            return TrialState.PRUNED, last
+        to_blame = stop_reason == "oom" and any(map(is_memory_parameter, self._distributions))
+        if stop_reason == "nan" or to_blame:
+            trial.set_constraint(INFEASIBLE, 1.0)
+            return TrialState.PRUNED, last
+        return TrialState.FAIL, None
 
     def all(self) -> list[TrialRecord]:
-        """Every trial asked for, in order of creation."""
-        return _records(self._study.get_trials(deepcopy=False), self.space, self.epochs)
+        """Every trial asked for, in order of creation; without the curves, which `history` has."""
+        return list(self._records.values())
+
+    def history(self) -> list[TrialRecord]:
+        """Every trial with its errors by ssl_epoch, from the storage."""
+        return _records(self._storage.get_all_trials(self._study_id, deepcopy=False), self.space, self.epochs)
+
+    def close(self) -> None:
+        """Let go of the storage."""
+        self._storage.engine.dispose()
 
     def _id(self, number: int) -> int:
-        return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
 
-def make_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler for one ask, seeded by the study's seed and the trial's number.
-
-    So a study that was interrupted asks on as if it had not been, and its start-up points do not repeat.
-    """
-    digest = hashlib.blake2b(f"{spec.seed}/ask/{number}".encode(), digest_size=4).digest()
-    seed = int.from_bytes(digest, "big")
-    if spec.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    startup = max(4, min(10, round(spec.trials * STARTUP_SHARE)))
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True
-    )
-
-
-def storage(folder: StudyFolder) -> optuna.storages.RDBStorage:
-    """Optuna's storage in the study's folder; waits for another process's write rather than fail."""
-    return optuna.storages.RDBStorage(
-        f"sqlite:///{folder.optuna_db}", engine_kwargs={"connect_args": {"timeout": 60}}
-    )
+def _own_study(storage: RDBStorage, spec: StudySpec) -> int:
+    """The study's id in its storage; made where it is not there yet."""
+    name = spec.name
+    if name not in studies_in(storage):
+        storage.create_new_study([StudyDirection.MINIMIZE], name)
+    study_id = storage.get_study_id_from_name(name)
+    known = storage.get_study_user_attrs(study_id).get("ssl.uid")
+    if known is None and not storage.get_n_trials(study_id):  # a driver died in between
+        storage.set_study_user_attr(study_id, "ssl.uid", spec.uid)
+    elif (known or "") != spec.uid:
+        raise ServiceError(
+            f"the study {name!r} in {spec.storage or 'this storage'} is another one of the same name. Bring the "
+            "right storage back, or start a new study.",
+            Exit.STORAGE,
+        )
+    return study_id
 
 
 def read_records(folder: StudyFolder) -> list[TrialRecord]:
-    """The trials of a study, for reading alone; none where it has not begun."""
-    from tune.spec import read_spec
+    """The trials of a study, for reading alone; none where it has not begun.
 
-    if not folder.optuna_db.exists():
-        return []
+    Raises:
+        ServiceError: a storage that does not answer, or a file that is damaged.
+    """
     spec = read_spec(folder.path)
-    base = spec.base_config()
-    assert base.epochs is not None
-    try:
-        study = optuna.load_study(study_name=spec.name, storage=storage(folder))
-    except KeyError:  # killed between making the database and the study in it
+    return _records(stored_trials(folder, spec), spec.search_space(), spec.config["epochs"])
+
+
+def ended_trials(folder: StudyFolder) -> list[FrozenTrial]:
+    """The trials of a study that taught something, its own and those it took over, for another to take over."""
+    kept = (TrialState.COMPLETE, TrialState.PRUNED)
+    return [t for t in stored_trials(folder, read_spec(folder.path)) if t.state in kept]
+
+
+def stored_trials(folder: StudyFolder, spec: StudySpec) -> list[FrozenTrial]:
+    """Every trial in a study's storage; none where it has not begun."""
+    if spec.storage is None and not folder.optuna_db.exists():
         return []
-    return _records(study.get_trials(deepcopy=False), spec.search_space(), base.epochs)
+    storage = open_storage(folder, spec.storage)
+    try:
+        with answering(spec.storage or f"sqlite:///{folder.optuna_db}"):
+            if spec.name not in studies_in(storage):  # killed between making the database and the study in it
+                return []
+            return storage.get_all_trials(storage.get_study_id_from_name(spec.name), deepcopy=False)
+    finally:
+        storage.engine.dispose()
 
 
 _STATES = {
@@ -196,7 +265,7 @@ _STATES = {
 
 
 def _records(trials: list[FrozenTrial], space: SearchSpace, epochs: int) -> list[TrialRecord]:
-    return [_record(t, space, epochs) for t in trials if t.state != TrialState.WAITING]
+    return [_record(t, space, epochs) for t in trials if not is_taken_over(t)]
 
 
 def _record(trial: FrozenTrial, space: SearchSpace, epochs: int) -> TrialRecord:
@@ -212,7 +281,7 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int) -> TrialRecord:
         epoch=last.get("epoch", 0),
         ssl_epoch=last.get("ssl_epoch"),
         seconds=last.get("seconds", 0.0),
-        params=space.resolve(trial.params, epochs) if len(trial.params) == len(space.parameters) else {},
+        params=space.resolve(trial.params, epochs),
         error=trial.user_attrs.get("error"),
         values=trial.params,
         intermediate=trial.intermediate_values,

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from search_spaces import SearchSpace, load_space
-from ssl_core.config import from_document, resolve
+from ssl_core import method_file
+from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data import describe
 from ssl_core.errors import ConfigError, unknown
 from tune.capacity import Machine, share
 from tune.home import Home, check_name
+from tune.sense import check_sense
 from tune.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
 from tune.tracking_uri import check_tracking_uri
 
 DEFAULT_TRIALS = 16
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("tpe", "random", "gp", "grid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class SearchRequest:
     """What `ssl-tune search` and `plan` take; None: a default that fits data and machine.
 
     Attributes:
-        method, dataset, labels, network, epochs: of every trial.
+        method, dataset, labels, network, epochs: of every trial; a method of one's own is ``file:PATH``.
         trials: how many configurations.
         name: of the study.
         space: "wide", or a YAML file of one's own; None: the method's default space.
@@ -39,10 +43,15 @@ class SearchRequest:
         gpus_per_trial: may be a fraction.
         seed: of the sampler and of every trial's training.
         time_budget: seconds, or text such as "2h".
-        sampler: tpe or random.
+        sampler: tpe, random, gp or grid.
+        startup_trials: drawn at random before tpe or gp models anything; None: a third of the trials, 4 to 10.
+        points: configurations to try first, after the baseline: a YAML file, or a list of mappings.
+        warm_start: an earlier study of the same method and space, whose trials the sampler starts from.
+        storage: database URL for the trials; None: a file in the study's folder.
         max_failures: how often a trial that raises is tried again.
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else the home's own database.
         tracking_timeout: seconds (or text) to wait for tracking at the end.
+        require_tracking: do not start where MLflow cannot be reached.
         data_root: where downloaded data lie.
         address: of a Ray cluster to run on, HOST:PORT or "auto"; None: this machine.
     """
@@ -61,9 +70,14 @@ class SearchRequest:
     seed: int = 0
     time_budget: float | str | None = None
     sampler: str = "tpe"
+    startup_trials: int | None = None
+    points: str | Sequence[Mapping[str, Any]] | None = None
+    warm_start: str | None = None
+    storage: str | None = None
     max_failures: int = 1
     tracking_uri: str | None = None
     tracking_timeout: float | str = 300.0
+    require_tracking: bool = False
     data_root: str | Path | None = None
     address: str | None = None
 
@@ -76,10 +90,9 @@ def check_request(request: SearchRequest) -> None:
     """
     _check_numbers(request)
     config = from_document(_document(request))
-    space = load_space(config.method, request.space)
+    space = load_space(request.method, request.space)
     fixed = _fixed_by_set(space, request.settings)
-    if fixed:
-        without(space, fixed)
+    check_sense(without(space, fixed) if fixed else space, config)
     if request.name is not None:
         check_name(request.name)
     if request.tracking_uri is not None:
@@ -91,6 +104,8 @@ def _check_numbers(request: SearchRequest) -> None:
         raise unknown("sampler", request.sampler, SAMPLERS)
     _check_range("trials", request.trials, 1, 1_000_000)
     _check_range("max_failures", request.max_failures, 0, 1000)
+    if request.startup_trials is not None:
+        _check_range("startup_trials", request.startup_trials, 0, 1_000_000)
     if request.concurrent is not None:
         _check_range("concurrent", request.concurrent, 1, 10_000)
     if request.gpus_per_trial is not None and not 0 <= request.gpus_per_trial <= 64:
@@ -136,19 +151,24 @@ def resolve_request(
     config = config.model_copy(update={"dataset": _absolute(config.dataset)})
     data_root = data_root and data_root.expanduser().resolve()
     assert config.epochs is not None
-    space = load_space(config.method, request.space)
+    space = load_space(request.method, request.space)
     fixed = _fixed_by_set(space, request.settings)
     searched = without(space, fixed) if fixed else space
-    searched.distributions(config.epochs)  # a warm-up range that no run of this length can hold
+    check_sense(searched, config)
     tracking_uri = request.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
     check_tracking_uri(tracking_uri)
     short = f"{dataset_tag(config.dataset)}@{config.labels}-{config.method}"
     if request.name is not None:
         check_name(request.name)
+    if request.storage is not None:
+        from tune.storage import check_storage_url
+
+        check_storage_url(request.storage)
     home.check_writable()
-    return StudySpec(
+    spec = StudySpec(
         name=request.name or home.free_name(short),
         config=config.document(),
+        method_path=_method_path(config, request),
         space=SpaceSource(
             source=space.source,
             variant=space.variant,
@@ -160,16 +180,51 @@ def resolve_request(
         concurrent=concurrent,
         gpus_per_trial=gpus,
         sampler=request.sampler,  # type: ignore[arg-type]
+        uid=uuid.uuid4().hex,
+        startup_trials=request.startup_trials,
+        points=_points(request.points, searched, config.epochs),
+        warm_start=request.warm_start,
+        storage=request.storage,
         seed=request.seed,
         max_failures=request.max_failures,
         time_budget=_time_budget(request),
         tracking_uri=tracking_uri,
+        require_tracking=request.require_tracking,
         tracking_timeout=_seconds(request.tracking_timeout, "--tracking-timeout") or 0.0,
         data_root=str(data_root) if data_root else None,
         address=request.address,
         elastic=request.address is not None and request.concurrent is None,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+    if spec.sampler == "grid":
+        from tune.sampling import grid_points
+
+        points = grid_points(spec, searched.distributions(config.epochs))
+        spec = spec.model_copy(update={"trials": 1 + len(spec.points) + len(points)})
+    if spec.warm_start is not None:
+        _check_warm_start(spec, home)
+    return spec
+
+
+def _points(
+    points: str | Sequence[Mapping[str, Any]] | None, space: SearchSpace, epochs: int
+) -> tuple[dict[str, Any], ...]:
+    from tune.warm_start import check_points, read_points
+
+    if points is None:
+        return ()
+    if isinstance(points, str):
+        return check_points(read_points(Path(points)), space, epochs, points)
+    return check_points(points, space, epochs, "points")
+
+
+def _check_warm_start(spec: StudySpec, home: Home) -> None:
+    from tune.spec import read_spec
+    from tune.warm_start import check_warm_start
+
+    assert spec.warm_start is not None
+    for difference in check_warm_start(spec, read_spec(home.existing_study_folder(spec.warm_start))):
+        warnings.warn(difference, stacklevel=2)
 
 
 def _document(request: SearchRequest) -> dict[str, Any]:
@@ -182,6 +237,10 @@ def _document(request: SearchRequest) -> dict[str, Any]:
         "seed": request.seed,
     }
     return with_overrides({k: v for k, v in common.items() if v is not None}, request.settings)
+
+
+def _method_path(config: RunConfig, request: SearchRequest) -> str | None:
+    return None if config.method_digest is None else str(method_file.path_of(request.method).resolve())
 
 
 def _absolute(dataset: str) -> str:

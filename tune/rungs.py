@@ -32,3 +32,9 @@ def expected_epochs(epochs: int, trials: int, warmup: float) -> float:
         total += going * (rung - at)
         going, at = max(1.0, going / REDUCTION_FACTOR), rung
     return total + going * (end - at)
+
+
+def expected_ends(epochs: int, trials: int, warmup: float) -> float:
+    """Trials that are expected to run the full budget, under the same assumption."""
+    passed = sum(place < epochs - warmup for place in rungs(epochs))
+    return float(max(1.0, trials / REDUCTION_FACTOR**passed))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
+from ssl_core.faults import fault
 from tune.records import TrialRecord
 from tune.rungs import rungs
 from tune.spec import REDUCTION_FACTOR
@@ -55,7 +56,10 @@ class StudyASHA(AsyncHyperBandScheduler):
         if SSL_EPOCH not in result or result.get(ERROR) is None:
             return str(self.CONTINUE)
         shim = SimpleNamespace(trial_id=str(trial.config["trial"]))
-        return str(self._brackets[0].on_result(shim, result[SSL_EPOCH], -result[ERROR]))  # type: ignore[arg-type]
+        fault("rung:before")
+        decision = str(self._brackets[0].on_result(shim, result[SSL_EPOCH], -result[ERROR]))  # type: ignore[arg-type]
+        fault("rung:after")
+        return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Enter a last report that reached a rung and was never judged, since the run ended with it."""

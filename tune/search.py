@@ -12,15 +12,19 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ssl_core import method_file
 from ssl_core.errors import ConfigError
 from tune.capacity import Machine, check_fit
 from tune.errors import Exit, ServiceError
+from tune.head_start import HeadStart, head_start
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.spec import StudySpec
 from tune.study import Study, StudyFolder
+from tune.tracking_check import require_tracking
 
 if TYPE_CHECKING:
+    from tune.engine import Engine
     from tune.progress import Progress
 
 
@@ -33,12 +37,23 @@ class Outcome:
         code: what the command exits with.
         pending: events that tracking still owes.
         seconds: that the sitting took.
+        refused: events that MLflow refused for good.
+        trouble: what could not be written, where that is why it ended.
     """
 
     study: Study
     code: Exit
     pending: int
     seconds: float
+    refused: int = 0
+    trouble: str | None = None
+
+
+Then = Callable[[Outcome], None]
+
+
+def _nothing(outcome: Outcome) -> None:
+    """What comes after a search where nothing does."""
 
 
 def search(
@@ -59,8 +74,8 @@ def search(
         quiet: show no progress.
         with_baseline: also tune the supervised baseline of the same setting, with as many trials.
         options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name,
-            space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, max_failures, tracking_uri,
-            tracking_timeout, data_root, address.
+            space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, startup_trials, points,
+            warm_start, storage, max_failures, tracking_uri, tracking_timeout, require_tracking, data_root, address.
 
     Raises:
         ConfigError: anything wrong with what is asked for; nothing is left behind.
@@ -88,25 +103,52 @@ def resume(name: str, *, home: Path | str | None = None, quiet: bool = False) ->
     return carry_on(name, Home(home), _progress(quiet)).study
 
 
-def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
-    """Create the study that is asked for and run it."""
+def start(request: SearchRequest, home: Home, progress: Progress, then: Then = _nothing) -> Outcome:
+    """Create the study that is asked for and run it.
+
+    Args:
+        request: what is asked for.
+        home: the home folder.
+        progress: shows how it goes.
+        then: called with the outcome while Ray is still there, for what comes after the search.
+    """
     with joined(request.address):
         spec = resolve_request(request, home, machines_of(request.address))
+        if spec.require_tracking:
+            require_tracking(spec.tracking_uri)
         folder = StudyFolder(home.study_folder(spec.name))
-        folder.create(spec)
-        progress.say(f"study {spec.name}: reading {spec.config['dataset']}")
-        try:
-            _check_cluster(spec, folder)
-            spec = _with_data(spec, folder, home)
-        except (ConfigError, ServiceError):
-            folder.remove()
-            raise
-        except KeyboardInterrupt:
-            raise _interrupted_early(folder, home) from None
-        return _run(spec, folder, home, progress)
+        _create(spec, folder)
+        progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
+        with head_start(spec, folder, home) as begun:
+            try:
+                _check_cluster(spec, folder)
+                spec = _with_data(spec, folder, home)
+            except (ConfigError, ServiceError):
+                begun.give_up()
+                folder.remove()
+                raise
+            except KeyboardInterrupt:
+                raise _interrupted_early(folder, home) from None
+            outcome = _run(spec, folder, home, progress, begun)
+            then(outcome)
+    return outcome
 
 
-def carry_on(name: str, home: Home, progress: Progress, address: str | None = None) -> Outcome:
+def _create(spec: StudySpec, folder: StudyFolder) -> None:
+    if spec.storage is not None:
+        from tune.storage import check_name_is_free
+
+        check_name_is_free(spec, folder)
+    folder.create(spec)
+    if spec.warm_start is not None:
+        from tune.warm_start import keep_warm_trials
+
+        keep_warm_trials(folder, spec)
+
+
+def carry_on(
+    name: str, home: Home, progress: Progress, address: str | None = None, then: Then = _nothing
+) -> Outcome:
     """Run what is left of a study.
 
     Args:
@@ -114,29 +156,40 @@ def carry_on(name: str, home: Home, progress: Progress, address: str | None = No
         home: the home folder.
         progress: shows how it goes.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
+        then: as for `start`; also called where the study is finished already.
     """
     study = Study(home.existing_study_folder(name))
     folder = study.folder
     if folder.state() == "finished":
-        return Outcome(study, Exit.DONE, study.status()["tracking"]["pending"], 0.0)
+        tracking = study.status()["tracking"]
+        code = Exit.TRACKING_PENDING if tracking["pending"] or tracking["refused"] else Exit.DONE
+        outcome = Outcome(study, code, tracking["pending"], 0.0, tracking["refused"])
+        then(outcome)
+        return outcome
     spec = study.spec
     if address is not None:
         local = address == "local"
         update = {"address": None if local else address, "elastic": spec.elastic and not local}
         spec = spec.model_copy(update=update)
+    if spec.require_tracking:
+        require_tracking(spec.tracking_uri)
     with joined(spec.address):
         folder.lock()
-        try:
-            _check_cluster(spec, folder)
-            spec = _with_data(spec, folder, home)
-            if spec != study.spec:
-                folder.write_spec(spec)
-        except (ConfigError, ServiceError):
-            folder.unlock()
-            raise
-        except KeyboardInterrupt:
-            raise _interrupted_early(folder, home) from None
-        return _run(spec, folder, home, progress)
+        _say_if_changed(study, progress)
+        with head_start(spec, folder, home) as begun:
+            try:
+                _check_cluster(spec, folder)
+                spec = _with_data(spec, folder, home)
+                if spec != study.spec:
+                    folder.write_spec(spec)
+            except (ConfigError, ServiceError):
+                folder.unlock()
+                raise
+            except KeyboardInterrupt:
+                raise _interrupted_early(folder, home) from None
+            outcome = _run(spec, folder, home, progress, begun)
+            then(outcome)
+    return outcome
 
 
 def joined(address: str | None) -> AbstractContextManager[None]:
@@ -175,6 +228,22 @@ def _check_cluster(spec: StudySpec, folder: StudyFolder) -> None:
     check_fit(cluster.machines(), int(spec.config["threads"]), spec.gpus_per_trial)
 
 
+def _say_if_changed(study: Study, progress: Progress) -> None:
+    """A study goes on with the method that it began with, whatever became of the file since."""
+    path, digest = study.spec.method_path, study.spec.config.get("method_digest")
+    if path is None:
+        return
+    try:
+        same = method_file.digest_of(method_file.read(Path(path))) == digest
+    except ConfigError:
+        same = False
+    if not same:
+        copy = study.folder.path / method_file.COPY
+        progress.say(
+            f"{path} was changed or moved since the study began: it goes on with its own copy, {copy}"
+        )
+
+
 def _interrupted_early(folder: StudyFolder, home: Home) -> ServiceError:
     """Ctrl-C before the first trial: the study is there, and can be carried on."""
     folder.set_state("interrupted")
@@ -196,7 +265,7 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
     base = spec.base_config()
     if spec.address is not None:  # the device is a worker's; this machine only decodes
         base = base.model_copy(update={"device": "cpu"})
-    config, _, split = prepare(base, data_root=root, cache=home.cache)
+    config, data, split = prepare(base, data_root=root, cache=home.cache)
     if spec.split_hash is None:
         if spec.address is None:
             made_on = fingerprint(config.device)
@@ -209,6 +278,10 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
             update={"config": config.document(), "split_hash": split.hash, "fingerprint": made_on}
         )
         folder.write_spec(spec)
+        if spec.address is None:  # elsewhere, a step here says nothing
+            from tune.plan import keep_expectation
+
+            keep_expectation(folder, spec, config, data, split)
     elif split.hash != spec.split_hash:
         raise ConfigError(
             f"the data of {config.dataset} changed since the study {spec.name!r} began: its split is "
@@ -217,15 +290,19 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
     return spec
 
 
-def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> Outcome:
+def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress, begun: HeadStart) -> Outcome:
     began = time.monotonic()
     try:
         from tune.engine import Engine
 
         folder.set_state("running")
-        engine = Engine(spec, folder, home, progress)
+        engine = Engine(spec, folder, home, progress, begun.sender)
     except KeyboardInterrupt:
         raise _interrupted_early(folder, home) from None
+    except ServiceError:  # a storage that does not answer, which may do so later
+        folder.set_state("interrupted")
+        folder.unlock()
+        raise
     state = "failed"
     try:
         with _signals(engine.request_stop):
@@ -233,22 +310,26 @@ def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -
     except KeyboardInterrupt:  # a second Ctrl-C, which did not wait for the trials to end their epoch
         engine.signal, state = signal.SIGINT, "interrupted"
     finally:
-        folder.set_state(state)
+        with engine.recorder.writing():  # a study that is "running" without a driver is interrupted
+            folder.set_state(state)
         pending = engine.close(state)
         folder.unlock()
-    study = Study(folder.path)
-    return Outcome(study, _code(study, engine.signal, pending), pending, time.monotonic() - began)
+    study, trouble = Study(folder.path), engine.recorder.trouble
+    code = _code(study, engine, pending + engine.refused)
+    return Outcome(study, code, pending, time.monotonic() - began, engine.refused, trouble)
 
 
-def _code(study: Study, signal_number: int | None, pending: int) -> Exit:
-    if signal_number is not None:
-        return Exit.TERMINATED if signal_number == signal.SIGTERM else Exit.INTERRUPTED
+def _code(study: Study, engine: Engine, undelivered: int) -> Exit:
+    if engine.recorder.trouble is not None:
+        return Exit.STORAGE
+    if engine.interrupted:
+        return Exit.TERMINATED if engine.signal == signal.SIGTERM else Exit.INTERRUPTED
     states = [r.state for r in study.records()]
     if not any(s in ("completed", "stopped_early") for s in states):
         return Exit.NO_TRIAL_SUCCEEDED
     if "failed" in states:
         return Exit.SOME_TRIALS_FAILED
-    return Exit.TRACKING_PENDING if pending else Exit.DONE
+    return Exit.TRACKING_PENDING if undelivered else Exit.DONE
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 from ray.tune.search import Searcher
 
+from ssl_core import method_file
 from tune.home import Home
 from tune.records import Records
 from tune.spec import StudySpec
@@ -27,6 +29,7 @@ class StudySearcher(Searcher):
         records: the study's trials.
         folder: the study's folder.
         home: where decoded images lie.
+        writing: what a write goes through, so that one that fails ends the sitting (`tune.recorder`).
         identity: versions that a worker must have, where it may be on another machine.
         room: how many trials may run side by side at the moment; None: Ray is told once and for all.
     """
@@ -37,11 +40,12 @@ class StudySearcher(Searcher):
         folder: StudyFolder,
         home: Home,
         *,
+        writing: Callable[[], AbstractContextManager[None]] = nullcontext,
         identity: Mapping[str, str] | None = None,
         room: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(metric="val/error", mode="min")
-        self._records, self._folder, self._home = records, folder, home
+        self._records, self._folder, self._home, self._writing = records, folder, home, writing
         self._identity, self._room = identity, room
         self._running: set[str] = set()
         self._waiting = deque(records.unfinished())
@@ -50,15 +54,18 @@ class StudySearcher(Searcher):
         """The configuration of the next trial; None: not now; FINISHED where the study has all of its trials."""
         if self._room is not None and len(self._running) >= self._room():
             return None
-        if self._waiting:
-            trial = self._waiting.popleft()
-        elif self._records.asked() < self._records.spec.trials:
-            trial = self._records.ask()
-        else:
+        trial = self._waiting.popleft() if self._waiting else self._new()
+        if trial is None:
             return Searcher.FINISHED
         self._running.add(trial_id)
         task = trial_task(self._records.spec, trial, self._folder, self._home)
         return task if self._identity is None else task | {"identity": dict(self._identity)}
+
+    def _new(self) -> FrozenTrial | None:
+        if self._records.asked() < self._records.spec.trials:
+            with self._writing():
+                return self._records.ask()
+        return None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """One place is free. Optuna is told by `tune.recorder`, which knows more than Ray says here."""
@@ -76,11 +83,14 @@ class StudySearcher(Searcher):
 
 
 def trial_task(spec: StudySpec, trial: FrozenTrial, folder: StudyFolder, home: Home) -> dict[str, Any]:
-    """What a worker is told of a trial: plain data."""
+    """What a worker is told of a trial: plain data, the text of a method of the user's own included."""
+    digest = spec.config.get("method_digest")
     return {
         "trial": trial.number,
         "config": spec.trial_config(trial.params).document(),
+        "method_text": None if digest is None else method_file.text_of(digest),
         "folder": str(folder.trials / str(trial.number)),
+        "max_failures": spec.max_failures,
         "known_epoch": trial.user_attrs.get("last", {}).get("epoch", 0),
         "split_hash": spec.split_hash,
         "cache": str(home.cache),

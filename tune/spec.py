@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from search_spaces import SearchSpace, load_yaml, parse_space
+from ssl_core import method_file
 from ssl_core.config import RunConfig, Section, from_document, parameter_names
 from ssl_core.errors import ConfigError, unknown
 from ssl_core.methods import get_method
@@ -28,29 +30,45 @@ class SpaceSource(Section):
     fixed_by_set: tuple[str, ...] = Field((), strict=False)
 
 
+@lru_cache(maxsize=8)
+def _space(
+    text: str, where: str, method: str, digest: str | None, variant: str, fixed: tuple[str, ...]
+) -> SearchSpace:
+    """Every trial asks for it, and YAML takes its time."""
+    return without(parse_space(text, where=where, method=method, digest=digest, variant=variant), fixed)
+
+
 class StudySpec(Section):
     """A study as it was resolved when it was created; `resume` goes on with exactly this.
 
     `address` is the Ray cluster that it runs on, None for the machine that it is started on; with `elastic`, as many
     trials run side by side as the cluster can hold at the time.
+    `method_path` is where the file of a user's own method lay; the study goes on with the copy in its own folder.
     """
 
     name: str
     config: dict[str, Any]
+    method_path: str | None = None
     space: SpaceSource
     trials: int = Field(ge=1, le=1_000_000)
     concurrent: int = Field(ge=1, le=10_000)
     gpus_per_trial: float = Field(ge=0, le=64)
-    sampler: Literal["tpe", "random"]
+    sampler: Literal["tpe", "random", "gp", "grid"]
     seed: int = Field(ge=0, lt=2**31)
     max_failures: int = Field(ge=0, le=1000)
     time_budget: float | None = Field(gt=0)
     tracking_uri: str
     tracking_timeout: float = Field(ge=0)
+    require_tracking: bool = False
     data_root: str | None
     address: str | None = None
     elastic: bool = False
     created: str
+    uid: str = ""
+    startup_trials: int | None = Field(None, ge=0, le=1_000_000)
+    points: tuple[dict[str, Any], ...] = Field((), strict=False)
+    warm_start: str | None = None
+    storage: str | None = None
     split_hash: str | None = None
     fingerprint: dict[str, str] | None = None
 
@@ -60,13 +78,14 @@ class StudySpec(Section):
 
     def search_space(self) -> SearchSpace:
         """The space, read from the study's own copy; parameters fixed by --set are left out of it."""
-        read = parse_space(
+        return _space(
             self.space.text,
-            where=f"study {self.name}",
-            method=self.config["method"],
-            variant=self.space.variant,
+            f"study {self.name}",
+            self.config["method"],
+            self.config.get("method_digest"),
+            self.space.variant,
+            self.space.fixed_by_set,
         )
-        return without(read, self.space.fixed_by_set)
 
     def trial_config(self, values: Mapping[str, Any]) -> RunConfig:
         """The configuration of a trial with these values of the searched parameters."""
@@ -118,13 +137,13 @@ def with_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) ->
     return result
 
 
-def parse_sets(assignments: Sequence[str], method: str) -> dict[str, Any]:
-    """``["vat.eps=4", "lr=1e-2"]`` as dotted names and values.
+def parse_sets(assignments: Sequence[str], method: str, digest: str | None = None) -> dict[str, Any]:
+    """``["vat.eps=4", "lr=1e-2"]`` as dotted names and values, for a method as `get_method` takes it.
 
     Raises:
         ConfigError: an assignment without "=", or a name that the method does not have.
     """
-    known = parameter_names(get_method(method))
+    known = parameter_names(get_method(method, digest))
     result = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -153,21 +172,24 @@ def read_text(path: Path, option: str) -> str:
 
 
 def read_spec(folder: Path) -> StudySpec:
-    """The specification in a study's folder.
+    """The specification in a study's folder; a method of the user's own is loaded from the folder's copy.
 
     Raises:
-        ConfigError: if the file is damaged.
+        ConfigError: if the file is damaged, or the method's copy.
     """
     path = folder / STUDY_FILE
     document = load_yaml(path.read_text(), str(path))
     try:
-        return StudySpec.model_validate(document)
+        spec = StudySpec.model_validate(document)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise ConfigError(
             f"{path} is damaged: {place}: {problem['msg']}. Restore it from a backup, or start a new study."
         ) from None
+    if digest := spec.config.get("method_digest"):
+        method_file.load_kept(folder, spec.config["method"], digest)
+    return spec
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -2,7 +2,9 @@
 
 studies/<name>/study.yaml    what was asked, resolved
                state.json    finished, interrupted or failed; "running" with a free lock is interrupted
+               method.py     the study's own copy of a method that does not come with the package
                lock          held by the one driver
+               stop          there while somebody asks that driver to end its sitting
                optuna.db     trials: parameters, intermediate values, end states
                events.db     every report, and what tracking still owes
                trials/<n>/   checkpoints of a trial
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from search_spaces import dump_yaml
+from ssl_core import method_file
 from ssl_core.errors import ConfigError
 from tune.errors import Exit, ServiceError
 from tune.home import Home
@@ -61,6 +64,7 @@ class StudyFolder:
             ) from None
         self.lock()
         self.set_state("running")
+        method_file.keep(self.path, spec.config.get("method_digest"))
         self.write_spec(spec)
 
     def write_spec(self, spec: StudySpec) -> None:
@@ -82,13 +86,22 @@ class StudyFolder:
             file.close()
             raise ServiceError(
                 f"the study {self.path.name!r} is in use by another driver (process {holder}). "
-                "Wait for it, or interrupt it there with Ctrl-C.",
+                f"Wait for it, or end its sitting with `ssl-tune stop {self.path.name}`.",
                 Exit.IN_USE,
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         self._lock = file
+        (self.path / "stop").unlink(missing_ok=True)  # meant for the driver before
+
+    def request_stop(self) -> None:
+        """Ask the driver, whoever and wherever it is, to end its sitting resumably."""
+        (self.path / "stop").touch()
+
+    def stop_requested(self) -> bool:
+        """Whether somebody asked for that since the lock was taken."""
+        return (self.path / "stop").exists()
 
     def unlock(self) -> None:
         """Let go of the lock."""

@@ -13,8 +13,9 @@ from typing import Any
 
 import optuna
 
-from tune.records import TrialRecord, storage
-from tune.spec import StudySpec
+from tune.records import TrialRecord
+from tune.spec import StudySpec, read_spec
+from tune.storage import open_storage
 from tune.study import StudyFolder
 from tune.views import best_record, near_ties, resolution
 
@@ -56,7 +57,8 @@ def importances(folder: StudyFolder, name: str) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
-            study = optuna.load_study(study_name=name, storage=storage(folder))
+            storage = open_storage(folder, read_spec(folder.path).storage)
+            study = optuna.load_study(study_name=name, storage=storage)
             found = optuna.importance.get_param_importances(study)
         except (ValueError, RuntimeError, KeyError):
             return {}

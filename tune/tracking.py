@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tune.events import EventLog, NewEvent, now_ms
@@ -251,16 +251,17 @@ class Tracker:
         self._revive_sender()
         return self.log.pending()
 
-    def start_sender(self) -> None:
-        """Start the process that delivers. It outlives Ctrl-C here, and ends by itself after this process."""
-        self.log.set_meta("complete", None)
-        self._spawn()
+    def start_sender(self, process: subprocess.Popen[bytes] | None = None) -> None:
+        """Start the process that delivers, unless `early_sender` has. It outlives Ctrl-C, and ends after this one."""
+        self._sender = process or early_sender(self.log)
+        self._next_look = time.monotonic() + _REVIVE_SECONDS
 
-    def close(self, timeout: float) -> int:
+    def close(self, timeout: float, watch: Callable[[], None] = lambda: None) -> int:
         """Tell the sender that the log is complete and wait for it.
 
         Args:
             timeout: seconds to wait for the rest to be delivered.
+            watch: called again and again meanwhile.
 
         Returns:
             How many events are still owed; they stay in the log for `ssl-tune sync`.
@@ -271,6 +272,7 @@ class Tracker:
         deadline = time.monotonic() + timeout
         while self.log.pending() and time.monotonic() < deadline:
             self._revive_sender()
+            watch()
             time.sleep(_POLL_SECONDS)
         owed = self.log.pending()
         try:
@@ -283,30 +285,12 @@ class Tracker:
         self._sender = None
         return self.log.pending()
 
-    def _spawn(self) -> None:
-        package_root = str(Path(__file__).resolve().parent.parent)
-        inherited = os.environ.get("PYTHONPATH")
-        path = os.pathsep.join([package_root, inherited] if inherited else [package_root])
-        # -P: the folder that the command was typed in must not provide modules. A session of its own:
-        # Ctrl-C at the terminal must not reach the sender in the middle of a delivery.
-        command = [sys.executable, "-P", "-m", "tune.sender", str(self.folder), "--parent", str(os.getpid())]
-        with (self.folder / "sender.log").open("ab") as output:
-            self._sender = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        self._next_look = time.monotonic() + _REVIVE_SECONDS
-
     def _revive_sender(self) -> None:
         if self._sender is None or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _REVIVE_SECONDS
         if self._sender.poll() is not None and self.log.pending():
-            self._spawn()
+            self._sender = _spawn(self.folder)
 
     # Events
 
@@ -391,3 +375,28 @@ class Tracker:
         events.append(self._status(run, payload, after, time_ms))
         self.log.append_many(events)
         return True
+
+
+def early_sender(log: EventLog) -> subprocess.Popen[bytes]:
+    """A sender for a sitting of which nothing is known yet: MLflow takes seconds to load."""
+    for note in ("complete", "problem"):  # an earlier driver's
+        log.set_meta(note, None)
+    return _spawn(log.path.absolute().parent)
+
+
+def _spawn(study_folder: Path) -> subprocess.Popen[bytes]:
+    package_root = str(Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([package_root, inherited] if inherited else [package_root])
+    # -P: the folder that the command was typed in must not provide modules. A session of its own:
+    # Ctrl-C at the terminal must not reach the sender in the middle of a delivery.
+    command = [sys.executable, "-P", "-m", "tune.sender", str(study_folder), "--parent", str(os.getpid())]
+    with (study_folder / "sender.log").open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )

@@ -5,6 +5,10 @@ used: a trial goes on from that file wherever and whenever it is started again. 
 not noted when it died are in the checkpoint's history and are given again, so that nothing is redone but the
 epoch that was under way.
 
+An exception is told to Ray, which starts the trial again in a fresh process; how often that happened is kept with
+the trial, and once it is more often than allowed the trial's end is reported instead. A full disk is nobody's
+fault: the trial waits, and the driver is told to end the sitting.
+
 Worker processes are used again by the next trial, with data, imports and model code loaded.
 """
 
@@ -20,15 +24,17 @@ from typing import Any
 import torch
 from ray import tune as ray_tune
 
-from ssl_core import checkpoint, pictures
+from ssl_core import checkpoint, method_file, pictures
 from ssl_core.config import from_document
 from ssl_core.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.loop import Report, Run, train
 from ssl_core.run import prepare
 from tune.spec import STUDY_FILE
+from tune.trouble import FULL
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
-STOP_REASON, MESSAGE, METRICS, CLASSES = "stop_reason", "message", "metrics", "classes"
+STOP_REASON, MESSAGE, METRICS, CLASSES, STORAGE = "stop_reason", "message", "metrics", "classes", "storage"
+ERROR_FILE, FAILURES_FILE, VERDICT_FILE = "error.txt", "failures", "killed-for-memory.txt"
 
 CUDA_CONTEXT = 600 * 2**20
 """Bytes of a GPU that every process on it takes besides what PyTorch allocates and can cap."""
@@ -50,19 +56,20 @@ class TrialTrainable(ray_tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One epoch: its report, or the way the trial ended."""
         try:
-            if self._reports is None:
-                self._reports = self._start()
-            report = next(self._reports)
+            return self._epoch()
         except NonFiniteError as error:
             return {"done": True, STOP_REASON: "nan", MESSAGE: str(error)}
         except MemoryExhaustedError as error:
             return {"done": True, STOP_REASON: "oom", MESSAGE: str(error)}
         except (torch.OutOfMemoryError, MemoryError) as error:
             return {"done": True, STOP_REASON: "oom", MESSAGE: f"{type(error).__name__}: {error}"}
-        except Exception:
-            # Ray carries the exception to the driver; the traceback is told there, whole.
-            self._note_failure(traceback.format_exc())
-            raise
+        except Exception as error:
+            return self._failed(error)
+
+    def _epoch(self) -> dict[str, Any]:
+        if self._reports is None:
+            self._reports = self._start()
+        report = next(self._reports)
         result: dict[str, Any] = {
             EPOCH: report.epoch,
             ERROR: report.metrics["val/error"],
@@ -83,6 +90,8 @@ class TrialTrainable(ray_tune.Trainable):
         if "identity" in task:
             _check_machine(task)
         cap_gpu_memory(task["gpus"])
+        if task["method_text"] is not None:
+            method_file.load(task["method_text"], str(Path(task["folder"]).parent.parent / method_file.COPY))
         config, data, split = prepare(
             from_document(task["config"]),
             data_root=Path(task["data_root"]) if task["data_root"] else None,
@@ -95,6 +104,8 @@ class TrialTrainable(ray_tune.Trainable):
         run = self._run = Run(config, data, split)
         self._last_epoch = config.last_epoch
         folder = Path(task["folder"])
+        if (folder / VERDICT_FILE).exists():
+            raise MemoryError((folder / VERDICT_FILE).read_text())
         state = checkpoint.load_newest(folder)
         if state is not None:
             run.load_state(state)
@@ -105,10 +116,28 @@ class TrialTrainable(ray_tune.Trainable):
             checkpoint.save(folder, report.epoch, run.state())
             yield report
 
-    def _note_failure(self, text: str) -> None:
+    def _failed(self, error: Exception) -> dict[str, Any]:
+        """Raise an exception again for another attempt, or report the end that it is."""
+        text, failures = traceback.format_exc(), 0
+        try:
+            failures = self._note_failure(text)
+        except OSError as second:
+            error = second
+        if isinstance(error, OSError) and error.errno in FULL:
+            return {"done": True, STORAGE: str(error)}
+        if failures <= self._task["max_failures"]:
+            raise error
+        return {"done": True, STOP_REASON: "error", MESSAGE: text}
+
+    def _note_failure(self, text: str) -> int:
+        """Keep a traceback; returns how many there were."""
         folder = Path(self._task["folder"])
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(text)
+        noted = folder / FAILURES_FILE
+        failures = 1 + (int(noted.read_text()) if noted.exists() else 0)
+        (folder / ERROR_FILE).write_text(text)
+        checkpoint.write_atomically(noted, str(failures).encode())
+        return failures
 
 
 def cap_gpu_memory(gpus: float) -> None:

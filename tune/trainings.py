@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_core import method_file
 from ssl_core.config import RunConfig
 from ssl_core.data import DatasetInfo
 from ssl_core.errors import ConfigError, NonFiniteError
@@ -102,21 +103,27 @@ def check_fresh_sets(info: DatasetInfo, config: RunConfig, seeds: int) -> None:
         )
 
 
-def train_all(trainings: Sequence[Training], places: Places, say: Say) -> list[Trained]:
+def train_all(
+    trainings: Sequence[Training],
+    places: Places,
+    say: Say,
+    each: Callable[[int, Trained], None] = lambda place, trained: None,
+) -> list[Trained]:
     """Train what is not trained yet; what came out of each, in their order.
 
     Args:
         trainings: what to train.
         places: where, and how many side by side.
         say: told as each ends.
+        each: given what came out of each as it ends, with its place among `trainings`.
     """
-    if places.concurrent == 1:
-        results = []
-        for number, training in enumerate(trainings, 1):
-            results.append(_train(*_arguments(training, places)))
-            say(f"{number}/{len(trainings)} {_line(training, results[-1])}")
-        return results
-    return _train_on_ray(trainings, places, say)
+    found: dict[int, Trained] = {}
+    run = _train_here if places.concurrent == 1 else _train_on_ray
+    for place, trained in run(trainings, places):
+        found[place] = trained
+        say(f"{len(found)}/{len(trainings)} {_line(trainings[place], trained)}")
+        each(place, trained)
+    return [found[place] for place in range(len(trainings))]
 
 
 def finished(training: Training) -> Trained | None:
@@ -130,27 +137,21 @@ def finished(training: Training) -> Trained | None:
     return Trained(document, []) if "test_error" in document else None
 
 
-def _train_on_ray(trainings: Sequence[Training], places: Places, say: Say) -> list[Trained]:
-    import ray
+def _train_here(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
+    for place, training in enumerate(trainings):
+        yield place, _train(*_arguments(training, places))
 
-    from tune import engine
 
-    started_here = not ray.is_initialized()
-    if started_here:
-        engine.start_ray(places.concurrent)
-    try:
+def _train_on_ray(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
+    from tune import local_ray
+
+    with local_ray.running(places.concurrent):
+        ray = local_ray.ray
         train = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(_train)
-        refs = [train.remote(*_arguments(t, places)) for t in trainings]
-        waiting = dict(zip(refs, trainings, strict=True))
+        waiting = {train.remote(*_arguments(t, places)): place for place, t in enumerate(trainings)}
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            training = waiting.pop(ready)
-            done = len(trainings) - len(waiting)
-            say(f"{done}/{len(trainings)} {_line(training, ray.get(ready))}")
-        return [ray.get(ref) for ref in refs]
-    finally:
-        if started_here:
-            ray.shutdown()
+            yield waiting.pop(ready), ray.get(ready)
 
 
 def _line(training: Training, trained: Trained) -> str:
@@ -162,17 +163,27 @@ def _line(training: Training, trained: Trained) -> str:
 
 
 def _arguments(training: Training, places: Places) -> tuple[Any, ...]:
-    home, root = places.home, places.data_root
-    return training.config.document(), root, str(home.cache), str(training.out), str(home.test_readings)
+    home, root, digest = places.home, places.data_root, training.config.method_digest
+    text = None if digest is None else method_file.text_of(digest)
+    return training.config.document(), text, root, str(home.cache), str(training.out), str(home.test_readings)
 
 
-def _train(config: dict[str, Any], data_root: str | None, cache: str, out: str, readings: str) -> Trained:
+def _train(
+    config: dict[str, Any],
+    method_text: str | None,
+    data_root: str | None,
+    cache: str,
+    out: str,
+    readings: str,
+) -> Trained:
     """One training, here or on a worker: goes on where it was, and reads the test set once."""
     from ssl_core import checkpoint, train
     from ssl_core.run import CHECKPOINTS
 
     folder = Path(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if method_text is not None:
+        method_file.load(method_text, str(folder / method_file.COPY))
     with _alone(folder):
         noted = folder / PROBLEM_FILE
         if noted.exists():  # the same bits would turn out the same

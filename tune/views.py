@@ -69,14 +69,15 @@ def near_ties(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
 def status(study: Study) -> dict[str, Any]:
     """What ``ssl-tune status NAME --json`` prints."""
     from tune.events import EventLog
+    from tune.plan import planned_and_actual
 
     records = study.records()
     states = Counter(r.state for r in records)
     record, full = best_record(records)
-    pending = 0
+    pending, refused, problem = 0, 0, None
     if study.folder.events_db.exists():
         with EventLog(study.folder.events_db, read_only=True) as log:
-            pending = log.pending()
+            pending, refused, problem = log.pending(), log.refused(), log.get_meta("problem")
     return {
         "study": study.name,
         "state": study.folder.state(),
@@ -88,7 +89,13 @@ def status(study: Study) -> dict[str, Any]:
             **{name: states[name] for name in ("completed", "stopped_early", "failed", "running")},
         },
         "best": None if record is None else describe_best(record, full),
-        "tracking": {"uri": study.spec.tracking_uri, "pending": pending},
+        "tracking": {
+            "uri": study.spec.tracking_uri,
+            "pending": pending,
+            "refused": refused,
+            "problem": problem if pending else None,
+        },
+        "cost": planned_and_actual(study, records),
     }
 
 

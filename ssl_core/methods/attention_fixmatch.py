@@ -21,6 +21,7 @@ Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -51,7 +52,7 @@ class AttentionFixMatchConfig(MethodConfig):
         0.95, gt=0, le=1, description="tau, confidence from which on a prediction counts (report, table 3)"
     )
     lambda_u: float = Field(
-        1.0, ge=0, description="weight of the unlabelled loss (Sohn et al. 2020, table 4)"
+        1.0, ge=0, le=1e3, description="weight of the unlabelled loss (Sohn et al. 2020, table 4)"
     )
     weak_forward: WeakForward = Field("joint", description=DESCRIPTION)
     maps: int = Field(
@@ -60,11 +61,12 @@ class AttentionFixMatchConfig(MethodConfig):
     lambda_att: float = Field(
         1.0,
         ge=0,
+        le=1e3,
         validate_default=True,
         description="weight of the attention loss (report, section 2.3: added as it is)",
     )
     diversity_weight: float = Field(
-        0.0, ge=0, description="weight of the maps' similarity (proposed in the report's section 4)"
+        0.0, ge=0, le=1e3, description="weight of the maps' similarity (proposed in the report's section 4)"
     )
     align: Literal["geometry", "none"] = Field(
         "geometry", description="compare maps at the same place of the image, or as they are (the report)"
@@ -87,6 +89,13 @@ class AttentionFixMatchConfig(MethodConfig):
                 f"there are no two maps to tell apart with maps = {maps}; take diversity_weight = 0, or "
                 "at least 2 maps"
             )
+        return value
+
+    @field_validator("align")
+    @classmethod
+    def _alignment_needs_a_head(cls, value: str, info: ValidationInfo) -> str:
+        if value == "none" and info.data.get("maps") == 0:
+            raise ValueError("there are no maps to compare with maps = 0; leave align out, or take more maps")
         return value
 
 
@@ -117,6 +126,11 @@ class AttentionFixMatch(Method):
     Config = AttentionFixMatchConfig
     warmup_share = 0.0  # the report has one for its tasks 1 and 2 only
     unlabelled_views = ("weak", "strong")
+
+    def idle(self, config: AttentionFixMatchConfig) -> Mapping[str, str]:
+        if config.lambda_u == config.lambda_att == 0:
+            return {"threshold": "attention_fixmatch.lambda_u = attention_fixmatch.lambda_att = 0"}
+        return {}
 
     def attention_maps(self, config: AttentionFixMatchConfig) -> int:
         return config.maps

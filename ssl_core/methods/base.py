@@ -196,6 +196,13 @@ class Method(ABC):
     """Whether `start_epoch` predicts the whole pool: part of the price of an epoch."""
     unlabelled_views: ClassVar[tuple[str, ...]] = ()
     """Views of the unlabelled images that `compute_loss` reads: "weak", "strong"."""
+    digest: str | None = None
+    """Of the file that it was loaded from (`ssl_core.method_file` enters it); None: it comes with the package."""
+
+    def idle(self, config: Any) -> Mapping[str, str]:
+        """Parameters of its own that change nothing under this configuration, and why: ``{"xi": "vat.alpha = 0"}``.
+        A search over one that is idle everywhere is refused."""
+        return {}
 
     def attention_maps(self, config: Any) -> int:
         """Maps of the attention head on the network; 0: no head."""

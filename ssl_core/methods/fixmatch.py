@@ -15,6 +15,7 @@ Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -32,7 +33,7 @@ class FixMatchConfig(MethodConfig):
     threshold: float = Field(
         0.95, gt=0, le=1, description="tau, confidence from which on a prediction counts (table 4)"
     )
-    lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss (table 4)")
+    lambda_u: float = Field(1.0, ge=0, le=1e3, description="weight of the unlabelled loss (table 4)")
     weak_forward: WeakForward = Field("joint", description=DESCRIPTION)
 
 
@@ -44,6 +45,9 @@ class FixMatch(Method):
     Config = FixMatchConfig
     warmup_share = 0.0  # the paper has none: the mask is empty until the labelled images are learnt
     unlabelled_views = ("weak", "strong")
+
+    def idle(self, config: FixMatchConfig) -> Mapping[str, str]:
+        return {"threshold": "fixmatch.lambda_u = 0"} if config.lambda_u == 0 else {}
 
     def compute_loss(
         self,

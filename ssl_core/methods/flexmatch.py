@@ -17,6 +17,7 @@ Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -36,7 +37,9 @@ class FlexMatchConfig(MethodConfig):
     threshold: float = Field(
         0.95, gt=0, le=1, description="tau, what is confident, and the highest threshold (Zhang et al. 2021)"
     )
-    lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled loss (Zhang et al. 2021)")
+    lambda_u: float = Field(
+        1.0, ge=0, le=1e3, description="weight of the unlabelled loss (Zhang et al. 2021)"
+    )
     weak_forward: WeakForward = Field("joint", description=DESCRIPTION)
 
 
@@ -89,6 +92,9 @@ class FlexMatch(Method):
     Config = FlexMatchConfig
     warmup_share = 0.0  # the paper has none: its own warm-up is that of the thresholds
     unlabelled_views = ("weak", "strong")
+
+    def idle(self, config: FlexMatchConfig) -> Mapping[str, str]:
+        return {"threshold": "flexmatch.lambda_u = 0"} if config.lambda_u == 0 else {}
 
     def init_state(self, config: FlexMatchConfig, setup: Setup) -> FlexMatchState:
         return FlexMatchState(last=torch.full((setup.num_images,), NEVER), unlabelled=setup.unlabelled)

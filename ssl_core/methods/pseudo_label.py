@@ -16,6 +16,7 @@ Shapes: B labelled images of a step, m images of X of a step, n images without a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,9 @@ class PseudoLabel(Method):
     warmup_share = 10 / 300  # report, section 2.4
     relabels = True
     unlabelled_views = ("weak",)
+
+    def idle(self, config: PseudoLabelConfig) -> Mapping[str, str]:
+        return {"accumulate": "pseudo_label.threshold = 1"} if config.threshold == 1 else {}
 
     def init_state(self, config: PseudoLabelConfig, setup: Setup) -> PseudoLabelState:
         empty = torch.empty(0, dtype=torch.int64)

@@ -12,7 +12,8 @@ and the network is taught to predict the same at both of its ends:
 sg: stop-gradient; r is a constant, too. All norms are L2 over one image, in the normalised input's units.
 
 With no iteration r points anywhere: random perturbation training, the baseline of Miyato et al. With alpha = 0
-and `use_entmin` the loss is entropy minimisation alone (Grandvalet and Bengio 2005).
+and `use_entmin` the loss is entropy minimisation alone (Grandvalet and Bengio 2005). Both are methods of their
+own as well: `random_perturbation` and `entropy_minimisation`.
 
 Only the labelled pass moves BatchNorm's running statistics; every pass here uses the batch's own, as the
 authors' code does (takerum/vat_tf, train_semisup.py). The power iteration, its own p(x) included, runs in
@@ -23,6 +24,7 @@ Shapes: B labelled and U unlabelled images of a step, C classes; images, d, g an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -122,6 +124,11 @@ class VAT(Method):
     Config = VATConfig
     warmup_share = 35 / 300  # report, section 2.4
     unlabelled_views = ("weak",)
+
+    def idle(self, config: VATConfig) -> Mapping[str, str]:
+        if config.alpha == 0:
+            return dict.fromkeys(("xi", "eps", "iterations"), "vat.alpha = 0")
+        return {"xi": "vat.iterations = 0"} if config.iterations == 0 else {}
 
     def compute_loss(
         self,

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from ssl_core.methods import get_method, method_names
 from ssl_core.methods.base import LossOutput
 from ssl_core.monitors import EpochMonitor
 from tests import tiny
@@ -50,14 +49,12 @@ def read(method: str) -> list[float]:
 
 def write(method: str) -> None:
     """Record a trace."""
-    head = (
-        f"# step and loss of {get_method(method).name}; written by: python -m tests.golden.record {method}\n"
-    )
+    head = f"# step and loss of {method}; written by: python -m tests.golden.record {method}\n"
     lines = [f"{step} {loss:.12e}\n" for step, loss in enumerate(trace(method))]
     path_of(method).write_text(head + "".join(lines))
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or method_names():
+    for name in sys.argv[1:] or tiny.METHODS:
         write(name)
         print(f"recorded {path_of(name).name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -67,11 +68,13 @@ def test_describing_loads_neither_torch_nor_sklearn_nor_pil(folder: Path) -> Non
     code = (
         "import sys; from ssl_core import data\n"
         f"for name in ('digits', 'cifar10', 'cifar100', 'folder:{folder}'): data.describe(name)\n"
-        "print([m for m in ('torch', 'torchvision', 'sklearn', 'pandas', 'PIL') if m in sys.modules])"
+        "print([m for m in ('torch', 'torchvision', 'sklearn', 'pandas', 'PIL') if m in sys.modules])\n"
+        "data.load_train('digits')\n"
+        "print([m for m in ('torch', 'torchvision', 'sklearn', 'pandas') if m in sys.modules])"
     )
     root = Path(data.__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    assert run.stdout.split() == ["[]", "[]"]
 
 
 # ---- describe
@@ -99,6 +102,16 @@ def test_digits_are_scaled_to_eight_bits_and_grey() -> None:
         assert (dataset.images == dataset.images[..., :1]).all()
     expected = Image.fromarray(native[5]).resize((16, 16), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(sides[None].images[5], np.asarray(expected))
+
+
+def test_digits_are_those_of_scikit_learn_wherever_it_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, labels = _decode._digits_table()
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None
+    )  # no file is found: it is asked itself
+    for mine, theirs in zip((pixels, labels), _decode._digits_table(), strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_digits_train_and_test_are_the_whole_set() -> None:

@@ -1,8 +1,12 @@
-"""One suite over every method that comes with the package, those of tomorrow included.
+"""One suite over every method that comes with the package, those of tomorrow included, and over the documentation's.
 
 A new method is found by itself. It needs a slow reference of its loss in REFERENCES, parameters that switch
 its unlabelled loss off in OFF, and a golden trace (`python -m tests.golden.record METHOD`); where its
 defaults leave the unlabelled loss asleep on an untrained network, also parameters in `tests.tiny.PARAMETERS`.
+
+    pytest tests/ssl_core/test_methods.py --method file:my_method.py
+
+runs the suite over a method of one's own alone; what it has no entry for is skipped.
 """
 
 from __future__ import annotations
@@ -22,22 +26,46 @@ from ssl_core import checkpoint
 from ssl_core.augment import weak_view
 from ssl_core.config import MethodConfig
 from ssl_core.loop import Run
-from ssl_core.methods import get_method, method_names
+from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Method, Progress, Relabel
 from ssl_core.randaugment import Geometry, strong_view
 from tests import slow_attention
 from tests.golden import record
-from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits, trained
-
-METHODS = method_names()
-PROGRESS = Progress(step=3, total_steps=12, step_in_epoch=0, epoch=2, ssl_epoch=1)
-each_method = pytest.mark.parametrize("name", METHODS)
-SEPARATE = {"weak_forward": "separate"}
-each_way = pytest.mark.parametrize(  # the same with the weak view in a pass of its own, where it can be
-    ("name", "way"),
-    [(name, {}) for name in METHODS]
-    + [(n, SEPARATE) for n in METHODS if "weak_forward" in get_method(n).Config.model_fields],
+from tests.tiny import (
+    METHODS,
+    OWN,
+    assert_same_bits,
+    everything,
+    finish,
+    make_run,
+    method_named,
+    same_bits,
+    trained,
 )
+
+PROGRESS = Progress(step=3, total_steps=12, step_in_epoch=0, epoch=2, ssl_epoch=1)
+SEPARATE = {"weak_forward": "separate"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that takes a `name` over every method, or over the one that --method names; and each that takes
+    a `way` besides with the weak view in a pass of its own, where the method has the choice."""
+    if "name" in metafunc.fixturenames:
+        names, given = METHODS, metafunc.config.getoption("--method")
+        if given is not None:
+            names = [get_method(given).name]
+            OWN[names[0]] = given
+        if "way" in metafunc.fixturenames:
+            ways = [(name, {}) for name in names]
+            ways += [(n, SEPARATE) for n in names if "weak_forward" in method_named(n).Config.model_fields]
+            metafunc.parametrize(("name", "way"), ways)
+        else:
+            metafunc.parametrize("name", names)
+
+
+def lacks(name: str, what: str) -> None:
+    """End a test that needs an entry which a method does not have: a method that comes with the package must."""
+    (pytest.fail if name in METHODS else pytest.skip)(f"{name} {what}")
 
 
 # The references: one image at a time, from the equations alone. They are differentiable, and detach what the
@@ -97,6 +125,26 @@ def vat_reference(run: Run, batch: Batch) -> Tensor:
     return supervised_reference(run, batch) + config.alpha * sum(each[1:], each[0]) / len(each)
 
 
+def random_perturbation_reference(run: Run, batch: Batch) -> Tensor:
+    config: Any = run.config.parameters
+    images = batch.views["weak"]
+    noise = torch.randn(images.shape, generator=seeded(11), dtype=run.dtype)
+    moved = torch.stack([x + config.eps * d / length(d) for x, d in zip(images, noise, strict=True)])
+    targets, logits = run.network(images).logits.detach(), run.network(moved).logits
+    each = [divergence(p, q) for p, q in zip(targets, logits, strict=True)]
+    return supervised_reference(run, batch) + config.alpha * sum(each[1:], each[0]) / len(each)
+
+
+def entropy_minimisation_reference(run: Run, batch: Batch) -> Tensor:
+    config: Any = run.config.parameters
+    total = supervised_reference(run, batch)
+    for row in run.network(batch.views["weak"]).logits:
+        for label in range(len(row)):
+            minus_log_p = minus_log_probability(row, label)
+            total = total + config.weight * torch.exp(-minus_log_p) * minus_log_p / len(batch.indices)
+    return total
+
+
 Rows = list[tuple[Tensor, Any]]
 
 
@@ -104,7 +152,7 @@ def labelled_weak_strong(run: Run, batch: Batch) -> tuple[Tensor, Rows, Rows, Ro
     """The labelled loss; and image by image, logits and attention maps of labelled, weak and strong views."""
     views = [batch.labelled, batch.views["weak"], batch.views["strong"]]
     config: Any = run.config.parameters
-    if config.weak_forward == "joint":
+    if getattr(config, "weak_forward", "joint") == "joint":
         rows = rows_of(run.network(torch.cat(views)))
         n, size = len(batch.labels), len(batch.indices)
         parts = [rows[:n], rows[n : n + size], rows[n + size :]]
@@ -151,6 +199,16 @@ def flexmatch_reference(run: Run, batch: Batch) -> Tensor:
     return total
 
 
+def uda_reference(run: Run, batch: Batch) -> Tensor:
+    config: Any = run.config.parameters
+    total, _, weak, strong = labelled_weak_strong(run, batch)
+    for (logits_weak, _), (logits_strong, _) in zip(weak, strong, strict=True):
+        if max(probabilities_of(logits_weak)) > config.threshold:
+            loss = divergence(logits_weak.detach() / config.temperature, logits_strong)
+            total = total + config.weight * loss / len(batch.indices)
+    return total
+
+
 def attention_fixmatch_reference(run: Run, batch: Batch) -> Tensor:
     config: Any = run.config.parameters
     total, (_, labelled, weak, strong) = fixmatch_reference(run, batch), labelled_weak_strong(run, batch)
@@ -171,17 +229,23 @@ REFERENCES: dict[str, Callable[[Run, Batch], Tensor]] = {
     "supervised": supervised_reference,
     "pseudo_label": pseudo_label_reference,
     "vat": vat_reference,
+    "random_perturbation": random_perturbation_reference,
+    "entropy_minimisation": entropy_minimisation_reference,
     "fixmatch": fixmatch_reference,
     "flexmatch": flexmatch_reference,
     "attention_fixmatch": attention_fixmatch_reference,
+    "uda": uda_reference,
 }
 OFF: dict[str, dict[str, Any]] = {
     "supervised": {},
     "pseudo_label": {"threshold": 1.0},
     "vat": {"alpha": 0.0},
+    "random_perturbation": {"alpha": 0.0},
+    "entropy_minimisation": {"weight": 0.0},
     "fixmatch": {"lambda_u": 0.0},
     "flexmatch": {"lambda_u": 0.0},
     "attention_fixmatch": {"lambda_u": 0.0, "lambda_att": 0.0, "diversity_weight": 0.0},
+    "uda": {"weight": 0.0},
 }
 """Parameters under which the gradient is that of the labelled cross-entropy alone."""
 
@@ -251,9 +315,8 @@ def assert_close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: fl
         assert float((one[name] - other[name]).abs().max()) <= tolerance * scale, name
 
 
-@each_method
 def test_a_method_says_what_it_is(name: str) -> None:
-    method = get_method(name)
+    method = method_named(name)
     assert isinstance(method, Method) and method.name == name
     assert method.summary and "\n" not in method.summary
     assert issubclass(method.Config, MethodConfig)
@@ -261,7 +324,6 @@ def test_a_method_says_what_it_is(name: str) -> None:
     assert 0 <= method.warmup_share < 1
 
 
-@each_method
 def test_loss_terms_and_gradients_are_finite(name: str) -> None:
     run, batch = prepared(name, precision="float32")
     output = loss_of(run, batch)
@@ -276,17 +338,13 @@ def test_loss_terms_and_gradients_are_finite(name: str) -> None:
     assert max(float(g.abs().max()) for g in found.values()) > 0
 
 
-@each_method
 def test_the_unlabelled_loss_is_at_work_in_these_tests(name: str) -> None:
     run, batch = prepared(name)
     assert (len(batch.indices) > 0) == bool(run.method.unlabelled_views)
     if run.method.unlabelled_views and float(loss_of(run, batch).terms["loss_unsupervised"].detach()) == 0:
-        pytest.fail(
-            f"{name}: its unlabelled loss is 0 here; enter fitting parameters in tests.tiny.PARAMETERS"
-        )
+        lacks(name, "has an unlabelled loss of 0 here: enter fitting parameters in tests.tiny.PARAMETERS")
 
 
-@each_method
 def test_every_parameter_moves(name: str) -> None:
     run = make_run(name)
     before = trained(run)
@@ -297,22 +355,20 @@ def test_every_parameter_moves(name: str) -> None:
             assert not torch.equal(value, after[part][key]), f"{part}.{key}"
 
 
-@each_way
 def test_the_loss_and_its_gradient_are_those_of_the_slow_reference(name: str, way: dict[str, Any]) -> None:
     if name not in REFERENCES:
-        pytest.fail(f"{name} has no slow reference of its loss: write one, and enter it in REFERENCES")
+        lacks(name, "has no slow reference of its loss: write one, and enter it in REFERENCES")
     run, batch = prepared(name, **way)
     loss, expected = loss_of(run, batch).total, REFERENCES[name](run, batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert_close(gradients(run, loss), gradients(run, expected), 1e-6)
 
 
-@each_way
 def test_switched_off_the_gradient_is_that_of_the_labelled_images_alone(
     name: str, way: dict[str, Any]
 ) -> None:
     if name not in OFF:
-        pytest.fail(f"{name} has no entry in OFF: say which parameters switch its unlabelled loss off")
+        lacks(name, "has no entry in OFF: say which parameters switch its unlabelled loss off")
     run, batch = prepared(name, **OFF[name], **way)
     calls: list[tuple[Tensor, Any]] = []
 
@@ -342,7 +398,6 @@ def permuted(batch: Batch, order: Tensor) -> Batch:
     )
 
 
-@each_way
 def test_the_order_of_the_unlabelled_images_changes_nothing(
     name: str, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,7 +430,6 @@ def test_the_order_of_the_unlabelled_images_changes_nothing(
                 assert same_bits(one, other), field.name
 
 
-@each_method
 def test_the_loss_depends_on_what_is_handed_in_alone(name: str) -> None:
     run, batch = prepared(name)
     torch.manual_seed(0)
@@ -386,7 +440,6 @@ def test_the_loss_depends_on_what_is_handed_in_alone(name: str) -> None:
     assert one.total.item() == other.total.item()
 
 
-@each_method
 def test_the_state_handed_in_is_not_changed_in_place(name: str) -> None:
     run, batch = prepared(name)
     before = run.state()["method"]
@@ -395,7 +448,6 @@ def test_the_state_handed_in_is_not_changed_in_place(name: str) -> None:
     assert_same_bits(run.state()["method"], kept)
 
 
-@each_method
 def test_evaluation_leaves_batchnorm_alone(name: str) -> None:
     run = make_run(name)
     finish(run, until=2)
@@ -406,7 +458,6 @@ def test_evaluation_leaves_batchnorm_alone(name: str) -> None:
     assert run.network.training and not run.ema.network.training
 
 
-@each_method
 def test_stopped_after_any_epoch_and_resumed_gives_the_bits_of_an_uninterrupted_run(
     name: str, tmp_path: Path
 ) -> None:
@@ -424,7 +475,6 @@ def test_stopped_after_any_epoch_and_resumed_gives_the_bits_of_an_uninterrupted_
         assert_same_bits(everything(resumed), expected[4])
 
 
-@each_method
 def test_a_run_can_be_made_twice_with_the_same_bits(name: str) -> None:
     one, other = make_run(name), make_run(name)
     finish(one)
@@ -433,11 +483,10 @@ def test_a_run_can_be_made_twice_with_the_same_bits(name: str) -> None:
     assert_same_bits(everything(one), everything(other))
 
 
-@each_method
 def test_the_loss_follows_the_golden_trace(name: str) -> None:
     path = record.path_of(name)
     if not path.exists():
-        pytest.fail(f"{name} has no golden trace: record it with `python -m tests.golden.record {name}`")
+        lacks(name, f"has no golden trace: record it with `python -m tests.golden.record {name}`")
     assert record.trace(name) == pytest.approx(record.read(name), rel=1e-6)
 
 

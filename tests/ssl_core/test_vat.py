@@ -26,7 +26,7 @@ from ssl_core.methods.base import Batch, LossOutput, Progress
 from ssl_core.methods.vat import VATConfig, adversarial_direction, norms, scaled_to_one
 from ssl_core.networks import NetworkOutput
 from ssl_core.run import split_of
-from tests.tiny import assert_same_bits, everything, finish, make_run, trained
+from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits, trained
 
 METHOD = get_method("vat")
 PROGRESS = Progress(step=0, total_steps=10, step_in_epoch=0, epoch=2, ssl_epoch=1)
@@ -411,6 +411,24 @@ def test_alpha_0_without_entropy_is_the_supervised_run_bit_for_bit() -> None:
     finish(off)
     finish(supervised)
     assert_same_bits(trained(off), trained(supervised))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "of_vat"),
+    [
+        ("random_perturbation", {"eps": 3.0, "alpha": 0.7}, {"iterations": 0, "eps": 3.0, "alpha": 0.7}),
+        ("random_perturbation", {}, {"iterations": 0}),
+        ("entropy_minimisation", {}, {"alpha": 0.0, "use_entmin": True}),
+    ],
+)
+def test_the_baselines_with_names_of_their_own_are_vats_bit_for_bit(
+    name: str, parameters: dict[str, Any], of_vat: dict[str, Any]
+) -> None:
+    named, setting = make_run(name, parameters=parameters), make_run("vat", parameters=of_vat)
+    finish(named)
+    finish(setting)
+    assert_same_bits(trained(named), trained(setting))
+    assert not same_bits(trained(named), trained(make_run("supervised")))
 
 
 # Configuration, search space and a run on real images

@@ -7,7 +7,6 @@ and MLflow's database is migrated once and copied: both take seconds.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from tests.tune.helpers import Done, copy_home, make_home, make_pictures, shapes
 from tests.tune.servers import Gate, MlflowServer, ServerStore, needed, postgres
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
+from tune import sender
 from tune.destination import prepared_database
 from tune.home import Home
 
@@ -35,7 +35,8 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the home, the store or the data of the person who runs it."""
-    for name in ("MLFLOW_TRACKING_URI", "SSL_TUNE_DATA", "RAY_ADDRESS"):
+    names = ("URI", "USERNAME", "PASSWORD", "TOKEN")
+    for name in (*(f"MLFLOW_TRACKING_{n}" for n in names), "SSL_TUNE_DATA", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_TUNE_HOME", str(tmp_path / "home"))
 
@@ -73,6 +74,15 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
             yield server
         finally:
             server.close()
+
+
+@pytest.fixture
+def short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delivery tries again within tenths of a second, and gives a request up after one."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    for name, seconds in (("FIRST_PAUSE", 0.05), ("LONGEST_PAUSE", 0.5), ("LAST_PAUSE", 0.5)):
+        monkeypatch.setattr(sender, name, seconds)
+    monkeypatch.setattr(sender, "IDLE_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -117,18 +127,10 @@ def ssl_tune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """Ray with two processors, for every study that runs in this process."""
-    from tune import engine  # before Ray: it sets what Ray reads when it is imported
+    from tune import local_ray
 
-    engine.ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=engine.OBJECT_STORE_BYTES,
-    )
-    yield
-    engine.ray.shutdown()
+    with local_ray.running(2):
+        yield
 
 
 @pytest.fixture(scope="session")

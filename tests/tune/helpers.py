@@ -180,14 +180,14 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[str], 
 
 
 @contextmanager
-def signal_when(condition: Callable[[], bool], number: int) -> Iterator[None]:
-    """A signal to this process as soon as something holds."""
+def when(condition: Callable[[], bool], action: Callable[[], object]) -> Iterator[None]:
+    """Something is done in a thread as soon as something else holds."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.02):
             if condition():
-                os.kill(os.getpid(), number)
+                action()
                 return
 
     thread = threading.Thread(target=watch)
@@ -195,6 +195,13 @@ def signal_when(condition: Callable[[], bool], number: int) -> Iterator[None]:
     yield
     over.set()
     thread.join()
+
+
+@contextmanager
+def signal_when(condition: Callable[[], bool], number: int) -> Iterator[None]:
+    """A signal to this process as soon as something holds."""
+    with when(condition, lambda: os.kill(os.getpid(), number)):
+        yield
 
 
 def carry_on_words(output: str) -> list[str]:
@@ -234,3 +241,12 @@ def mlflow_steps(home: Home, run: Any, metric: str = "val/error") -> list[int]:
     with sqlite3.connect(home.path / "mlflow.db") as database:
         query = "SELECT step FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step"
         return [step for (step,) in database.execute(query, [run.info.run_id, metric])]
+
+
+def told(home: Home, name: str = "shapes") -> list[dict[str, Any]]:
+    """All that Optuna knows of a study's trials, less the time they took."""
+    from tune.study import load_study
+
+    found = load_study(name, home=home.path).records()
+    rows = [r.row() | r.params | {"values": r.values, "at": r.intermediate} for r in found]
+    return [row | {"seconds": None} for row in rows]

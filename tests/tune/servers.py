@@ -25,6 +25,7 @@ import pytest
 
 from tests.tune.tracked import POINTS, Store
 
+PASSWORD = "a-pass/word of 1 test"
 POSTGRES_BINARIES = "/usr/lib/postgresql"  # where Debian puts them, a folder for each version
 
 
@@ -100,8 +101,9 @@ class MlflowServer:
         self.database = database
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._pid: int | None = None
+        self._pids: dict[int, int] = {}  # by port
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment["MLFLOW_AUTH_ADMIN_PASSWORD"] = PASSWORD
         environment.pop("MLFLOW_TRACKING_URI", None)
         script = str(Path(__file__).with_name("mlflow_server.py"))
         self.words = artifacts.with_name("server.log")
@@ -118,23 +120,32 @@ class MlflowServer:
 
     def start(self) -> None:
         """Start it, if it is not there, and wait until it answers."""
-        if self._pid is None:
+        self._start(self.port, "")
+
+    def start_with_login(self, folder: Path) -> str:
+        """Start another one, whose only user is admin with PASSWORD; returns its URI."""
+        port = free_port()
+        self._start(port, f" {folder}")
+        return f"http://127.0.0.1:{port}"
+
+    def _start(self, port: int, words: str) -> None:
+        if port not in self._pids:
             assert self._loaded.stdin is not None and self._loaded.stdout is not None
-            print(self.port, file=self._loaded.stdin, flush=True)
-            self._pid = int(self._loaded.stdout.readline())
+            print(f"{port}{words}", file=self._loaded.stdin, flush=True)
+            self._pids[port] = int(self._loaded.stdout.readline())
         deadline = time.monotonic() + 120
         while True:
             try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
                 return
             except (urllib.error.URLError, OSError):
-                assert time.monotonic() < deadline, "the MLflow server does not start"
+                assert time.monotonic() < deadline, self.words.read_text()
                 time.sleep(0.02)
 
     def kill(self) -> None:
         """End it where it stands."""
         self._signal(signal.SIGKILL)
-        self._pid = None
+        del self._pids[self.port]
 
     def freeze(self) -> None:
         """Let it hang: connections are taken, and nothing is answered."""
@@ -151,8 +162,7 @@ class MlflowServer:
         self._loaded.communicate()
 
     def _signal(self, number: int) -> None:
-        assert self._pid is not None
-        os.kill(self._pid, number)
+        os.kill(self._pids[self.port], number)
 
 
 class ServerStore(Store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 import threading
@@ -16,7 +17,7 @@ import typer
 
 from ssl_core.errors import ConfigError
 from tests.tune.helpers import Done, make_spec, make_study
-from tune.cli.jobs import request_words
+from tune.cli.jobs import request_words, take_files
 from tune.cli.options import takes_request
 from tune.cluster import check_address, connected
 from tune.errors import Exit, ServiceError
@@ -28,6 +29,8 @@ from tune.spec import read_spec
 from tune.tracking_uri import take_login
 
 Command = Callable[..., Done]
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 @contextmanager
@@ -175,6 +178,22 @@ def test_a_request_is_the_same_after_it_was_typed(request_: SearchRequest) -> No
 
 def test_a_space_of_ones_own_travels_as_a_file() -> None:
     assert request_words(SearchRequest(space="mine/odd name.yaml")) == ["--space", "space.yaml"]
+
+
+def test_a_method_of_ones_own_is_sent_along_with_its_space(tmp_path: Path) -> None:
+    mine, job = tmp_path / "mine", tmp_path / "job"
+    mine.mkdir()
+    job.mkdir()
+    for name in ("uda.py", "uda.yaml"):
+        shutil.copy(EXAMPLES / name, mine / name)
+    request = SearchRequest(method=f"file:{mine / 'uda.py'}", space="wide")
+    check_request(request)
+    assert take_files(request, job) and sorted(p.name for p in job.iterdir()) == ["uda.py", "uda.yaml"]
+    assert (job / "uda.py").read_bytes() == (EXAMPLES / "uda.py").read_bytes()
+    assert request_words(request) == ["--method", "file:uda.py", "--space", "wide"]
+    assert not take_files(SearchRequest(), job)
+    with pytest.raises(ConfigError, match=r"vat.xi is searched, but has no effect with vat.alpha = 0"):
+        check_request(SearchRequest(method="vat", settings={"vat.alpha": 0}))
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,10 @@ KEYS = {
     "space",
     "rungs",
     "expected_epochs",
+    "expected_warmup_epochs",
     "epochs_without_stopping",
     "seconds_per_epoch",
+    "seconds_per_warmup_epoch",
     "expected_seconds",
     "disk_bytes",
     "resolution_points",
@@ -59,12 +61,14 @@ def test_a_plan_says_what_would_run_and_leaves_nothing(ssl_tune: Callable[..., D
     assert plan["epochs_without_stopping"] == 9 * 18
     assert [p["name"] for p in plan["space"]] == ["pseudo_label.threshold"]
     assert plan["space"][0]["range"] == "0.5 to 0.995" and plan["space"][0]["role"] == "scientific"
-    assert plan["seconds_per_epoch"] > 0
-    assert plan["expected_seconds"] == pytest.approx(
-        plan["expected_epochs"] * plan["seconds_per_epoch"] / plan["concurrent"]
-    )
+    assert plan["expected_warmup_epochs"] == 9 * 2
+    assert plan["seconds_per_epoch"] > 0 and plan["seconds_per_warmup_epoch"] > 0
+    after = plan["expected_epochs"] - 9 * 2
+    seconds = 9 * 2 * plan["seconds_per_warmup_epoch"] + after * plan["seconds_per_epoch"]
+    assert plan["expected_seconds"] == pytest.approx(seconds / plan["concurrent"])
     assert plan["resolution_points"] == pytest.approx({"5 %": 2.179, "20 %": 4.0, "50 %": 5.0}, abs=1e-3)
-    assert 1e5 < plan["disk_bytes"] < 1e7
+    # parameters, average and momentum in two checkpoints of the 2 trials that run and the one that completes
+    assert plan["disk_bytes"] == pytest.approx(2 * 3 * 4 * 77_850 * 3, rel=0.02)
     assert not home.path.exists()
 
 
@@ -102,3 +106,22 @@ def test_a_method_without_warmup_is_planned_without_one(ssl_tune: Callable[..., 
     plan = ssl_tune("plan", "--method", "supervised", *OPTIONS, "--json").document
     assert plan["expected_epochs"] == 9 * 2 + 3 * 4 + 1 * 12
     assert [p["name"] for p in plan["space"]] == ["lr", "weight_decay"]
+
+
+def test_a_price_knows_the_passes_that_a_method_makes_and_the_warmup_s_are_cheap() -> None:
+    from ssl_core.loop import Run
+    from ssl_core.price import measure
+    from ssl_core.run import prepare
+
+    def price(method: str, **section: object) -> tuple[float, float]:
+        common = {"method": method, "batch_size": 16, "mu": 3, "steps_per_epoch": 10, "threads": 1}
+        config, data, split = prepare(common | {"epochs": 4} | ({method: section} if section else {}))
+        found = [measure(Run(config, data, split), steps=3) for _ in range(2)]
+        return min(p.warmup_epoch for p in found), min(p.epoch for p in found)
+
+    warmup, one = price("vat", iterations=1)
+    _, five = price("vat", iterations=5)
+    # Forward and backward for the loss and for each iteration: (1 + 5) / (1 + 1) times as much, and the labelled.
+    assert 1.5 * one < five and 2 * warmup < one
+    _, pseudo_label = price("pseudo_label", threshold=0.99)  # every image is taken for accepted
+    assert warmup < pseudo_label < one

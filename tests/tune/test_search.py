@@ -28,7 +28,8 @@ from tests.tune.helpers import (
 )
 from tune.events import EventLog
 from tune.home import Home
-from tune.records import Records, storage
+from tune.records import Records
+from tune.storage import open_storage
 from tune.study import Study, StudyFolder, load_study
 
 Command = Callable[..., Done]
@@ -38,7 +39,7 @@ Command = Callable[..., Done]
 
 
 def optuna_trials(study: Study) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=study.name, storage=storage(study.folder)).trials
+    return optuna.load_study(study_name=study.name, storage=open_storage(study.folder)).trials
 
 
 def test_the_baseline_is_tried_first_and_asha_stops_what_does_not_learn(finished: Home) -> None:

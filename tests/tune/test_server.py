@@ -14,21 +14,17 @@ from pathlib import Path
 
 import pytest
 
+import tune
+from tests.tune.helpers import reports, shapes_options, when
 from tests.tune.servers import Gate, MlflowServer
 from tests.tune.tracked import EXPERIMENT, ROOT, Home, check_exact, metrics, start
-from tune import sender
+from tune.events import EventLog
 from tune.tracking import Tracker
 
 TRIALS = ("0", "1", "2")
 
 
-@pytest.fixture(autouse=True)
-def _short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setattr(sender, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(sender, "LONGEST_PAUSE", 0.5)
-    monkeypatch.setattr(sender, "LAST_PAUSE", 0.5)
-    monkeypatch.setattr(sender, "IDLE_SECONDS", 0.02)
+pytestmark = pytest.mark.usefixtures("short_clocks")
 
 
 def run_study(tracker: Tracker, epochs: int, happens: dict[int, Callable[[], None]]) -> None:
@@ -111,6 +107,24 @@ def test_a_server_that_is_away_at_the_start(served: Home, gate: Gate) -> None:
     with served.sending():
         run_study(served.tracker(), 10, {5: gate.open})
     check_exact(served)
+
+
+def test_a_real_study_whose_server_is_killed_in_the_middle(
+    local_ray: None, served: Home, mlflow_server: MlflowServer, home: tune.home.Home, pictures: Path
+) -> None:
+    home.path.mkdir()
+    options = shapes_options(home, pictures) | {"tracking_uri": served.tracking_uri}
+    folder = home.study_folder("shapes")
+    with (
+        when(lambda: reports(folder) >= 6, mlflow_server.kill),
+        when(lambda: reports(folder) >= 12, mlflow_server.start),
+    ):
+        study = tune.search(**options, home=home.path, quiet=True)
+    assert {r.state for r in study.records()} == {"completed", "stopped_early"}
+    with EventLog(folder / "events.db") as log:
+        served.log.close()
+        served.log = log
+        check_exact(served)
 
 
 def test_a_driver_that_is_killed_while_the_server_is_away_and_resumes(served: Home, gate: Gate) -> None:

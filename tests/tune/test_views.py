@@ -19,7 +19,7 @@ from tune.records import Records
 from tune.study import load_study
 
 Command = Callable[..., Done]
-STATUS = {"study", "state", "method", "dataset", "labels", "trials", "best", "tracking"}
+STATUS = {"study", "state", "method", "dataset", "labels", "trials", "best", "tracking", "cost"}
 BEST = {"trial", "val_error", "val_loss", "epoch", "params", "full_budget"}
 TRIAL = {"trial", "state", "stop_reason", "val_error", "epoch", "ssl_epoch", "params"}
 
@@ -33,7 +33,8 @@ def test_status_as_json(ssl_tune: Command, finished: Home, pictures: Path) -> No
     assert status["method"] == "pseudo_label" and status["labels"] == 12
     assert status["dataset"] == f"folder:{pictures}"
     assert status["trials"] == {"total": 6, "completed": 3, "stopped_early": 3, "failed": 0, "running": 0}
-    assert status["tracking"] == {"uri": f"sqlite:///{finished.path}/mlflow.db", "pending": 0}
+    uri = f"sqlite:///{finished.path}/mlflow.db"
+    assert status["tracking"] == {"uri": uri, "pending": 0, "refused": 0, "problem": None}
     assert status == json.loads(json.dumps(load_study("shapes", home=finished.path).status()))
 
 

@@ -18,18 +18,22 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor_command)
 
 
-def methods_command(as_json: JsonOption = False) -> None:
+def methods_command(
+    method: Annotated[
+        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, one of your own")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """The training methods, and their parameters with ranges, defaults and sources."""
     from ssl_core.methods import get_method, method_names
 
     documents: list[dict[str, Any]] = []
-    for name in method_names():
-        method = get_method(name)
-        fields = method.Config.model_fields
+    for found in [get_method(each) for each in ([method] if method else method_names())]:
+        name, fields = found.name, found.Config.model_fields
         documents.append(
             {
                 "method": name,
-                "summary": method.summary,
+                "summary": found.summary,
                 "parameters": [
                     {"name": f"{name}.{key}", "default": field.default, "description": field.description}
                     for key, field in fields.items()
@@ -46,7 +50,9 @@ def methods_command(as_json: JsonOption = False) -> None:
 
 
 def spaces_command(
-    method: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="One method's space")] = None,
+    method: Annotated[
+        str | None, typer.Argument(metavar="[METHOD]", help="One method's space; or file:PATH's")
+    ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="The wide variant")] = False,
     as_json: JsonOption = False,
 ) -> None:

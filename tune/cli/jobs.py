@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from search_spaces import dump_yaml
+from ssl_core import method_file
 from ssl_core.errors import ConfigError
 from tune.cli.options import NameArgument, takes_request
 from tune.cli.show import console
@@ -34,7 +35,6 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("submit")(takes_request(submit_command))
     app.command("logs")(logs_command)
-    app.command("stop")(stop_command)
 
 
 def submit_command(
@@ -59,9 +59,7 @@ def submit_command(
         else:
             check_request(request)
             words = ["ssl-tune", "search", *request_words(request), "--address", "auto", *at]
-            if request.space not in (None, "wide"):
-                files = Path(folder)
-                shutil.copy(str(request.space), files / "space.yaml")
+            files = Path(folder) if take_files(request, Path(folder)) else None
         jobs = Jobs(request.address)
         job = jobs.submit(name, words, files)
     out = console()
@@ -69,8 +67,24 @@ def submit_command(
     out.print(f"ssl-tune logs {name} --follow --address {jobs.address}")
 
 
+def take_files(request: SearchRequest, folder: Path) -> bool:
+    """Copy what a request names of this machine's files into the folder that the job runs in; False: nothing."""
+    if own_space := request.space not in (None, "wide"):
+        shutil.copy(str(request.space), folder / "space.yaml")
+    if own_points := request.points is not None:
+        points = request.points
+        text = Path(points).read_text() if isinstance(points, str) else dump_yaml(list(points))
+        (folder / "points.yaml").write_text(text)
+    if own_method := request.method.startswith(method_file.PREFIX):
+        path = method_file.path_of(request.method)
+        for file in (path, path.with_suffix(".yaml")):
+            if file.exists():  # a space may be named instead of lying beside the method
+                shutil.copy(file, folder / file.name)
+    return own_space or own_points or own_method
+
+
 def request_words(request: SearchRequest) -> list[str]:
-    """A request as it is typed, but for the address; a space of one's own is `space.yaml` in the job's folder."""
+    """A request as it is typed, but for the address, where `take_files` has put its files into the job's folder."""
     words = []
     for field in dataclasses.fields(request):
         value = getattr(request, field.name)
@@ -78,6 +92,10 @@ def request_words(request: SearchRequest) -> list[str]:
             continue
         if field.name == "space" and value != "wide":
             value = "space.yaml"
+        if field.name == "method" and value.startswith(method_file.PREFIX):
+            value = f"{method_file.PREFIX}{method_file.path_of(value).name}"
+        if field.name == "points":
+            value = "points.yaml"
         words += [f"--{field.name.replace('_', '-')}", str(value)]
     for key, value in request.settings.items():
         words += ["--set", f"{key}={dump_yaml(value).strip().removesuffix('...').strip()}"]
@@ -98,8 +116,8 @@ def logs_command(
     print(f"the job is {jobs.state(name)}", file=sys.stderr)  # noqa: T201
 
 
-def stop_command(name: NameArgument, address: JobsOption = None) -> None:
-    """Stop a submitted study, resumably: its trials end their epoch, which is kept."""
+def stop_job(name: str, address: str | None) -> None:
+    """Stop a submitted study, resumably."""
     from tune.jobs import Jobs
 
     jobs = Jobs(address)

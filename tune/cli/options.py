@@ -39,7 +39,9 @@ LabelsOption = Annotated[
 ]
 NetworkOption = Annotated[str | None, typer.Option("--network", help="wrn-DEPTH-WIDTH, such as wrn-28-2")]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", help="Epochs of a run, warm-up included")]
-MethodOption = Annotated[str | None, typer.Option("--method", help="See `ssl-tune methods`")]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="See `ssl-tune methods`; or file:PATH, a method of your own")
+]
 
 
 def _options(
@@ -62,7 +64,20 @@ def _options(
     time_budget: Annotated[
         str | None, typer.Option(metavar="2h", help="End the study after this time")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe (default) or random")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe (default), random, gp or grid")] = None,
+    startup_trials: Annotated[
+        int | None, typer.Option(help="Random trials before the sampler models [a third, 4 to 10]")
+    ] = None,
+    points: Annotated[
+        str | None, typer.Option(metavar="FILE.yaml", help="Configurations to try first, after the baseline")
+    ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Start from what an earlier study of this space learned"),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Database for the trials [a file in the study's folder]")
+    ] = None,
     max_failures: Annotated[
         int | None, typer.Option(help="How often a trial that raises is tried again [1]")
     ] = None,
@@ -71,6 +86,9 @@ def _options(
     ] = None,
     tracking_timeout: Annotated[
         str | None, typer.Option(metavar="300s", help="How long to wait for MLflow at the end")
+    ] = None,
+    require_tracking: Annotated[
+        bool | None, typer.Option("--require-tracking", help="Do not start where MLflow cannot be reached")
     ] = None,
     data_root: DataRootOption = None,
     address: AddressOption = None,

@@ -48,6 +48,12 @@ def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> Non
     print_table(["study", "state", "method", "labels", "trials ended", "best val/error %"], rows)
 
 
+def cost(document: dict[str, float]) -> str:
+    """Epochs, time and disk in words."""
+    megabytes, minutes = document["disk_bytes"] / 1e6, document["seconds"] / 60
+    return f"{document['epochs']:g} epochs, {minutes:.1f} min, {megabytes:.1f} MB of checkpoints"
+
+
 def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """How a study stands, also while it runs."""
     from tune.study import load_study
@@ -57,15 +63,24 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
     if as_json:
         print_json(document)
         return
-    counts = document["trials"]
+    counts, tracking = document["trials"], document["tracking"]
     rows = [
         ["state", document["state"]],
         ["method", document["method"]],
         ["data", f"{document['dataset']}, {document['labels']} labels"],
         ["trials", ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in counts.items())],
-        ["MLflow", f"{document['tracking']['uri']}, {document['tracking']['pending']} events to deliver"],
+        ["MLflow", f"{tracking['uri']}, {tracking['pending']} events to deliver"],
+        ["cost so far", cost(document["cost"]["actual"])],
     ]
+    if document["cost"]["planned"] is not None:
+        rows.append(["expected", cost(document["cost"]["planned"])])
     print_table([name, ""], rows)
+    if tracking["problem"]:
+        console().print(f"not delivered to MLflow, will be tried again: {tracking['problem']}")
+    if tracking["refused"]:
+        console().print(
+            f"MLflow refused {tracking['refused']} events for good; see which with: {typed('sync', name, home)}"
+        )
     print_study(study)
     if document["state"] == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
@@ -121,6 +136,9 @@ def ui_command(
 def sync_command(
     name: NameArgument,
     timeout: Annotated[str, typer.Option(metavar="300s", help="How long to try")] = "300s",
+    retry_refused: Annotated[
+        bool, typer.Option("--retry-refused", help="Try again what MLflow refused for good")
+    ] = False,
     home: HomeOption = None,
 ) -> None:
     """Deliver to MLflow what a study still owes."""
@@ -131,12 +149,24 @@ def sync_command(
     from tune.study import load_study
 
     folder = load_study(name, home=home).folder
-    pending = deliver(folder.path, parse_duration(timeout, "--timeout"))
+    seconds = parse_duration(timeout, "--timeout")
+    if retry_refused and folder.events_db.exists():
+        with EventLog(folder.events_db) as log:
+            log.mark_refused_undelivered()
+    pending = deliver(folder.path, seconds)
     with EventLog(folder.events_db, read_only=True) as log:
         dead, problem = log.dead(), log.get_meta("problem")
     for letter in dead:
-        console().print(f"rejected for good: {letter.event.kind} of {letter.event.run}: {letter.reason}")
+        console().print(f"refused for good: {letter.event.kind} of {letter.event.run}: {letter.reason}")
     if pending:
         console().print(f"{pending} events are still owed. {problem or ''}".rstrip())
+    elif problem:
+        console().print(f"nothing of {name} is owed; MLflow cannot be asked at the moment: {problem}")
+    if dead:
+        console().print(
+            f"MLflow refused {len(dead)} events for good, the rest goes on without them. Where the reason is gone: "
+            f"{typed('sync', name, home)} --retry-refused"
+        )
+    if pending or dead:
         sys.exit(Exit.TRACKING_PENDING)
     console().print(f"everything of {name} is delivered.")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tune.cli.jobs import JobsOption, stop_job
 from tune.cli.options import (
     AddressOption,
     HomeOption,
@@ -17,8 +20,12 @@ from tune.cli.options import (
     takes_request,
 )
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
-from tune.errors import Exit
+from tune.errors import Exit, ServiceError
 from tune.request import SearchRequest
+from tune.spec import STUDY_FILE
+
+if TYPE_CHECKING:
+    from tune.search import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command("plan")(takes_request(plan_command))
     app.command("search")(takes_request(search_command))
     app.command("resume")(resume_command)
+    app.command("stop")(stop_command)
     app.command("confirm")(confirm_command)
 
 
@@ -53,7 +61,11 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
             "expected",
             f"{document['expected_epochs']:g} epochs, of {document['epochs_without_stopping']} without stops",
         ],
-        ["an epoch", f"at most about {document['seconds_per_epoch']:.1f} s (measured here)"],
+        [
+            "an epoch",
+            f"about {document['seconds_per_epoch']:.1f} s, of the warm-up "
+            f"{document['seconds_per_warmup_epoch']:.1f} s (measured here)",
+        ],
         ["the study", f"about {document['expected_seconds'] / 60:.1f} min"],
         ["checkpoints on disk", f"{document['disk_bytes'] / 1e6:.1f} MB"],
     ]
@@ -75,29 +87,44 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
+BaselineOption = Annotated[
+    bool, typer.Option("--with-baseline", help="Also tune the supervised baseline, with as many trials")
+]
+ConfirmOption = Annotated[
+    int | None,
+    typer.Option(
+        "--confirm-seeds",
+        metavar="N",
+        help="Then confirm the best on N fresh seeds, beside the supervised baseline (tuned where --with-baseline is)",
+    ),
+]
+
+
 def search_command(
     request: SearchRequest,
-    with_baseline: Annotated[
-        bool, typer.Option("--with-baseline", help="Also tune the supervised baseline, with as many trials")
-    ] = False,
+    with_baseline: BaselineOption = False,
+    confirm_seeds: ConfirmOption = None,
     home: HomeOption = None,
 ) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
     from tune.baseline import check_can_be_tuned
+    from tune.confirm import check_can_be_confirmed
     from tune.progress import make_progress
     from tune.search import start
 
     if with_baseline:
         check_can_be_tuned(request, home_of(home))
-    outcome = start(request, home_of(home), make_progress())
-    _finish(outcome, home, with_baseline=with_baseline)
+    if confirm_seeds is not None:
+        check_can_be_confirmed(request, home_of(home), confirm_seeds)
+    then = _Afterwards(home, with_baseline, confirm_seeds)
+    start(request, home_of(home), make_progress(), then.run)
+    sys.exit(then.code)
 
 
 def resume_command(
     name: NameArgument,
-    with_baseline: Annotated[
-        bool, typer.Option("--with-baseline", help="Then tune the supervised baseline, as for search")
-    ] = False,
+    with_baseline: BaselineOption = False,
+    confirm_seeds: ConfirmOption = None,
     home: HomeOption = None,
     address: AddressOption = None,
 ) -> None:
@@ -105,45 +132,120 @@ def resume_command(
     from tune.progress import make_progress
     from tune.search import carry_on
 
-    outcome = carry_on(name, home_of(home), make_progress(), address)
-    if outcome.seconds == 0.0:
-        console().print(f"the study {name!r} is finished already.")
-    _finish(outcome, home, with_baseline=with_baseline)
+    then = _Afterwards(home, with_baseline, confirm_seeds)
+    carry_on(name, home_of(home), make_progress(), address, then.run)
+    sys.exit(then.code)
 
 
-def _finish(outcome: Any, home: Path | None, *, with_baseline: bool = False) -> None:
-    from tune.baseline import tune_baseline, worse
-    from tune.progress import make_progress
+class _Afterwards:
+    """What comes after a search: its table, the tuned baseline, the confirmation, and what to do next.
 
-    study, code = outcome.study, outcome.code
-    print_study(study)
-    interrupted = code in (Exit.INTERRUPTED, Exit.TERMINATED)
-    if with_baseline and not interrupted:
-        baseline = tune_baseline(study, home_of(home), make_progress())
+    Args:
+        home: as the command was given it.
+        with_baseline: whether the baseline is to be tuned.
+        confirm_seeds: fresh seeds of the confirmation; None: there is none.
+    """
+
+    def __init__(self, home: Path | None, with_baseline: bool, confirm_seeds: int | None) -> None:
+        self._home, self._with_baseline, self._seeds = home, with_baseline, confirm_seeds
+        self.code = Exit.DONE
+
+    def run(self, outcome: Outcome) -> None:
+        """Do it; the command then exits with `code`."""
+        from tune.baseline import worse
+
+        name, self.code = outcome.study.name, outcome.code
+        if outcome.seconds == 0.0:
+            console().print(f"the study {name!r} is finished already.")
+        print_study(outcome.study)
+        owed = {name: (outcome.pending, outcome.refused)}
+        if self._with_baseline and not self._interrupted():
+            baseline = self._tune_baseline(outcome)
+            owed[baseline.study.name] = (baseline.pending, baseline.refused)
+            self.code = worse(self.code, baseline.code)
+        if self._seeds is not None and not self._interrupted() and self.code != Exit.NO_TRIAL_SUCCEEDED:
+            kind = "tuned" if self._with_baseline else "plain"
+            print_confirmation(_confirmation(name, seeds=self._seeds, baseline=kind, home=self._home))
+            tracking = outcome.study.status()["tracking"]
+            owed[name] = (tracking["pending"], tracking["refused"])
+            self.code = worse(self.code, Exit.TRACKING_PENDING if any(owed[name]) else Exit.DONE)
+        for study, (pending, refused) in owed.items():
+            command = typed("sync", study, self._home)
+            if pending:
+                console().print(f"MLflow lacks {pending} events; deliver them with: {command}")
+            if refused:
+                console().print(f"MLflow refused {refused} events for good; see which with: {command}")
+        if outcome.trouble is not None:
+            say(f"ssl-tune: storage: {outcome.trouble}. What was written so far is whole; mend it, then")
+            say(f"carry on with: {typed('resume', name, self._home)}")
+            return
+        self._say_next(name)
+
+    def _interrupted(self) -> bool:
+        return self.code in (Exit.INTERRUPTED, Exit.TERMINATED, Exit.STORAGE)
+
+    def _tune_baseline(self, outcome: Outcome) -> Outcome:
+        from tune.baseline import tune_baseline
+        from tune.progress import make_progress
+
+        baseline = tune_baseline(outcome.study, home_of(self._home), make_progress())
         print_study(baseline.study)
-        _say_pending(baseline, home)
-        code = worse(code, baseline.code)
-    _say_pending(outcome, home)
-    _say_next(study.name, code, home, again=" --with-baseline" if with_baseline else "")
-    sys.exit(code)
+        return baseline
+
+    def _say_next(self, name: str) -> None:
+        out, home = console(), self._home
+        if self._interrupted():
+            again = " --with-baseline" if self._with_baseline else ""
+            again += f" --confirm-seeds {self._seeds}" if self._seeds is not None else ""
+            out.print(f"interrupted. Carry on with: {typed('resume', name, home)}{again}")
+        elif self.code == Exit.NO_TRIAL_SUCCEEDED:
+            out.print(f"no trial succeeded. See why with: {typed('trials', name, home)}")
+        else:
+            if self._seeds is None:
+                out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
+            out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
+            out.print(f"compare the trials in MLflow:   {typed('ui', None, home)}")
 
 
-def _say_pending(outcome: Any, home: Path | None) -> None:
-    if outcome.pending:
-        command = typed("sync", outcome.study.name, home)
-        console().print(f"MLflow lacks {outcome.pending} events; deliver them with: {command}")
+def stop_command(
+    name: NameArgument,
+    timeout: Annotated[
+        str, typer.Option(metavar="5m", help="How long to wait until its driver has ended")
+    ] = "5m",
+    home: HomeOption = None,
+    address: JobsOption = None,
+) -> None:
+    """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
+    from tune.spec import parse_duration
+    from tune.study import load_study
+
+    here = (home_of(home).study_folder(name) / STUDY_FILE).is_file()
+    if address is not None or (not here and "RAY_API_SERVER_ADDRESS" in os.environ):
+        stop_job(name, address)
+        return
+    folder = load_study(name, home=home).folder
+    deadline = time.monotonic() + parse_duration(timeout, "--timeout")
+    if not folder.is_locked():
+        console().print(f"nobody runs the study {name!r}: it is {folder.state()}.")
+        return
+    folder.request_stop()
+    while folder.is_locked():
+        if time.monotonic() >= deadline:
+            raise ServiceError(
+                f"the driver of {name!r} has not ended yet. It will look at the request as soon as it can; see "
+                f"`{typed('status', name, home)}`.",
+                Exit.IN_USE,
+            )
+        time.sleep(0.1)
+    state = folder.state()
+    console().print(f"the study {name!r} is {state}.")
+    if state == "interrupted":
+        console().print(f"carry on with: {typed('resume', name, home)}")
 
 
-def _say_next(name: str, code: Exit, home: Path | None, *, again: str) -> None:
-    out = console()
-    if code in (Exit.INTERRUPTED, Exit.TERMINATED):
-        out.print(f"interrupted. Carry on with: {typed('resume', name, home)}{again}")
-    elif code == Exit.NO_TRIAL_SUCCEEDED:
-        out.print(f"no trial succeeded. See why with: {typed('trials', name, home)}")
-    else:
-        out.print(f"compare the trials in MLflow:   {typed('ui', None, home)}")
-        out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
-        out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
+def say(message: str) -> None:
+    """A line on standard error."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def confirm_command(
@@ -157,19 +259,20 @@ def confirm_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train the best again on fresh seeds beside the supervised baseline, and read the test set once for each."""
-    from tune.confirm import confirm
-    from tune.progress import make_progress
-    from tune.trainings import resumable
-
-    def say(message: str) -> None:
-        print(message, file=sys.stderr, flush=True)  # noqa: T201
-
-    words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"
-    with resumable(words):
-        document = confirm(
-            name, top=top, seeds=seeds, baseline=baseline, home=home, say=say, progress=make_progress()
-        )
+    document = _confirmation(name, top=top, seeds=seeds, baseline=baseline, home=home)
     if as_json:
         print_json(document)
     else:
         print_confirmation(document)
+
+
+def _confirmation(name: str, *, top: int = 1, seeds: int, baseline: str, home: Path | None) -> dict[str, Any]:
+    from tune.confirm import confirm
+    from tune.progress import make_progress
+    from tune.trainings import resumable
+
+    words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"
+    with resumable(words):
+        return confirm(
+            name, top=top, seeds=seeds, baseline=baseline, home=home, say=say, progress=make_progress()
+        )

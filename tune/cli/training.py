@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
 from ssl_core.errors import ConfigError
 from tune.cli.options import (
@@ -107,10 +108,13 @@ def _configuration(
             raise ConfigError(
                 f"{resumed} holds no run ({path.name} is missing): leave --resume out to start one."
             )
-        return from_document(json.loads(path.read_text()), where=str(path)), {}
+        kept = json.loads(path.read_text())
+        if digest := kept.get("method_digest"):
+            method_file.load_kept(resumed, kept["method"], digest)
+        return from_document(kept, where=str(path)), {}
     else:
         document, start = {}, {"method": method or "pseudo_label"}
-    overrides = given | (parse_sets(sets, start["method"]) if sets else {})
+    overrides = given | (parse_sets(sets, start["method"], start.get("method_digest")) if sets else {})
     return from_document(with_overrides(start, overrides)), document
 
 

@@ -1,0 +1,133 @@
+"""What a study costs besides training: 100 trials of one epoch in which nothing is computed.
+
+    python -m benchmarks.overhead          # about a minute after Ray has started
+
+The real search: `tune.search` on Ray Tune with the real trainable, searcher, scheduler, recorder, storage, event log
+and delivery to MLflow; two trials side by side, workers used again. Only the training itself is replaced by a report
+and a checkpoint of a quarter of a megabyte. `--bare` leaves out checkpoints and tracking as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_core.config import RunConfig
+from ssl_core.loop import Report
+from tune import trainable
+from tune.trainable import TrialTrainable
+
+TRIALS = 100
+BARE = "SSL_TUNE_BENCHMARK_BARE"
+
+
+class _Run:
+    """Takes the place of `ssl_core.loop.Run`."""
+
+    def __init__(self, config: RunConfig, data: Any, split: Any) -> None:
+        self.config, self.history = config, list[Report]()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        raise AssertionError("nothing is resumed here")
+
+    def state(self) -> dict[str, Any]:
+        return {"network": torch.zeros(65_536), "config": self.config.document()}
+
+
+def _train(run: _Run) -> Iterator[Report]:
+    for epoch in range(1, run.config.last_epoch + 1):
+        metrics = {"val/error": 50.0, "val/loss": 1.0, "train/loss": 1.0, "lr": 0.03}
+        metrics |= {"time/epoch_seconds": 0.0, "images_per_second": 0.0}
+        run.history.append(Report(epoch=epoch, ssl_epoch=epoch, metrics=metrics))
+        yield run.history[-1]
+
+
+class IdleTrainable(TrialTrainable):
+    """The real trainable, whose training does nothing."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Prepare the trial, in the worker's process."""
+        trainable.Run, trainable.train = _Run, _train  # type: ignore[assignment, misc]
+        if os.environ.get(BARE):
+            trainable.checkpoint.save = lambda *_: Path()  # type: ignore[assignment]
+        super().setup(config)
+
+
+def measure(*, bare: bool, trials: int = TRIALS) -> dict[str, float]:
+    """Seconds of the whole search after Ray has started, and of its steady part."""
+    import tune
+    from tune import engine
+    from tune.study import load_study
+
+    if bare:
+        os.environ[BARE] = "1"
+        _leave_out_tracking()
+    engine.TrialTrainable = IdleTrainable  # type: ignore[misc]
+    engine.ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=engine.OBJECT_STORE_BYTES,
+    )
+    with tempfile.TemporaryDirectory() as place:
+        _migrated(Path(place))
+        options = {"epochs": 1, "concurrent": 2, "labels": 20, "name": "idle", "settings": {"threads": 1}}
+        began = time.monotonic()
+        tune.search("supervised", trials=trials, home=place, quiet=True, **options)  # type: ignore[arg-type]
+        seconds = time.monotonic() - began
+        study = load_study("idle", home=place)
+        assert [r.state for r in study.records()] == ["completed"] * trials
+        ends = _ends(study.folder.optuna_db)
+    engine.ray.shutdown()
+    steady = (ends[-1] - ends[9]) / (trials - 10)
+    return {"trials": trials, "seconds": seconds, "seconds_a_trial": seconds / trials, "steady": steady}
+
+
+def _ends(database: Path) -> list[float]:
+    """When each trial was told, in order."""
+    import optuna
+
+    study = optuna.load_study(study_name="idle", storage=f"sqlite:///{database}")
+    return sorted(t.datetime_complete.timestamp() for t in study.trials if t.datetime_complete is not None)
+
+
+def _migrated(home: Path) -> None:
+    """MLflow makes its tables once for each home, which is not a trial's cost."""
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}").search_experiments(max_results=1)
+
+
+def _leave_out_tracking() -> None:
+    from tune.tracking import Tracker
+
+    for name in ("study_started", "trial_started", "report", "trial_ended", "study_ended", "start_sender"):
+        setattr(Tracker, name, lambda *_, **__: None)
+    Tracker.pending = lambda _: 0  # type: ignore[method-assign]
+    Tracker.close = lambda *_: 0  # type: ignore[method-assign]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--bare", action="store_true", help="without checkpoints and tracking")
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    options = parser.parse_args()
+    row = measure(bare=options.bare, trials=options.trials)
+    print(
+        f"{row['trials']} trials in {row['seconds']:.1f} s after Ray had started: {row['seconds_a_trial']:.3f} s a "
+        f"trial, {row['steady']:.3f} s once the workers were there"
+    )
+
+
+if __name__ == "__main__":
+    main()

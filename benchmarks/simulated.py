@@ -1,0 +1,132 @@
+"""A study without training: the real searcher, scheduler, recorder and storages, fed with curves that are known.
+
+What a trial's epochs would have given comes from a function of its parameters; each epoch takes one unit of time
+on one of `concurrent` places, and the driver's code runs in the order in which Ray Tune would run it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from tune.home import Home
+from tune.recorder import Recorder
+from tune.records import Records
+from tune.scheduler import StudyASHA
+from tune.searcher import StudySearcher
+from tune.spec import StudySpec
+from tune.study import StudyFolder
+from tune.tracking import Tracker
+from tune.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a configuration would do: errors and losses after each epoch, the warm-up's among them.
+
+    A shorter list than the study's epochs is a run that diverges after its last one.
+    """
+
+    warmup: int
+    errors: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+class Driver:
+    """One sitting of a study's driver.
+
+    Args:
+        spec: the study; its folder exists.
+        home: the home folder.
+        outcome_of: what a trial's configuration document comes to.
+        tracked: whether the event log is written too.
+        make_scheduler: another scheduler than the study's own.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        home: Home,
+        outcome_of: Callable[[Mapping[str, Any]], Outcome],
+        *,
+        make_scheduler: Callable[[Records], StudyASHA] | None = None,
+    ) -> None:
+        from tune.engine import open_log, open_tracker
+
+        folder = StudyFolder(home.study_folder(spec.name))
+        self.spec, self.outcome_of = spec, outcome_of
+        self.log = open_log(folder)
+        self.tracker: Tracker = open_tracker(self.log, spec, home)
+        self.records = Records(folder, spec)
+        self.recorder = Recorder(self.records, self.tracker, folder, lambda: None)
+        if make_scheduler is None:
+            self.scheduler = StudyASHA(self.records.epochs, self.records.history())
+        else:
+            self.scheduler = make_scheduler(self.records)
+        self.tracker.study_started({}, "")
+        self.recorder.end_decided()
+        self.searcher = StudySearcher(self.records, folder, home)
+        self.epochs = 0
+        self._places: list[tuple[int, int, Any, Outcome]] = []
+        self._now = self._asked = 0
+        self._more = True
+
+    def run(self, budget: float = float("inf")) -> None:
+        """Run the study to its end, or until so many epochs have been spent; may be called again."""
+        while self.epochs < budget:
+            while self._more and len(self._places) < self.spec.concurrent:
+                self._launch()
+            if not self._places:
+                return
+            self._now, place, trial, outcome = heapq.heappop(self._places)
+            if not self._epoch(trial, outcome):
+                heapq.heappush(self._places, (self._now + 1, place, trial, outcome))
+
+    def _launch(self) -> None:
+        task = self.searcher.suggest(f"ray-{self._asked}")
+        self._more = task != StudySearcher.FINISHED
+        if self._more:
+            trial = _trial(task, self._asked)
+            self.scheduler.on_trial_add(None, trial)
+            self.recorder.on_trial_start(0, [], trial)
+            heapq.heappush(self._places, (self._now + 1, self._asked, trial, self.outcome_of(task["config"])))
+            self._asked += 1
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.records.close()
+        self.log.close()
+
+    def _epoch(self, trial: Any, outcome: Outcome) -> bool:
+        """One epoch of a trial, judged and written down; whether it was its last."""
+        trial.epoch += 1
+        if trial.epoch > len(outcome.errors):
+            result: dict[str, Any] = {"done": True, STOP_REASON: "nan"}
+        else:
+            self.epochs += 1
+            error, loss = outcome.errors[trial.epoch - 1], outcome.losses[trial.epoch - 1]
+            metrics = {"val/error": error, "val/loss": loss, "time/epoch_seconds": 1.0, "lr": 0.03}
+            result = {EPOCH: trial.epoch, ERROR: error, LOSS: loss, METRICS: metrics, "done": False}
+            if trial.epoch > outcome.warmup:
+                result[SSL_EPOCH] = trial.epoch - outcome.warmup
+            if trial.epoch == self.records.epochs:
+                result |= {"done": True, STOP_REASON: "completed"}
+        if not result["done"] and self.scheduler.on_trial_result(None, trial, result) == StudyASHA.STOP:
+            result["done"] = True
+        self.recorder.on_trial_result(0, [], trial, result)
+        if result["done"]:
+            self.scheduler.on_trial_complete(None, trial, result)
+        return bool(result["done"])
+
+
+def _trial(task: Mapping[str, Any], place: int) -> Any:
+    """What Ray's trial is to scheduler and recorder."""
+    return SimpleNamespace(
+        trial_id=f"ray-{place}",
+        config=task,
+        epoch=task["known_epoch"],
+        run_metadata=SimpleNamespace(num_failures=0),
+    )

@@ -1,0 +1,230 @@
+"""A method of one's own in a file outside of the package, named as ``file:my_method.py``.
+
+The file holds a METHOD, as the files of `ssl_core.methods` do. To load it is to run it: that is done where its user
+names the file, and with the copy that their own study or run keeps, nowhere else.
+
+What such a method is, is its file's content, not its place. Configurations carry the method's own name and a digest
+of the content, never a path: another machine runs the same once it has been handed the text, the same content is
+loaded once wherever it lies, and a file that was changed is another method.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import keyword
+import linecache
+import os
+import re
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, NoReturn
+
+from ssl_core.config import MethodConfig, RunConfig
+from ssl_core.errors import ConfigError
+from ssl_core.methods import method_names
+from ssl_core.methods.base import Method
+
+PREFIX = "file:"
+COPY = "method.py"
+"""Name of the copy that a study or a run keeps in its folder."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # it becomes part of names of studies and folders
+_VIEWS = ("weak", "strong")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    method: Method
+    text: str
+
+
+_loaded: dict[str, _Loaded] = {}  # by digest
+
+
+def path_of(reference: str) -> Path:
+    """The path in ``file:PATH``, `~` expanded.
+
+    Raises:
+        ConfigError: no path.
+    """
+    text = reference.removeprefix(PREFIX)
+    if not text.strip():
+        raise ConfigError(f"method {reference!r}: name the file, as in file:my_method.py.")
+    return Path(text).expanduser()
+
+
+def read(path: Path) -> str:
+    """The text of a method's file, line ends as they are.
+
+    Raises:
+        ConfigError: no such file, or no text.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"method file {path}: there is no such file.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"method file {path}: this is not a text file in UTF-8. Python is expected."
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"method file {path}: cannot be read: {reason}.") from None
+
+
+def digest_of(text: str) -> str:
+    """16 hexadecimal digits of the SHA-256 of a file's content."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def load(text: str, where: str) -> Method:
+    """The method of a file's text; the file is run the first time that its content is seen.
+
+    Args:
+        text: the file's content.
+        where: its path, for messages and tracebacks; there need not be a file.
+
+    Raises:
+        ConfigError: it is not Python, raises, or holds no METHOD that can be used; names the line where there is one.
+    """
+    digest = digest_of(text)
+    if digest not in _loaded:
+        method = _checked(_run(text, where, f"ssl_tune_method_{digest}"), where)
+        method.digest = digest
+        _loaded[digest] = _Loaded(method, text)
+    return _loaded[digest].method
+
+
+def loaded(name: str, digest: str) -> Method:
+    """The method of a digest that this process has loaded.
+
+    Raises:
+        ConfigError: it has loaded none, or one of another name.
+    """
+    found = _loaded.get(digest)
+    if found is None:
+        raise ConfigError(
+            f"the method {name!r} is not one of the package's, and its file (method_digest {digest}) is not at hand. "
+            f"Name the file: method: {PREFIX}PATH."
+        )
+    if found.method.name != name:
+        raise ConfigError(
+            f"method = {name!r}: the file of method_digest {digest} holds {found.method.name!r}."
+        )
+    return found.method
+
+
+def text_of(digest: str) -> str:
+    """The text of a method that this process has loaded."""
+    return _loaded[digest].text
+
+
+def keep(folder: Path, digest: str | None) -> None:
+    """Write a copy of a loaded method's file into a folder; None, a method of the package: nothing to keep."""
+    if digest is not None:
+        write(folder / COPY, digest)
+
+
+def write(path: Path, digest: str) -> None:
+    """Write a loaded method's file, byte for byte; the path has its old content or all of the new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside.write_bytes(text_of(digest).encode("utf-8"))
+    aside.replace(path)
+
+
+def load_kept(folder: Path, name: str, digest: str) -> Method:
+    """Load the copy that a folder keeps.
+
+    Raises:
+        ConfigError: it is gone, or is not what was kept.
+    """
+    if digest not in _loaded:
+        path = folder / COPY
+        text = read(path)
+        if digest_of(text) != digest:
+            raise ConfigError(
+                f"{path} was changed: it is the copy of the method {name!r} that {folder.name} began with, and its "
+                f"digest was {digest}, now it is {digest_of(text)}. Bring the copy back, or start anew."
+            )
+        load(text, str(path))
+    return loaded(name, digest)
+
+
+def _run(text: str, where: str, name: str) -> ModuleType:
+    code = _compiled(text, where)
+    module = ModuleType(name)
+    module.__file__ = where
+    sys.modules[name] = module  # dataclasses and pydantic look for the names in annotations there
+    # A traceback shows the line that raised, also on a machine that has the text but not the file.
+    linecache.cache[where] = (len(text), None, text.splitlines(keepends=True), where)
+    try:
+        exec(code, module.__dict__)
+    except (Exception, SystemExit) as error:  # the user's own code: it may raise anything
+        del sys.modules[name]
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == where
+        ]
+        hint = " The file is all that a worker gets: it can import what is installed, not its neighbours."
+        raise ConfigError(
+            f"{where}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}."
+            f"{hint if isinstance(error, ImportError) else ''}"
+        ) from error
+    return module
+
+
+def _compiled(text: str, where: str) -> CodeType:
+    try:
+        return compile(text.removeprefix("\ufeff"), where, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise ConfigError(
+            f"{where}, line {error.lineno}: this is not Python that can be read: {error.msg}."
+        ) from None
+    except ValueError as error:  # a null byte
+        raise ConfigError(f"{where}: this is not Python that can be read: {error}.") from None
+
+
+def _checked(module: ModuleType, where: str) -> Method:
+    def fail(message: str) -> NoReturn:
+        del sys.modules[module.__name__]
+        raise ConfigError(f"{where}: {message}.")
+
+    method: Any = getattr(module, "METHOD", None)
+    if method is None:
+        fail("there is no METHOD. End the file with METHOD = MyMethod(), an instance of its class")
+    if isinstance(method, type):
+        fail(f"METHOD is the class {method.__name__} itself. Write METHOD = {method.__name__}()")
+    if not isinstance(method, Method):
+        fail(f"METHOD = {method!r} is not a method. Derive its class from ssl_core.methods.base.Method")
+    if problem := _problem_of_name(getattr(method, "name", None)):
+        fail(problem)
+    summary = getattr(method, "summary", None)
+    if not isinstance(summary, str) or not summary or "\n" in summary:
+        fail(f"METHOD.summary = {summary!r}: a sentence on one line is expected")
+    if not (isinstance(method.Config, type) and issubclass(method.Config, MethodConfig)):
+        fail(
+            f"METHOD.Config = {method.Config!r}: a class derived from ssl_core.config.MethodConfig is expected"
+        )
+    views: object = method.unlabelled_views
+    if not isinstance(views, tuple) or not set(views) <= set(_VIEWS):
+        fail(f"METHOD.unlabelled_views = {views!r}: a tuple of {' and '.join(map(repr, _VIEWS))} is expected")
+    share: object = method.warmup_share
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        fail(f"METHOD.warmup_share = {share!r}: a share of the run is expected, from 0 to below 1")
+    return method
+
+
+def _problem_of_name(name: object) -> str | None:
+    """Why a method cannot be called this, if it cannot: its name is a section of configurations, too."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        return (
+            f"METHOD.name = {name!r}: a plain name is expected, such as 'my_method' (letters, digits and _, the first "
+            "a letter, at most 40)"
+        )
+    if name in method_names():
+        return f"METHOD.name = {name!r}: a method of this name comes with the package. Choose another name"
+    if name in RunConfig.model_fields:
+        return f"METHOD.name = {name!r}: every configuration has a field of this name. Choose another name"
+    return None

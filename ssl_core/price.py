@@ -1,0 +1,86 @@
+"""What training costs on this machine, measured on a few real steps: the method's own views, passes and updates."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ssl_core.loop import Run, finite_guard, train_step
+from ssl_core.methods.base import Progress, Relabel
+
+SLOW_STEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Price:
+    """Seconds of an epoch.
+
+    Attributes:
+        warmup_epoch: of the warm-up, on labelled images alone.
+        epoch: after it; an upper estimate, since a method may use fewer unlabelled images than it is allowed.
+    """
+
+    warmup_epoch: float
+    epoch: float
+
+
+def measure(run: Run, steps: int = 2) -> Price:
+    """The price of a run that is thrown away afterwards: its weights are changed.
+
+    Args:
+        run: not begun yet.
+        steps: to measure of each kind, after one to warm up; where a step takes more than a second, none is
+            measured besides that first one.
+    """
+    config = run.config
+    assert config.steps_per_epoch and config.batch_size
+    run.network.train()
+    warmup = _step_seconds(run, _progress(run, after_warmup=False), steps)
+    after = _progress(run, after_warmup=True)
+    if run.method.relabels:
+        pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
+        confident = torch.eye(run.setup.num_classes)[0]  # every pseudo-label is accepted, without a pass
+
+        def predict(indices: torch.Tensor) -> torch.Tensor:
+            return confident.expand(len(indices), -1).to(run.device)
+
+        relabel = Relabel(pool=pool, predict=predict, progress=after)
+        run.method_state, _ = run.method.start_epoch(config.parameters, run.method_state, relabel)
+    step = _step_seconds(run, after, steps)
+    sample = run.valid[: config.eval_batch_size].to(run.device)
+    evaluated = _seconds(run, lambda: run.evaluated_in_batches(run.images, sample)) / len(sample)
+    valid, pool_size = len(run.valid), len(run.unlabelled) if run.method.relabels else 0
+    return Price(
+        warmup_epoch=config.steps_per_epoch * warmup + valid * evaluated,
+        epoch=config.steps_per_epoch * step + (valid + pool_size) * evaluated,
+    )
+
+
+def _progress(run: Run, *, after_warmup: bool) -> Progress:
+    return Progress(
+        step=0, total_steps=run.config.total_steps, step_in_epoch=0, epoch=1, ssl_epoch=int(after_warmup)
+    )
+
+
+def _step_seconds(run: Run, progress: Progress, steps: int) -> float:
+    guard = finite_guard(run, progress.epoch)
+    first = _seconds(run, lambda: train_step(run, progress, guard))
+    if first > SLOW_STEP_SECONDS:
+        return first
+    return min(_seconds(run, lambda: train_step(run, progress, guard)) for _ in range(steps))
+
+
+def _seconds(run: Run, action: object) -> float:
+    assert callable(action)
+    _wait(run)
+    began = time.perf_counter()
+    action()
+    _wait(run)
+    return time.perf_counter() - began
+
+
+def _wait(run: Run) -> None:
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)

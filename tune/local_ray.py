@@ -1,0 +1,148 @@
+"""Ray on this machine: started as small as a study needs it, and early, since that takes seconds.
+
+Importing this file loads Ray's core alone: neither Ray Tune nor torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Read by Ray when it is imported or started: no usage statistics, no CSV, JSON or TensorBoard files for
+# every trial, no change of directory in workers, no handler of Ray's own for Ctrl-C (ours stops the study resumably),
+# no complaint over a report that ends a trial without a metric, and no traceback of a failed trial amid our progress
+# (it is kept with the trial).
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
+os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+# No snapshots of Ray's experiment: it is never restored, and they grow with every trial.
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
+# Ray's own guard kills a worker before the machine is out of memory, and Ray Tune then ends the whole experiment. The
+# kernel kills one too, and the study goes on.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+# Read by Ray's own processes: workers load what a trial needs when they start, not when the first one comes; and Ray
+# starts one for each processor by itself, of which a second set for the driver would only be a load.
+os.environ.setdefault("RAY_preload_python_modules", "tune.trainable")
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+
+import ray as ray
+
+from tune.errors import Exit, ServiceError
+from tune.spec import StudySpec
+
+OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
+ATTEMPTS = 3  # Ray gives its processes 30 s (one of them 15 s), which is little on a busy machine
+
+
+def start_ray(concurrent: int) -> None:
+    """Start Ray on this machine, as small as so many trials side by side need it.
+
+    Raises:
+        ServiceError: the machine is too busy for it.
+    """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    for _ in range(ATTEMPTS):
+        try:
+            ray.init(
+                address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
+                num_cpus=max(len(os.sched_getaffinity(0)), concurrent),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+            break
+        except Exception as error:  # Ray raises nothing more special
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    else:
+        raise ServiceError(
+            f"Ray did not start within 30 s, {ATTEMPTS} times: other programs take this machine's processors. "
+            "Try again when it is less busy.",
+            Exit.UNREACHABLE,
+        )
+    if threading.current_thread() is threading.main_thread() and on_sigterm is not None:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process where it stands
+
+
+class _Starter(threading.Thread):
+    """Starts Ray, and lives until Ray has ended: the system kills Ray's processes when their thread is gone."""
+
+    def __init__(self, concurrent: int) -> None:
+        super().__init__(name="ray", daemon=True)
+        self._concurrent = concurrent
+        self.started, self.ended = threading.Event(), threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            start_ray(self._concurrent)
+        except BaseException as error:  # given to whoever waits for Ray
+            self.error = error
+        self.started.set()
+        self.ended.wait()
+
+
+_starter: _Starter | None = None
+
+
+@contextmanager
+def starting(concurrent: int) -> Iterator[None]:
+    """Start Ray in the background, to be there when the block needs it; end it with the block.
+
+    A Ray that runs in this process already is left as it is.
+    """
+    global _starter
+    if _starter is not None or ray.is_initialized():
+        yield
+        return
+    _starter = _Starter(concurrent)
+    _starter.start()
+    try:
+        yield
+    finally:
+        _starter.started.wait()
+        ray.shutdown()
+        _starter.ended.set()
+        _starter = None
+
+
+def is_running() -> bool:
+    """Whether Ray runs in this process; waits for one that is being started."""
+    if _starter is not None:
+        _starter.started.wait()
+        if _starter.error is not None:
+            raise _starter.error
+    return bool(ray.is_initialized())
+
+
+@contextmanager
+def running(concurrent: int) -> Iterator[None]:
+    """Ray for the block: the one of this process, or else one of its own."""
+    if is_running():
+        yield
+        return
+    start_ray(concurrent)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def resources(spec: StudySpec) -> dict[str, float]:
+    """What Ray reserves for a trial."""
+    if spec.address is not None:
+        return {"cpu": int(spec.config["threads"]), "gpu": spec.gpus_per_trial}
+    # Threads are what a trial computes with; Ray counts a processor for each, but never more than there are.
+    cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
+    threads = min(int(spec.config["threads"]), cores // spec.concurrent)
+    return {"cpu": max(1, threads), "gpu": spec.gpus_per_trial}

@@ -1,0 +1,39 @@
+"""A study's event log and tracker, as its driver opens them. Loads neither torch, Ray nor MLflow."""
+
+from __future__ import annotations
+
+from tune.events import EventLog
+from tune.home import Home
+from tune.run_text import dataset_input
+from tune.spec import StudySpec
+from tune.study import StudyFolder
+from tune.tracking import Tracker
+
+
+def open_log(folder: StudyFolder, shared: bool | None = None) -> EventLog:
+    """The study's event log, to be written by its driver; `shared` where other machines read it meanwhile."""
+    return EventLog(folder.events_db, shared=shared)
+
+
+def open_tracker(log: EventLog, spec: StudySpec, home: Home) -> Tracker:
+    """The driver's side of tracking, with the tags that every run of the study bears."""
+    return Tracker(
+        log,
+        study=spec.name,
+        tracking_uri=spec.tracking_uri,
+        experiment=spec.experiment,
+        common_tags={
+            "ssl.study": spec.name,
+            "ssl.method": spec.config["method"],
+            "ssl.dataset": spec.dataset_tag,
+            "ssl.labels": str(spec.config["labels"]),
+            "ssl.split_hash": spec.split_hash or "",
+        },
+        dataset=dataset_input(
+            spec.dataset_tag,
+            spec.config["dataset"],
+            labelled=spec.config["labels"],
+            valid=spec.config["data"]["valid"],
+        ),
+        artifact_root=home.artifacts,
+    )

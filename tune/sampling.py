@@ -1,0 +1,223 @@
+"""What is asked next: Optuna's samplers, over a view of the study that is kept in memory.
+
+The view holds every trial's parameters and the one value that counts, so that an ask reads no database, and it
+can say to each sampler what that sampler understands:
+
+- A trial that diverged is infeasible. TPE ignores failed trials, so the region would be tried again and again;
+  by a constraint it is ranked below everything that trained.
+- Out of memory is infeasible too where a searched parameter can cause it, and then that parameter alone is to
+  blame: the others are drawn anew, so that on average nothing is held against them. Where none can cause it,
+  the machine failed and not the configuration: the sampler never hears of it.
+- A Gaussian process models complete trials only. To it a trial that was stopped early is a complete one with
+  the error that it had, an upper estimate of what it would have reached.
+
+The view is a function of what the storage says, so that a driver that resumes asks what it would have asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ssl_core.errors import ConfigError
+from tune.spec import StudySpec
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+STARTUP_SHARE = 1 / 3
+"""Share of a study's trials drawn at random before anything is modelled, between 4 and 10 trials (Optuna's
+default is 10, which would be most of a short study)."""
+
+WORST_ERROR = 100.0
+MAX_LEVELS = 1000
+INFEASIBLE = "infeasible"
+"""Name of the constraint that a trial violates which the sampler should not try again."""
+
+# What the memory of a training step depends on; lr or a threshold does not move it by a byte.
+_MEMORY = {"batch_size", "mu", "eval_batch_size", "network", "precision", "data.image_size"}
+_MEMORY_OF_METHOD = {"maps"}
+
+
+def is_memory_parameter(name: str) -> bool:
+    """Whether a searched parameter (dotted) can make a run need more memory."""
+    return name in _MEMORY or ("." in name and name.rsplit(".", 1)[1] in _MEMORY_OF_METHOD)
+
+
+def startup_trials(spec: StudySpec) -> int:
+    """Trials drawn at random before the sampler models anything."""
+    if spec.startup_trials is not None:
+        return spec.startup_trials
+    return max(4, min(10, round(spec.trials * STARTUP_SHARE)))
+
+
+def generator_seed(spec: StudySpec, purpose: str, number: int) -> int:
+    """The seed of one ask (or of another purpose), from the study's seed and the trial's number alone.
+
+    So a study that was interrupted asks on as if it had not been, and start-up points do not repeat.
+    """
+    digest = hashlib.blake2b(f"{spec.seed}/{purpose}/{number}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+def make_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler for one ask."""
+    seed = generator_seed(spec, "ask", number)
+    if spec.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if spec.sampler == "gp":
+        return optuna.samplers.GPSampler(
+            seed=seed, n_startup_trials=startup_trials(spec), warn_independent_sampling=False
+        )
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=startup_trials(spec), multivariate=True, constant_liar=True
+    )
+
+
+class Sampling:
+    """The sampler's view of a study, and what it asks for. Trials have the numbers that they have in the study.
+
+    Args:
+        spec: the study.
+        distributions: what is searched, by name.
+    """
+
+    def __init__(self, spec: StudySpec, distributions: Mapping[str, BaseDistribution]) -> None:
+        self._spec, self._distributions = spec, dict(distributions)
+        self._view = optuna.create_study(direction="minimize")
+        self._grid = grid_points(spec, self._distributions) if spec.sampler == "grid" else []
+
+    def ask(self, number: int, place: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of a new trial.
+
+        Args:
+            number: that it will have; all before it have been asked for or added.
+            place: its place in a grid: how many trials before it had no values given.
+            fixed: values that are given: all, some or none.
+        """
+        if self._grid and not fixed:
+            fixed = self._grid[place % len(self._grid)]
+        if fixed:
+            self._view.enqueue_trial(dict(fixed))
+        self._view.sampler = make_sampler(self._spec, number)
+        asked = self._view.ask(self._distributions)
+        assert asked.number == number
+        return dict(asked.params)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Take in a trial from the storage, running or ended; in order of numbers."""
+        seen = _running(trial) if not trial.state.is_finished() else self.as_seen(trial)
+        self._view.add_trial(seen or _silent(trial))
+
+    def end(self, trial: FrozenTrial) -> None:
+        """A running trial has ended, as the storage now says.
+
+        The view cannot be told of other parameters than were asked for: where `as_seen` has others (out of
+        memory), it has to be made anew.
+        """
+        seen, storage = self.as_seen(trial) or _silent(trial), self._view._storage
+        assert seen.params in (trial.params, {})
+        identity = storage.get_trial_id_from_study_id_trial_number(self._view._study_id, trial.number)
+        for key, value in seen.system_attrs.items():
+            storage.set_trial_system_attr(identity, key, value)
+        for step, value in seen.intermediate_values.items():
+            storage.set_trial_intermediate_value(identity, step, value)
+        storage.set_trial_state_values(identity, seen.state, seen.values)
+
+    def as_seen(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """An ended trial as the sampler should see it; None: not at all."""
+        params, values, complete = trial.params, trial.intermediate_values, trial.state == TrialState.COMPLETE
+        infeasible = any(value > 0 for value in trial.constraints.values())
+        if trial.state == TrialState.FAIL:
+            return None
+        if trial.user_attrs.get("stop_reason") == "oom":
+            params = self._blaming_memory_alone(trial)
+        elif not infeasible and not complete and not values:
+            return None  # ended before anything was known of it
+        state, value = trial.state, trial.value if complete else None
+        if self._spec.sampler == "gp":
+            state, value = TrialState.COMPLETE, trial.value
+            if infeasible or value is None:
+                value = WORST_ERROR
+        last = max(values, default=None)
+        seen = create_trial(
+            state=state,
+            value=value,
+            params=params,
+            distributions=self._distributions,
+            intermediate_values={} if last is None or infeasible else {last: values[last]},
+        )
+        if infeasible or self._spec.sampler == "gp":  # to which all trials need the constraint, or none
+            seen.set_constraint(INFEASIBLE, 1.0 if infeasible else -1.0)
+        return seen
+
+    def _blaming_memory_alone(self, trial: FrozenTrial) -> dict[str, Any]:
+        seed = generator_seed(self._spec, "blameless", trial.number)
+        drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask(self._distributions)
+        return {k: v if is_memory_parameter(k) else drawn.params[k] for k, v in trial.params.items()}
+
+
+def _running(trial: FrozenTrial) -> FrozenTrial:
+    return create_trial(state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions)
+
+
+def _silent(trial: FrozenTrial) -> FrozenTrial:
+    """What keeps a trial's number and says nothing."""
+    return create_trial(state=TrialState.FAIL)
+
+
+def grid_points(spec: StudySpec, distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """Every point of the finest even grid that the study's trials can cover, in a random order.
+
+    A range has the same number of levels as the others, at least its two ends, evenly spaced (on a log scale
+    where it has one); choices, and whole numbers that are few enough, are all taken. The order is random, so
+    that early stopping does not compare one edge of the space with itself.
+
+    Raises:
+        ConfigError: even two levels of every range are more points than trials.
+    """
+    room = spec.trials - 1 - len(spec.points)  # the baseline comes first
+    levels = 2
+    if _size(distributions, levels) > room:
+        raise ConfigError(
+            f"--sampler grid: the coarsest grid of this space has {_size(distributions, 2)} points, and with the "
+            f"points that are tried first that needs --trials {_size(distributions, 2) + spec.trials - room}. "
+            "Allow that many, fix parameters with --set, or choose another sampler."
+        )
+    for finer in range(3, MAX_LEVELS + 1):
+        if _size(distributions, finer) > room:
+            break
+        levels = finer
+    axes = [_levels(d, levels) for d in distributions.values()]
+    points = [dict(zip(distributions, values, strict=True)) for values in itertools.product(*axes)]
+    order = np.random.default_rng(generator_seed(spec, "grid", 0)).permutation(len(points))
+    return [points[i] for i in order]
+
+
+def _size(distributions: Mapping[str, BaseDistribution], levels: int) -> int:
+    return math.prod(len(_levels(d, levels)) for d in distributions.values())
+
+
+def _levels(distribution: BaseDistribution, count: int) -> Sequence[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    places = np.geomspace(low, high, count) if distribution.log else np.linspace(low, high, count)
+    if isinstance(distribution, IntDistribution):
+        return list(dict.fromkeys(low + round((x - low) / (step or 1)) * (step or 1) for x in places))
+    if step is not None:
+        return list(dict.fromkeys(low + round((x - low) / step) * step for x in places))
+    return [low, *(float(x) for x in places[1:-1]), high]

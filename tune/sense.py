@@ -1,0 +1,95 @@
+"""Whether a space makes sense for a study: each point it may ask for is a configuration, and what is searched counts.
+
+A space is checked entry by entry where it is read. Here it is checked as a whole, with what `--set` fixes: a weight
+of a head that the network does not have, say, would fail in trial after trial, and a parameter without effect would
+only make the search slower.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+
+from search_spaces import SearchSpace
+from search_spaces.ranges import EPOCHS, SHARE, choices
+from ssl_core.config import RunConfig, from_document
+from ssl_core.errors import ConfigError
+from ssl_core.methods import method_of
+from tune.spec import with_overrides
+
+MOST_POINTS = 1024
+"""Above so many corners, only those in which at most two parameters leave the baseline are looked at."""
+
+MOST_EPOCHS = 100_000
+"""The longest run that a configuration allows: stands for one whose length is not known yet."""
+
+
+def check_sense(space: SearchSpace, config: RunConfig) -> None:
+    """Refuse a space that may ask for a configuration that is none, or that searches what changes nothing.
+
+    Args:
+        space: what is searched, less what is fixed.
+        config: what all trials share; resolved, where the data are at hand.
+
+    Raises:
+        ConfigError: names the parameters, their values and what is wrong with them.
+    """
+    epochs = config.epochs or MOST_EPOCHS
+    _check_warmup(space, config)
+    document = config.document()
+    vain: dict[str, str] | None = None  # parameters without effect, and why; None: no point was looked at yet
+    for point in points(space, epochs):
+        overrides = space.resolve(point, epochs)
+        try:
+            trial = from_document(with_overrides(document, overrides))
+        except ConfigError as error:
+            values = ", ".join(
+                f"{name} = {point[name]}" for name in point if name.startswith(f"{config.method}.")
+            )
+            raise ConfigError(
+                f"{space.source}: a trial may be given {values}, which is refused: {error} Change the space, or fix "
+                "one of them with --set."
+            ) from None
+        idle = {
+            f"{config.method}.{name}": why for name, why in method_of(trial).idle(trial.parameters).items()
+        }
+        vain = idle if vain is None else {name: why for name, why in vain.items() if name in idle}
+    for parameter in space.parameters:
+        if vain and parameter.name in vain:
+            raise ConfigError(
+                f"{space.source}: {parameter.name} is searched, but has no effect with {vain[parameter.name]}. Fix it "
+                f"too, for example with --set {parameter.name}={space.baseline[parameter.name]}, or take a method "
+                "without it."
+            )
+
+
+def points(space: SearchSpace, epochs: int) -> Iterator[dict[str, Any]]:
+    """The baseline and the corners of a space: every choice, and both ends of every range."""
+    ends = {name: _ends(distribution) for name, distribution in space.distributions(epochs).items()}
+    baseline = space.baseline_for(epochs)
+    yield baseline
+    count = 1
+    for values in ends.values():
+        count *= len(values)
+    together = len(ends) if count <= MOST_POINTS else min(2, len(ends))
+    for names in itertools.combinations(ends, together):
+        for values in itertools.product(*(ends[name] for name in names)):
+            yield baseline | dict(zip(names, values, strict=True))
+
+
+def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return (distribution.low, distribution.high)
+    return choices(distribution)
+
+
+def _check_warmup(space: SearchSpace, config: RunConfig) -> None:
+    searched = [p.name for p in space.parameters if p.name in (SHARE, EPOCHS)]
+    if searched and not method_of(config).has_warmup:
+        raise ConfigError(
+            f"{space.source}: {searched[0]} is searched, but the method {config.method!r} has no warm-up: it has no "
+            "effect. Remove it from the space."
+        )

@@ -1,0 +1,194 @@
+"""Where a study's trials lie: Optuna's tables in the study's folder, or in the database of ``--storage``."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialUserAttributeModel
+from sqlalchemy import bindparam, delete, insert, update
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from ssl_core.errors import ConfigError
+from ssl_core.faults import fault
+from tune.errors import Exit, ServiceError
+
+if TYPE_CHECKING:
+    from tune.spec import StudySpec
+    from tune.study import StudyFolder
+
+CONNECT_SECONDS = 10
+# A parameter of this name makes a driver of PostgreSQL or MySQL give up on a host that does not answer.
+_TIMEOUT_PARAMETER = {
+    "psycopg2": "connect_timeout",
+    "psycopg": "connect_timeout",
+    "pymysql": "connect_timeout",
+}
+_TIMEOUT_PARAMETER |= {"mysqldb": "connect_timeout"}
+
+
+def check_storage_url(text: str) -> None:
+    """Raise ConfigError unless this is a database URL whose driver is installed; connects to nothing."""
+    url = _parsed(text)
+    try:
+        url.get_dialect().import_dbapi()
+    except NoSuchModuleError:
+        raise ConfigError(
+            f"--storage {shown(text)}: SQLAlchemy has no database {url.drivername!r}. Write a URL such as "
+            "sqlite:////data/optuna.db or postgresql+psycopg2://user:password@host/database."
+        ) from None
+    except ImportError as error:
+        raise ConfigError(
+            f"--storage {shown(text)}: its driver is not installed ({error}). Install it with pip, or name another "
+            "driver in the URL."
+        ) from None
+
+
+def shown(text: str) -> str:
+    """A database URL as it may be printed: without its password."""
+    return _parsed(text).render_as_string(hide_password=True)
+
+
+def _parsed(text: str) -> URL:
+    try:
+        return make_url(text)
+    except ArgumentError:
+        raise ConfigError(
+            f"--storage {text!r} is no database URL. Write one such as sqlite:////data/optuna.db or "
+            "postgresql+psycopg2://user:password@host/database."
+        ) from None
+
+
+def open_storage(folder: StudyFolder, url: str | None = None, *, shared: bool | None = None) -> RDBStorage:
+    """Optuna's storage of a study; waits for another process's write rather than fail.
+
+    Args:
+        folder: the study's folder.
+        url: the database of ``--storage``; None: the study's own file.
+        shared: how that file is to be written: True where other machines read it meanwhile (they cannot share
+            the memory that SQLite's write-ahead log takes), False where none does; None: as it is.
+
+    Raises:
+        ServiceError: a database that does not answer, or a file that is damaged.
+    """
+    where = url or f"sqlite:///{folder.optuna_db}"
+    with answering(where):
+        return RDBStorage(where, engine_kwargs=_engine_options(where, shared if url is None else None))
+
+
+def _engine_options(text: str, shared: bool | None) -> dict[str, Any]:
+    url = _parsed(text)
+    if url.get_backend_name() == "sqlite":
+        kind = {None: _Connection, False: _LoggedConnection, True: _SharedConnection}[shared]
+        return {"connect_args": {"timeout": 60, "factory": kind}}
+    name = _TIMEOUT_PARAMETER.get(url.get_driver_name())
+    arguments = {} if name is None or name in url.query else {name: CONNECT_SECONDS}
+    # A server may drop connections that idle during a long epoch: they are tried before use.
+    return {"connect_args": arguments, "pool_pre_ping": True}
+
+
+class _Connection(sqlite3.Connection):
+    """What is committed survives the death of any process; only a power cut may cost the last writes."""
+
+    journal: str | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.journal is not None:
+            self.execute(f"PRAGMA journal_mode = {self.journal}")
+        self.execute("PRAGMA synchronous = NORMAL")
+
+
+class _LoggedConnection(_Connection):
+    journal = "WAL"
+
+
+class _SharedConnection(_Connection):
+    journal = "DELETE"
+
+
+@contextmanager
+def answering(url: str) -> Iterator[None]:
+    """Turn what a database raises that does not answer into a message.
+
+    Raises:
+        ServiceError: with the exit code for storage.
+    """
+    try:
+        yield
+    except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+        raise ServiceError(
+            f"storage: {shown(url)} cannot be used: {reason[0] if reason else type(cause).__name__}. Check that "
+            "it is there, whole and lets this user in; nothing of the study is lost.",
+            Exit.STORAGE,
+        ) from error
+
+
+_values, _notes = TrialIntermediateValueModel.__table__, TrialUserAttributeModel.__table__
+_FORGET_VALUE = delete(_values).where(
+    _values.c.trial_id == bindparam("of_trial"), _values.c.step == bindparam("of_step")
+)
+_ADD_VALUE = insert(_values)
+_CHANGE_NOTE = (
+    update(_notes)
+    .where(_notes.c.trial_id == bindparam("of_trial"), _notes.c.key == bindparam("of_key"))
+    .values(value_json=bindparam("value_json"))
+)
+_ADD_NOTE = insert(_notes)
+
+
+def note_epoch(
+    storage: RDBStorage, trial_id: int, value: tuple[int, float] | None, attributes: Mapping[str, Any]
+) -> None:
+    """Write an intermediate value (step, value) and a trial's attributes in one transaction: all or nothing.
+
+    Optuna's own methods take a transaction and some five queries for each of them, which for thousands of
+    reports is most of what a driver does.
+    """
+    with storage.engine.begin() as connection:
+        if value is not None:
+            step, (stored, kind) = (
+                value[0],
+                TrialIntermediateValueModel.intermediate_value_to_stored_repr(value[1]),
+            )
+            connection.execute(_FORGET_VALUE, {"of_trial": trial_id, "of_step": step})
+            row = {"trial_id": trial_id, "step": step, "intermediate_value": stored}
+            connection.execute(_ADD_VALUE, row | {"intermediate_value_type": kind})
+        for key, content in attributes.items():
+            text = {"value_json": json.dumps(content)}
+            if connection.execute(_CHANGE_NOTE, text | {"of_trial": trial_id, "of_key": key}).rowcount == 0:
+                connection.execute(_ADD_NOTE, text | {"trial_id": trial_id, "key": key})
+        fault("report:inside")
+
+
+def studies_in(storage: RDBStorage) -> list[str]:
+    """Names of the studies that a storage holds."""
+    return [study.study_name for study in storage.get_all_studies()]
+
+
+def check_name_is_free(spec: StudySpec, folder: StudyFolder) -> None:
+    """Refuse a study whose name the database of ``--storage`` has already: two would silently become one.
+
+    Raises:
+        ConfigError: it has.
+        ServiceError: it does not answer.
+    """
+    if spec.storage is None:
+        return
+    storage = open_storage(folder, spec.storage)
+    with answering(spec.storage):
+        taken = spec.name in studies_in(storage)
+    storage.engine.dispose()
+    if taken:
+        raise ConfigError(
+            f"--storage {shown(spec.storage)} holds a study {spec.name!r} already. Choose another --name, or carry "
+            f"that one on from its own home with `ssl-tune resume {spec.name}`."
+        )
