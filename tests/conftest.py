@@ -27,5 +27,5 @@ def _one_thread() -> None:
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Started in the background of a script: the shell has Ctrl-C ignored, and so would every command that a test starts.
+    # Started in the background of a script: the shell has Ctrl-C ignored, and so would each command that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -157,8 +157,6 @@ def connected(address: str | None) -> Iterator[None]:
     """
     from tune import local_ray  # before Ray: it sets what Ray reads when it is imported
 
-    from tune import local_ray  # before Ray: it sets what Ray reads when it is imported
-
     if address is None:
         yield
         return

@@ -11,7 +11,8 @@ import matplotlib as mpl
 import optuna
 from optuna.trial import TrialState
 
-from tune.records import storage
+from tune.spec import read_spec
+from tune.storage import open_storage
 from tune.study import StudyFolder
 
 ENOUGH = 4
@@ -22,7 +23,8 @@ CONTOURS = 4
 
 def load(folder: StudyFolder, name: str) -> optuna.Study:
     """The study as Optuna has it, with its full-budget trials only."""
-    whole = optuna.load_study(study_name=name, storage=storage(folder))
+    storage = open_storage(folder, read_spec(folder.path).storage)
+    whole = optuna.load_study(study_name=name, storage=storage)
     trials = whole.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     study = optuna.create_study(direction="minimize")
     study.add_trials(trials)
