@@ -19,6 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (-n), a file's tests stay in one process, and there is one Ray, for all that use it."""
+    for item in items:
+        uses_ray = "local_ray" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch = sys.modules.get("torch")  # not imported here: most tests outside ssl_core do without it

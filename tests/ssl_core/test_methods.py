@@ -16,7 +16,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 from ssl_core import checkpoint
 from ssl_core.augment import weak_view
 from ssl_core.config import MethodConfig
+from ssl_core.errors import NonFiniteError
 from ssl_core.loop import Run
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Method, Progress, Relabel
@@ -343,6 +344,56 @@ def test_the_unlabelled_loss_is_at_work_in_these_tests(name: str) -> None:
     assert (len(batch.indices) > 0) == bool(run.method.unlabelled_views)
     if run.method.unlabelled_views and float(loss_of(run, batch).terms["loss_unsupervised"].detach()) == 0:
         lacks(name, "has an unlabelled loss of 0 here: enter fitting parameters in tests.tiny.PARAMETERS")
+
+
+@pytest.mark.parametrize("what", ["each term", "gradient"])
+def test_a_term_or_gradient_that_is_not_finite_stops_the_run_before_the_update(name: str, what: str) -> None:
+    terms = ["the gradient"]
+    if what == "each term":
+        run, batch = prepared(name)
+        terms = [f"the term {term}" for term in loss_of(run, batch).terms]
+    assert terms
+    for term in terms:
+        run = make_run(name, warmup_epochs=0)
+        run.method = cast(Any, Poisoned(run.method, term.removeprefix("the term "), step=4))
+        with pytest.raises(NonFiniteError, match=rf"{term} is not finite at step 4 \(epoch 2\)") as caught:
+            finish(run)
+        assert f"{name} " in str(caught.value) and f"lr={run.config.lr}" in str(caught.value)
+        stopped, whole = trained(run), make_run(name, warmup_epochs=0)
+        kept: dict[int, Any] = {}
+        update = whole.ema.update
+
+        def noted(step: int, *rest: Any, whole: Run = whole, update: Any = update, kept: Any = kept) -> None:
+            update(step, *rest)
+            kept[step] = copy.deepcopy(dict(whole.network.named_parameters()))
+
+        whole.ema.update = noted  # type: ignore[method-assign]
+        finish(whole, until=2)
+        for parameter, value in kept[3].items():  # after step 3, the last good one
+            assert torch.equal(stopped["network"][parameter], value), f"{term}: {parameter}"
+
+
+class Poisoned:
+    """A method of which one term, or the gradient alone, is not finite at one step."""
+
+    def __init__(self, method: Method, term: str, step: int) -> None:
+        self._method, self._term, self._step = method, term, step
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._method, attribute)
+
+    def compute_loss(
+        self, config: Any, forward: Any, batch: Batch, state: Any, progress: Any, generator: Any
+    ) -> Any:
+        output = self._method.compute_loss(config, forward, batch, state, progress, generator)
+        if progress.step != self._step:
+            return output
+        if self._term == "the gradient":  # a finite loss, and an infinite derivative: that of sqrt at 0
+            return dataclasses.replace(
+                output, total=output.total + torch.sqrt(output.total - output.total.detach())
+            )
+        terms = {k: v * torch.nan if k == self._term else v for k, v in output.terms.items()}
+        return dataclasses.replace(output, total=output.total * torch.nan, terms=terms)
 
 
 def test_every_parameter_moves(name: str) -> None:
