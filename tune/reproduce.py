@@ -141,6 +141,7 @@ def reproduce(
         ConfigError: anything wrong with what is asked for, before anything is trained.
         ServiceError: another `reproduce` is at work in this home.
     """
+    declared_of_report(order)  # what is wrong is told before anything is made
     home.check_writable()
     with _alone(home):
         declared = declare(order, home, say)

@@ -136,6 +136,11 @@ class StudyFolder:
         """Take away a folder that this process made and that came to nothing."""
         self.unlock()
         shutil.rmtree(self.path)
+        for parent in self.path.parents[:2]:  # studies/ and the home folder, where they were made for it
+            try:
+                parent.rmdir()
+            except OSError:
+                break
 
 
 class Study:
