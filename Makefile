@@ -32,8 +32,9 @@ demo: install
 	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --confirm-seeds 3 --tracking-timeout 60s
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 
+# Side by side; tests that use Ray stay in one process (tests/conftest.py).
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup
 
 cluster-test: install
 	tests/cluster/needs.sh
