@@ -6,7 +6,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -119,16 +119,7 @@ def start(request: SearchRequest, home: Home, progress: Progress, then: Then = _
         folder = StudyFolder(home.study_folder(spec.name))
         _create(spec, folder)
         progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
-        with head_start(spec, folder, home) as begun:
-            try:
-                _check_cluster(spec, folder)
-                spec = _with_data(spec, folder, home)
-            except (ConfigError, ServiceError):
-                begun.give_up()
-                folder.remove()
-                raise
-            except KeyboardInterrupt:
-                raise _interrupted_early(folder, home) from None
+        with _ready(spec, folder, home, folder.remove) as (spec, begun):
             outcome = _run(spec, folder, home, progress, begun)
             then(outcome)
     return outcome
@@ -176,20 +167,35 @@ def carry_on(
     with joined(spec.address):
         folder.lock()
         _say_if_changed(study, progress)
-        with head_start(spec, folder, home) as begun:
-            try:
-                _check_cluster(spec, folder)
-                spec = _with_data(spec, folder, home)
-                if spec != study.spec:
-                    folder.write_spec(spec)
-            except (ConfigError, ServiceError):
-                folder.unlock()
-                raise
-            except KeyboardInterrupt:
-                raise _interrupted_early(folder, home) from None
+        with _ready(spec, folder, home, folder.unlock) as (spec, begun):
+            if spec != study.spec:
+                folder.write_spec(spec)
             outcome = _run(spec, folder, home, progress, begun)
             then(outcome)
     return outcome
+
+
+@contextmanager
+def _ready(
+    spec: StudySpec, folder: StudyFolder, home: Home, undo: Callable[[], None]
+) -> Iterator[tuple[StudySpec, HeadStart]]:
+    """What a sitting needs, for the block: the data read, Ray and the sender being started meanwhile.
+
+    Raises:
+        ConfigError, ServiceError: what is wrong with the data or the cluster, after `undo`; or Ctrl-C.
+    """
+    with ExitStack() as stack:
+        try:
+            begun = stack.enter_context(head_start(spec, folder, home))
+            _check_cluster(spec, folder)
+            spec = _with_data(spec, folder, home)
+        except (ConfigError, ServiceError):
+            stack.close()  # the sender writes to the folder
+            undo()
+            raise
+        except KeyboardInterrupt:
+            raise _interrupted_early(folder, home) from None
+        yield spec, begun
 
 
 def joined(address: str | None) -> AbstractContextManager[None]:

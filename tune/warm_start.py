@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import SearchSpace, describe, load_yaml
 from search_spaces.ranges import EPOCHS, SHARE, holds
-from ssl_core.checkpoint import write_atomically
 from ssl_core.config import warmup_from_share
 from ssl_core.errors import ConfigError, unknown
 
@@ -129,6 +128,7 @@ def check_warm_start(spec: StudySpec, earlier: StudySpec) -> list[str]:
 
 def keep_warm_trials(folder: StudyFolder, spec: StudySpec) -> None:
     """Copy the earlier study's ended trials into the study's folder."""
+    from ssl_core.checkpoint import write_atomically
     from tune.records import ended_trials
     from tune.study import StudyFolder
 

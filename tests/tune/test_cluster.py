@@ -300,7 +300,9 @@ def test_the_study_keeps_its_address_and_older_ones_have_none(home: Home) -> Non
     text = (folder.path / "study.yaml").read_text()
     kept = [line for line in text.splitlines() if not line.startswith(("address", "elastic"))]
     (folder.path / "study.yaml").write_text("\n".join(kept))
-    assert read_spec(folder.path) == make_spec(home).model_copy(update={"created": spec.created})
+    assert read_spec(folder.path) == make_spec(home).model_copy(
+        update={"created": spec.created, "uid": spec.uid}
+    )
 
 
 def test_mlflows_password_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
