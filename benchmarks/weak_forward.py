@@ -112,9 +112,9 @@ def price(rounds: int = 12) -> float:
     for step in range(rounds):
         for variant, run in runs.items():
             progress = Progress(step, run.config.total_steps, step, epoch=1, ssl_epoch=1)
-            guard = loop._guard(run, 1)
+            guard = loop.finite_guard(run, 1)
             started = time.process_time()
-            loop._step(run, loop._batch(run, progress), progress, guard)
+            loop.train_step(run, progress, guard)
             spent[variant].append(time.process_time() - started)
     return statistics.median(spent["joint"][2:]) / statistics.median(spent["separate"][2:])
 
