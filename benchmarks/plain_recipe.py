@@ -1,9 +1,10 @@
 """The recipe to compare with: semi-supervised training as people write it with PyTorch and torchvision.
 
-After the most used ports, rewritten: kekmodel/FixMatch-pytorch (train.py, dataset/, models/ema.py) and lyakaap/VAT-pytorch
-(vat.py). float32 and contiguous tensors; every image goes through PIL and torchvision transforms of its own, in the
-workers of a DataLoader; SGD as torch makes it; the average in a loop over the state's entries; losses read every step.
-Only the network is this project's (kekmodel's WideResNet computes the same), so that both train the same thing.
+After the most used ports, rewritten: kekmodel/FixMatch-pytorch (train.py, dataset/, models/ema.py) and
+lyakaap/VAT-pytorch (vat.py). float32 and contiguous tensors; every image goes through PIL and torchvision transforms of
+its own, in the workers of a DataLoader; SGD as torch makes it; the average in a loop over the state's entries; losses
+read every step. Only the network is this project's (kekmodel's WideResNet computes the same), so that both train the
+same thing.
 
 B: labelled images of a step, U = mu * B unlabelled ones, C classes.
 """
@@ -32,7 +33,7 @@ from ssl_core.methods import method_of
 from ssl_core.networks import build_network
 
 TAU, LAMBDA_U, LEVELS = 0.95, 1.0, 10
-MATRIX_FILL = (127, 127, 127)
+GREY = (127, 127, 127)
 EVAL_BATCH = 500
 
 
@@ -46,7 +47,7 @@ def _enhance(kind: Any) -> Callable[[Image.Image, int], Image.Image]:
 def _affine(matrix: Callable[[float], tuple[float, ...]]) -> Callable[[Image.Image, int], Image.Image]:
     def operation(image: Image.Image, level: int) -> Image.Image:
         amount = 0.3 * level / LEVELS * random.choice((-1, 1))
-        return image.transform(image.size, Image.Transform.AFFINE, matrix(amount), fillcolor=MATRIX_FILL)
+        return image.transform(image.size, Image.Transform.AFFINE, matrix(amount), fillcolor=GREY)
 
     return operation
 
@@ -55,7 +56,7 @@ def _translate(along: int) -> Callable[[Image.Image, int], Image.Image]:
     def operation(image: Image.Image, level: int) -> Image.Image:
         pixels = int(0.3 * level / LEVELS * image.size[along]) * random.choice((-1, 1))
         shift = (1, 0, pixels, 0, 1, 0) if along == 0 else (1, 0, 0, 0, 1, pixels)
-        return image.transform(image.size, Image.Transform.AFFINE, shift, fillcolor=MATRIX_FILL)
+        return image.transform(image.size, Image.Transform.AFFINE, shift, fillcolor=GREY)
 
     return operation
 
@@ -70,7 +71,7 @@ OPERATIONS: tuple[Callable[[Image.Image, int], Image.Image], ...] = (
     _enhance(ImageEnhance.Contrast),
     _enhance(ImageEnhance.Brightness),
     _enhance(ImageEnhance.Sharpness),
-    lambda image, level: image.rotate(30 * level / LEVELS * random.choice((-1, 1)), fillcolor=MATRIX_FILL),
+    lambda image, level: image.rotate(30 * level / LEVELS * random.choice((-1, 1)), fillcolor=GREY),
     _affine(lambda amount: (1, amount, 0, 0, 1, 0)),
     _affine(lambda amount: (1, 0, 0, amount, 1, 0)),
     _translate(0),
@@ -102,7 +103,7 @@ def _cut_out(image: Image.Image) -> Image.Image:
     half = min(width, height) // 4
     x, y = random.randrange(width), random.randrange(height)
     image = image.copy()
-    ImageDraw.Draw(image).rectangle((x - half, y - half, x + half - 1, y + half - 1), MATRIX_FILL)
+    ImageDraw.Draw(image).rectangle((x - half, y - half, x + half - 1, y + half - 1), GREY)
     return image
 
 
@@ -147,16 +148,18 @@ Loss = Callable[[nn.Module, Tensor, Tensor, Any, Tensor | None], Tensor]
 
 
 def supervised_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
+    """Cross-entropy on labelled images."""
     return functional.cross_entropy(network(x).logits, y)
 
 
 def pseudo_label_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
+    """Cross-entropy on labelled images and pseudo-labels, in one pass."""
     assert targets is not None
     return functional.cross_entropy(network(torch.cat([x, u])).logits, torch.cat([y, targets]))
 
 
 def fixmatch_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
-    """Also flexmatch's, whose thresholds cost next to nothing, and, with a head on the network, attention_fixmatch's."""
+    """Also flexmatch's, whose thresholds cost next to nothing, and attention_fixmatch's: then there is a head."""
     weak, strong = u
     output = network(torch.cat([x, weak, strong]))
     logits_x, logits_weak, logits_strong = output.logits.split([len(x), len(weak), len(strong)])
@@ -191,6 +194,8 @@ def _untracked(network: nn.Module) -> Iterator[None]:
 
 
 def vat_loss(xi: float, eps: float, iterations: int) -> Loss:
+    """Virtual adversarial training; xi and eps are L2 norms of an image, no iteration is a random direction."""
+
     def loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
         with _untracked(network):
             with torch.no_grad():
@@ -212,6 +217,7 @@ def vat_loss(xi: float, eps: float, iterations: int) -> Loss:
 
 
 def entropy_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
+    """Cross-entropy on labelled images, entropy on the others."""
     with _untracked(network):
         log_p = functional.log_softmax(network(u).logits, dim=1)
     return functional.cross_entropy(network(x).logits, y) - (log_p.exp() * log_p).sum(dim=1).mean()
@@ -244,6 +250,7 @@ class PlainEMA:
         self.copied = [name for name, _ in network.named_buffers()]
 
     def update(self, network: nn.Module) -> None:
+        """Take in the weights after a step."""
         with torch.no_grad():
             new, own = network.state_dict(), self.network.state_dict()
             for name in self.averaged:

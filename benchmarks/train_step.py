@@ -4,10 +4,10 @@
     python -m benchmarks.train_step --methods fixmatch --networks wrn-28-2 --steps 1 --rounds 5
     python -m benchmarks.train_step --device cuda --steps 20         # with the memory peak
 
-Three contenders, each in a process of its own: `own_step`, `plain_recipe` and `bare_model` say what each does. They take
-turns, a slice of a few steps each, so that what else the machine does meets all of them; the order turns, too. Rates
-are medians over the rounds, ratios medians of the rounds' own ratios. An image counts once for each of its views that
-is trained on: 960 a step for FixMatch at batch 64, mu 7. Relabelling counts as time, not as images.
+Three contenders, each in a process of its own: `own_step`, `plain_recipe` and `bare_model` say what each does. They
+take turns, a slice of a few steps each, so that what else the machine does meets all of them; the order turns, too.
+Rates are medians over the rounds, ratios medians of the rounds' own ratios. An image counts once for each of its views
+that is trained on: 960 a step for FixMatch at batch 64, mu 7. Relabelling counts as time, not as images.
 
 The share of the matrix rate: multiplications and additions of the bare passes (torch's count), at this project's speed,
 over what a large matrix product reaches here with as many threads in the same precision.

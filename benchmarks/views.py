@@ -3,9 +3,9 @@
     python -m benchmarks.views
 
 What a FixMatch step of 960 images needs: 64 labelled and 448 unlabelled images weak, the same 448 strong, all of them
-normalised as the network takes them. The plain pipeline is `plain_recipe`'s, without workers, so that both have one core;
-once as it is written (each drawn operation skipped half of the time), once applying every one, as this project does.
-They take turns; rates are medians over the rounds, ratios medians of the rounds' own ratios.
+normalised as the network takes them. The plain pipeline is `plain_recipe`'s, without workers, so that both have one
+core; once as it is written (each drawn operation skipped half of the time), once applying every one, as this project
+does. They take turns; rates are medians over the rounds, ratios medians of the rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ WAYS = ("ours", "PIL, every operation applied", "PIL, each skipped half of the t
 def measure(rounds: int, batch: int = BATCH, mu: int = MU, side: int = 32) -> dict[str, list[float]]:
     """Images/s of each way, one a round."""
     cell = cell_of(
-        method="fixmatch", network="wrn-10-1", batch_size=batch, mu=mu, steps=2, threads=1, side=side
+        method="fixmatch",
+        network="wrn-10-1",
+        batch_size=batch,
+        mu=mu,
+        steps=2,
+        threads=1,
+        side=side,
+        device="cpu",
+        precision="float32",
     )
-    cell_of_cpu = cell if cell.device == "cpu" else cell_of(**{**vars(cell), "device": "cpu"})
-    data, split = data_of(cell_of_cpu)
-    run = Run(config_of(cell_of_cpu, data), data, split)  # sets one thread
+    data, split = data_of(cell)
+    run = Run(config_of(cell, data), data, split)  # sets one thread
     every, half = (PlainViews(side, data.mean, data.std, probability) for probability in (1.0, 0.5))
-    ways: dict[str, Callable[[int], Any]] = dict(
-        zip(
-            WAYS,
-            (
-                lambda n: batched(run, n),
-                lambda n: plain(data, every, batch, mu),
-                lambda n: plain(data, half, batch, mu),
-            ),
-            strict=True,
-        )
+    ways: tuple[Callable[[int], Any], ...] = (
+        lambda step: batched(run, step),
+        lambda _: plain(data, every, batch, mu),
+        lambda _: plain(data, half, batch, mu),
     )
     images = batch * (1 + 2 * mu)
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in range(rounds + 1):  # the first round is not counted: it is slow
-        for name, way in ways.items():
+        for name, way in zip(WAYS, ways, strict=True):
             began = time.perf_counter()
             way(number)
             if number:

@@ -13,22 +13,8 @@ from ssl_core.errors import ConfigError
 from ssl_core.methods import method_names
 
 TINY = [
-    "--networks",
-    "wrn-10-1",
-    "--batch",
-    "4",
-    "--mu",
-    "2",
-    "--steps",
-    "2",
-    "--rounds",
-    "1",
-    "--threads",
-    "1",
-    "--side",
-    "8",
-    "--device",
-    "cpu",
+    *("--networks", "wrn-10-1", "--batch", "4", "--mu", "2", "--side", "8"),
+    *("--steps", "2", "--rounds", "1", "--threads", "1", "--device", "cpu"),
 ]
 
 
