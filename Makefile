@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CIFAR10 ?= cifar10
 DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help install demo test chaos cluster-test lint check golden evidence weak-forward clean
+.PHONY: help install demo test chaos cluster-test lint check golden evidence weak-forward bench clean
 
 help:
 	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
@@ -18,6 +18,7 @@ help:
 	@echo "make golden  record the golden loss traces again (after a change that is meant to alter them)"
 	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; carries on where it was)"
 	@echo "make weak-forward  joint or separate passes for weak views: the experiment behind the default (carries on)"
+	@echo "make bench   training speed, views, memory and trials side by side: the tables of docs/results.md (20 minutes)"
 	@echo "make clean   remove the virtual environment and caches (never results)"
 
 install: $(VENV)/.installed
@@ -58,6 +59,14 @@ evidence: install
 
 weak-forward: install
 	$(BIN)/python -m benchmarks.weak_forward
+
+bench: install
+	$(BIN)/python -m benchmarks.train_step --networks wrn-10-1
+	$(BIN)/python -m benchmarks.train_step --networks wrn-28-2 --steps 1
+	$(BIN)/python -m benchmarks.views
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.side_by_side
+	$(BIN)/python -m benchmarks.side_by_side --study
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,16 +11,17 @@ there is not made again, whatever machine made it. Threads are part of the bits,
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.rows import append, read_rows, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "evidence.csv"
@@ -144,35 +145,9 @@ def run_one(key: tuple[str, int, str, int], cifar10: str) -> Row:
     )
 
 
-def read_rows() -> list[Row]:
-    """The runs that are done."""
-    if not TABLE.exists():
-        return []
-    types = {
-        "labels": int,
-        "seed": int,
-        "steps": int,
-        "val_error": float,
-        "test_error": float,
-        "seconds": float,
-    }
-    with TABLE.open(newline="") as file:
-        return [Row(**{k: types.get(k, str)(v) for k, v in row.items()}) for row in csv.DictReader(file)]  # type: ignore[arg-type]
-
-
-def append(row: Row) -> None:
-    """Add a finished run to docs/evidence.csv."""
-    new = not TABLE.exists()
-    with TABLE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
-
-
 def run_all(cifar10: str, jobs: int) -> None:
     """Make every run that has no row yet, `jobs` side by side."""
-    done = {row.key for row in read_rows()}
+    done = {row.key for row in read_rows(TABLE, Row)}
     waiting = [key for key in declared() if key not in done]
     print(f"{len(done)} runs are done, {len(waiting)} to go", flush=True)
 
@@ -197,18 +172,11 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
             found = [r for r in here if r.variant == name]
             paired = [r.test_error - baseline[r.seed] for r in found if r.seed in baseline]
             yield (
-                f"| {name} | {len(found)} | {_spread([r.test_error for r in found])} "
-                f"| {_spread(paired, sign=True) if name != 'supervised' else ''} "
-                f"| {_spread([r.val_error for r in found])} | {statistics.fmean(r.seconds for r in found):.0f} |"
+                f"| {name} | {len(found)} | {spread([r.test_error for r in found])} "
+                f"| {spread(paired, sign=True) if name != 'supervised' else ''} "
+                f"| {spread([r.val_error for r in found])} | {statistics.fmean(r.seconds for r in found):.0f} |"
             )
         yield ""
-
-
-def _spread(values: Sequence[float], *, sign: bool = False) -> str:
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):{'+' if sign else ''}.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def main() -> None:
@@ -224,11 +192,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         dataset, labels, name, seed = options.one
-        append(run_one((dataset, int(labels), name, int(seed)), options.cifar10))
+        append(TABLE, run_one((dataset, int(labels), name, int(seed)), options.cifar10))
         return
     if not options.table:
         run_all(options.cifar10, options.jobs)
-    print("\n".join(tables(read_rows())))
+    print("\n".join(tables(read_rows(TABLE, Row))))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ committed: a run that has its row there is not made again.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.rows import append, read_rows, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "weak_forward.csv"
@@ -82,25 +83,6 @@ def run_one(variant: str, seed: int) -> Row:
     )
 
 
-def read_rows() -> list[Row]:
-    """The runs that are done."""
-    if not TABLE.exists():
-        return []
-    types = {"seed": int, "steps": int, "val_error": float, "seconds": float}
-    with TABLE.open(newline="") as file:
-        return [Row(**{k: types.get(k, str)(v) for k, v in row.items()}) for row in csv.DictReader(file)]  # type: ignore[arg-type]
-
-
-def append(row: Row) -> None:
-    """Add a finished run to docs/weak_forward.csv."""
-    new = not TABLE.exists()
-    with TABLE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
-
-
 def price(rounds: int = 12) -> float:
     """Processor time of a joint step over that of a separate one, of runs that take turns step by step."""
     from ssl_core import loop
@@ -112,9 +94,9 @@ def price(rounds: int = 12) -> float:
     for step in range(rounds):
         for variant, run in runs.items():
             progress = Progress(step, run.config.total_steps, step, epoch=1, ssl_epoch=1)
-            guard = loop._guard(run, 1)
+            guard = loop.finite_guard(run, 1)
             started = time.process_time()
-            loop._step(run, loop._batch(run, progress), progress, guard)
+            loop.train_step(run, progress, guard)
             spent[variant].append(time.process_time() - started)
     return statistics.median(spent["joint"][2:]) / statistics.median(spent["separate"][2:])
 
@@ -133,14 +115,6 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {variant} | {steps} | {len(found)} | {errors} | {against} |"
 
 
-def spread(values: Sequence[float], *, sign: bool = False) -> str:
-    """Mean ± standard deviation, as text."""
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):{'+' if sign else ''}.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--table", action="store_true", help="print the table of what is done, train nothing")
@@ -149,13 +123,13 @@ def main() -> None:
     if options.price:
         print(f"a joint step costs {price():.2f} times a separate one")
         return
-    done = {(row.variant, row.seed) for row in read_rows()}
+    done = {(row.variant, row.seed) for row in read_rows(TABLE, Row)}
     for seed in () if options.table else SEEDS:
         for variant in VARIANTS:
             if (variant, seed) not in done:
-                append(run_one(variant, seed))
+                append(TABLE, run_one(variant, seed))
                 print("done:", variant, seed, flush=True)
-    print("\n".join(table(read_rows())))
+    print("\n".join(table(read_rows(TABLE, Row))))
 
 
 if __name__ == "__main__":

@@ -206,8 +206,39 @@ def train(run: Run) -> Iterator[Report]:
 def _epoch(run: Run, epoch: int) -> Report:
     started = time.perf_counter()
     config = run.config
-    warmup = config.warmup_epochs or 0 if run.method.has_warmup else 0
-    ssl_epoch = epoch - warmup if epoch > warmup else None
+    steps = config.steps_per_epoch or 1
+    monitor, images_seen = take_steps(run, epoch)
+    run.ema.copy_buffers()
+    metrics = monitor.metrics() | _validate(run)
+    seconds = time.perf_counter() - started
+    metrics["lr"] = learning_rate(config.lr, epoch * steps - 1, config.total_steps)
+    metrics["time/epoch_seconds"] = seconds
+    metrics["images_per_second"] = images_seen / seconds
+    return Report(
+        epoch=epoch,
+        ssl_epoch=_ssl_epoch(run, epoch),
+        metrics=metrics,
+        classes=monitor.classes(),
+        time_ms=time.time_ns() // 1_000_000,
+    )
+
+
+def _ssl_epoch(run: Run, epoch: int) -> int | None:
+    """The epoch's number after the warm-up, from 1; None during it."""
+    warmup = run.config.warmup_epochs or 0 if run.method.has_warmup else 0
+    return epoch - warmup if epoch > warmup else None
+
+
+def take_steps(run: Run, epoch: int) -> tuple[EpochMonitor, int]:
+    """The training of an epoch, from 1, without the evaluation at its end.
+
+    Returns:
+        What was watched, and how many images the steps trained on, each view counted.
+
+    Raises:
+        NonFiniteError: where a loss or gradient is not finite.
+    """
+    config, ssl_epoch = run.config, _ssl_epoch(run, epoch)
     steps = config.steps_per_epoch or 1
     monitor = EpochMonitor(run.labels, run.labelled, run.setup.num_classes)
     guard = finite_guard(run, epoch)
@@ -227,19 +258,7 @@ def _epoch(run: Run, epoch: int) -> Report:
         monitor.add(output)
         images_seen += len(batch.labels) + len(batch.indices) * len(batch.views)
     guard.read()
-    run.ema.copy_buffers()
-    metrics = monitor.metrics() | _validate(run)
-    seconds = time.perf_counter() - started
-    metrics["lr"] = learning_rate(config.lr, epoch * steps - 1, config.total_steps)
-    metrics["time/epoch_seconds"] = seconds
-    metrics["images_per_second"] = images_seen / seconds
-    return Report(
-        epoch=epoch,
-        ssl_epoch=ssl_epoch,
-        metrics=metrics,
-        classes=monitor.classes(),
-        time_ms=time.time_ns() // 1_000_000,
-    )
+    return monitor, images_seen
 
 
 def train_step(run: Run, progress: Progress, guard: FiniteGuard) -> tuple[Batch, LossOutput]:

@@ -14,7 +14,7 @@ import torch
 
 from ssl_core import checkpoint, environment, method_file, pictures
 from ssl_core.config import RunConfig, from_document, resolve
-from ssl_core.data import Dataset, Split, describe, draw_split, load_test, load_train
+from ssl_core.data import Dataset, Split, TestSet, describe, draw_split, load_test, load_train
 from ssl_core.errors import ConfigError
 from ssl_core.loop import Report, Run, differences
 from ssl_core.loop import train as run_epochs
@@ -138,20 +138,30 @@ def train(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
     config = _resolved(config, data_root)
-    recorded: dict[str, Any] | None = None
-    if resume and out is not None:
-        done = _finished(out, config, final)
-        if done is not None:
-            return done
-        recorded = _recorded(out / READINGS_FILE, config) if final else None
-        if recorded is not None and readings is not None and _recorded(readings, config) is None:
-            append_reading(readings, recorded)  # a crash came between the two records
+    done, recorded = (
+        _from_before(out, config, final, readings) if resume and out is not None else (None, None)
+    )
+    if done is not None:
+        return done
     config, data, split = prepare(config, data_root=data_root, cache=cache)
     # An unreadable test image is found now, not after hours; nothing is computed on them before the end.
     test = None
     if final and recorded is None:
         test = load_test(config.dataset, root=data_root, image_size=data.image_size, cache=cache)
     run = Run(config, data, split)
+    _run_epochs(run, out, resume, on_report)
+    test_error = None if recorded is None else float(recorded["test_error"])
+    if test is not None:
+        test_error = _read_test(run, test, out, readings)
+    result = result_of(run, test_error)
+    if out is not None:
+        pictures.keep(out, run)
+        checkpoint.write_atomically(out / RESULT_FILE, json.dumps(result.document(), indent=1).encode())
+    return result
+
+
+def _run_epochs(run: Run, out: Path | None, resume: bool, on_report: Callable[[Report], None] | None) -> None:
+    """Train to the end, with a checkpoint in `out` after every epoch."""
     if out is not None:
         _open_folder(out, run, resume)
     for report in run_epochs(run):
@@ -159,18 +169,16 @@ def train(
             checkpoint.save(out / CHECKPOINTS, report.epoch, run.state())
         if on_report is not None:
             on_report(report)
-    test_error = None if recorded is None else float(recorded["test_error"])
-    if test is not None:
-        test_error = error_percent(run, test.images, test.labels)
-        # The run's own record comes first: where a crash comes in between, the other is made up for from it.
-        for path in (out / READINGS_FILE if out is not None else None, readings):
-            if path is not None:
-                append_reading(path, reading_of(run, test_error))
-    result = result_of(run, test_error)
-    if out is not None:
-        pictures.keep(out, run)
-        checkpoint.write_atomically(out / RESULT_FILE, json.dumps(result.document(), indent=1).encode())
-    return result
+
+
+def _read_test(run: Run, test: TestSet, out: Path | None, readings: Path | None) -> float:
+    """Percent of the test images that the finished run misclassifies; the reading is recorded."""
+    test_error = error_percent(run, test.images, test.labels)
+    # The run's own record comes first: where a crash comes in between, the other is made up for from it.
+    for path in (out / READINGS_FILE if out is not None else None, readings):
+        if path is not None:
+            append_reading(path, reading_of(run, test_error))
+    return test_error
 
 
 def result_of(run: Run, test_error: float | None = None) -> Result:
@@ -218,6 +226,19 @@ def append_reading(path: Path, reading: Mapping[str, Any]) -> None:
             file.seek(end - 1)
             broken = file.read(1) != b"\n"
         file.write((b"\n" if broken else b"") + json.dumps(reading).encode() + b"\n")
+
+
+def _from_before(
+    out: Path, config: RunConfig, final: bool, readings: Path | None
+) -> tuple[Result | None, dict[str, Any] | None]:
+    """What an earlier sitting left: the result, where the run is done, or else its reading of the test set."""
+    done = _finished(out, config, final)
+    if done is not None or not final:
+        return done, None
+    recorded = _recorded(out / READINGS_FILE, config)
+    if recorded is not None and readings is not None and _recorded(readings, config) is None:
+        append_reading(readings, recorded)  # a crash came between the two records
+    return None, recorded
 
 
 def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:

@@ -147,6 +147,10 @@ class AttentionFixMatch(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
+        """Cross-entropy on labelled images and, where weak views are sure, on strong ones; distance of attention.
+
+        Logged besides the losses: the share of positions compared, and the maps' similarity.
+        """
         logits, maps = forward_views(forward, batch, config.weak_forward)
 
         supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()

@@ -58,6 +58,7 @@ class FixMatch(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
+        """Cross-entropy on labelled images, and on strong views where the weak view is sure."""
         logits, _ = forward_views(forward, batch, config.weak_forward)
 
         supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()

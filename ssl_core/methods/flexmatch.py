@@ -108,6 +108,7 @@ class FlexMatch(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
+        """FixMatch's loss under the thresholds that the steps before give; then this step is remembered."""
         logits, _ = forward_views(forward, batch, config.weak_forward)
 
         supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()

@@ -85,7 +85,13 @@ def scaled_to_one(d: torch.Tensor) -> torch.Tensor:
 
 
 def adversarial_direction(
-    forward: Forward, images: torch.Tensor, d: torch.Tensor, *, xi: float, iterations: int
+    forward: Forward,
+    images: torch.Tensor,
+    d: torch.Tensor,
+    *,
+    xi: float,
+    iterations: int,
+    clean: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The direction in which each prediction changes most, by power iteration from the directions d.
 
@@ -95,6 +101,7 @@ def adversarial_direction(
         d: where to start, the same shape, of any length but zero.
         xi: length of the finite difference.
         iterations: how often; 0 gives d itself, scaled.
+        clean: logits of the images from a pass in full precision, (U, C); None: one is made here.
 
     Returns:
         (U, 3, H, W), detached, each image's L2 norm 1. An image whose gradient is zero everywhere (its
@@ -103,8 +110,10 @@ def adversarial_direction(
     d = scaled_to_one(d.detach())
     if iterations == 0:
         return d
-    with torch.no_grad():
-        clean = forward(images, update_statistics=False, full_precision=True).logits
+    if clean is None:
+        with torch.no_grad():
+            clean = forward(images, update_statistics=False, full_precision=True).logits
+    clean = clean.detach()
     for _ in range(iterations):
         d.requires_grad_()
         perturbed = forward(images + xi * d, update_statistics=False, full_precision=True).logits
@@ -114,6 +123,14 @@ def adversarial_direction(
         vanished = gradient.abs().amax(dim=(1, 2, 3), keepdim=True) == 0
         d = scaled_to_one(torch.where(vanished, d, gradient))
     return d
+
+
+def in_full_precision(logits: torch.Tensor) -> bool:
+    """Whether a pass that was not asked for it ran in full precision all the same.
+
+    On a CPU every pass without bfloat16 does; a GPU may have taken TF32 for it.
+    """
+    return logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
 
 
 class VAT(Method):
@@ -139,6 +156,10 @@ class VAT(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
+        """Cross-entropy on labelled images, divergence along the adversarial direction, and entropy if asked for.
+
+        Logged besides the losses: eps as a share of the images' own norm.
+        """
         images = batch.views["weak"]
         total = losses.cross_entropy(forward(batch.labelled).logits, batch.labels).mean()
         terms = {"loss_supervised": total}
@@ -149,7 +170,15 @@ class VAT(Method):
             clean = forward(images, update_statistics=False).logits
         if config.alpha > 0:
             noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
-            d = adversarial_direction(forward, images, noise, xi=config.xi, iterations=config.iterations)
+            d = adversarial_direction(
+                forward,
+                images,
+                noise,
+                xi=config.xi,
+                iterations=config.iterations,
+                # The pass of the loss serves the power iteration too where both are the same to the last bit.
+                clean=clean if in_full_precision(clean) else None,
+            )
             perturbed = forward(images + config.eps * d, update_statistics=False).logits
             lds = losses.kl_divergence(clean.detach(), perturbed).mean()
             terms |= {"loss_unsupervised": lds, "vat_eps_share": (config.eps / norms(images)).mean()}

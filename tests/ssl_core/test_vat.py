@@ -23,7 +23,7 @@ from ssl_core.loop import Run
 from ssl_core.losses import entropy, kl_divergence
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress
-from ssl_core.methods.vat import VATConfig, adversarial_direction, norms, scaled_to_one
+from ssl_core.methods.vat import VATConfig, adversarial_direction, in_full_precision, norms, scaled_to_one
 from ssl_core.networks import NetworkOutput
 from ssl_core.run import split_of
 from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits, trained
@@ -261,7 +261,7 @@ def test_only_the_labelled_pass_moves_batchnorm(use_entmin: bool) -> None:
     forward, calls = spied(run)
     batch = tiny_batch(run)
     loss_of(forward, batch, iterations=3, use_entmin=use_entmin).total.backward()
-    assert [call["moved"] for call in calls] == [True] + [False] * (1 + 1 + 3 + 1)
+    assert [call["moved"] for call in calls] == [True] + [False] * (1 + 3 + 1)  # one p(x) for both uses
     assert torch.equal(calls[0]["images"], batch.labelled)
     assert all(call["update_statistics"] is False for call in calls[1:])
     alone.forward(batch.labelled)
@@ -293,6 +293,20 @@ def test_under_bfloat16_the_power_iteration_runs_in_float32() -> None:
     assert output.total.dtype == torch.float32
     output.total.backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None for p in run.network.parameters())
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_prediction_that_is_there_already_gives_the_same_direction(precision: str) -> None:
+    run = make_run("vat", precision=precision)
+    images = tiny_batch(run).views["weak"]
+    noise = normal(*images.shape, seed=3, dtype=run.dtype)
+    clean = run.forward(images, update_statistics=False).logits
+    assert in_full_precision(clean) and not in_full_precision(clean.bfloat16())
+    ways = (
+        adversarial_direction(run.forward, images, noise, xi=1.0, iterations=2, clean=c)
+        for c in (None, clean)
+    )
+    assert torch.equal(*ways)
 
 
 @pytest.mark.parametrize("use_entmin", [False, True])

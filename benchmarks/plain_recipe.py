@@ -1,0 +1,369 @@
+"""The recipe to compare with: semi-supervised training as people write it with PyTorch and torchvision.
+
+After the most used ports, rewritten: kekmodel/FixMatch-pytorch (train.py, dataset/, models/ema.py) and
+lyakaap/VAT-pytorch (vat.py). float32 and contiguous tensors; every image goes through PIL and torchvision transforms of
+its own, in the workers of a DataLoader; SGD as torch makes it; the average in a loop over the state's entries; losses
+read every step. Only the network is this project's (kekmodel's WideResNet computes the same), so that both train the
+same thing.
+
+B: labelled images of a step, U = mu * B unlabelled ones, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torchvision import transforms
+
+from benchmarks.setting import Cell, config_of, data_of
+from ssl_core.data import Dataset as Images
+from ssl_core.methods import method_of
+from ssl_core.networks import build_network
+
+TAU, LAMBDA_U, LEVELS = 0.95, 1.0, 10
+GREY = (127, 127, 127)
+EVAL_BATCH = 500
+
+
+# --- Views, an image at a time.
+
+
+def _enhance(kind: Any) -> Callable[[Image.Image, int], Image.Image]:
+    return lambda image, level: kind(image).enhance(0.05 + 0.9 * level / LEVELS)
+
+
+def _affine(matrix: Callable[[float], tuple[float, ...]]) -> Callable[[Image.Image, int], Image.Image]:
+    def operation(image: Image.Image, level: int) -> Image.Image:
+        amount = 0.3 * level / LEVELS * random.choice((-1, 1))
+        return image.transform(image.size, Image.Transform.AFFINE, matrix(amount), fillcolor=GREY)
+
+    return operation
+
+
+def _translate(along: int) -> Callable[[Image.Image, int], Image.Image]:
+    def operation(image: Image.Image, level: int) -> Image.Image:
+        pixels = int(0.3 * level / LEVELS * image.size[along]) * random.choice((-1, 1))
+        shift = (1, 0, pixels, 0, 1, 0) if along == 0 else (1, 0, 0, 0, 1, pixels)
+        return image.transform(image.size, Image.Transform.AFFINE, shift, fillcolor=GREY)
+
+    return operation
+
+
+OPERATIONS: tuple[Callable[[Image.Image, int], Image.Image], ...] = (
+    lambda image, _: image,
+    lambda image, _: ImageOps.autocontrast(image),
+    lambda image, _: ImageOps.equalize(image),
+    lambda image, level: ImageOps.solarize(image, 256 - int(256 * level / LEVELS)),
+    lambda image, level: ImageOps.posterize(image, 4 + int(4 * level / LEVELS)),
+    _enhance(ImageEnhance.Color),
+    _enhance(ImageEnhance.Contrast),
+    _enhance(ImageEnhance.Brightness),
+    _enhance(ImageEnhance.Sharpness),
+    lambda image, level: image.rotate(30 * level / LEVELS * random.choice((-1, 1)), fillcolor=GREY),
+    _affine(lambda amount: (1, amount, 0, 0, 1, 0)),
+    _affine(lambda amount: (1, 0, 0, amount, 1, 0)),
+    _translate(0),
+    _translate(1),
+)
+
+
+class PlainRandAugment:
+    """Two operations of an image and a grey box.
+
+    Args:
+        probability: that a drawn operation is applied; kekmodel and google-research/fixmatch: 1/2, the paper and this
+            project: always.
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        self.probability = probability
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        for operation in random.choices(OPERATIONS, k=2):
+            level = random.randint(1, LEVELS - 1)
+            if random.random() < self.probability:
+                image = operation(image, level)
+        return _cut_out(image)
+
+
+def _cut_out(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    half = min(width, height) // 4
+    x, y = random.randrange(width), random.randrange(height)
+    image = image.copy()
+    ImageDraw.Draw(image).rectangle((x - half, y - half, x + half - 1, y + half - 1), GREY)
+    return image
+
+
+class PlainViews:
+    """Transforms of one image: `weak` alone, or `both` views, normalised (3, H, W)."""
+
+    def __init__(
+        self, side: int, mean: Sequence[float], std: Sequence[float], probability: float = 0.5
+    ) -> None:
+        flip_and_crop = [
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomCrop(side, padding=side // 8, padding_mode="reflect"),
+        ]
+        normalise = [transforms.ToTensor(), transforms.Normalize(mean, std)]
+        self.weak = transforms.Compose([*flip_and_crop, *normalise])
+        self.strong = transforms.Compose([*flip_and_crop, PlainRandAugment(probability), *normalise])
+        self.clean = transforms.Compose(normalise)
+
+    def both(self, image: Image.Image) -> tuple[Tensor, Tensor]:
+        """Weak and strong view, each with a crop of its own."""
+        return self.weak(image), self.strong(image)
+
+
+class PlainDataset(Dataset[Any]):
+    """Some of the images, each with its label, after a transform."""
+
+    def __init__(
+        self, data: Images, indices: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], transform: Any
+    ) -> None:
+        self.images, self.indices, self.labels, self.transform = data.images, indices, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> tuple[Any, int]:
+        image = Image.fromarray(self.images[self.indices[place]])
+        return self.transform(image), int(self.labels[place])
+
+
+# --- Losses: network, labelled images and labels, unlabelled images (a pair for two views) and their targets.
+Loss = Callable[[nn.Module, Tensor, Tensor, Any, Tensor | None], Tensor]
+
+
+def supervised_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
+    """Cross-entropy on labelled images."""
+    return functional.cross_entropy(network(x).logits, y)
+
+
+def pseudo_label_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
+    """Cross-entropy on labelled images and pseudo-labels, in one pass."""
+    assert targets is not None
+    return functional.cross_entropy(network(torch.cat([x, u])).logits, torch.cat([y, targets]))
+
+
+def fixmatch_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
+    """Also flexmatch's, whose thresholds cost next to nothing, and attention_fixmatch's: then there is a head."""
+    weak, strong = u
+    output = network(torch.cat([x, weak, strong]))
+    logits_x, logits_weak, logits_strong = output.logits.split([len(x), len(weak), len(strong)])
+    confidence, predicted = torch.softmax(logits_weak.detach(), dim=-1).max(dim=-1)
+    mask = confidence.ge(TAU).float()
+    loss = functional.cross_entropy(logits_x, y)
+    loss = (
+        loss + LAMBDA_U * (functional.cross_entropy(logits_strong, predicted, reduction="none") * mask).mean()
+    )
+    if output.attention is not None:
+        _, on_weak, on_strong = (
+            part.sum(1).flatten(1) for part in output.attention.split([len(x), len(weak), len(strong)])
+        )
+        log_strong = functional.log_softmax(on_strong, dim=1)
+        apart = functional.kl_div(log_strong, on_weak.detach().softmax(dim=1), reduction="none").sum(dim=1)
+        loss = loss + (apart * mask).mean()
+    return loss
+
+
+def _unit(d: Tensor) -> Tensor:
+    return d / (d.view(len(d), -1).norm(dim=1).view(-1, 1, 1, 1) + 1e-8)
+
+
+@contextmanager
+def _untracked(network: nn.Module) -> Iterator[None]:
+    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for layer in layers:
+        layer.track_running_stats = False
+    yield
+    for layer in layers:
+        layer.track_running_stats = True
+
+
+def vat_loss(xi: float, eps: float, iterations: int) -> Loss:
+    """Virtual adversarial training; xi and eps are L2 norms of an image, no iteration is a random direction."""
+
+    def loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
+        with _untracked(network):
+            with torch.no_grad():
+                prediction = functional.softmax(network(u).logits, dim=1)
+            d = _unit(torch.rand_like(u) - 0.5)
+            for _ in range(iterations):
+                d.requires_grad_()
+                log_moved = functional.log_softmax(network(u + xi * d).logits, dim=1)
+                # As it is written: gradients of all weights come along, and are thrown away.
+                functional.kl_div(log_moved, prediction, reduction="batchmean").backward()  # type: ignore[no-untyped-call]
+                assert d.grad is not None
+                d = _unit(d.grad)
+                network.zero_grad()
+            log_moved = functional.log_softmax(network(u + eps * d.detach()).logits, dim=1)
+            lds = functional.kl_div(log_moved, prediction, reduction="batchmean")
+        return functional.cross_entropy(network(x).logits, y) + lds
+
+    return loss
+
+
+def entropy_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
+    """Cross-entropy on labelled images, entropy on the others."""
+    with _untracked(network):
+        log_p = functional.log_softmax(network(u).logits, dim=1)
+    return functional.cross_entropy(network(x).logits, y) - (log_p.exp() * log_p).sum(dim=1).mean()
+
+
+def loss_of(method: str, parameters: Any) -> Loss:
+    """The loss of a method, whose own parameters are those of the configuration."""
+    if method == "vat":
+        return vat_loss(parameters.xi, parameters.eps, parameters.iterations)
+    if method == "random_perturbation":
+        return vat_loss(1.0, parameters.eps, 0)
+    by_name: dict[str, Loss] = {
+        "supervised": supervised_loss,
+        "pseudo_label": pseudo_label_loss,
+        "entropy_minimisation": entropy_loss,
+    }
+    return by_name.get(method, fixmatch_loss)
+
+
+# --- The loop.
+
+
+class PlainEMA:
+    """An average of the weights, entry by entry of the state."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval()
+        self.decay = decay
+        self.averaged = [name for name, _ in network.named_parameters()]
+        self.copied = [name for name, _ in network.named_buffers()]
+
+    def update(self, network: nn.Module) -> None:
+        """Take in the weights after a step."""
+        with torch.no_grad():
+            new, own = network.state_dict(), self.network.state_dict()
+            for name in self.averaged:
+                own[name].copy_(own[name] * self.decay + (1.0 - self.decay) * new[name])
+            for name in self.copied:
+                own[name].copy_(new[name])
+
+
+class PlainRecipe:
+    """Trains the cell as people write it; a contender of `benchmarks.train_step`."""
+
+    def __init__(self, cell: Cell) -> None:
+        torch.set_num_threads(cell.threads)
+        self.cell, (self.data, self.split) = cell, data_of(cell)
+        config = config_of(cell, self.data)
+        self.method = method_of(config)
+        maps = self.method.attention_maps(config.parameters)
+        network = build_network(
+            cell.network, self.data.num_classes, bn_momentum=0.001, seed=0, attention_maps=maps
+        )
+        self.network = network.to(cell.device, memory_format=torch.contiguous_format)
+        self.ema = PlainEMA(self.network, 0.999)
+        decayed = [p for n, p in self.network.named_parameters() if "bn" not in n and "bias" not in n]
+        others = [p for n, p in self.network.named_parameters() if "bn" in n or "bias" in n]
+        self.optimizer = torch.optim.SGD(
+            [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}],
+            lr=0.03,
+            momentum=0.9,
+            nesterov=True,
+        )
+        self.loss = loss_of(cell.method, config.parameters)
+        self.views = PlainViews(cell.side, self.data.mean, self.data.std)
+        repeats = -(-cell.steps * cell.batch_size // len(self.split.labelled))
+        self.labelled = self._dataset(np.tile(self.split.labelled, repeats), None, self.views.weak)
+        strong = "strong" in self.method.unlabelled_views
+        pool = np.setdiff1d(self.split.unlabelled, self.split.labelled)
+        self.unlabelled = self._dataset(pool, None, self.views.both if strong else self.views.weak)
+
+    def slice(self) -> tuple[int, float]:
+        """Train for `cell.steps`; returns images trained on, each view counted, and seconds.
+
+        The clock stands still while workers start and their first batches come: a real epoch has a hundred steps
+        for which that is paid once.
+        """
+        cell, seconds = self.cell, 0.0
+        unlabelled: Any = self.unlabelled
+        if self.method.relabels:
+            unlabelled, seconds = self._relabelled()
+        batches = [_under_way(self._loader(self.labelled, cell.batch_size))]
+        if self.method.unlabelled_views:
+            batches.append(_under_way(self._loader(unlabelled, cell.unlabelled)))
+        began = time.perf_counter()
+        images = sum(self._step(*(next(each) for each in batches)) for _ in range(cell.steps))
+        self._wait()
+        return images, seconds + time.perf_counter() - began
+
+    def _step(self, labelled: Any, unlabelled: Any = (None, None)) -> int:
+        (x, y), (u, targets) = labelled, unlabelled
+        device = self.cell.device
+        x, y = x.to(device), y.to(device)
+        if isinstance(u, list):
+            u = [view.to(device) for view in u]
+        elif u is not None:
+            u, targets = u.to(device), targets.to(device)
+        loss = self.loss(self.network, x, y, u, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.ema.update(self.network)
+        self.network.zero_grad()
+        assert np.isfinite(loss.item())
+        return len(x) + (sum(map(len, u)) if isinstance(u, list) else 0 if u is None else len(u))
+
+    def _relabelled(self) -> tuple[Dataset[Any], float]:
+        """The unlabelled images with the average's predictions as their labels, and how long that took."""
+        pool = self.unlabelled.indices
+        batches = _under_way(
+            DataLoader(self._dataset(pool, None, self.views.clean), EVAL_BATCH, num_workers=self.cell.workers)
+        )
+        began, predicted = time.perf_counter(), list[Tensor]()
+        with torch.no_grad():
+            for images, _ in batches:
+                logits = self.ema.network(images.to(self.cell.device)).logits
+                predicted.append(logits.softmax(dim=1).max(dim=1).indices.cpu())
+        seconds = time.perf_counter() - began
+        return self._dataset(pool, torch.cat(predicted).numpy(), self.views.weak), seconds
+
+    def _dataset(self, indices: Any, labels: Any, transform: Any) -> PlainDataset:
+        return PlainDataset(
+            self.data, indices, self.data.labels[indices] if labels is None else labels, transform
+        )
+
+    def _loader(self, images: Dataset[Any], size: int) -> DataLoader[Any]:
+        return DataLoader(
+            images,
+            batch_size=size,
+            sampler=RandomSampler(images),  # type: ignore[arg-type]
+            num_workers=self.cell.workers,
+            drop_last=True,
+            pin_memory=self.cell.device == "cuda",
+        )
+
+    def _wait(self) -> None:
+        if self.cell.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def _under_way(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches, the first of them there already."""
+    batches = iter(loader)
+    first = next(batches)
+
+    def going_on() -> Iterator[Any]:
+        yield first
+        yield from batches
+
+    return going_on()

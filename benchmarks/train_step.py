@@ -1,0 +1,270 @@
+"""Training speed, images/s: this project's step, the recipe that people write, and the bare model, which is the limit.
+
+    make bench                                            # this table and the others (docs/results.md)
+    python -m benchmarks.train_step --methods fixmatch --networks wrn-28-2 --steps 1 --rounds 5
+    python -m benchmarks.train_step --device cuda --steps 20         # with the memory peak
+
+Three contenders, each in a process of its own: `own_step`, `plain_recipe` and `bare_model` say what each does. They
+take turns, a slice of a few steps each, so that what else the machine does meets all of them; the order turns, too.
+Rates are medians over the rounds, ratios medians of the rounds' own ratios. An image counts once for each of its views
+that is trained on: 960 a step for FixMatch at batch 64, mu 7. Relabelling counts as time, not as images.
+
+The share of the matrix rate: multiplications and additions of the bare passes (torch's count), at this project's speed,
+over what a large matrix product reaches here with as many threads in the same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from benchmarks.setting import Cell, cell_of
+
+Name = Literal["ours", "plain", "bare"]
+NAMES: tuple[Name, ...] = ("ours", "plain", "bare")
+METHODS = ("fixmatch", "supervised", "pseudo_label", "vat")
+NETWORKS = ("wrn-10-1", "wrn-28-2")
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a cell.
+
+    Attributes:
+        cell: which.
+        rates: images/s of each contender, one a round.
+        flops: of a slice's bare passes.
+        slice_images: images of a slice of `ours`.
+        matrix_rate: FLOP/s of a large matrix product here.
+        peak_bytes: of `ours` on a GPU; 0 on a CPU.
+    """
+
+    cell: Cell
+    rates: dict[Name, list[float]]
+    flops: int
+    slice_images: int
+    matrix_rate: float
+    peak_bytes: int
+
+    def rate(self, name: Name) -> float:
+        """Images/s, the median of the rounds."""
+        return statistics.median(self.rates[name])
+
+    def ratio(self, one: Name, other: Name) -> float:
+        """How many times as fast, the median of the rounds' ratios."""
+        return statistics.median(a / b for a, b in zip(self.rates[one], self.rates[other], strict=True))
+
+    @property
+    def matrix_share(self) -> float:
+        """What `ours` makes of the matrix rate."""
+        return self.flops / self.slice_images * self.rate("ours") / self.matrix_rate
+
+    def document(self) -> dict[str, Any]:
+        """As plain data, with what the table shows."""
+        medians = {name: self.rate(name) for name in NAMES}
+        shown = {"images_per_second": medians, "ours_over_plain": self.ratio("ours", "plain")}
+        shown |= {
+            "ours_over_bare": self.ratio("ours", "bare"),
+            "bare_over_plain": self.ratio("bare", "plain"),
+        }
+        return asdict(self) | shown | {"matrix_share": self.matrix_share}
+
+
+def measure(cells: Sequence[Cell], rounds: int) -> Iterator[Row]:
+    """Measure cell by cell; the contenders' processes serve them all."""
+    with contenders() as servers:
+        for cell in cells:
+            for name in NAMES:
+                servers[name].ask("prepare", cell)
+            for name in NAMES:  # one after another: a first slice is slow, and is not measured
+                servers[name].ask("slice")
+            flops = servers["bare"].ask("flops")
+            matrix_rate = servers["bare"].ask("matrix_rate")
+            rates: dict[Name, list[float]] = {name: [] for name in NAMES}
+            slice_images = 0
+            for number in range(rounds):
+                for name in NAMES[number % 3 :] + NAMES[: number % 3]:
+                    images, seconds = servers[name].ask("slice")
+                    rates[name].append(images / seconds)
+                    slice_images = images if name == "ours" else slice_images
+            yield Row(cell, rates, flops, slice_images, matrix_rate, servers["ours"].ask("peak_bytes"))
+
+
+class Server:
+    """A contender in a process of its own, which does as it is asked."""
+
+    def __init__(self, name: Name) -> None:
+        # A server that has loaded torch and computed nothing is forked: no thread of torch's is lost by it.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(
+            ["benchmarks.own_step", "benchmarks.plain_recipe", "benchmarks.bare_model"]
+        )
+        self._connection, far = context.Pipe()
+        # Not a daemon: the plain recipe's loaders have processes of their own.
+        self._process = context.Process(target=_serve, args=(name, far))
+        self._process.start()
+        far.close()
+
+    def ask(self, verb: str, *arguments: Any) -> Any:
+        """Have something done and wait for what comes of it.
+
+        Raises:
+            RuntimeError: what went wrong there.
+        """
+        self._connection.send((verb, arguments))
+        try:
+            error, value = self._connection.recv()
+        except EOFError:
+            raise RuntimeError(f"the process that was asked for {verb} is gone (out of memory?)") from None
+        if error:
+            raise RuntimeError(error)
+        return value
+
+    def end(self) -> None:
+        """Let the process go."""
+        self._connection.close()
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.terminate()
+
+
+@contextmanager
+def contenders() -> Iterator[dict[Name, Server]]:
+    """All three, and their ends."""
+    servers: dict[Name, Server] = {}
+    try:
+        for name in NAMES:
+            servers[name] = Server(name)
+        yield servers
+    finally:
+        for server in servers.values():
+            server.end()
+
+
+def _serve(name: Name, connection: Connection) -> None:
+    from benchmarks.bare_model import BareModel
+    from benchmarks.own_step import OwnStep
+    from benchmarks.plain_recipe import PlainRecipe
+
+    multiprocessing.set_start_method("fork", force=True)  # for the plain recipe's workers: Linux's own way
+    makers: dict[Name, Any] = {"ours": OwnStep, "plain": PlainRecipe, "bare": BareModel}
+    contender: Any = None
+    while True:
+        try:
+            verb, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            if verb == "prepare":
+                contender, value = None, None  # the one before is freed first
+                contender = makers[name](*arguments)
+            elif verb == "matrix_rate":
+                value = matrix_rate(contender.cell)
+            else:
+                value = getattr(contender, verb)()
+            connection.send((None, value))
+        except Exception:
+            connection.send((traceback.format_exc(), None))
+
+
+def matrix_rate(cell: Cell) -> float:
+    """FLOP/s of the best of several large matrix products, with the cell's threads, device and precision."""
+    import torch
+
+    side, best = MATRIX_SIDE[cell.device], float("inf")
+    one, other = (
+        torch.rand((side, side), device=cell.device, dtype=getattr(torch, cell.precision)) for _ in "ab"
+    )
+    for _ in range(4):
+        began = time.perf_counter()
+        product = one @ other
+        float(product[0, 0])  # waits for a GPU
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """The table, in Markdown."""
+    on_gpu = any(row.cell.device == "cuda" for row in rows)
+    columns = ["method", "network", "ours", "plain", "bare", "ours / plain", "ours / bare", "bare / plain"]
+    columns += ["of the matrix rate", *(["peak, MiB"] if on_gpu else [])]
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for row in rows:
+        cells = [row.cell.method, row.cell.network, *(f"{row.rate(name):.0f}" for name in NAMES)]
+        cells += [f"{row.ratio('ours', 'plain'):.2f}", f"{row.ratio('ours', 'bare'):.2f}"]
+        cells += [f"{row.ratio('bare', 'plain'):.2f}", f"{row.matrix_share:.0%}"]
+        cells += [f"{row.peak_bytes / 2**20:.0f}"] if on_gpu else []
+        yield f"| {' | '.join(cells)} |"
+
+
+def head(cells: Sequence[Cell], rounds: int) -> str:
+    """What was measured, and on what."""
+    from ssl_core.environment import fingerprint
+
+    cell, machine = cells[0], fingerprint(cells[0].device)
+    return (
+        f"images/s; batch {cell.batch_size}, mu {cell.mu}, {cell.side}x{cell.side} pixels, {cell.precision}, "
+        f"{cell.threads} threads, {cell.workers} workers a loader; median of {rounds} slices of {cell.steps} steps\n"
+        f"{machine['processor']}, torch {machine['torch']}\n"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--batch", type=int, default=64, help="labelled images of a step")
+    parser.add_argument("--mu", type=int, default=7, help="unlabelled images, in multiples of them")
+    parser.add_argument("--steps", type=int, default=4, help="of a slice")
+    parser.add_argument("--rounds", type=int, default=5, help="slices of each contender")
+    parser.add_argument("--threads", type=int, default=cores, help="of each contender")
+    parser.add_argument("--workers", type=int, default=2, help="of each of the plain recipe's loaders")
+    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float64"], default="auto")
+    parser.add_argument("--json", action="store_true", help="print plain data instead of the table")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    cells = [
+        cell_of(
+            method=method,
+            network=network,
+            batch_size=options.batch,
+            mu=options.mu,
+            steps=options.steps,
+            threads=options.threads,
+            workers=options.workers,
+            side=options.side,
+            device=options.device,
+            precision=options.precision,
+        )
+        for network in options.networks
+        for method in options.methods
+    ]
+    rows = list(measure(cells, options.rounds))
+    if options.json:
+        print(json.dumps([row.document() for row in rows], indent=1))
+    else:
+        print(head(cells, options.rounds))
+        print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()

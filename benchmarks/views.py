@@ -1,0 +1,105 @@
+"""Views alone, images/s on one core: batched tensor operations against PIL and torchvision, an image at a time.
+
+    python -m benchmarks.views
+
+What a FixMatch step of 960 images needs: 64 labelled and 448 unlabelled images weak, the same 448 strong, all of them
+normalised as the network takes them. The plain pipeline is `plain_recipe`'s, without workers, so that both have one
+core; once as it is written (each drawn operation skipped half of the time), once applying every one, as this project
+does. They take turns; rates are medians over the rounds, ratios medians of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import default_collate
+
+from benchmarks.plain_recipe import PlainViews
+from benchmarks.setting import cell_of, config_of, data_of
+from ssl_core.data import Dataset
+from ssl_core.loop import Run, unlabelled_views
+
+BATCH, MU = 64, 7
+WAYS = ("ours", "PIL, every operation applied", "PIL, each skipped half of the time")
+
+
+def measure(rounds: int, batch: int = BATCH, mu: int = MU, side: int = 32) -> dict[str, list[float]]:
+    """Images/s of each way, one a round."""
+    cell = cell_of(
+        method="fixmatch",
+        network="wrn-10-1",
+        batch_size=batch,
+        mu=mu,
+        steps=2,
+        threads=1,
+        side=side,
+        device="cpu",
+        precision="float32",
+    )
+    data, split = data_of(cell)
+    run = Run(config_of(cell, data), data, split)  # sets one thread
+    every, half = (PlainViews(side, data.mean, data.std, probability) for probability in (1.0, 0.5))
+    ways: tuple[Callable[[int], Any], ...] = (
+        lambda step: batched(run, step),
+        lambda _: plain(data, every, batch, mu),
+        lambda _: plain(data, half, batch, mu),
+    )
+    images = batch * (1 + 2 * mu)
+    rates: dict[str, list[float]] = {name: [] for name in WAYS}
+    for number in range(rounds + 1):  # the first round is not counted: it is slow
+        for name, way in zip(WAYS, ways, strict=True):
+            began = time.perf_counter()
+            way(number)
+            if number:
+                rates[name].append(images / (time.perf_counter() - began))
+    return rates
+
+
+def batched(run: Run, step: int) -> list[torch.Tensor]:
+    """The views of a step, as the loop makes them."""
+    setup = run.setup
+    labelled = run.labelled[run.labelled_order.batch(step, setup.batch_size)]
+    unlabelled = run.unlabelled[run.unlabelled_order.batch(step, setup.mu * setup.batch_size)]
+    weak, _ = unlabelled_views(run, labelled, step, ("weak",))
+    both, _ = unlabelled_views(run, unlabelled, step, ("weak", "strong"))
+    return [*weak.values(), *both.values()]
+
+
+def plain(data: Dataset, views: PlainViews, batch: int, mu: int) -> list[torch.Tensor]:
+    """The same number of views from PIL, an image at a time, collated to batches."""
+    images = [Image.fromarray(data.images[place % len(data.images)]) for place in range(batch * (1 + mu))]
+    labelled = default_collate([views.weak(image) for image in images[:batch]])
+    return [labelled, *default_collate([views.both(image) for image in images[batch:]])]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=BATCH, help="labelled images")
+    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--json", action="store_true", help="print plain data instead of the table")
+    options = parser.parse_args(arguments)
+    rates = measure(options.rounds, options.batch, side=options.side)
+    if options.json:
+        print(json.dumps(rates, indent=1))
+        return
+    print(
+        f"weak and strong views of {options.batch * (1 + 2 * MU)} images, one core, median of {options.rounds}\n"
+    )
+    print("| views | images/s | ours is faster by |\n|---|---|---|")
+    for name in WAYS:
+        faster = statistics.median(a / b for a, b in zip(rates["ours"], rates[name], strict=True))
+        print(
+            f"| {name} | {statistics.median(rates[name]):.0f} | {'' if name == 'ours' else f'{faster:.2f}'} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The training-speed benchmarks run, small, through their real commands; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from benchmarks import train_step, views
+from benchmarks.memory import usage
+from ssl_core.errors import ConfigError
+from ssl_core.methods import method_names
+
+TINY = [
+    *("--networks", "wrn-10-1", "--batch", "4", "--mu", "2", "--side", "8"),
+    *("--steps", "2", "--rounds", "1", "--threads", "1", "--device", "cpu"),
+]
+
+
+def test_train_step_gives_a_row_for_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    train_step.main([*TINY, "--workers", "0", "--json", "--methods", *method_names()])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["cell"]["method"] for row in rows] == method_names()
+    for row in rows:
+        numbers = [*row["images_per_second"].values(), row["matrix_share"], row["matrix_rate"]]
+        numbers += [row[name] for name in ("ours_over_plain", "ours_over_bare", "bare_over_plain")]
+        assert len(numbers) == 3 + 2 + 3
+        assert all(math.isfinite(number) and number > 0 for number in numbers), row["cell"]["method"]
+
+
+def test_a_precision_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssl_core.environment.has_fast_cpu_bfloat16", lambda: False)
+    with pytest.raises(ConfigError, match="does not compute it in hardware"):
+        train_step.main([*TINY, "--precision", "bfloat16"])
+
+
+def test_the_table_shows_ratios_of_the_same_round(capsys: pytest.CaptureFixture[str]) -> None:
+    cell = train_step.cell_of(method="fixmatch", network="wrn-10-1", device="cpu", precision="float32")
+    rates: dict[train_step.Name, list[float]] = {
+        "ours": [10.0, 40.0, 30.0],
+        "plain": [5.0, 10.0, 10.0],
+        "bare": [20.0, 40.0, 60.0],
+    }
+    row = train_step.Row(cell, rates, flops=600, slice_images=3, matrix_rate=10_000.0, peak_bytes=0)
+    *_, line = train_step.table([row])
+    # medians 30, 10, 40; of 2, 4, 3; of 1/2, 1, 1/2; of 4, 4, 6; 600 / 3 * 30 of 10,000
+    assert line == "| fixmatch | wrn-10-1 | 30 | 10 | 40 | 3.00 | 0.50 | 4.00 | 60% |"
+
+
+def test_views_gives_a_line_for_each_way(capsys: pytest.CaptureFixture[str]) -> None:
+    views.main(["--rounds", "1", "--batch", "2", "--side", "8"])
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert [line[1].strip() for line in lines] == list(views.WAYS)
+    assert all(float(line[2]) > 0 for line in lines)
+    assert all(float(line[3]) > 0 for line in lines[1:])
+
+
+def test_memory_of_a_mapped_file_is_told_apart(tmp_path: object) -> None:
+    import numpy as np
+
+    path = f"{tmp_path}/images.npy"
+    np.save(path, np.ones(2**20, dtype=np.uint8))
+    mapped = np.load(path, mmap_mode="r")
+    assert mapped.sum() == 2**20
+    found = usage(tmp_path)  # type: ignore[arg-type]
+    assert 0.9 <= found.images_resident <= 1.5
+    assert found.images_proportional <= found.images_resident < found.resident
+    assert found.proportional <= found.resident
