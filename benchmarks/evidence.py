@@ -2,6 +2,7 @@
 
     make evidence CIFAR10=folder:PATH      # hours on two cores; carries on where it was
     python -m benchmarks.evidence --table  # the tables of what is done so far, trains nothing
+    python -m benchmarks.evidence --cost   # seconds of each method's epochs, on a machine that does nothing else
 
 A run is one `ssl_core.train` in a process of its own, with a checkpoint after every epoch; at its end it reads
 the test set, once. What came out is a row of docs/evidence.csv, which is committed: a run that has its row
@@ -15,24 +16,22 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.rows import append, read_rows, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "evidence.csv"
 RUNS = ROOT / "ssl-tune-home" / "evidence"
-COMMON = {
-    "network": "wrn-10-1",
-    "steps_per_epoch": 200,
-    "epochs": 10,
-    "batch_size": 16,
-    "threads": 1,
-}
+COSTS = ROOT / "docs" / "evidence-cost.csv"
+COMMON: dict[str, Any] = {"network": "wrn-10-1", "steps_per_epoch": 200, "batch_size": 16, "threads": 1}
+LONG = 8000
+COST_STEPS = 8
 SEEDS = (0, 1, 2)
 SMALL = "cifar10-16px"
 """The CIFAR-10 images at 16 x 16 pixels: a quarter of the price, so that every cell has its seeds."""
@@ -75,9 +74,20 @@ MAIN = ("supervised", "fixmatch", "flexmatch", "attention_fixmatch", "pseudo_lab
 EXTRA = ("random perturbation", "entropy minimisation")
 
 
+class Key(NamedTuple):
+    """Which run it is."""
+
+    dataset: str
+    labels: int
+    variant: str
+    seed: int
+    steps: int = 2000
+
+
 @dataclass(frozen=True)
 class Row:
-    """A finished run, as docs/evidence.csv has it; errors in percent, seconds spent in epochs."""
+    """A finished run, as docs/evidence.csv has it; errors in percent, seconds spent in epochs (of a machine that may
+    have had other work: what a method costs is in docs/evidence-cost.csv)."""
 
     dataset: str
     labels: int
@@ -90,59 +100,84 @@ class Row:
     split_hash: str
 
     @property
-    def key(self) -> tuple[str, int, str, int]:
-        return self.dataset, self.labels, self.variant, self.seed
+    def key(self) -> Key:
+        return Key(self.dataset, self.labels, self.variant, self.seed, self.steps)
 
 
-def declared() -> list[tuple[str, int, str, int]]:
-    """Every run, the most telling first: (dataset, labels, variant, seed)."""
-    runs = [("digits", 50, v, s) for s in SEEDS for v in MAIN]
-    runs += [(SMALL, 4000, v, s) for s in SEEDS for v in MAIN]
-    runs += [(SMALL, 250, v, 0) for v in MAIN]
-    runs += [(SMALL, 4000, "vat, 5 iterations", 0)]
-    runs += [("digits", 50, v, s) for s in SEEDS for v in EXTRA]
-    runs += [("cifar10", 4000, v, s) for s in SEEDS for v in MAIN]
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes, as docs/evidence-cost.csv has it: seconds of an epoch of 200 steps and its evaluation, on one
+    core of a machine that does nothing else."""
+
+    dataset: str
+    labels: int
+    variant: str
+    seconds_per_epoch: float
+
+
+def declared() -> list[Key]:
+    """Every run, the most telling first."""
+    runs = [Key("digits", 50, v, s) for s in SEEDS for v in MAIN]
+    runs += [Key(SMALL, 4000, v, s) for s in SEEDS for v in MAIN]
+    runs += [Key(SMALL, 250, v, 0) for v in MAIN]
+    runs += [Key(SMALL, 4000, "vat, 5 iterations", 0)]
+    # Is it the method, or the budget? The same four times as long.
+    runs += [Key(SMALL, 4000, v, 0, LONG) for v in ("supervised", "fixmatch", "flexmatch")]
+    runs += [Key("digits", 50, v, s) for s in SEEDS for v in EXTRA]
+    runs += [Key("cifar10", 4000, v, s) for s in SEEDS for v in MAIN]
     return runs
 
 
-def config_of(key: tuple[str, int, str, int], cifar10: str) -> dict[str, Any]:
+def config_of(key: Key, cifar10: str) -> dict[str, Any]:
     """The configuration of a run, as `ssl_core.train` takes it."""
-    dataset, labels, name, seed = key
-    variant = VARIANTS[name]
-    place = dataset if dataset == "digits" else cifar10
+    variant = VARIANTS[key.variant]
     # A seed is a training seed and a labelled set: the spread holds both.
     config: dict[str, Any] = {
         **COMMON,
-        "mu": MU[dataset],
+        "epochs": key.steps // COMMON["steps_per_epoch"],
+        "mu": MU[key.dataset],
         "method": variant.method,
-        "dataset": place,
-        "labels": labels,
-        "seed": seed,
-        "data": {"label_seed": seed, "image_size": SIDE.get(dataset)},
+        "dataset": key.dataset if key.dataset == "digits" else cifar10,
+        "labels": key.labels,
+        "seed": key.seed,
+        "data": {"label_seed": key.seed, "image_size": SIDE.get(key.dataset)},
     }
-    section = variant.section(dataset)
+    section = variant.section(key.dataset)
     return config | ({variant.method: section} if section else {})
 
 
-def run_one(key: tuple[str, int, str, int], cifar10: str) -> Row:
+def run_one(key: Key, cifar10: str) -> Row:
     """Train one run, or carry it on; called in a process of its own."""
     import ssl_core
 
-    dataset, labels, name, seed = key
-    out = RUNS / f"{dataset}@{labels}" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    name = key.variant.replace(", ", "-").replace(" ", "-")
+    name += f"-{key.steps}" if key.steps != Key("", 0, "", 0).steps else ""
+    out = RUNS / f"{key.dataset}@{key.labels}" / f"{name}-{key.seed}"
     result = ssl_core.train(config_of(key, cifar10), cache=RUNS / "cache", out=out, resume=True, final=True)
     assert result.test_error is not None
     return Row(
-        dataset=dataset,
-        labels=labels,
-        variant=name,
-        seed=seed,
-        steps=COMMON["epochs"] * COMMON["steps_per_epoch"],  # type: ignore[operator]
+        **key._asdict(),
         val_error=result.val_error,
         test_error=result.test_error,
         seconds=round(result.seconds, 1),
         split_hash=result.split_hash,
     )
+
+
+def measure_costs(cifar10: str) -> None:
+    """Time a few steps of every variant on every data set, and write docs/evidence-cost.csv anew."""
+    from ssl_core.config import from_document
+    from ssl_core.loop import Run
+    from ssl_core.price import measure
+    from ssl_core.run import prepare
+
+    COSTS.unlink(missing_ok=True)
+    for dataset, labels, variant in dict.fromkeys((k.dataset, k.labels, k.variant) for k in declared()):
+        document = config_of(Key(dataset, labels, variant, 0), cifar10)
+        config, data, split = prepare(from_document(document), cache=RUNS / "cache")
+        price = measure(Run(config, data, split), COST_STEPS)
+        append(COSTS, Cost(dataset, labels, variant, round(price.epoch, 2)))
+        print(dataset, labels, variant, f"{price.epoch:.2f} s an epoch", flush=True)
 
 
 def run_all(cifar10: str, jobs: int) -> None:
@@ -162,11 +197,12 @@ def run_all(cifar10: str, jobs: int) -> None:
 
 def tables(rows: Sequence[Row]) -> Iterator[str]:
     """A Markdown table for each setting: mean ± std of the test error, and of the difference to supervised."""
-    for dataset, labels in dict.fromkeys((r.dataset, r.labels) for r in rows):
-        here = [r for r in rows if (r.dataset, r.labels) == (dataset, labels)]
+    costs = {(c.dataset, c.labels, c.variant): c.seconds_per_epoch for c in read_rows(COSTS, Cost)}
+    for dataset, labels, steps in dict.fromkeys((r.dataset, r.labels, r.steps) for r in rows):
+        here = [r for r in rows if (r.dataset, r.labels, r.steps) == (dataset, labels, steps)]
         baseline = {r.seed: r.test_error for r in here if r.variant == "supervised"}
-        yield f"### {dataset}, {labels} labels, {here[0].steps} steps\n"
-        yield "| method | seeds | test/error % | against supervised, paired | val/error % | seconds a run |"
+        yield f"### {dataset}, {labels} labels, {steps} steps\n"
+        yield "| method | seeds | test/error % | against supervised, paired | val/error % | core-seconds a run |"
         yield "|---|---|---|---|---|---|"
         for name in (v for v in VARIANTS if any(r.variant == v for r in here)):
             found = [r for r in here if r.variant == name]
@@ -174,9 +210,13 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
             yield (
                 f"| {name} | {len(found)} | {spread([r.test_error for r in found])} "
                 f"| {spread(paired, sign=True) if name != 'supervised' else ''} "
-                f"| {spread([r.val_error for r in found])} | {statistics.fmean(r.seconds for r in found):.0f} |"
+                f"| {spread([r.val_error for r in found])} | {_seconds(costs.get((dataset, labels, name)), steps)} |"
             )
         yield ""
+
+
+def _seconds(per_epoch: float | None, steps: int) -> str:
+    return "" if per_epoch is None else f"{per_epoch * steps / COMMON['steps_per_epoch']:.0f}"
 
 
 def main() -> None:
@@ -186,15 +226,18 @@ def main() -> None:
     parser.add_argument(
         "--table", action="store_true", help="print the tables of what is done, train nothing"
     )
-    parser.add_argument(
-        "--one", nargs=4, metavar=("DATASET", "LABELS", "VARIANT", "SEED"), help="one run alone"
-    )
+    parser.add_argument("--cost", action="store_true", help="time the steps of each method, then the tables")
+    names = ("DATASET", "LABELS", "VARIANT", "SEED", "STEPS")
+    parser.add_argument("--one", nargs=len(names), metavar=names, help="one run alone")
     options = parser.parse_args()
     if options.one:
-        dataset, labels, name, seed = options.one
-        append(TABLE, run_one((dataset, int(labels), name, int(seed)), options.cifar10))
+        dataset, labels, name, seed, steps = options.one
+        key = Key(dataset, int(labels), name, int(seed), int(steps))
+        append(TABLE, run_one(key, options.cifar10))
         return
-    if not options.table:
+    if options.cost:
+        measure_costs(options.cifar10)
+    elif not options.table:
         run_all(options.cifar10, options.jobs)
     print("\n".join(tables(read_rows(TABLE, Row))))
 
