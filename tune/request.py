@@ -130,52 +130,18 @@ def resolve_request(
     _check_numbers(request)
     asked = from_document(_document(request))
     gpus = _gpus(request, machines)
-    if machines is None:
-        cores = len(os.sched_getaffinity(0))
-        concurrent = request.concurrent
-        if concurrent is None:
-            concurrent = _default_concurrent(gpus, cores, request.trials)
-        threads = max(1, cores // concurrent)
-    else:
-        concurrent, threads = share(
-            machines,
-            trials=request.trials,
-            gpus=gpus,
-            concurrent=request.concurrent,
-            threads=asked.threads,
-        )
-    data_root = Path(request.data_root) if request.data_root else None
-    info = describe(asked.dataset, root=data_root, image_size=asked.data.image_size)
-    config = resolve(asked, info, cores=threads)
-    # A study goes on from any working directory.
-    config = config.model_copy(update={"dataset": _absolute(config.dataset)})
-    data_root = data_root and data_root.expanduser().resolve()
+    concurrent, threads = _side_by_side(request, asked, gpus, machines)
+    config, data_root = _resolved(request, asked, threads)
     assert config.epochs is not None
-    space = load_space(request.method, request.space)
-    fixed = _fixed_by_set(space, request.settings)
-    searched = without(space, fixed) if fixed else space
-    check_sense(searched, config)
+    searched, source = _space(request, config)
     tracking_uri = request.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
-    check_tracking_uri(tracking_uri)
-    short = f"{dataset_tag(config.dataset)}@{config.labels}-{config.method}"
-    if request.name is not None:
-        check_name(request.name)
-    if request.storage is not None:
-        from tune.storage import check_storage_url
-
-        check_storage_url(request.storage)
+    _check_places(request, tracking_uri)
     home.check_writable()
     spec = StudySpec(
-        name=request.name or home.free_name(short),
+        name=request.name or home.free_name(f"{dataset_tag(config.dataset)}@{config.labels}-{config.method}"),
         config=config.document(),
         method_path=_method_path(config, request),
-        space=SpaceSource(
-            source=space.source,
-            variant=space.variant,
-            digest=searched.digest(),
-            text=space.text,
-            fixed_by_set=tuple(fixed),
-        ),
+        space=source,
         trials=request.trials,
         concurrent=concurrent,
         gpus_per_trial=gpus,
@@ -204,6 +170,59 @@ def resolve_request(
     if spec.warm_start is not None:
         _check_warm_start(spec, home)
     return spec
+
+
+def _side_by_side(
+    request: SearchRequest, asked: RunConfig, gpus: float, machines: Sequence[Machine] | None
+) -> tuple[int, int]:
+    """How many trials run at a time, and with how many threads each."""
+    if machines is not None:
+        return share(
+            machines,
+            trials=request.trials,
+            gpus=gpus,
+            concurrent=request.concurrent,
+            threads=asked.threads,
+        )
+    cores, concurrent = len(os.sched_getaffinity(0)), request.concurrent
+    if concurrent is None:
+        concurrent = _default_concurrent(gpus, cores, request.trials)
+    return concurrent, max(1, cores // concurrent)
+
+
+def _resolved(request: SearchRequest, asked: RunConfig, threads: int) -> tuple[RunConfig, Path | None]:
+    """The configuration that all trials share and the folder of downloads, good from any working directory."""
+    data_root = Path(request.data_root) if request.data_root else None
+    info = describe(asked.dataset, root=data_root, image_size=asked.data.image_size)
+    config = resolve(asked, info, cores=threads)
+    config = config.model_copy(update={"dataset": _absolute(config.dataset)})
+    return config, data_root and data_root.expanduser().resolve()
+
+
+def _space(request: SearchRequest, config: RunConfig) -> tuple[SearchSpace, SpaceSource]:
+    """What is searched, and the whole space as the study keeps it."""
+    space = load_space(request.method, request.space)
+    fixed = _fixed_by_set(space, request.settings)
+    searched = without(space, fixed) if fixed else space
+    check_sense(searched, config)
+    source = SpaceSource(
+        source=space.source,
+        variant=space.variant,
+        digest=searched.digest(),
+        text=space.text,
+        fixed_by_set=tuple(fixed),
+    )
+    return searched, source
+
+
+def _check_places(request: SearchRequest, tracking_uri: str) -> None:
+    check_tracking_uri(tracking_uri)
+    if request.name is not None:
+        check_name(request.name)
+    if request.storage is not None:
+        from tune.storage import check_storage_url
+
+        check_storage_url(request.storage)
 
 
 def _points(

@@ -230,6 +230,37 @@ def _numbers(name: str, values: Mapping[str, Any] | None) -> dict[str, float | N
     return {f"{name}_{part}": found[part] for part in ("mean", "std")}
 
 
+def _draw_row(axes: Any, place: int, row: Document) -> None:
+    """A cell's line of the dot plot, at this height."""
+    axes.axhline(place, color="0.92", linewidth=1, zorder=0)
+    for values, shift, shape, colour, label in (
+        (row["supervised"]["test_error"], 0.12, "s", "0.45", "supervised, here"),
+        (row["test_error"], -0.12, "o", "C0", "this method, here"),
+    ):
+        if values:
+            axes.errorbar(
+                values["mean"],
+                place + shift,
+                xerr=values["std"] or 0.0,
+                fmt=shape,
+                color=colour,
+                label=label,
+                capsize=3,
+                markersize=6,
+            )
+    axes.plot(row["report"], place, "D", color="C3", markersize=6, label="the report")
+    if row["published"]:
+        axes.plot(
+            row["published"]["error"],
+            place,
+            "|",
+            color="C2",
+            markersize=13,
+            markeredgewidth=2.5,
+            label="published, full budget",
+        )
+
+
 def picture(document: Document, path: Path) -> None:
     """The table as a dot plot: here, report, published and supervised, a line for each cell."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -240,33 +271,7 @@ def picture(document: Document, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
-        axes.axhline(place, color="0.92", linewidth=1, zorder=0)
-        for values, shift, shape, colour, label in (
-            (row["supervised"]["test_error"], 0.12, "s", "0.45", "supervised, here"),
-            (row["test_error"], -0.12, "o", "C0", "this method, here"),
-        ):
-            if values:
-                axes.errorbar(
-                    values["mean"],
-                    place + shift,
-                    xerr=values["std"] or 0.0,
-                    fmt=shape,
-                    color=colour,
-                    label=label,
-                    capsize=3,
-                    markersize=6,
-                )
-        axes.plot(row["report"], place, "D", color="C3", markersize=6, label="the report")
-        if row["published"]:
-            axes.plot(
-                row["published"]["error"],
-                place,
-                "|",
-                color="C2",
-                markersize=13,
-                markeredgewidth=2.5,
-                label="published, full budget",
-            )
+        _draw_row(axes, place, row)
     axes.set_yticks(range(len(rows)), [f"{r['cell']}{' ' + CUT if r['cut'] else ''}" for r in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(left=0)
