@@ -20,7 +20,7 @@ from typing import Any
 from ssl_core.faults import fault
 from tune.delivery_errors import AwayError, OwedAgainError, RejectedError, judged
 from tune.destination import DOUBTFUL, Destination
-from tune.drawing import Drawing
+from tune.drawing import FEWEST, Drawing
 from tune.events import Event, EventLog
 from tune.run_contents import FOLDER
 
@@ -117,7 +117,7 @@ class Sender:
 
     def _send_figures(self, wait: bool) -> bool:
         """Have figures drawn and send those that are; whether to look again at once."""
-        if not self.drawing.start():
+        if not self.drawing.start(1 if wait else FEWEST):
             return False
         if not self.drawing.wait(FIGURE_LOOK_SECONDS if wait else 0):
             return wait

@@ -17,6 +17,8 @@ from pathlib import Path
 from tune.events import Event, EventLog
 
 BATCH = 16
+FEWEST = 8
+"""While trials run, a process is worth starting for no less."""
 ATTEMPTS = 2
 LONGEST_SECONDS = 600.0
 
@@ -36,11 +38,11 @@ class Drawing:
         self._attempts: dict[int, int] = {}
         self._began = 0.0
 
-    def start(self) -> bool:
-        """Begin with the oldest figures that are owed; whether any is being drawn."""
+    def start(self, fewest: int = 1) -> bool:
+        """Begin with the oldest figures that are owed, if there are so many; whether any is being drawn."""
         if self._process is None:
             self._batch = self._log.owed_figures(BATCH)
-            if self._batch:
+            if len(self._batch) >= fewest:
                 self._folder = tempfile.TemporaryDirectory(prefix="ssl-tune-figures-")
                 study = str(self._log.path.absolute().parent)
                 ids = [str(event.id) for event in self._batch]
