@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -22,12 +23,14 @@ from tests.tune.helpers import (
     make_pictures,
     mlflow_runs,
     mlflow_steps,
+    mlflow_times,
     signal_when,
     wait_until,
 )
 from tune.baseline import baseline_request, differences
 from tune.cli.show import print_confirmation
 from tune.confirm import Candidate, confirm, confirmed, tasks_of
+from tune.events import now_ms
 from tune.home import Home
 from tune.request import resolve_request
 from tune.study import Study, load_study
@@ -153,6 +156,27 @@ def test_every_confirmation_is_a_run_below_its_trial(confirmation: tuple[Home, d
         assert baseline.data.metrics["test/error"] == document["rows"][1]["test_error"][number]
         assert baseline.data.tags["ssl.split_hash"] == run.data.tags["ssl.split_hash"]
     assert not [r for n, r in runs.items() if "confirm" not in n and "test/error" in r.data.metrics]
+
+
+def test_a_confirmation_has_the_times_of_its_training_however_late_it_is_told_of(
+    confirmation: tuple[Home, dict[str, Any]], finished: Home, home: Home
+) -> None:
+    """The trainings are there, and neither the event log nor MLflow knows of them yet."""
+    trained = confirmation[0].study_folder("shapes") / "confirm"
+    copy_home(finished, home.path)
+    shutil.copytree(trained, home.study_folder("shapes") / "confirm")
+    now = now_ms()
+    assert confirm("shapes", seeds=2, baseline="plain", home=home.path) == confirmation[1]
+    runs = {name: run for name, run in mlflow_runs(home).items() if " confirm-" in name}
+    assert len(runs) == 4
+    spans = sorted((run.info.start_time, run.info.end_time) for run in runs.values())
+    assert all(start < end <= now for start, end in spans)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))  # one after the other
+    for run in runs.values():
+        times = mlflow_times(home, run)
+        assert (
+            run.info.start_time < times[0] and times == sorted(set(times)) and times[-1] == run.info.end_time
+        )
 
 
 def test_a_confirmation_is_shown_side_by_side(
