@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from tune.confirm import Candidate, confirm, confirmed, tasks_of
 from tune.events import now_ms
 from tune.home import Home
 from tune.request import resolve_request
-from tune.study import Study, load_study
+from tune.study import Study, StudyFolder, load_study
 from tune.trainings import check_fresh_sets
 
 Command = Callable[..., Done]
@@ -177,6 +178,23 @@ def test_a_confirmation_has_the_times_of_its_training_however_late_it_is_told_of
         assert (
             run.info.start_time < times[0] and times == sorted(set(times)) and times[-1] == run.info.end_time
         )
+
+
+def test_a_confirmation_that_mlflow_lacks_exits_5_with_the_command_that_delivers_it(
+    confirmation: tuple[Home, dict[str, Any]], finished: Home, home: Home, ssl_tune: Command
+) -> None:
+    copy_home(finished, home.path)
+    folder = home.study_folder("shapes")
+    shutil.copytree(confirmation[0].study_folder("shapes") / "confirm", folder / "confirm")
+    spec = load_study("shapes", home=home.path).spec
+    away = {"tracking_uri": "http://127.0.0.1:9", "tracking_timeout": 0.0}  # where nobody listens
+    StudyFolder(folder).write_spec(spec.model_copy(update=away))
+    done = ssl_tune("confirm", "shapes", "--seeds", 2, "--baseline", "plain", "--json")
+    assert done.code == 5 and done.document["study"] == "shapes"
+    (line,) = [line for line in done.err.splitlines() if "MLflow lacks" in line]
+    StudyFolder(folder).write_spec(spec)
+    assert ssl_tune(*shlex.split(line.partition("with: ")[2])[1:], "--timeout", "0").code == 5
+    assert "Connection refused" in ssl_tune("status", "shapes").out
 
 
 def test_a_confirmation_is_shown_side_by_side(
