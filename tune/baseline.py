@@ -49,6 +49,7 @@ def baseline_request(spec: StudySpec) -> SearchRequest:
         max_failures=spec.max_failures,
         tracking_uri=spec.tracking_uri,
         tracking_timeout=spec.tracking_timeout,
+        system_metrics=spec.system_metrics,
         data_root=spec.data_root,
     )
 

@@ -307,7 +307,10 @@ def _tracked(study: Study, home: Home) -> Iterator[Tracker]:
 
 
 def _track(tracker: Tracker, task: Task, outcome: Trained) -> None:
-    """Each confirmation is a run below its trial's (the baseline's below the study's)."""
+    """Each confirmation is a run below its trial's (the baseline's below the study's), at the time it was trained.
+
+    It is told of when it has ended, or later still by a `confirm` that finds it done.
+    """
     run = f"{task.who}/confirm-{task.number}"
     document = task.config.document()
     result = outcome.result or {}
@@ -318,13 +321,20 @@ def _track(tracker: Tracker, task: Task, outcome: Trained) -> None:
         dump_yaml(document),
         parent=None if task.who in (PLAIN, TUNED) else task.who,
         tags={"ssl.method": task.config.method, "ssl.split_hash": result.get("split_hash", "")},
+        time_ms=outcome.began_ms,
     )
-    for epoch, metrics in outcome.reports:
-        tracker.report(run, epoch, metrics)
-    if outcome.problem is not None:
-        tracker.trial_ended(run, "nan", error=outcome.problem)
-    else:
-        tracker.trial_ended(run, "completed", summary={"test/error": result["test_error"]})
+    for report in outcome.reports:
+        tracker.report(
+            run, report.epoch, report.metrics, time_ms=report.time_ms or None, classes=report.classes
+        )
+    tracker.trial_ended(
+        run,
+        "completed" if outcome.problem is None else "nan",
+        summary={"test/error": result["test_error"]} if result else None,
+        error=outcome.problem,
+        time_ms=outcome.ended_ms,
+        warmup=outcome.warmup,
+    )
 
 
 def title(who: str) -> str:

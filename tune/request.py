@@ -52,6 +52,7 @@ class SearchRequest:
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else the home's own database.
         tracking_timeout: seconds (or text) to wait for tracking at the end.
         require_tracking: do not start where MLflow cannot be reached.
+        system_metrics: log also, with each epoch, what trials use of processor, memory and GPU.
         data_root: where downloaded data lie.
         address: of a Ray cluster to run on, HOST:PORT or "auto"; None: this machine.
     """
@@ -78,6 +79,7 @@ class SearchRequest:
     tracking_uri: str | None = None
     tracking_timeout: float | str = 300.0
     require_tracking: bool = False
+    system_metrics: bool = False
     data_root: str | Path | None = None
     address: str | None = None
 
@@ -156,6 +158,7 @@ def resolve_request(
         time_budget=_time_budget(request),
         tracking_uri=tracking_uri,
         require_tracking=request.require_tracking,
+        system_metrics=request.system_metrics,
         tracking_timeout=_seconds(request.tracking_timeout, "--tracking-timeout") or 0.0,
         data_root=str(data_root) if data_root else None,
         address=request.address,

@@ -75,7 +75,8 @@ def search(
         with_baseline: also tune the supervised baseline of the same setting, with as many trials.
         options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name,
             space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, startup_trials, points,
-            warm_start, storage, max_failures, tracking_uri, tracking_timeout, require_tracking, data_root, address.
+            warm_start, storage, max_failures, tracking_uri, tracking_timeout, require_tracking, system_metrics,
+            data_root, address.
 
     Raises:
         ConfigError: anything wrong with what is asked for; nothing is left behind.

@@ -96,4 +96,5 @@ def trial_task(spec: StudySpec, trial: FrozenTrial, folder: StudyFolder, home: H
         "cache": str(home.cache),
         "data_root": spec.data_root,
         "gpus": spec.gpus_per_trial,
+        "system_metrics": spec.system_metrics,
     }

@@ -60,6 +60,7 @@ class StudySpec(Section):
     tracking_uri: str
     tracking_timeout: float = Field(ge=0)
     require_tracking: bool = False
+    system_metrics: bool = False
     data_root: str | None
     address: str | None = None
     elastic: bool = False

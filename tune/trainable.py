@@ -30,6 +30,7 @@ from ssl_core.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.loop import Report, Run, train
 from ssl_core.run import prepare
 from tune.spec import STUDY_FILE
+from tune.system_metrics import SystemMetrics
 from tune.trouble import FULL
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
@@ -47,6 +48,7 @@ class TrialTrainable(ray_tune.Trainable):
         """Prepare the run; a worker that is used again comes here through `reset_config`."""
         self._task = config
         self._reports: Iterator[Report] | None = None
+        self._system: dict[str, float] = {}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial without a new process."""
@@ -74,7 +76,7 @@ class TrialTrainable(ray_tune.Trainable):
             EPOCH: report.epoch,
             ERROR: report.metrics["val/error"],
             LOSS: report.metrics["val/loss"],
-            METRICS: report.metrics,
+            METRICS: report.metrics | self._system,
             CLASSES: report.classes,
             "done": False,
         }
@@ -112,8 +114,11 @@ class TrialTrainable(ray_tune.Trainable):
         # The last report is given again even if it is known: the driver may have died before it noted the end.
         known = task["known_epoch"]
         yield from [r for r in run.history if r.epoch > known or r.epoch == self._last_epoch]
+        monitor = SystemMetrics(config.device) if task["system_metrics"] else None
         for report in train(run):
             checkpoint.save(folder, report.epoch, run.state())
+            # Beside the report, not in it: they are no part of what makes a run the same run.
+            self._system = monitor.sample() if monitor is not None else {}
             yield report
 
     def _failed(self, error: Exception) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ssl_core.config import RunConfig
 from ssl_core.data import DatasetInfo
 from ssl_core.errors import ConfigError, NonFiniteError
 from tune.errors import Exit, ServiceError
+from tune.events import Report
 from tune.home import Home
 
 FIRST_SEED = 1000
@@ -51,13 +52,28 @@ class Trained:
 
     Attributes:
         result: `ssl_core.run.Result.document`; None where the training turned NaN or infinite.
-        reports: every epoch's number and metrics.
+        reports: every epoch's, whenever it was trained; those before a loss that was not finite, too.
         problem: why there is no result.
+        warmup: epochs of its warm-up.
     """
 
     result: dict[str, Any] | None
-    reports: list[tuple[int, dict[str, float]]]
+    reports: list[Report]
     problem: str | None = None
+    warmup: int = 0
+
+    @property
+    def began_ms(self) -> int | None:
+        """When its first epoch began, in Unix milliseconds; None where that is not known."""
+        if not self.reports or not self.reports[0].time_ms:
+            return None
+        first = self.reports[0]
+        return first.time_ms - round(1000 * first.metrics["time/epoch_seconds"])
+
+    @property
+    def ended_ms(self) -> int | None:
+        """When its last epoch ended, in Unix milliseconds; None where that is not known."""
+        return (self.reports[-1].time_ms or None) if self.reports else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +193,7 @@ def _train(
     readings: str,
 ) -> Trained:
     """One training, here or on a worker: goes on where it was, and reads the test set once."""
-    from ssl_core import checkpoint, train
-    from ssl_core.run import CHECKPOINTS
+    from ssl_core import train
 
     folder = Path(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +202,7 @@ def _train(
     with _alone(folder):
         noted = folder / PROBLEM_FILE
         if noted.exists():  # the same bits would turn out the same
-            return Trained(None, [], noted.read_text())
+            return _trained(folder, problem=noted.read_text())
         try:
             result = train(
                 config,
@@ -200,9 +215,18 @@ def _train(
             )
         except NonFiniteError as error:
             noted.write_text(str(error))
-            return Trained(None, [], str(error))
-        state = checkpoint.load_newest(folder / CHECKPOINTS) or {"history": []}
-    return Trained(result.document(), [(r["epoch"], r["metrics"]) for r in state["history"]])
+            return _trained(folder, problem=str(error))
+        return _trained(folder, result.document())
+
+
+def _trained(folder: Path, result: dict[str, Any] | None = None, problem: str | None = None) -> Trained:
+    """What came out, with what the run reported, as its newest checkpoint has it."""
+    from ssl_core import checkpoint
+    from ssl_core.run import CHECKPOINTS
+
+    history = (checkpoint.load_newest(folder / CHECKPOINTS) or {"history": []})["history"]
+    reports = [Report(r["epoch"], r.get("time_ms", 0), r["metrics"], r.get("classes", {})) for r in history]
+    return Trained(result, reports, problem, warmup=sum(r["ssl_epoch"] is None for r in history))
 
 
 @contextmanager

@@ -192,9 +192,11 @@ def when(condition: Callable[[], bool], action: Callable[[], object]) -> Iterato
 
     thread = threading.Thread(target=watch)
     thread.start()
-    yield
-    over.set()
-    thread.join()
+    try:
+        yield
+    finally:  # a thread that goes on waiting would keep the whole test run from ending
+        over.set()
+        thread.join()
 
 
 @contextmanager
@@ -241,6 +243,13 @@ def mlflow_steps(home: Home, run: Any, metric: str = "val/error") -> list[int]:
     with sqlite3.connect(home.path / "mlflow.db") as database:
         query = "SELECT step FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step"
         return [step for (step,) in database.execute(query, [run.info.run_id, metric])]
+
+
+def mlflow_times(home: Home, run: Any, metric: str = "val/error") -> list[int]:
+    """When a metric's points were measured, in order of their steps."""
+    with sqlite3.connect(home.path / "mlflow.db") as database:
+        query = "SELECT timestamp FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step"
+        return [time for (time,) in database.execute(query, [run.info.run_id, metric])]
 
 
 def told(home: Home, name: str = "shapes") -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -22,15 +24,17 @@ from tests.tune.helpers import (
     make_pictures,
     mlflow_runs,
     mlflow_steps,
+    mlflow_times,
     signal_when,
     wait_until,
 )
 from tune.baseline import baseline_request, differences
 from tune.cli.show import print_confirmation
 from tune.confirm import Candidate, confirm, confirmed, tasks_of
+from tune.events import now_ms
 from tune.home import Home
 from tune.request import resolve_request
-from tune.study import Study, load_study
+from tune.study import Study, StudyFolder, load_study
 from tune.trainings import check_fresh_sets
 
 Command = Callable[..., Done]
@@ -153,6 +157,44 @@ def test_every_confirmation_is_a_run_below_its_trial(confirmation: tuple[Home, d
         assert baseline.data.metrics["test/error"] == document["rows"][1]["test_error"][number]
         assert baseline.data.tags["ssl.split_hash"] == run.data.tags["ssl.split_hash"]
     assert not [r for n, r in runs.items() if "confirm" not in n and "test/error" in r.data.metrics]
+
+
+def test_a_confirmation_has_the_times_of_its_training_however_late_it_is_told_of(
+    confirmation: tuple[Home, dict[str, Any]], finished: Home, home: Home
+) -> None:
+    """The trainings are there, and neither the event log nor MLflow knows of them yet."""
+    trained = confirmation[0].study_folder("shapes") / "confirm"
+    copy_home(finished, home.path)
+    shutil.copytree(trained, home.study_folder("shapes") / "confirm")
+    now = now_ms()
+    assert confirm("shapes", seeds=2, baseline="plain", home=home.path) == confirmation[1]
+    runs = {name: run for name, run in mlflow_runs(home).items() if " confirm-" in name}
+    assert len(runs) == 4
+    spans = sorted((run.info.start_time, run.info.end_time) for run in runs.values())
+    assert all(start < end <= now for start, end in spans)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))  # one after the other
+    for run in runs.values():
+        times = mlflow_times(home, run)
+        assert (
+            run.info.start_time < times[0] and times == sorted(set(times)) and times[-1] == run.info.end_time
+        )
+
+
+def test_a_confirmation_that_mlflow_lacks_exits_5_with_the_command_that_delivers_it(
+    confirmation: tuple[Home, dict[str, Any]], finished: Home, home: Home, ssl_tune: Command
+) -> None:
+    copy_home(finished, home.path)
+    folder = home.study_folder("shapes")
+    shutil.copytree(confirmation[0].study_folder("shapes") / "confirm", folder / "confirm")
+    spec = load_study("shapes", home=home.path).spec
+    away = {"tracking_uri": "http://127.0.0.1:9", "tracking_timeout": 0.0}  # where nobody listens
+    StudyFolder(folder).write_spec(spec.model_copy(update=away))
+    done = ssl_tune("confirm", "shapes", "--seeds", 2, "--baseline", "plain", "--json")
+    assert done.code == 5 and done.document["study"] == "shapes"
+    (line,) = [line for line in done.err.splitlines() if "MLflow lacks" in line]
+    StudyFolder(folder).write_spec(spec)
+    assert ssl_tune(*shlex.split(line.partition("with: ")[2])[1:], "--timeout", "0").code == 5
+    assert "Connection refused" in ssl_tune("status", "shapes").out
 
 
 def test_a_confirmation_is_shown_side_by_side(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import tune
-from tests.tune.helpers import reports, shapes_options, when
+from tests.tune.helpers import driver, reports, shapes_options, wait_until, when, words_of
 from tests.tune.servers import Gate, MlflowServer
 from tests.tune.tracked import EXPERIMENT, ROOT, Home, check_exact, metrics, start
 from tune.events import EventLog
@@ -62,15 +62,15 @@ def test_a_server_that_hangs_and_then_does_what_it_was_asked(
 
     def hang() -> None:
         mlflow_server.freeze()
-        later(mlflow_server.thaw, 2.5)
+        later(mlflow_server.thaw, 1.8)  # longer than the second after which a request is given up
 
     with served.sending():
         run_study(served.tracker(), 10, {1: hang})
-        time.sleep(2.5)
+        time.sleep(2)
         hang()
         served.tracker().trial_started("3", {"vat.eps": 1.0}, {}, "trial: 3\n")
         served.tracker().trial_ended("3", "completed")
-        time.sleep(3)
+        time.sleep(2)
     check_exact(served)
 
 
@@ -88,7 +88,7 @@ def test_a_call_that_hangs_while_the_next_one_passes(served: Home, gate: Gate) -
     with served.sending():
         later(gate.release, 2.0)
         run_study(served.tracker(), 5, {})
-        time.sleep(4)
+        time.sleep(2.5)
     assert len(hung) == 2
     check_exact(served)
 
@@ -127,6 +127,30 @@ def test_a_real_study_whose_server_is_killed_in_the_middle(
         check_exact(served)
 
 
+def test_a_real_driver_that_is_killed_while_the_server_is_away_is_resumed(
+    local_ray: None, served: Home, gate: Gate, home: tune.home.Home, pictures: Path
+) -> None:
+    home.path.mkdir()
+    options = shapes_options(home, pictures) | {"tracking_uri": served.tracking_uri}
+    folder = home.study_folder("shapes")
+    with driver("search", *words_of(options), "--home", home.path) as process:
+        wait_until(lambda: reports(folder) >= 4, process)
+        gate.shut()
+        seen = reports(folder)
+        wait_until(lambda: reports(folder) >= seen + 3, process)  # goes on without the server
+        process.kill()
+        process.wait()
+    with EventLog(folder / "events.db") as log:
+        assert log.pending() > 0
+    gate.open()
+    study = tune.resume("shapes", home=home.path, quiet=True)
+    assert {r.state for r in study.records()} == {"completed", "stopped_early"}
+    with EventLog(folder / "events.db") as log:
+        served.log.close()
+        served.log = log
+        check_exact(served)
+
+
 def test_a_driver_that_is_killed_while_the_server_is_away_and_resumes(served: Home, gate: Gate) -> None:
     script = (
         "import sys; from pathlib import Path\n"
@@ -140,18 +164,18 @@ def test_a_driver_that_is_killed_while_the_server_is_away_and_resumes(served: Ho
         "print(tracker._sender.pid, flush=True); input()"
     )
     command = [sys.executable, "-c", script, str(served.log.path), gate.uri]
-    driver = subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
     )
-    assert driver.stdout is not None and driver.stdin is not None
-    sender_pid = int(driver.stdout.readline())
+    assert process.stdout is not None and process.stdin is not None
+    sender_pid = int(process.stdout.readline())
     deadline = time.monotonic() + 60
     while served.log.last("s/1", "params") is None or len(gate.calls) < 4:  # in the middle of a delivery
         assert time.monotonic() < deadline
         time.sleep(0.005)
     gate.shut()
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     deadline = time.monotonic() + 60
     while Path(f"/proc/{sender_pid}").exists():
         assert time.monotonic() < deadline

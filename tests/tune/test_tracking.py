@@ -207,6 +207,15 @@ def test_a_deleted_experiment_is_restored(tracked: Home, same_sender: bool) -> N
     assert tracked.points(tracked.runs()["trial 0"]) == tracked.expected("s/0")
 
 
+def test_a_study_may_begin_in_an_experiment_that_was_deleted(tracked: Home) -> None:
+    client = tracked.store.client()
+    client.delete_experiment(client.create_experiment(EXPERIMENT))
+    start(tracked.tracker(), "0")
+    assert deliver(tracked.study, 30) == 0
+    assert client.get_experiment_by_name(EXPERIMENT).lifecycle_stage == "active"
+    assert set(tracked.runs()) == {"s", "trial 0"}
+
+
 def test_a_store_that_was_thrown_away_gets_everything_again(tracked: Home, migrated_store: Path) -> None:
     tracker = tracked.tracker()
     start(tracker, "0")
@@ -292,7 +301,44 @@ def test_a_broken_server_makes_no_dead_letters(tracked: Home, status: int) -> No
     assert tracked.log.dead() == []
     assert ("login" in problem) == (status == 401)
     assert ("no MLflow server" in problem) == (status == 404)
-    assert 2 <= handler.seen <= 4 if status == 500 else handler.seen == 1
+    # Something that is no MLflow is also asked for its version.
+    assert 2 <= handler.seen <= 4 if status == 500 else handler.seen == (2 if status == 404 else 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("1.30.0", "it says that it is MLflow 1.30.0"),
+        ("<html>a proxy</html>", "it does not say which version of MLflow it is"),
+    ],
+)
+def test_a_server_of_an_incompatible_version_is_told_with_both_versions(
+    tracked: Home, version: str, says: str
+) -> None:
+    import mlflow
+
+    class Old(Broken):
+        status = 404
+
+        def do_GET(self) -> None:
+            if self.path != "/version":
+                return super().do_GET()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(version.encode())
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Old)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        tracked.tracker(f"http://127.0.0.1:{server.server_port}").study_started({}, "study\n")
+        assert deliver(tracked.study, 0) == 3
+    finally:
+        server.shutdown()
+        server.server_close()
+    problem = tracked.log.get_meta("problem") or ""
+    assert "no MLflow server of a matching version answers there" in problem
+    assert problem.endswith(f"{says}, here MLflow {mlflow.__version__} is installed")
+    assert tracked.log.dead() == []
 
 
 def test_a_hanging_server_does_not_hold_up_the_end(tracked: Home) -> None:

@@ -90,6 +90,10 @@ def _options(
     require_tracking: Annotated[
         bool | None, typer.Option("--require-tracking", help="Do not start where MLflow cannot be reached")
     ] = None,
+    system_metrics: Annotated[
+        bool | None,
+        typer.Option("--system-metrics", help="Also log what trials use of processor, memory and GPU"),
+    ] = None,
     data_root: DataRootOption = None,
     address: AddressOption = None,
     study: Annotated[

@@ -264,6 +264,21 @@ def confirm_command(
         print_json(document)
     else:
         print_confirmation(document)
+    _say_what_mlflow_lacks(name, home)
+
+
+def _say_what_mlflow_lacks(name: str, home: Path | None) -> None:
+    """Exit with the code for it where something of a study is still to be delivered, or was refused."""
+    from tune.study import load_study
+
+    tracking = load_study(name, home=home).status()["tracking"]
+    if not tracking["pending"] and not tracking["refused"]:
+        return
+    say(
+        f"MLflow lacks {tracking['pending']} events and refused {tracking['refused']} for good; deliver them, or see "
+        f"which, with: {typed('sync', name, home)}"
+    )
+    sys.exit(Exit.TRACKING_PENDING)
 
 
 def _confirmation(name: str, *, top: int = 1, seeds: int, baseline: str, home: Path | None) -> dict[str, Any]:

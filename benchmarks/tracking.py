@@ -1,0 +1,351 @@
+"""What tracking costs a study, and how fast a back-log is delivered.
+
+    make bench-tracking                                        # all of it, some fifteen minutes
+    python -m benchmarks.tracking reports --rounds 2           # trials that do nothing but report
+    python -m benchmarks.tracking epochs --rounds 4            # epochs of 0.2 s
+    python -m benchmarks.tracking backfill --backend sqlite    # what was owed, beside MLflow's own log_batch
+
+`reports` and `epochs`: the real search (Ray Tune, Optuna, recorder, event log, sender) with two trials side by side,
+whose training is replaced by a report of ten metrics and, in `epochs`, 0.2 s before it, asleep as a trial on a GPU
+leaves the processor alone, or with --busy computing. No checkpoints are written and nothing is drawn. Tracking off,
+to SQLite and to an MLflow server on PostgreSQL (on this machine, too) take turns, so that what else the machine does
+falls on all of them. A study's time is what its trials take; what is delivered after that is told apart.
+
+`backfill`: runs of 100 epochs of 10 metrics are delivered by the sender's own code, a quarter at a time, and in turns
+with it the same points are logged by MLflow's client in calls of 1000, each into a database of its own. Making the
+runs is timed apart. The process's memory is read after each quarter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psutil
+
+from tests.tune.servers import MlflowServer, postgres
+from tune.events import EventLog, NewEvent, now_ms
+from tune.tracking import Tracker
+
+BACKENDS = ("sqlite", "postgres")
+METRIC_NAMES = (
+    *("val/error", "val/loss", "train/loss", "train/loss_supervised", "train/loss_unsupervised"),
+    *("ssl/mask_rate", "ssl/pseudo_label_accuracy", "lr", "time/epoch_seconds", "images_per_second"),
+)
+CALL = 1000  # points a call, as many as MLflow takes
+
+
+# Studies
+
+
+class Waiting:
+    """Takes the place of `ssl_core.loop.Run` and of the training: a report, after some time or at once."""
+
+    def __init__(self, seconds: float, busy: bool) -> None:
+        self._seconds, self._busy = seconds, busy
+
+    def run(self, config: Any, data: Any, split: Any) -> Any:
+        """The run."""
+        from types import SimpleNamespace
+
+        return SimpleNamespace(config=config, history=[], state=dict, load_state=None)
+
+    def train(self, run: Any) -> Iterator[Any]:
+        """The training."""
+        from ssl_core.loop import Report
+
+        for epoch in range(1, run.config.last_epoch + 1):
+            self._wait()
+            metrics = dict.fromkeys(METRIC_NAMES, 0.5) | {"val/error": 50.0, "train/loss": 1.0 / epoch}
+            yield Report(epoch=epoch, ssl_epoch=epoch, metrics=metrics)
+
+    def _wait(self) -> None:
+        if not self._busy:
+            time.sleep(self._seconds)
+            return
+        end = time.process_time() + self._seconds  # of this process: what another takes from it, it lacks
+        while time.process_time() < end:
+            sum(range(1000))
+
+
+def trainable_of(waiting: Waiting) -> type:
+    """The real trainable, whose training is another."""
+    from tune.trainable import TrialTrainable
+
+    class ReportingTrainable(TrialTrainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            from tune import trainable
+
+            trainable.Run, trainable.train = waiting.run, waiting.train  # type: ignore[assignment,misc]
+            trainable.checkpoint.save = lambda *_: Path()  # type: ignore[assignment]
+            trainable.pictures.keep = lambda *_: None  # type: ignore[assignment]
+            super().setup(config)
+
+    return ReportingTrainable
+
+
+@contextmanager
+def without_tracking() -> Iterator[None]:
+    """No events, no sender."""
+    with ExitStack() as stack:
+        for name in ("study_started", "trial_started", "trial_ended", "study_ended", "start_sender"):
+            stack.enter_context(mock.patch.object(Tracker, name, lambda *_, **__: None))
+        stack.enter_context(mock.patch.object(Tracker, "report", lambda *_, **__: True))
+        stack.enter_context(
+            mock.patch("tune.head_start.early_sender", lambda log: subprocess.Popen(["true"]))
+        )
+        stack.enter_context(mock.patch("tune.engine.tell_summary", lambda *_, **__: None))
+        yield
+
+
+def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
+    """One study: what its trials took, and how long after them the last event was delivered."""
+    import tune
+    from tune.engine import Engine
+
+    ended: list[float] = []
+    close = Engine.close
+
+    def noted(engine: Engine, state: str) -> int:
+        ended.append(time.monotonic())
+        return close(engine, state)
+
+    settings = {"threads": 1, "steps_per_epoch": 1, "batch_size": 10}
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        if uri is None:
+            stack.enter_context(without_tracking())
+        elif uri == "sqlite":
+            uri = f"sqlite:///{place}/mlflow.db"
+            # Copied, not made: while tables are made Ray ends its idle workers, and the study would start new ones.
+            shutil.copy(options.tables, f"{place}/mlflow.db")
+        waiting = Waiting(options.seconds, options.busy)
+        stack.enter_context(mock.patch("tune.engine.TrialTrainable", trainable_of(waiting)))
+        stack.enter_context(mock.patch("tune.tracking.run_figures", lambda *_, **__: []))
+        stack.enter_context(mock.patch("tune.run_contents.STUDY_FIGURES", ()))
+        stack.enter_context(mock.patch.object(Engine, "close", noted))
+        began = time.monotonic()
+        found = tune.search(
+            "supervised", labels=20, trials=options.trials, epochs=options.reports, concurrent=2, sampler="random",
+            name=f"bench-{time.time_ns()}", settings=settings, home=place, quiet=True,
+            tracking_uri=uri or f"sqlite:///{place}/none.db",
+        )  # fmt: skip
+        over = time.monotonic()
+        assert [r.state for r in found.records()] == ["completed"] * options.trials
+        status = found.status()["tracking"]
+        assert uri is None or status["pending"] == status["refused"] == 0, status
+    return {"study": ended[0] - began, "delivered": over - ended[0]}
+
+
+def studies(options: argparse.Namespace) -> dict[str, Any]:
+    """Rounds of studies: off, SQLite, PostgreSQL, in turns."""
+    from tune import local_ray
+
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in ("off", *options.backends)}
+    with ExitStack() as stack:
+        places = {"off": None, "sqlite": "sqlite"}
+        if "postgres" in options.backends:
+            places["postgres"] = stack.enter_context(server())
+        options.tables = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "mlflow.db"
+        prepare(f"sqlite:///{options.tables}")
+        stack.enter_context(local_ray.running(2))
+        warm = argparse.Namespace(**{**vars(options), "trials": 2, "reports": 2})
+        study(None, warm)  # workers' first imports
+        for number in range(options.rounds):
+            names = list(rows) if number % 2 == 0 else list(reversed(rows))
+            for name in names:
+                rows[name].append(study(places[name], options))
+                print(f"round {number + 1} {name}: {rows[name][-1]}", flush=True)
+    off = [row["study"] for row in rows["off"]]
+    result: dict[str, Any] = {"off": {"study": off}}
+    for name in options.backends:
+        times = [row["study"] for row in rows[name]]
+        ratios = [mine / theirs for mine, theirs in zip(times, off, strict=True)]
+        result[name] = {
+            "study": times,
+            "ratios": ratios,
+            "median_ratio": statistics.median(ratios),
+            "delivered_after": [row["delivered"] for row in rows[name]],
+        }
+    return result
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """A real MLflow server on a real PostgreSQL; yields its URI."""
+    with served() as (uri, _):
+        yield uri
+
+
+@contextmanager
+def served() -> Iterator[tuple[str, MlflowServer]]:
+    """The same, with the server."""
+    with postgres() as database, tempfile.TemporaryDirectory() as folder:
+        mlflow_server = MlflowServer(database, Path(folder) / "artifacts")
+        try:
+            prepare(database)
+            mlflow_server.start()
+            yield mlflow_server.uri, mlflow_server
+        finally:
+            mlflow_server.close()
+
+
+def prepare(uri: str) -> None:
+    """Make MLflow's tables, which takes seconds and is no study's cost."""
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
+# A back-log
+
+
+class Backlog:
+    """Runs whose metrics are owed, and the same ones for MLflow's own client.
+
+    Args:
+        folder: of the study.
+        uri: where the sender delivers to.
+        raw_uri: where MLflow's client logs.
+        runs: how many; in quarters.
+    """
+
+    def __init__(self, folder: Path, uri: str, raw_uri: str, runs: int) -> None:
+        from mlflow.tracking import MlflowClient
+
+        from tune.delivery import Sender
+        from tune.sender import configure_mlflow
+
+        configure_mlflow()
+        self.runs = runs
+        self.log = EventLog(folder / "events.db")
+        self.tracker = Tracker(
+            self.log,
+            study="backlog",
+            tracking_uri=uri,
+            experiment="backlog",
+            common_tags={"ssl.method": "vat"},
+        )
+        self.sender = Sender(self.log)
+        self.client = MlflowClient(tracking_uri=raw_uri)
+
+    def make_runs(self) -> float:
+        """Deliver every run's start, parameters and configuration; seconds a run."""
+        self.tracker.study_started({}, "study\n")
+        for run in range(self.runs):
+            self.tracker.trial_started(str(run), {"vat.eps": 1.0 + run}, {"lr": 0.03}, "config\n")
+        began = time.perf_counter()
+        self.sender.deliver_pending()
+        return (time.perf_counter() - began) / self.runs
+
+    def owe(self, first: int, last: int) -> None:
+        """Append the metrics of some runs, a hundred epochs of each."""
+        now = now_ms()
+        for run in range(first, last):
+            key = self.tracker.run_key(str(run))
+            self.log.append_many(
+                NewEvent("metrics", key, {"epoch": epoch, "metrics": values(epoch)}, None, now + epoch)
+                for epoch in range(1, 101)
+            )
+
+    def deliver(self) -> float:
+        """Seconds that the sender's code takes for what is owed."""
+        began = time.perf_counter()
+        self.sender.deliver_pending()
+        assert self.log.pending() == 0 and self.log.refused() == 0
+        return time.perf_counter() - began
+
+    def log_batches(self, experiment: str, count: int) -> float:
+        """Seconds that MLflow's own client takes for the same number of points of other runs."""
+        from mlflow.entities import Metric
+
+        runs = [self.client.create_run(experiment).info.run_id for _ in range(count)]
+        now = now_ms()
+        began = time.perf_counter()
+        for run in runs:
+            points = [
+                Metric(name, value, now + epoch, epoch)
+                for epoch in range(1, 101)
+                for name, value in values(epoch).items()
+            ]
+            for start in range(0, len(points), CALL):
+                self.client.log_batch(run, metrics=points[start : start + CALL])
+        return time.perf_counter() - began
+
+
+def values(epoch: int) -> dict[str, float]:
+    """An epoch's ten metrics."""
+    return {name: number + 1 / epoch for number, name in enumerate(METRIC_NAMES)}
+
+
+def backfill(options: argparse.Namespace) -> dict[str, Any]:
+    """Four quarters of a back-log and of plain log_batch, in turns."""
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if options.backend == "sqlite":
+            uris = [f"sqlite:///{place}/{name}.db" for name in ("ours", "theirs")]
+            for uri in uris:
+                prepare(uri)
+        else:  # two databases behind one server each would be two servers: the same one, other runs
+            uris = [stack.enter_context(server())] * 2
+        backlog = Backlog(place / "study", uris[0], uris[1], options.runs)
+        result: dict[str, Any] = {"runs": options.runs, "seconds_to_make_a_run": backlog.make_runs()}
+        experiment = backlog.client.create_experiment("plain log_batch")
+        quarter = options.runs // 4
+        ours, theirs, memory = [], [], []
+        backlog.log_batches(experiment, 2)
+        for number in range(4):
+            backlog.owe(quarter * number, quarter * (number + 1))
+            steps: list[Callable[[], None]] = [
+                lambda: ours.append(backlog.deliver()),
+                lambda: theirs.append(backlog.log_batches(experiment, quarter)),
+            ]
+            for step in steps if number % 2 == 0 else reversed(steps):
+                step()
+            memory.append(psutil.Process().memory_info().rss / 1e6)
+            print(
+                f"quarter {number + 1}: {ours[-1]:.1f} s, log_batch {theirs[-1]:.1f} s, {memory[-1]:.0f} MB",
+                flush=True,
+            )
+    points = 4 * quarter * 1000
+    return result | {
+        "points": points,
+        "points_per_second": points / sum(ours),
+        "log_batch_points_per_second": points / sum(theirs),
+        "ratio": sum(theirs) / sum(ours),
+        "ratio_of_quarters": [t / o for t, o in zip(theirs, ours, strict=True)],
+        "megabytes_after_each_quarter": memory,
+    }
+
+
+def main() -> None:
+    """See the head of this file."""
+    parser = argparse.ArgumentParser(description="what tracking costs, and how fast a back-log is delivered")
+    parser.add_argument("part", choices=("reports", "epochs", "backfill"))
+    parser.add_argument("--rounds", type=int, default=2, help="of studies that take turns")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--reports", type=int, default=100, help="of a trial")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of an epoch, in `epochs`")
+    parser.add_argument("--busy", action="store_true", help="epochs that compute rather than sleep")
+    parser.add_argument("--backends", type=lambda text: text.split(","), default=list(BACKENDS))
+    parser.add_argument("--backend", choices=BACKENDS, default="sqlite", help="of `backfill`")
+    parser.add_argument("--runs", type=int, default=200, help="of `backfill`")
+    options = parser.parse_args()
+    logging.getLogger("tune").setLevel(logging.ERROR)
+    if options.part == "reports":
+        options.seconds = 0.0
+    print(json.dumps((backfill if options.part == "backfill" else studies)(options), indent=1))
+
+
+if __name__ == "__main__":
+    main()
