@@ -151,7 +151,7 @@ def study_curves(
     for record in sorted(drawn, key=lambda r: -r.epoch)[:MOST_CURVES]:
         if best is not None and record.trial == best.trial:
             continue
-        label, colour, _ = MARKS.get(record.state, ("under way", GREY, ""))
+        label, colour, mark = MARKS.get(record.state, ("under way", GREY, ""))
         label = label.partition(",")[0]
         axes.plot(
             [p.epoch for p in reports[record.trial]],
@@ -159,6 +159,8 @@ def study_curves(
             color=colour,
             lw=0.9,
             alpha=0.6,
+            marker=None if record.state == "completed" else mark or None,
+            markevery=[-1],  # where it ended
             label=None if label in labelled else label,
         )
         labelled.add(label)
