@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CIFAR10 ?= cifar10
 DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help install demo test chaos cluster-test lint check golden evidence weak-forward clean
+.PHONY: help install demo test chaos cluster-test lint check golden evidence weak-forward tutorial clean
 
 help:
 	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
@@ -18,6 +18,7 @@ help:
 	@echo "make golden  record the golden loss traces again (after a change that is meant to alter them)"
 	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; carries on where it was)"
 	@echo "make weak-forward  joint or separate passes for weak views: the experiment behind the default (carries on)"
+	@echo "make tutorial  run the commands of docs/tutorial.md and write down what they print (minutes)"
 	@echo "make clean   remove the virtual environment and caches (never results)"
 
 install: $(VENV)/.installed
@@ -57,6 +58,9 @@ evidence: install
 
 weak-forward: install
 	$(BIN)/python -m benchmarks.weak_forward
+
+tutorial: install
+	$(BIN)/python -m benchmarks.tutorial
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

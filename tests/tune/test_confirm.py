@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from tests.tune.helpers import (
     carry_on_words,
     copy_home,
     driver,
-    make_pictures,
     mlflow_runs,
     mlflow_steps,
     signal_when,
@@ -34,17 +32,6 @@ from tune.study import Study, load_study
 from tune.trainings import check_fresh_sets
 
 Command = Callable[..., Done]
-
-
-@pytest.fixture(scope="module")
-def readable(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The test images can be read meanwhile."""
-    sealed = {path: path.read_bytes() for path in (pictures / "test").glob("*/*.png")}
-    again = make_pictures(tmp_path_factory.mktemp("again"))
-    shutil.copytree(again / "test", pictures / "test", dirs_exist_ok=True)
-    yield
-    for path, content in sealed.items():
-        path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")

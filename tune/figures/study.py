@@ -120,8 +120,9 @@ def _slice(axes: Axes, records: Sequence[TrialRecord], name: str, log: bool) -> 
             for v, r in zip(values, records, strict=True)
             if r.state == state
         ]
-        x, y = zip(*points, strict=True) if points else ((), ())
-        axes.scatter(x, y, color=colour, marker=mark, s=30, label=label, alpha=0.85, zorder=3)
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.scatter(x, y, color=colour, marker=mark, s=30, label=label, alpha=0.85, zorder=3)
     dress(axes, title="", x=name, y=ERROR)
     axes.set_ylim(bottom=0)
     if choices:

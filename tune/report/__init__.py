@@ -13,7 +13,7 @@ from tune.open_tracking import open_log, open_tracker
 from tune.study import Study
 
 PAGE = "report.html"
-DELIVERY_SECONDS = 30.0
+DELIVERY_SECONDS = 60.0
 """A page is quickly made: whoever asked for it waits no longer than this for MLflow, unless the study's own
 timeout is shorter."""
 

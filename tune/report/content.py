@@ -90,14 +90,14 @@ def _facts(look: Look) -> Iterator[tuple[str, str]]:
 
 def _verdict(look: Look) -> list[str]:
     state = look.study.folder.state()
-    sentences = [] if state == "finished" else [f"The study is {state}: this is how it stands."]
+    standing = [] if state == "finished" else [f"The study is {state}: this is how it stands."]
     if look.confirmation is not None:
-        return sentences + [text[0].upper() + text[1:] for text in look.confirmation["verdict"]]
+        return [text[0].upper() + text[1:] for text in look.confirmation["verdict"]] + standing
     return [
-        *sentences,
         f"Unconfirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images, "
         "which flatters it, and nothing is known of the test set.",
         f"Fresh seeds, the supervised baseline and the test set come with: ssl-tune confirm {look.study.name}",
+        *standing,
     ]
 
 

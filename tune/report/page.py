@@ -14,7 +14,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); line-height: 1.5;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1020px; margin: 0 auto; padding: 28px 20px 60px; }
+main { max-width: 1240px; margin: 0 auto; padding: 28px 20px 60px; }
 header h1 { margin: 0; font-size: 26px; overflow-wrap: anywhere; }
 header p { margin: 4px 0 20px; color: var(--soft); }
 .facts { display: flex; flex-wrap: wrap; gap: 12px; margin: 0 0 16px; padding: 0; list-style: none; }
@@ -25,6 +25,7 @@ header p { margin: 4px 0 20px; color: var(--soft); }
   border-radius: 8px; padding: 14px 18px; margin-bottom: 22px; }
 .verdict p { margin: 4px 0; }
 .verdict p:first-child { font-weight: 600; font-size: 16px; }
+section > p, .verdict p { max-width: 940px; }
 section { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 6px 20px 18px;
   margin-bottom: 18px; break-inside: avoid; }
 h2 { font-size: 18px; margin: 12px 0 8px; }

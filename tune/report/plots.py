@@ -90,7 +90,12 @@ def contours(trials: Sequence[optuna.trial.FrozenTrial], names: Sequence[str]) -
     try:
         with warnings.catch_warnings(), pyplot.rc_context():
             warnings.simplefilter("ignore")  # they are marked experimental, and say where points coincide
-            drawn: Any = optuna_plots.plot_contour(study, params=shown)
+            drawn: Any = optuna_plots.plot_contour(
+                study,
+                params=shown,
+                target=lambda trial: trial.value or 0.0,
+                target_name="validation error, %",
+            )
             axes = drawn if hasattr(drawn, "figure") else drawn.flat[0]
             side = 4.2 if len(shown) == 2 else 2.7 * len(shown)
             axes.figure.set_size_inches(side + 2.6, side)
