@@ -66,6 +66,8 @@ class Read(HTMLParser):
             self.tables.append([])
         if tag == "tr":
             self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
         for name, value in attributes:
             if name in ("src", "href", "srcset", "data", "action"):
                 self._loaded(value)
@@ -89,7 +91,7 @@ class Read(HTMLParser):
         if self.open and self.open[-1] == "figcaption":
             self.captions.append(data)
         if self.open and self.open[-1] in ("td", "th"):
-            self.tables[-1][-1].append(data)
+            self.tables[-1][-1][-1] += data
 
     def table(self, *head: str) -> list[list[str]]:
         """The rows of the table that begins with these columns."""
