@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from ssl_core.errors import ConfigError
 from ssl_core.methods.base import Panel
 from ssl_core.picture_file import Picture, save
 from tests.tune.helpers import Done, copy_home, make_study, mlflow_runs
+from tests.tune.servers import needed
 from tune.confirm import confirm
 from tune.events import EventLog
 from tune.home import Home
@@ -261,6 +263,34 @@ def test_passwords_and_markup_in_errors_do_not_get_into_the_page() -> None:
     text = page(Content("s", "of", [("fact", error)], [error], parts))
     assert "hunter22" not in text and text.count("postgresql://me:***@host/db") == 5
     assert "<b>" not in text and Read(text).sections == ["p"]
+
+
+def test_a_browser_shows_the_page_without_a_network(
+    reported: tuple[Home, dict[str, Any]], tmp_path: Path
+) -> None:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    needed("chromium", chromium and driver, "apt install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(chromium)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        browser.get(Path(reported[1]["path"]).as_uri())
+        shown = browser.execute_script(
+            "return [...document.images].map(i => i.complete && i.naturalWidth > 0 && i.width <= innerWidth)"
+        )
+        loaded = browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
+        too_wide = browser.execute_script("return document.documentElement.scrollWidth > innerWidth")
+        faults = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    finally:
+        browser.quit()
+    assert len(shown) == 6 and all(shown)
+    assert (faults, too_wide) == ([], False)
+    assert all(name.startswith("data:") for name in loaded)
 
 
 # The figures of a run

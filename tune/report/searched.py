@@ -42,7 +42,7 @@ def part(look: Look) -> Part:
     items += shown(
         drawn.parameter_importances(shares),
         "How much of the variation between full-budget trials goes with each parameter. With few trials it is a "
-        "hint, no more.",
+        f"hint, no more.{' The warm-up is searched as a share of the run.' if 'warmup_share' in varied else ''}",
     )
     if len(varied) > 1:
         weightiest = sorted(varied, key=lambda name: -shares.get(name, 0.0))
