@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CIFAR10 ?= cifar10
 DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help install demo test chaos cluster-test lint check golden evidence weak-forward bench bench-tracking clean
+.PHONY: help install demo test chaos cluster-test lint check golden evidence weak-forward bench bench-tracking tutorial clean
 
 help:
 	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
@@ -20,6 +20,7 @@ help:
 	@echo "make weak-forward  joint or separate passes for weak views: the experiment behind the default (carries on)"
 	@echo "make bench   training speed, views, memory and trials side by side: the tables of docs/results.md (20 minutes)"
 	@echo "make bench-tracking  what tracking costs a study, and how fast a back-log is delivered (needs PostgreSQL)"
+	@echo "make tutorial  run the commands of docs/tutorial.md and write down what they print (minutes)"
 	@echo "make clean   remove the virtual environment and caches (never results)"
 
 install: $(VENV)/.installed
@@ -75,6 +76,9 @@ bench-tracking: install
 	$(BIN)/python -m benchmarks.tracking epochs --trials 8 --reports 25 --rounds 2 --busy
 	$(BIN)/python -m benchmarks.tracking backfill --backend sqlite
 	$(BIN)/python -m benchmarks.tracking backfill --backend postgres
+
+tutorial: install
+	$(BIN)/python -m benchmarks.tutorial
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

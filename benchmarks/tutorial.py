@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ def main() -> None:
     if options.list:
         print("\n".join(command.text for command in all_commands()))
         return
-    page = PAGE.read_text(encoding="utf-8")
+    page, began = PAGE.read_text(encoding="utf-8"), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tutorial-") as name:
 
         def again(match: re.Match[str]) -> str:
@@ -126,6 +127,7 @@ def main() -> None:
 
         page = BLOCK.sub(again, page)
     PAGE.write_text(page, encoding="utf-8")
+    print(f"the whole page took {(time.monotonic() - began) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The documentation's Python examples run as they stand."""
+"""The documentation's Python examples run as they stand; the tutorial's commands are ones that there are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from benchmarks import tutorial
+from tune.cli import app
 
 ROOT = Path(__file__).parent.parent
 FENCED = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -42,3 +46,25 @@ def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     assert (tmp_path / "ssl-tune-home" / "mlflow.db").is_file()
     assert (tmp_path / "best.yaml").is_file()
     assert " 0 events are still to be delivered to sqlite:///" in f" {done.stdout}".replace("\n", " ")
+
+
+def test_the_tutorial_s_commands_are_commands_and_their_outputs_are_shown() -> None:
+    """`make tutorial` runs them, which takes minutes; here they are only understood."""
+    group = typer.main.get_command(app)
+    found = [command for command in tutorial.all_commands() if tutorial.words(command)[0] == "ssl-tune"]
+    assert len(found) >= 12
+    for command in found:
+        _, verb, *arguments = tutorial.words(command)
+        group.commands[verb].make_context(verb, list(arguments))  # type: ignore[attr-defined]
+        assert command.output, f"{command.text}: what it prints is missing; run `make tutorial`"
+    verbs = {tutorial.words(command)[1] for command in found}
+    assert verbs >= {"search", "confirm", "export", "report", "figures", "reproduce"}
+
+
+def test_the_tutorial_s_reader_tells_commands_from_what_they_print() -> None:
+    block = "$ one \\\n    --more\nprinted\n\n$ two\n$ three\n100 $ printed\n"
+    commands = list(tutorial.commands(block))
+    assert [tutorial.words(c) for c in commands] == [["one", "--more"], ["two"], ["three"]]
+    assert [c.output for c in commands] == ["printed\n", "", "100 $ printed"]
+    long = "\n".join(map(str, range(100)))
+    assert tutorial.shortened(long).splitlines()[19:22] == ["19", "[60 lines left out]", "80"]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tune.export import export as export
+    from tune.report import report as report
     from tune.search import resume as resume
     from tune.search import search as search
     from tune.study import Study as Study
@@ -28,10 +29,11 @@ _HOMES = {
     "Study": "tune.study",
     "export": "tune.export",
     "load_study": "tune.study",
+    "report": "tune.report",
     "resume": "tune.search",
     "search": "tune.search",
 }
-__all__ = ["Study", "export", "load_study", "resume", "search"]
+__all__ = ["Study", "export", "load_study", "report", "resume", "search"]
 
 
 def _offered(name: str) -> property:

@@ -55,7 +55,9 @@ def importances(folder: StudyFolder, name: str) -> dict[str, float]:
     """Share of each searched parameter in the differences between trials at full budget; {} where there are too
     few of them, or no differences."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter(
+            "ignore"
+        )  # experimental; and where trials do not differ enough, all shares are equal
         try:
             storage = open_storage(folder, read_spec(folder.path).storage)
             study = optuna.load_study(study_name=name, storage=storage)

@@ -7,6 +7,7 @@ and MLflow's database is migrated once and copied: both take seconds.
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -140,6 +141,17 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (folder / "test").glob("*/*.png"):
         path.write_bytes(b"sealed: not an image")
     return folder
+
+
+@pytest.fixture(scope="module")
+def readable(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The test images can be read meanwhile."""
+    sealed = {path: path.read_bytes() for path in (pictures / "test").glob("*/*.png")}
+    again = make_pictures(tmp_path_factory.mktemp("again"))
+    shutil.copytree(again / "test", pictures / "test", dirs_exist_ok=True)
+    yield
+    for path, content in sealed.items():
+        path.write_bytes(content)
 
 
 @pytest.fixture(scope="session")

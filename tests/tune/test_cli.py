@@ -70,6 +70,9 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "submit",
         "logs",
         "stop",
+        "reproduce",
+        "report",
+        "figures",
     ]
     done = ssl_tune("--help")
     assert done.code == 0

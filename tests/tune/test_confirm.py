@@ -7,7 +7,7 @@ import json
 import shlex
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from tests.tune.helpers import (
     carry_on_words,
     copy_home,
     driver,
-    make_pictures,
     mlflow_runs,
     mlflow_steps,
     mlflow_times,
@@ -38,17 +37,6 @@ from tune.study import Study, StudyFolder, load_study
 from tune.trainings import check_fresh_sets
 
 Command = Callable[..., Done]
-
-
-@pytest.fixture(scope="module")
-def readable(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The test images can be read meanwhile."""
-    sealed = {path: path.read_bytes() for path in (pictures / "test").glob("*/*.png")}
-    again = make_pictures(tmp_path_factory.mktemp("again"))
-    shutil.copytree(again / "test", pictures / "test", dirs_exist_ok=True)
-    yield
-    for path, content in sealed.items():
-        path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")

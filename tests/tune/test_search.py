@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from tune.storage import open_storage
 from tune.study import Study, StudyFolder, load_study
 
 Command = Callable[..., Done]
+
+SEALED = ("test/error", "test_error", "test/loss", "test_loss")
+"""Words that nothing may hold before a final model has read the test set."""
 
 
 # What a study leaves, seen in one that is finished: its trials 0, 4 and 5 completed, ASHA stopped the others
@@ -111,8 +114,35 @@ def test_the_test_set_is_sealed(finished: Home, pictures: Path) -> None:
     assert not list(finished.cache.rglob("test_images*")) and list(finished.cache.rglob("train_images*"))
     for path in (p for p in finished.path.rglob("*") if p.is_file() and p.stat().st_size < 50e6):
         content = path.read_bytes()
-        for words in (b"test/error", b"test_error", b"test/loss"):
-            assert words not in content, path
+        for words in SEALED:
+            assert words.encode() not in content, path
+
+
+def test_no_database_of_a_search_holds_a_test_error(copied: Home) -> None:
+    """Row by row: in the file itself long texts are torn over pages, and what is new is in the write-ahead log."""
+    databases = {path.name: path for path in copied.path.rglob("*.db")}
+    assert set(databases) == {"mlflow.db", "optuna.db", "events.db"}
+    for path in databases.values():
+        with closing(sqlite3.connect(path)) as database:
+            rows = list(database.iterdump())
+        assert any("val/error" in row or "val_error" in row for row in rows), path
+        for row in rows:
+            assert not any(words in row for words in SEALED), (path, row[:300])
+
+
+def test_no_metric_parameter_tag_or_log_of_a_search_holds_a_test_error(copied: Home) -> None:
+    for run in mlflow_runs(copied).values():
+        for names in (run.data.metrics, run.data.params, run.data.tags):
+            assert not any(words in f"{n} {v}" for n, v in names.items() for words in SEALED)
+    study = load_study("shapes", home=copied.path)
+    for trial in optuna_trials(study):
+        assert not any(words in f"{trial.user_attrs} {trial.system_attrs}" for words in SEALED)
+    with EventLog(study.folder.events_db, read_only=True) as log:
+        assert all(words not in event for event in map(str, log.next_owed(10**6)) for words in SEALED)
+        for run in log.runs():
+            assert not any(words in name for r in log.reports(run) for name in r.metrics for words in SEALED)
+    logs = list(copied.path.rglob("*.log"))
+    assert logs and not any(words in path.read_text() for path in logs for words in SEALED)
 
 
 def test_checkpoints_of_full_runs_are_kept_and_those_of_stopped_ones_go(finished: Home) -> None:

@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from ssl_core.errors import ConfigError, MemoryExhaustedError, NonFiniteError
-from tune.cli import export, info, jobs, read, study, tables, training
+from tune.cli import export, info, jobs, read, report, study, tables, training
 from tune.errors import Exit, ServiceError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for module in (training, study, jobs, read, export, tables, info):
+for module in (training, study, jobs, read, export, report, tables, info):
     module.register(app)
 
 

@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssl_core.errors import ConfigError
 from tune.events import FILE_NAME, Event, EventLog
 from tune.figures.style import Drawing, save
 
@@ -49,12 +48,9 @@ class Study:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; none where the data are no longer there."""
-        from ssl_core.data import describe
+        from tune.figures.run import class_names
 
-        try:
-            return describe(self.spec.config["dataset"]).classes
-        except (ConfigError, OSError):
-            return ()
+        return class_names(self.spec.config["dataset"])
 
     def title(self, run: str) -> str:
         """What a run's figures are called."""

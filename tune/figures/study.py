@@ -120,8 +120,9 @@ def _slice(axes: Axes, records: Sequence[TrialRecord], name: str, log: bool) -> 
             for v, r in zip(values, records, strict=True)
             if r.state == state
         ]
-        x, y = zip(*points, strict=True) if points else ((), ())
-        axes.scatter(x, y, color=colour, marker=mark, s=30, label=label, alpha=0.85, zorder=3)
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.scatter(x, y, color=colour, marker=mark, s=30, label=label, alpha=0.85, zorder=3)
     dress(axes, title="", x=name, y=ERROR)
     axes.set_ylim(bottom=0)
     if choices:
@@ -151,7 +152,7 @@ def study_curves(
     for record in sorted(drawn, key=lambda r: -r.epoch)[:MOST_CURVES]:
         if best is not None and record.trial == best.trial:
             continue
-        label, colour, _ = MARKS.get(record.state, ("under way", GREY, ""))
+        label, colour, mark = MARKS.get(record.state, ("under way", GREY, ""))
         label = label.partition(",")[0]
         axes.plot(
             [p.epoch for p in reports[record.trial]],
@@ -159,6 +160,8 @@ def study_curves(
             color=colour,
             lw=0.9,
             alpha=0.6,
+            marker=None if record.state == "completed" else mark or None,
+            markevery=[-1],  # where it ended
             label=None if label in labelled else label,
         )
         labelled.add(label)

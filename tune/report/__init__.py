@@ -7,61 +7,75 @@ from typing import Any
 
 from ssl_core.checkpoint import write_atomically
 from ssl_core.errors import ConfigError
+from tune.errors import Exit, ServiceError
 from tune.home import Home
+from tune.open_tracking import open_log, open_tracker
 from tune.study import Study
 
 PAGE = "report.html"
-DELIVERY_SECONDS = 30.0
+DELIVERY_SECONDS = 60.0
+"""A page is quickly made: whoever asked for it waits no longer than this for MLflow, unless the study's own
+timeout is shorter."""
 
 
 def report(name: str, output: Path | str | None = None, *, home: Path | str | None = None) -> dict[str, Any]:
     """Write a study's page, and keep it with the study's run in MLflow.
 
-    A study that is under way can be looked at too; its page is not sent to MLflow, whose run its driver holds.
+    A study that is under way can be looked at, too; its page is not sent to MLflow, whose run its driver holds.
 
     Args:
         name: the study.
-        output: the file; None: ``report.html`` in the study's folder.
+        output: the file; None: ``report.html`` in the study's folder, where a copy is kept in any case.
         home: the home folder.
 
     Returns:
-        ``path``, ``bytes``, and whether it is ``tracked``.
+        What `ssl-tune report --json` prints: ``study``, ``path`` and ``bytes`` of the page, and ``pending``: how
+        many events MLflow still lacks, None where a driver holds the study.
 
     Raises:
         ConfigError: no such study, no trial with a result yet, or a file that cannot be written.
     """
+    place = Home(home)
+    study = Study(place.existing_study_folder(name))
+    kept = study.folder.path / PAGE
+    path = kept if output is None else _writable(Path(output).expanduser())
+    text = _page(study)
+    for file in {kept, path}:
+        try:
+            write_atomically(file, text)
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be written: {error.strerror}. Name another file.") from None
+    return {"study": name, "path": str(path), "bytes": len(text), "pending": _track(study, place, kept)}
+
+
+def _page(study: Study) -> bytes:
     from tune.report.content import content_of
     from tune.report.page import page
 
-    place = Home(home)
-    study = Study(place.existing_study_folder(name))
-    text = page(content_of(study)).encode()
-    kept = study.folder.path / PAGE
-    path = kept if output is None else Path(output).expanduser()
+    return page(content_of(study)).encode()
+
+
+def _writable(path: Path) -> Path:
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file in it, such as {path / PAGE}.")
     if not path.parent.is_dir():
         raise ConfigError(f"{path} cannot be written: the folder {path.parent} does not exist.")
-    try:
-        for each in {kept, path}:
-            write_atomically(each, text)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Name another file.") from None
-    return {"path": path, "bytes": len(text), "tracked": _track(study, place, kept)}
+    return path
 
 
-def _track(study: Study, home: Home, path: Path) -> bool:
-    """Log the page to the study's own run, unless a driver holds the study."""
-    from tune import engine
-    from tune.errors import ServiceError
-
+def _track(study: Study, home: Home, path: Path) -> int | None:
+    """Log the page to the study's own run; None where a driver holds the study."""
     try:
         study.folder.lock()
-    except ServiceError:
-        return False
+    except ServiceError as error:
+        if error.code != Exit.IN_USE:
+            raise
+        return None
     try:
-        with engine.open_log(study.folder) as log:
-            tracker = engine.open_tracker(log, study.spec, home)
+        with open_log(study.folder) as log:
+            tracker = open_tracker(log, study.spec, home)
             tracker.artifact(None, path)
             tracker.start_sender()
-            return tracker.close(min(study.spec.tracking_timeout, DELIVERY_SECONDS)) == 0
+            return tracker.close(min(study.spec.tracking_timeout, DELIVERY_SECONDS))
     finally:
         study.folder.unlock()

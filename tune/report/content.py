@@ -5,113 +5,36 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from search_spaces import describe, dump_yaml
-from ssl_core.config import RunConfig
 from ssl_core.errors import ConfigError
 from tune.confirm import confirmed, title
-from tune.events import EventLog, Report
-from tune.records import TrialRecord
+from tune.export import git_revision
+from tune.figures import study as drawn
+from tune.figures.curves import learning_curves
+from tune.figures.run import run_of_trial
 from tune.report import plots, searched
+from tune.report.parts import Content, Figure, Hidden, Item, Look, Part, Table, parameters, value
+from tune.report.searched import shown
 from tune.statistics import Spread
 from tune.study import Study
 from tune.views import best_record, near_ties, resolution
 
 SHOWN_TRIALS = 10
-CURVES = 60
-"""Learning curves drawn at most: the best, and of the others as many."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows under a head; the numbers of the columns named in `numeric` stand to the right."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    numeric: frozenset[int] = frozenset()
-    strong: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture as PNG, and what to see in it."""
-
-    png: bytes
-    caption: str
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """Text that is folded away under a title."""
-
-    title: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """A section of the page: sentences first, then what else there is."""
-
-    title: str
-    sentences: Sequence[str] = ()
-    items: Sequence[Table | Figure | Hidden] = ()
-
-
-@dataclass(frozen=True)
-class Content:
-    """The whole page.
-
-    Attributes:
-        study: its name.
-        subtitle: method, data and network in a line.
-        facts: the figures at the top, each with its label.
-        verdict: the outcome in words; the first sentence stands out.
-        parts: the sections.
-    """
-
-    study: str
-    subtitle: str
-    facts: Sequence[tuple[str, str]]
-    verdict: Sequence[str]
-    parts: Sequence[Part] = field(default_factory=tuple)
-
-
-@dataclass(frozen=True)
-class Look:
-    """A study as it stands while its page is made."""
-
-    study: Study
-    records: list[TrialRecord]
-    best: TrialRecord
-    full: bool
-    config: RunConfig
-    confirmation: Mapping[str, Any] | None
-
-    def reports(self, record: TrialRecord) -> list[Report]:
-        """A trial's learning curve."""
-        with EventLog(self.study.folder.events_db, read_only=True) as log:
-            return log.reports(f"{self.study.name}/{record.trial}")
-
-    def warmup(self, record: TrialRecord) -> int:
-        """Epochs of a trial's warm-up."""
-        return self.study.spec.trial_config(record.values).warmup_epochs or 0
+ENDED = ("completed", "stopped_early")
 
 
 def content_of(study: Study) -> Content:
     """Gather a study's page.
 
     Raises:
-        ConfigError: no trial has a result yet.
+        ConfigError: no trial has ended with a result yet.
     """
     records = study.records()
     best, full = best_record(records)
-    if best is None:
-        raise ConfigError(
-            f"the study {study.name!r} has no trial with a result yet: there is nothing to report. Carry it on "
-            f"with `ssl-tune resume {study.name}`."
-        )
+    if best is None or not any(r.state in ENDED and r.val_error is not None for r in records):
+        raise ConfigError(_nothing_yet(study, len(records)))
     look = Look(study, records, best, full, study.spec.base_config(), confirmed(study.folder))
     config = look.config
     return Content(
@@ -120,79 +43,72 @@ def content_of(study: Study) -> Content:
         facts=list(_facts(look)),
         verdict=_verdict(look),
         parts=[part for part in _parts(look) if part.sentences or part.items],
+        closing=_closing(look),
+    )
+
+
+def _nothing_yet(study: Study, begun: int) -> str:
+    state = study.folder.state()
+    if state == "finished":
+        remedy = f"See why with `ssl-tune trials {study.name}`."
+    elif state == "running":
+        remedy = f"Wait for its first trial: `ssl-tune status {study.name}` shows how far it is."
+    else:
+        remedy = f"Carry it on with `ssl-tune resume {study.name}`."
+    return (
+        f"the study {study.name!r} has no finished trial with a result ({begun} of {study.spec.trials} begun): there "
+        f"is nothing to report. {remedy}"
     )
 
 
 def _parts(look: Look) -> Iterator[Part]:
     yield _confirmation(look)
     yield _best_configurations(look)
-    yield Part(
-        "How the search went",
-        items=[
-            Figure(
-                plots.history(look.records),
-                "Every trial in the order in which it was begun, at the validation error of its last epoch, and "
-                "the best one at full budget so far.",
-            ),
-            _rungs(look),
-        ],
-    )
+    yield _history(look)
     yield searched.part(look)
-    yield _curves(look)
-    yield _health(look)
-    yield _pictures(look)
+    yield from _curves(look)
     yield _failures(look)
     yield _environment(look)
 
 
 def _facts(look: Look) -> Iterator[tuple[str, str]]:
-    best, states = look.best, Counter(r.state for r in look.records)
-    assert best.val_error is not None and look.config.data.valid
-    spread = resolution(look.config.data.valid, best.val_error)
-    yield f"best val/error in the search, trial {best.trial}", f"{best.val_error:.2f} ± {spread:.2f} %"
-    if look.confirmation is not None:
-        for row in look.confirmation["rows"]:
-            if (
-                row["who"] in (look.confirmation["winner"], look.confirmation["baseline"])
-                and row["test_error"]
-            ):
-                yield f"test/error, {title(row['who'])}", f"{Spread(tuple(row['test_error']))} %"
+    spread = resolution(look.valid, look.best_error)
+    yield f"best val/error in the search, trial {look.best.trial}", f"{look.best_error:.2f} ± {spread:.2f} %"
+    found = look.confirmation
+    if found is not None:
+        for row in found["rows"]:
+            if row["who"] in (found["winner"], found["baseline"]) and row["test_error"]:
+                yield f"test/error, {title(row['who'])}", f"{_spread(row['test_error'])} %"
+    states = Counter(r.state for r in look.records)
     ended = ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in sorted(states.items()))
     yield f"trials: {ended}", f"{len(look.records)} of {look.study.spec.trials}"
     hours = sum(r.seconds for r in look.records) / 3600
-    epochs = sum(r.epoch for r in look.records)
     yield "training time of all trials", f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-    yield (
-        f"epochs, of {look.study.spec.trials * (look.config.epochs or 0)} without early stopping",
-        f"{epochs}",
-    )
+    without = look.study.spec.trials * (look.config.epochs or 0)
+    yield f"epochs, of {without} without early stopping", f"{sum(r.epoch for r in look.records)}"
 
 
 def _verdict(look: Look) -> list[str]:
     state = look.study.folder.state()
-    sentences = [] if state == "finished" else [f"The study is {state}: what follows is how it stands."]
+    standing = [] if state == "finished" else [f"The study is {state}: this is how it stands."]
     if look.confirmation is not None:
-        return sentences + [_sentence(text) for text in look.confirmation["verdict"]]
+        return [text[0].upper() + text[1:] for text in look.confirmation["verdict"]] + standing
     return [
-        *sentences,
-        f"Not confirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images, "
-        "which flatters it, and nothing is known of the test set. Fresh seeds, the supervised baseline and the "
-        f"test set come with `ssl-tune confirm {look.study.name}`.",
+        f"Unconfirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images, "
+        "which flatters it, and nothing is known of the test set.",
+        f"Fresh seeds, the supervised baseline and the test set come with: ssl-tune confirm {look.study.name}",
+        *standing,
     ]
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _confirmation(look: Look) -> Part:
     found = look.confirmation
     if found is None:
-        return Part("Confirmation")
+        return Part("Confirmation", [f"There is none yet: ssl-tune confirm {look.study.name}"])
     rows = [
         [
             title(row["who"]),
-            searched.parameters(row["params"]),
+            parameters(row["params"]),
             _spread(row["val_error"]),
             _spread(row["test_error"]),
             "" if row["test_interval"] is None else "{:.2f} to {:.2f}".format(*row["test_interval"]),
@@ -207,10 +123,10 @@ def _confirmation(look: Look) -> Part:
         "steps each; the test set was read once for each final model. The winner (bold) is the one with the "
         "lowest mean val/error: the test set chose nothing."
     ]
+    items: list[Item] = [Table(head, rows, frozenset(range(2, 6)), strong)]
     picture = plots.seeds(found)
-    items: list[Table | Figure | Hidden] = [Table(head, rows, frozenset(range(2, 6)), strong)]
     if picture is not None:
-        caption = "Test error of each seed; a line joins one seed's models, which share training seed and labelled set."
+        caption = "Test error of each final model; a line joins the models of one seed and labelled set."
         items.append(Figure(picture, caption))
     return Part("Confirmation", sentences, items)
 
@@ -220,122 +136,105 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _best_configurations(look: Look) -> Part:
-    done = [r for r in look.records if r.val_error is not None and r.state in ("completed", "stopped_early")]
+    done = [r for r in look.records if r.val_error is not None and r.state in ENDED]
+    # Errors at different depths cannot be compared: full budget first, then the deeper ones.
     ranked = sorted(
         done, key=lambda r: (r.state != "completed", -r.epoch, r.val_error or 0.0, r.val_loss or 0.0)
-    )
+    )[:SHOWN_TRIALS]
     names = list(look.best.params)
     rows = [
         [
             r.trial,
             r.state.replace("_", " "),
-            f"{r.val_error:.2f}",
+            f"{r.val_error:.2f} ± {resolution(look.valid, r.val_error or 0.0):.2f}",
             f"{r.val_loss:.4f}",
             str(r.epoch),
-            f"{r.seconds:.0f}",
-            *[searched.value(r.params.get(n)) for n in names],
+            f"{r.seconds:.1f}",
+            *[value(r.params.get(n)) for n in names],
         ]
-        for r in ranked[:SHOWN_TRIALS]
+        for r in ranked
     ]
     head = ["trial", "state", "val/error %", "val/loss", "epochs", "seconds", *names]
-    strong = frozenset(n for n, r in enumerate(ranked[:SHOWN_TRIALS]) if r.trial == look.best.trial)
+    strong = frozenset(n for n, r in enumerate(ranked) if r.trial == look.best.trial)
     return Part(
-        "Best configurations",
-        [_how_sure(look)],
-        [Table(head, rows, frozenset(range(2, len(head))), strong)],
+        "Best configurations", [_how_sure(look)], [Table(head, rows, frozenset(range(2, len(head))), strong)]
     )
 
 
 def _how_sure(look: Look) -> str:
-    best, valid = look.best, look.config.data.valid
-    assert best.val_error is not None and valid
-    spread = resolution(valid, best.val_error)
-    where = "" if look.full else f" No trial ran the full budget: this is after {best.epoch} epochs."
-    ties = near_ties(look.records, best, valid)
-    same = f" Within that of the best: trials {', '.join(r.trial for r in ties)}." if ties else ""
+    spread = resolution(look.valid, look.best_error)
+    where = "" if look.full else f" No trial ran the full budget: this is after {look.best.epoch} epochs."
+    ties = near_ties(look.records, look.best, look.valid)
+    same = f" Not told from the best: trials {', '.join(r.trial for r in ties)}." if ties else ""
     return (
-        f"{valid} validation images resolve about {spread:.1f} points at this error (one binomial standard "
-        f"deviation).{same}{where}"
+        f"{look.valid} validation images resolve about {spread:.1f} points at this error (± is one binomial "
+        f"standard deviation).{same}{where}"
     )
 
 
-def _rungs(look: Look) -> Figure:
+def _history(look: Look) -> Part:
     assert look.config.epochs
-    return Figure(
+    rungs = Figure(
         plots.rungs(look.records, look.config.epochs),
-        "Where early stopping looks: how many trials came to each rung (epochs after the warm-up), and how many "
-        "of them were stopped there.",
+        "Where early stopping looks: how many trials came to each rung, and how many were stopped there.",
     )
-
-
-def _curves(look: Look) -> Part:
-    shown = _spread_out([r for r in look.records if r.epoch > 0 and r.trial != look.best.trial], CURVES)
-    curves = {
-        r.trial: [(p.epoch, p.metrics["val/error"]) for p in look.reports(r)] for r in [*shown, look.best]
-    }
-    few = (
-        f" {len(shown)} of {len(look.records) - 1} others are drawn."
-        if len(shown) < len(look.records) - 1
-        else ""
+    caption = (
+        "Every trial in the order in which it was begun, at the validation error of its last epoch; the line is the "
+        "best one at full budget so far."
     )
     return Part(
+        "How the search went", items=[*shown(drawn.optimisation_history(look.records), caption), rungs]
+    )
+
+
+def _curves(look: Look) -> Iterator[Part]:
+    """Curves of all trials; of the best one also its losses, its pseudo-labels and its method's own picture."""
+    trial, method = look.best.trial, look.config.method
+    best = run_of_trial(look.study, look.best)
+    yield Part(
         "Learning curves",
         items=[
-            Figure(
-                plots.curves(look.best, shown, curves),
-                f"Validation error over epochs of the best trial and of the others; a cross is where early stopping "
-                f"ended one.{few} Curves over training are always those of validation images.",
+            *shown(
+                drawn.study_curves(look.records, look.reports(look.records)),
+                "Validation error over epochs, the best trial in front; a mark is where early stopping ended one. "
+                "Curves over training are always those of validation images.",
             ),
-            Figure(
-                plots.best_run(look.reports(look.best), look.warmup(look.best), look.best.trial),
-                f"Trial {look.best.trial}: validation error, and the losses that were minimised.",
+            *shown(
+                learning_curves(best.reports, warmup=best.warmup),
+                f"Trial {trial}: validation error, and the losses that were minimised.",
             ),
         ],
     )
-
-
-def _spread_out(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
-    step = max(1, -(-len(records) // count))
-    return list(records[::step])
-
-
-def _health(look: Look) -> Part:
-    picture = plots.health(look.reports(look.best), look.warmup(look.best))
-    if picture is None:
-        return Part("Pseudo-labels")
-    return Part(
+    health = best.pseudo_labels()
+    monitored = (
+        f"Of trial {trial}. The true labels of unlabelled images are used for these curves and for nothing else. "
+        "Classes far apart mean that the method is collapsing onto some of them."
+    )
+    yield Part(
         "Pseudo-labels",
-        [
-            f"Of trial {look.best.trial}. The true labels of unlabelled images are used for these curves and for "
-            "nothing else. Classes far apart mean that the method is collapsing onto some of them."
-        ],
-        [
-            Figure(
-                picture,
-                "How many unlabelled images were used, how many of their labels were right, by class.",
-            )
-        ],
+        [monitored if health is not None else f"Trial {trial} ({method}) made no pseudo-labels."],
+        shown(
+            health, "How many unlabelled images were used and how many of their labels were right, by class."
+        ),
     )
-
-
-def _pictures(look: Look) -> Part:
-    found = plots.method_picture(look.study.folder, look.best)
-    if found is None:
-        return Part("What the method does")
-    return Part(
-        "What the method does", items=[Figure(found, f"Validation images, by trial {look.best.trial}.")]
+    picture = best.picture()
+    none = (
+        f"{method} has no picture of its own." if look.full else f"Trial {trial} did not come to its picture."
+    )
+    yield Part(
+        "What the method does",
+        [] if picture is not None else [none],
+        shown(picture, f"Validation images, by trial {trial}."),
     )
 
 
 def _failures(look: Look) -> Part:
     failed = [r for r in look.records if r.state == "failed"]
-    if not failed:
-        return Part("Failed trials")
     rows = [
-        [r.trial, str(r.stop_reason), str(r.epoch), searched.parameters(r.params), _last_line(r.error)]
-        for r in failed
+        [r.trial, str(r.stop_reason), str(r.epoch), parameters(r.params), _last_line(r.error)] for r in failed
     ]
-    return Part("Failed trials", items=[Table(["trial", "reason", "epochs", "searched", "error"], rows)])
+    table = Table(["trial", "reason", "epochs", "searched", "error"], rows, frozenset({2}))
+    return Part("Failed trials", items=[table] if failed else [])
 
 
 def _last_line(text: str | None) -> str:
@@ -344,25 +243,22 @@ def _last_line(text: str | None) -> str:
 
 
 def _environment(look: Look) -> Part:
-    spec = look.study.spec
+    spec, config = look.study.spec, look.config
     seconds = [r.seconds / r.epoch for r in look.records if r.epoch]
-    space = spec.search_space()
     facts = [
         ["begun", spec.created],
-        [
-            "data split",
-            f"{spec.split_hash} ({look.config.labels} labelled, {look.config.data.valid} for validation)",
-        ],
-        ["budget", f"{look.config.epochs} epochs of {look.config.steps_per_epoch} steps"],
+        ["data split", f"{spec.split_hash} ({config.labels} labelled, {look.valid} for validation)"],
+        ["budget", f"{config.epochs} epochs of {config.steps_per_epoch} steps"],
         ["sampler, seed", f"{spec.sampler}, {spec.seed}"],
         [
             "side by side",
-            f"{spec.concurrent} trials, {look.config.threads} threads and {spec.gpus_per_trial:g} GPUs each",
+            f"{spec.concurrent} trials, {config.threads} threads and {spec.gpus_per_trial:g} GPUs each",
         ],
         ["an epoch", f"{statistics.median(seconds):.1f} s (median of the trials)" if seconds else ""],
         *[[k, v] for k, v in (spec.fingerprint or {}).items()],
+        ["page made by revision", git_revision() or "unknown"],
     ]
-    ranges = [[p.name, describe(p.distribution), p.role, p.why] for p in space.parameters]
+    ranges = [[p.name, describe(p.distribution), p.role, p.why] for p in spec.search_space().parameters]
     return Part(
         "Environment and search space",
         items=[
@@ -378,3 +274,13 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
     dataset = str(config["dataset"])
     name = f"folder:.../{dataset.rsplit('/', 1)[-1]}" if dataset.startswith("folder:") else dataset
     return {**config, "dataset": name}
+
+
+def _closing(look: Look) -> str:
+    sealed = "Search, early stopping and selection never saw a test image."
+    if look.confirmation is None:
+        return f"Made by ssl-tune. val/error is the percentage of validation images misclassified. {sealed}"
+    return (
+        "Made by ssl-tune. val/error and test/error are percent of images misclassified; ± in the confirmation is "
+        f"one standard deviation over seeds. {sealed}"
+    )

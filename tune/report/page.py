@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from html import escape
+from html import escape as html_escape
 
-from tune.report.content import Content, Figure, Hidden, Part, Table
+from tune.report.parts import Content, Figure, Hidden, Part, Table
+from tune.tracking_uri import shown
 
 STYLE = """
 :root { --ink: #1c2430; --soft: #5b6675; --line: #e2e6eb; --back: #f5f6f8; --accent: #0072b2; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); line-height: 1.5;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1020px; margin: 0 auto; padding: 28px 20px 60px; }
+main { max-width: 1240px; margin: 0 auto; padding: 28px 20px 60px; }
 header h1 { margin: 0; font-size: 26px; overflow-wrap: anywhere; }
 header p { margin: 4px 0 20px; color: var(--soft); }
 .facts { display: flex; flex-wrap: wrap; gap: 12px; margin: 0 0 16px; padding: 0; list-style: none; }
@@ -24,6 +25,7 @@ header p { margin: 4px 0 20px; color: var(--soft); }
   border-radius: 8px; padding: 14px 18px; margin-bottom: 22px; }
 .verdict p { margin: 4px 0; }
 .verdict p:first-child { font-weight: 600; font-size: 16px; }
+section > p, .verdict p { max-width: 940px; }
 section { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 6px 20px 18px;
   margin-bottom: 18px; break-inside: avoid; }
 h2 { font-size: 18px; margin: 12px 0 8px; }
@@ -50,17 +52,16 @@ def page(content: Content) -> str:
             "<!DOCTYPE html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(content.study)}</title><style>{STYLE}</style></head><body><main>",
-            f"<header><h1>{escape(content.study)}</h1><p>{escape(content.subtitle)}</p></header>",
+            f"<title>{_text(content.study)}</title><style>{STYLE}</style></head><body><main>",
+            f"<header><h1>{_text(content.study)}</h1><p>{_text(content.subtitle)}</p></header>",
             '<ul class="facts">',
-            *(f"<li><strong>{escape(v)}</strong><span>{escape(k)}</span></li>" for k, v in content.facts),
+            *(f"<li><strong>{_text(v)}</strong><span>{_text(k)}</span></li>" for k, v in content.facts),
             "</ul>",
             '<div class="verdict">',
-            *(f"<p>{escape(sentence)}</p>" for sentence in content.verdict),
+            *(f"<p>{_text(sentence)}</p>" for sentence in content.verdict),
             "</div>",
             *(line for part in content.parts for line in _part(part)),
-            "<footer>Made by ssl-tune. val/error and test/error are percent of images misclassified; ± is one "
-            "standard deviation. Search, early stopping and selection never saw a test image.</footer>",
+            f"<footer>{_text(content.closing)}</footer>",
             "</main></body></html>",
             "",
         ]
@@ -68,15 +69,15 @@ def page(content: Content) -> str:
 
 
 def _part(part: Part) -> Iterator[str]:
-    yield f"<section><h2>{escape(part.title)}</h2>"
+    yield f"<section><h2>{_text(part.title)}</h2>"
     for sentence in part.sentences:
-        yield f"<p>{escape(sentence)}</p>"
+        yield f"<p>{_text(sentence)}</p>"
     for item in part.items:
         if isinstance(item, Table):
             yield from _table(item)
         elif isinstance(item, Figure):
             data = base64.b64encode(item.png).decode()
-            caption = escape(item.caption)
+            caption = _text(item.caption)
             yield f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
             yield f"<figcaption>{caption}</figcaption></figure>"
         else:
@@ -95,8 +96,13 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _cell(tag: str, text: str, numeric: bool) -> str:
-    return f"<{tag}{' class=number' if numeric else ''}>{escape(text)}</{tag}>"
+    return f"<{tag}{' class=number' if numeric else ''}>{_text(text)}</{tag}>"
 
 
 def _hidden(hidden: Hidden) -> Iterator[str]:
-    yield f"<details><summary>{escape(hidden.title)}</summary><pre>{escape(hidden.text)}</pre></details>"
+    yield f"<details><summary>{_text(hidden.title)}</summary><pre>{_text(hidden.text)}</pre></details>"
+
+
+def _text(text: str) -> str:
+    """Text as HTML; a password that a URL in an error message may hold is not shown."""
+    return html_escape(shown(text))

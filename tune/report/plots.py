@@ -1,62 +1,21 @@
-"""The page's pictures, as PNG. Errors are percent of validation images misclassified unless they say test."""
+"""Pictures of the page that MLflow has not: rungs, confirmed seeds, and Optuna's contours. All as PNG."""
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
+import matplotlib as mpl
+import optuna
 
-from search_spaces import SearchSpace
-from tune.events import Report
-from tune.figures import curves as run_curves
-from tune.figures.style import BLUE, GREY, ORANGE, VERMILLION, drawing, dress, png, whole_numbers
+from tune.figures.style import BLUE, GREY, ORANGE, drawing, dress, png, whole_numbers
 from tune.records import TrialRecord
 from tune.rungs import rungs as rung_places
-from tune.study import StudyFolder
 
-ERROR = "validation images misclassified, %"
-_STATES = (
-    ("completed", "full budget", "o", BLUE),
-    ("stopped_early", "stopped early", "x", ORANGE),
-    ("failed", "failed", "v", VERMILLION),
-    ("running", "under way", "d", GREY),
-)
-SLICE_COLUMNS = 3
-
-
-def history(records: Sequence[TrialRecord]) -> bytes:
-    """Every trial's last error by its number, and the best at full budget so far."""
-    figure = drawing(9, 3.6)
-    axes = figure.subplots()
-    _by_state(axes, records, lambda r: int(r.trial))
-    done = [r for r in records if r.state == "completed" and r.val_error is not None]
-    if done:
-        best = np.minimum.accumulate([r.val_error or 0.0 for r in done])
-        places = [int(r.trial) for r in done]
-        axes.step(
-            [*places, len(records) - 1],
-            [*best, best[-1]],
-            where="post",
-            color=BLUE,
-            lw=1.4,
-            label="best so far",
-        )
-    dress(axes, title="", x="trial", y=ERROR)
-    whole_numbers(axes.xaxis)
-    axes.legend(fontsize=9, frameon=False, ncols=4)
-    return png(figure)
-
-
-def _by_state(axes: Axes, records: Sequence[TrialRecord], place: Any) -> None:
-    for state, label, marker, colour in _STATES:
-        mine = [r for r in records if r.state == state and r.val_error is not None and place(r) is not None]
-        if mine:
-            values = [r.val_error or 0.0 for r in mine]
-            axes.scatter(
-                [place(r) for r in mine], values, marker=marker, color=colour, s=26, label=label, zorder=3
-            )
+CONTOURS = 4
+"""Parameters in a contour plot at most: it draws every pair."""
 
 
 def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
@@ -65,99 +24,23 @@ def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
     reached = [sum((r.ssl_epoch or 0) >= place for r in records) for place in places]
     stopped = [sum(r.stop_reason == "asha" and r.ssl_epoch == place for r in records) for place in places]
     finished = sum(r.state == "completed" for r in records)
-    names = ["begun", *[f"epoch {place}" for place in places], "full budget"]
+    names = ["begun", *[f"{place} after warm-up" for place in places], "full budget"]
     came, ended = [len(records), *reached, finished], [0, *stopped, 0]
-    figure = drawing(9, 0.55 * len(names) + 1.1)
+    went_on = [c - e for c, e in zip(came, ended, strict=True)]
+    figure = drawing(8.5, 0.5 * len(names) + 1.1)
     axes = figure.subplots()
-    axes.barh(names, came, color=BLUE, height=0.62, label="came here")
-    axes.barh(
-        names,
-        ended,
-        left=[c - e for c, e in zip(came, ended, strict=True)],
-        color=ORANGE,
-        height=0.62,
-        label="stopped here",
-    )
+    axes.barh(names, went_on, color=BLUE, height=0.62, label="came here and went on")
+    if any(ended):
+        axes.barh(names, ended, left=went_on, color=ORANGE, height=0.62, label="stopped here")
+        axes.legend(fontsize=9, frameon=False, loc="lower right")
     for row, count in enumerate(came):
         axes.text(count, row, f" {count}", va="center", fontsize=9)
     axes.invert_yaxis()
-    dress(axes, title="", x="trials", y="")
+    dress(axes, title="Trials at each rung, in epochs", x="trials", y="")
     axes.grid(False, axis="y")
     whole_numbers(axes.xaxis)
     axes.set_xlim(right=1.08 * max(came))
-    if any(ended):
-        axes.legend(fontsize=9, frameon=False)
     return png(figure)
-
-
-def slices(records: Sequence[TrialRecord], space: SearchSpace) -> bytes:
-    """The error against each searched parameter."""
-    names = list(dict.fromkeys(name for r in records for name in r.params))
-    logarithmic = {p.name for p in space.parameters if getattr(p.distribution, "log", False)}
-    if "warmup_share" in logarithmic:  # searched as a share, shown in whole epochs
-        logarithmic.discard("warmup_share")
-    columns = min(SLICE_COLUMNS, max(1, len(names)))
-    rows = -(-len(names) // columns) if names else 1
-    figure = drawing(4.0 * columns if columns > 1 else 6.0, 3.1 * rows)
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for place, name in enumerate(names):
-        axes = grid[place // columns][place % columns]
-        _by_state(axes, records, lambda r, name=name: _number_or_text(r.params.get(name)))
-        dress(axes, title="", x=name, y=ERROR if place % columns == 0 else "")
-        if name in logarithmic:
-            axes.set_xscale("log")
-    for place in range(len(names), rows * columns):
-        grid[place // columns][place % columns].set_visible(False)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    return png(figure)
-
-
-def _number_or_text(value: object) -> Any:
-    return (
-        value
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-        else str(value)
-    )
-
-
-def curves(
-    best: TrialRecord, others: Sequence[TrialRecord], points: Mapping[str, Sequence[tuple[int, float]]]
-) -> bytes:
-    """Validation error over epochs: the best trial in front, the others behind it."""
-    figure = drawing(9, 4.2)
-    axes = figure.subplots()
-    for record in others:
-        if not points[record.trial]:
-            continue
-        epochs, values = zip(*points[record.trial], strict=True)
-        early = record.state != "completed"
-        colour = ORANGE if early else "#9DB8D2"
-        label = "stopped early" if early else "full budget"
-        axes.plot(epochs, values, color=colour, lw=1, alpha=0.75, label=label)
-        if early and record.state != "running":
-            axes.plot(epochs[-1], values[-1], "x", color=colour, ms=6)
-    if points[best.trial]:
-        epochs, values = zip(*points[best.trial], strict=True)
-        axes.plot(epochs, values, color=BLUE, lw=2.4, label=f"best: trial {best.trial}", zorder=4)
-    dress(axes, title="", x="epoch", y=ERROR)
-    whole_numbers(axes.xaxis)
-    axes.set_ylim(bottom=0)
-    handles, labels = axes.get_legend_handles_labels()
-    shown = dict(zip(labels, handles, strict=True))
-    axes.legend(shown.values(), shown.keys(), fontsize=9, frameon=False)
-    return png(figure)
-
-
-def best_run(reports: Sequence[Report], warmup: int, trial: str) -> bytes:
-    """The best trial's error and losses."""
-    return png(run_curves.learning_curves(reports, warmup=warmup))
-
-
-def health(reports: Sequence[Report], warmup: int) -> bytes | None:
-    """The best trial's pseudo-labels, class by class; None where its method makes none."""
-    figure = run_curves.pseudo_label_health(reports, warmup=warmup)
-    return None if figure is None else png(figure)
 
 
 def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
@@ -167,7 +50,7 @@ def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
     rows = [row for row in confirmation["rows"] if row["test_error"]]
     if not rows:
         return None
-    figure = drawing(9, 0.55 * len(rows) + 1.3)
+    figure = drawing(8.5, 0.55 * len(rows) + 1.3)
     axes = figure.subplots()
     by_seed: dict[int, list[tuple[float, int]]] = {}
     for place, row in enumerate(rows):
@@ -180,7 +63,8 @@ def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
         axes.scatter(row["test_error"], [place] * len(row["test_error"]), color=colour, s=24, zorder=3)
         axes.plot(row["test_mean"], place, "|", color=colour, ms=22, mew=2.5, zorder=2)
         if row["test_interval"] is not None:
-            axes.plot(row["test_interval"], [place, place], color=colour, lw=5, alpha=0.25, zorder=2)
+            low, high = (min(max(end, 0.0), 100.0) for end in row["test_interval"])
+            axes.plot([low, high], [place, place], color=colour, lw=5, alpha=0.25, zorder=2)
     axes.set_yticks(range(len(rows)), [title(row["who"]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     dress(axes, title="", x="test images misclassified, % (bar: 95 % interval of the mean)", y="")
@@ -188,6 +72,38 @@ def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
     return png(figure)
 
 
-def method_picture(folder: StudyFolder, record: TrialRecord) -> bytes | None:
-    """What the method does to some validation images, as its trial kept it; None where it shows nothing."""
-    return None
+def contours(trials: Sequence[optuna.trial.FrozenTrial], names: Sequence[str]) -> bytes:
+    """The error over pairs of parameters, as Optuna draws it, without touching anyone's backend or style for good.
+
+    Args:
+        trials: at full budget.
+        names: parameters; the first `CONTOURS` are drawn.
+    """
+    shown = list(names)[:CONTOURS]
+    study = optuna.create_study(direction="minimize")
+    study.add_trials(trials)
+    before = mpl.get_backend()
+    mpl.use("Agg")
+    from matplotlib import pyplot
+    from optuna.visualization import matplotlib as optuna_plots
+
+    try:
+        with warnings.catch_warnings(), pyplot.rc_context():
+            warnings.simplefilter("ignore")  # they are marked experimental, and say where points coincide
+            drawn: Any = optuna_plots.plot_contour(
+                study,
+                params=shown,
+                target=lambda trial: trial.value or 0.0,
+                target_name="validation error, %",
+            )
+            axes = drawn if hasattr(drawn, "figure") else drawn.flat[0]
+            side = 4.2 if len(shown) == 2 else 2.7 * len(shown)
+            axes.figure.set_size_inches(side + 2.6, side)
+            axes.figure.suptitle("")
+            axes.set_title("")
+            buffer = io.BytesIO()
+            axes.figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", facecolor="white")
+            pyplot.close(axes.figure)
+    finally:
+        mpl.use(before)
+    return buffer.getvalue()

@@ -2,56 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from tune.figures import study as drawn
+from tune.figures.style import Drawing, png
+from tune.records import stored_trials
+from tune.report import plots
+from tune.report.parts import Figure, Item, Look, Part
+from tune.summary import importances
+from tune.warm_start import is_taken_over
 
-from tune.report import optuna_plots, plots
-
-if TYPE_CHECKING:
-    from tune.report.content import Look, Part
+ENOUGH = 4
+"""Full-budget trials from which on importance and contours say anything."""
 
 
 def part(look: Look) -> Part:
-    """Slices of every parameter; importance and contours, as Optuna draws them, where there is enough."""
-    from tune.report.content import Figure, Part
-
-    items: list[Any] = [
-        Figure(
-            plots.slices(look.records, look.study.spec.search_space()),
-            "Validation error against each searched parameter. Trials that were stopped early stand where they were "
-            "stopped: a high error there is partly a short training.",
+    """Slices of every parameter; importance and contours where there are enough trials at full budget."""
+    spec = look.study.spec
+    log = [p.name for p in spec.search_space().parameters if getattr(p.distribution, "log", False)]
+    slices = drawn.slices(look.records, log=log)
+    items = shown(
+        slices,
+        "Validation error against each searched parameter. Trials that were stopped early stand where they were "
+        "stopped: a high error there is partly a short training.",
+    )
+    full = {int(r.trial) for r in look.records if r.state == "completed"}
+    trials = [t for t in stored_trials(look.study.folder, spec) if t.number in full and not is_taken_over(t)]
+    varied = sorted(name for name in look.best.values if len({str(t.params.get(name)) for t in trials}) > 1)
+    if len(trials) < ENOUGH or not varied:
+        few = (
+            f"{len(trials)} trials ran the full budget, too few" if len(trials) < ENOUGH else "All are equal"
         )
-    ]
-    sentences = []
-    completed = [r for r in look.records if r.state == "completed"]
-    varied = {name for name in look.best.values if len({str(r.values.get(name)) for r in completed}) > 1}
-    if len(completed) < optuna_plots.ENOUGH or not varied:
-        sentences.append(
-            f"{len(completed)} trials ran the full budget: too few to say which parameter matters "
-            f"({optuna_plots.ENOUGH} are needed)."
+        return Part(
+            "Searched parameters",
+            [
+                f"{few} to say which parameter matters ({ENOUGH} that differ are needed for importance and contours)."
+            ],
+            items,
         )
-        return Part("Searched parameters", sentences, items)
-    study = optuna_plots.load(look.study.folder, look.study.name)
-    importance = optuna_plots.importance(study)
-    if importance is not None:
+    shares = importances(look.study.folder, look.study.name)
+    items += shown(
+        drawn.parameter_importances(shares),
+        "How much of the variation between full-budget trials goes with each parameter. With few trials it is a "
+        f"hint, no more.{' The warm-up is searched as a share of the run.' if 'warmup_share' in varied else ''}",
+    )
+    if len(varied) > 1:
+        weightiest = sorted(varied, key=lambda name: -shares.get(name, 0.0))
         items.append(
             Figure(
-                importance,
-                "How much of the variation between full-budget trials goes with each parameter (PED-ANOVA). With few "
-                "trials it is a hint, no more.",
+                plots.contours(trials, weightiest),
+                "Validation error in percent over pairs of parameters, interpolated between full-budget trials "
+                "(dots); darker is better.",
             )
         )
-    if len(varied) > 1:
-        caption = "Validation error over pairs of parameters, interpolated between full-budget trials (dots)."
-        items.append(Figure(optuna_plots.contour(study, sorted(varied)), caption))
-    return Part("Searched parameters", sentences, items)
+    return Part("Searched parameters", [], items)
 
 
-def value(given: object) -> str:
-    """A parameter's value, floats to four digits."""
-    return "" if given is None else f"{given:.4g}" if isinstance(given, float) else str(given)
-
-
-def parameters(params: Mapping[str, Any]) -> str:
-    """Parameters in a line."""
-    return ", ".join(f"{name} {value(given)}" for name, given in params.items())
+def shown(figure: Drawing | None, caption: str) -> list[Item]:
+    """A figure as an item of a section; none where there is nothing to draw."""
+    return [] if figure is None else [Figure(png(figure), caption)]

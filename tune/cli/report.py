@@ -1,0 +1,60 @@
+"""Commands that show what was found: a study's page, and the figures of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tune.cli.options import HomeOption, JsonOption, NameArgument
+from tune.cli.show import console, print_json, typed
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("report")(report_command)
+    app.command("figures")(figures_command)
+
+
+def report_command(
+    name: NameArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file [report.html in the study's folder]")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a study as one HTML page that opens without a network, and keep it with the study's run in MLflow."""
+    from tune.errors import Exit
+    from tune.report import report
+
+    document = report(name, output, home=home)
+    pending = document["pending"]
+    if as_json:
+        print_json(document)
+    else:
+        console().print(f"{document['path']}: the page of study {name}, {document['bytes'] / 1e6:.1f} MB")
+        if pending is None:
+            console().print("a driver runs the study: for the page in MLflow ask again once it has ended.")
+        elif pending:
+            console().print(f"MLflow lacks {pending} events; deliver them with: {typed('sync', name, home)}")
+    if pending:
+        sys.exit(Exit.TRACKING_PENDING)
+
+
+def figures_command(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="A study, or a folder of `train`")],
+    trial: Annotated[str | None, typer.Option(help="A trial of the study [the best]")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Folder of the figures [figures, beside the run]"),
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Draw a run: its validation error and losses, its pseudo-labels, and its method's own picture."""
+    from tune.figures.run import figures
+
+    for path in figures(name, output, trial=trial, home=home):
+        console().print(str(path))

@@ -1,0 +1,191 @@
+"""The figures of one run, a trial of a study or the folder of a training: the report's figures 1 to 5.
+
+Curves over training are those of validation images, and say so; the images are validation images, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssl_core.errors import ConfigError
+from ssl_core.picture_file import FILE_NAME as PICTURE_FILE
+from ssl_core.picture_file import load
+from tune.figures.curves import Reported, learning_curves, pseudo_label_health
+from tune.figures.gallery import gallery
+from tune.figures.style import Drawing, save
+
+if TYPE_CHECKING:
+    from tune.records import TrialRecord
+    from tune.study import Study
+
+FOLDER = "figures"
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """What the figures of a run are drawn from.
+
+    Attributes:
+        title: of each figure; none where it is empty.
+        reports: of its epochs.
+        warmup: epochs of its warm-up.
+        folder: where its method's picture is, if it made one.
+        classes: their names; none where the data are no longer there.
+    """
+
+    title: str
+    reports: Sequence[Reported]
+    warmup: int
+    folder: Path
+    classes: tuple[str, ...]
+
+    def curves(self) -> Drawing:
+        """Validation error, accuracy and the losses over epochs: figures 1 to 4."""
+        return learning_curves(self.reports, title=self.title, warmup=self.warmup)
+
+    def pseudo_labels(self) -> Drawing | None:
+        """The health of its pseudo-labels, class by class; None where it made none."""
+        return pseudo_label_health(self.reports, classes=self.classes, title=self.title, warmup=self.warmup)
+
+    def picture(self) -> Drawing | None:
+        """The method's own picture, such as VAT's perturbed images: figure 5; None where it made none."""
+        path = self.folder / PICTURE_FILE
+        return gallery(load(path), title=self.title) if path.exists() else None
+
+
+def figures(
+    name: str | Path, output: Path | None = None, *, trial: str | None = None, home: Path | str | None = None
+) -> list[Path]:
+    """Draw the figures of a run.
+
+    Args:
+        name: a study, or the folder of a training; of two of one name the study.
+        output: the folder of the figures; None: ``figures`` in the trial's folder or in that of the training.
+        trial: a trial of the study; None: its best.
+        home: the home folder.
+
+    Returns:
+        The files: learning_curves.png, and pseudo_labels.png and picture.png where there is something to draw.
+
+    Raises:
+        ConfigError: neither a study nor a training, no such trial, nothing trained yet, or a folder that cannot
+            be written.
+    """
+    run, default = _run(name, trial, home)
+    if not run.reports:
+        raise ConfigError(f"{name}: no epoch of this run is finished yet, so there is nothing to draw.")
+    out = default if output is None else output.expanduser()
+    drawn = {
+        "learning_curves.png": run.curves(),
+        "pseudo_labels.png": run.pseudo_labels(),
+        "picture.png": run.picture(),
+    }
+    written = []
+    for file, figure in drawn.items():
+        if figure is not None:
+            try:
+                save(figure, out / file)
+            except OSError as error:
+                raise ConfigError(
+                    f"{out / file} cannot be written: {error.strerror}. Name another folder."
+                ) from None
+            written.append(out / file)
+    return written
+
+
+def _run(name: str | Path, trial: str | None, home: Path | str | None) -> tuple[RunFigures, Path]:
+    """A run by the name of its study or of its folder, and where its figures go."""
+    from ssl_core.run import CONFIG_FILE
+    from tune.home import Home
+    from tune.study import Study
+
+    place, folder = Home(home), Path(name).expanduser()
+    if not _is_study(place.studies, str(name)):
+        if (folder / CONFIG_FILE).is_file():
+            if trial is not None:
+                raise ConfigError(f"--trial {trial}: {folder} is one training. Leave --trial out.")
+            return run_of_folder(folder), folder / FOLDER
+        if folder.is_dir() or len(folder.parts) > 1:
+            raise ConfigError(
+                f"{folder} is no folder of `ssl-tune train` ({CONFIG_FILE} is missing there). Name such a folder, "
+                "or a study: `ssl-tune studies` lists them."
+            )
+    study = Study(place.existing_study_folder(str(name)))
+    record = _trial(study, trial)
+    return run_of_trial(study, record, titled=True), study.folder.path / FOLDER / f"trial-{record.trial}"
+
+
+def _is_study(studies: Path, name: str) -> bool:
+    from tune.spec import STUDY_FILE
+
+    return "/" not in name and (studies / name / STUDY_FILE).is_file()
+
+
+def _trial(study: Study, trial: str | None) -> TrialRecord:
+    from tune.views import best_record
+
+    records = study.records()
+    if trial is None:
+        best, _ = best_record(records)
+        if best is None:
+            raise ConfigError(f"the study {study.name!r} has no trial with a result yet: nothing to draw.")
+        return best
+    found = next((r for r in records if r.trial == trial), None)
+    if found is None:
+        raise ConfigError(
+            f"--trial {trial}: the study {study.name!r} has trials 0 to {len(records) - 1}."
+            if records
+            else f"--trial {trial}: the study {study.name!r} has no trial yet."
+        )
+    return found
+
+
+def run_of_trial(study: Study, record: TrialRecord, *, titled: bool = False) -> RunFigures:
+    """A trial's figures; with a title of their own where they leave the study's page."""
+    from tune.events import EventLog
+
+    config = study.spec.config
+    with EventLog(study.folder.events_db, read_only=True) as log:
+        reports = log.reports(f"{study.name}/{record.trial}")
+    what = f"{config['method']} on {study.spec.dataset_tag}, {config['labels']} labels"
+    return RunFigures(
+        title=f"trial {record.trial} of {study.name}: {what}" if titled else "",
+        reports=reports,
+        warmup=record.epoch - (record.ssl_epoch or 0),
+        folder=study.folder.trials / record.trial,
+        classes=class_names(config["dataset"]),
+    )
+
+
+def run_of_folder(folder: Path) -> RunFigures:
+    """The figures of a training's folder, as far as its newest checkpoint goes."""
+    from ssl_core import checkpoint
+    from ssl_core.loop import Report
+    from ssl_core.run import CHECKPOINTS
+    from tune.spec import dataset_tag
+
+    state = checkpoint.load_newest(folder / CHECKPOINTS)
+    if state is None:
+        raise ConfigError(f"{folder}: no epoch of this run is finished yet, so there is nothing to draw.")
+    config = state["config"]
+    reports = [Report(**report) for report in state["history"]]
+    return RunFigures(
+        title=f"{config['method']} on {dataset_tag(config['dataset'])}, {config['labels']} labels",
+        reports=reports,
+        warmup=reports[-1].epoch - (reports[-1].ssl_epoch or 0),
+        folder=folder,
+        classes=class_names(config["dataset"]),
+    )
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """Names of a data set's classes; none where the data are no longer there."""
+    from ssl_core.data import describe
+
+    try:
+        return describe(dataset).classes
+    except (ConfigError, OSError):
+        return ()
