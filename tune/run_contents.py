@@ -11,6 +11,7 @@ whole budget also the health of its pseudo-labels and its method's own picture.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 
 from tune.events import EventLog, NewEvent, Report
@@ -32,7 +33,7 @@ def run_figures(
         picture: the file that `ssl_core.picture_file` wrote, if any.
         warmup: epochs of its warm-up.
     """
-    if not reports:
+    if not reports or not _wanted():
         return []
     figures = [{"figure": "learning_curves", "warmup": warmup}]
     if completed and any(report.classes for report in reports):
@@ -63,7 +64,7 @@ def tell_summary(
     for file, text in texts.items():
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         news.append(log.append("text", study, {"file": file, "text": text}, f"{study}:{file}:{digest}"))
-    if any(news):
+    if any(news) and _wanted():
         log.append_many([_event(study, {"figure": name}) for name in STUDY_FIGURES])
     if best:
         pairs = [[f"best.{name}", parameter_text(value)] for name, value in flat(best)]
@@ -77,6 +78,11 @@ def describe(log: EventLog, run: str, text: str) -> None:
     last = log.last(run, "tags")
     if last is None or last.payload["tags"] != tags:
         log.append("tags", run, {"tags": tags})
+
+
+def _wanted() -> bool:
+    """Whether figures are drawn for MLflow: SSL_TUNE_FIGURES=0 leaves them out."""
+    return os.environ.get("SSL_TUNE_FIGURES", "1") != "0"
 
 
 def _event(run: str, figure: dict[str, object]) -> NewEvent:

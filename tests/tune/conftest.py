@@ -7,6 +7,7 @@ and MLflow's database is migrated once and copied: both take seconds.
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 import warnings
@@ -22,6 +23,8 @@ from tests.tune.tracked import Store, tracked_home
 from tune import sender
 from tune.destination import prepared_database
 from tune.home import Home
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # or they would wait for whatever test runs beside them
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +43,7 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*(f"MLFLOW_TRACKING_{n}" for n in names), "SSL_TUNE_DATA", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_TUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SSL_TUNE_FIGURES", "0")  # seconds a study; the study `finished` has them
 
 
 @pytest.fixture

@@ -98,7 +98,10 @@ def files_of(tracked: Home, run: Any) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_ended_runs_have_the_figures_that_fit_how_they_ended_and_once(tracked: Home) -> None:
+def test_ended_runs_have_the_figures_that_fit_how_they_ended_and_once(
+    tracked: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_TUNE_FIGURES", "1")
     picture = tracked.study / "trials" / "0" / "picture.npz"
     image = np.full((1, 4, 4, 3), 0.5, np.float32)
     save(picture, Picture("vat", 2, ("cat",), (Panel("original", "image", image, ("cat 0.90",), (True,)),)))
