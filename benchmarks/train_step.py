@@ -29,6 +29,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from benchmarks.setting import Cell, cell_of
+from ssl_core.errors import ConfigError
 
 Name = Literal["ours", "plain", "bare"]
 NAMES: tuple[Name, ...] = ("ours", "plain", "bare")
@@ -241,9 +242,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
-    cells = [
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """What is to be measured.
+
+    Raises:
+        ConfigError: a method or network that is not known, a device or precision that this machine lacks.
+    """
+    return [
         cell_of(
             method=method,
             network=network,
@@ -259,6 +264,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for network in options.networks
         for method in options.methods
     ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    command = parser()
+    options = command.parse_args(arguments)
+    try:
+        cells = cells_of(options)
+    except ConfigError as error:
+        command.error(str(error))
     rows = list(measure(cells, options.rounds))
     if options.json:
         print(json.dumps([row.document() for row in rows], indent=1))

@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks import train_step, views
 from benchmarks.memory import usage
-from ssl_core.errors import ConfigError
 from ssl_core.methods import method_names
 
 TINY = [
@@ -29,10 +28,13 @@ def test_train_step_gives_a_row_for_every_method(capsys: pytest.CaptureFixture[s
         assert all(math.isfinite(number) and number > 0 for number in numbers), row["cell"]["method"]
 
 
-def test_a_precision_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("ssl_core.environment.has_fast_cpu_bfloat16", lambda: False)
-    with pytest.raises(ConfigError, match="does not compute it in hardware"):
+    with pytest.raises(SystemExit, match="2"):
         train_step.main([*TINY, "--precision", "bfloat16"])
+    assert "does not compute it in hardware; it has float32 and float64" in capsys.readouterr().err
 
 
 def test_the_table_shows_ratios_of_the_same_round(capsys: pytest.CaptureFixture[str]) -> None:
