@@ -22,7 +22,7 @@ import os
 import statistics
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -196,9 +196,8 @@ def matrix_rate(cell: Cell) -> float:
     return 2 * side**3 / best
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
-    """The table, in Markdown."""
-    on_gpu = any(row.cell.device == "cuda" for row in rows)
+def table(rows: Iterable[Row], on_gpu: bool) -> Iterator[str]:
+    """The table, in Markdown, line by line as the rows come."""
     columns = ["method", "network", "ours", "plain", "bare", "ours / plain", "ours / bare", "bare / plain"]
     columns += ["of the matrix rate", *(["peak, MiB"] if on_gpu else [])]
     yield f"| {' | '.join(columns)} |"
@@ -273,12 +272,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cells = cells_of(options)
     except ConfigError as error:
         command.error(str(error))
-    rows = list(measure(cells, options.rounds))
+    rows = measure(cells, options.rounds)
     if options.json:
         print(json.dumps([row.document() for row in rows], indent=1))
-    else:
-        print(head(cells, options.rounds))
-        print("\n".join(table(rows)))
+        return
+    print(head(cells, options.rounds))
+    for line in table(rows, on_gpu=cells[0].device == "cuda"):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_the_table_shows_ratios_of_the_same_round(capsys: pytest.CaptureFixture[
         "bare": [20.0, 40.0, 60.0],
     }
     row = train_step.Row(cell, rates, flops=600, slice_images=3, matrix_rate=10_000.0, peak_bytes=0)
-    *_, line = train_step.table([row])
+    *_, line = train_step.table([row], on_gpu=False)
     # medians 30, 10, 40; of 2, 4, 3; of 1/2, 1, 1/2; of 4, 4, 6; 600 / 3 * 30 of 10,000
     assert line == "| fixmatch | wrn-10-1 | 30 | 10 | 40 | 3.00 | 0.50 | 4.00 | 60% |"
 
