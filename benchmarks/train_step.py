@@ -22,13 +22,14 @@ import os
 import statistics
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from benchmarks.setting import Cell, cell_of
+from ssl_core.errors import ConfigError
 
 Name = Literal["ours", "plain", "bare"]
 NAMES: tuple[Name, ...] = ("ours", "plain", "bare")
@@ -87,8 +88,9 @@ def measure(cells: Sequence[Cell], rounds: int) -> Iterator[Row]:
         for cell in cells:
             for name in NAMES:
                 servers[name].ask("prepare", cell)
-            for name in NAMES:  # one after another: a first slice is slow, and is not measured
-                servers[name].ask("slice")
+            # One after another: a first slice is slow, and is not measured. The bare model's is counted.
+            servers["ours"].ask("slice")
+            servers["plain"].ask("slice")
             flops = servers["bare"].ask("flops")
             matrix_rate = servers["bare"].ask("matrix_rate")
             rates: dict[Name, list[float]] = {name: [] for name in NAMES}
@@ -194,9 +196,8 @@ def matrix_rate(cell: Cell) -> float:
     return 2 * side**3 / best
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
-    """The table, in Markdown."""
-    on_gpu = any(row.cell.device == "cuda" for row in rows)
+def table(rows: Iterable[Row], on_gpu: bool) -> Iterator[str]:
+    """The table, in Markdown, line by line as the rows come."""
     columns = ["method", "network", "ours", "plain", "bare", "ours / plain", "ours / bare", "bare / plain"]
     columns += ["of the matrix rate", *(["peak, MiB"] if on_gpu else [])]
     yield f"| {' | '.join(columns)} |"
@@ -240,9 +241,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
-    cells = [
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """What is to be measured.
+
+    Raises:
+        ConfigError: a method or network that is not known, a device or precision that this machine lacks.
+    """
+    return [
         cell_of(
             method=method,
             network=network,
@@ -258,12 +263,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for network in options.networks
         for method in options.methods
     ]
-    rows = list(measure(cells, options.rounds))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    command = parser()
+    options = command.parse_args(arguments)
+    try:
+        cells = cells_of(options)
+    except ConfigError as error:
+        command.error(str(error))
+    rows = measure(cells, options.rounds)
     if options.json:
         print(json.dumps([row.document() for row in rows], indent=1))
-    else:
-        print(head(cells, options.rounds))
-        print("\n".join(table(rows)))
+        return
+    print(head(cells, options.rounds))
+    for line in table(rows, on_gpu=cells[0].device == "cuda"):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

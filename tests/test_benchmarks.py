@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks import train_step, views
 from benchmarks.memory import usage
-from ssl_core.errors import ConfigError
 from ssl_core.methods import method_names
 
 TINY = [
@@ -29,10 +28,13 @@ def test_train_step_gives_a_row_for_every_method(capsys: pytest.CaptureFixture[s
         assert all(math.isfinite(number) and number > 0 for number in numbers), row["cell"]["method"]
 
 
-def test_a_precision_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("ssl_core.environment.has_fast_cpu_bfloat16", lambda: False)
-    with pytest.raises(ConfigError, match="does not compute it in hardware"):
+    with pytest.raises(SystemExit, match="2"):
         train_step.main([*TINY, "--precision", "bfloat16"])
+    assert "does not compute it in hardware; it has float32 and float64" in capsys.readouterr().err
 
 
 def test_the_table_shows_ratios_of_the_same_round(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +45,7 @@ def test_the_table_shows_ratios_of_the_same_round(capsys: pytest.CaptureFixture[
         "bare": [20.0, 40.0, 60.0],
     }
     row = train_step.Row(cell, rates, flops=600, slice_images=3, matrix_rate=10_000.0, peak_bytes=0)
-    *_, line = train_step.table([row])
+    *_, line = train_step.table([row], on_gpu=False)
     # medians 30, 10, 40; of 2, 4, 3; of 1/2, 1, 1/2; of 4, 4, 6; 600 / 3 * 30 of 10,000
     assert line == "| fixmatch | wrn-10-1 | 30 | 10 | 40 | 3.00 | 0.50 | 4.00 | 60% |"
 
