@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 CLASSES, PER_CLASS, SIDE = 10, 100, 224
+PATIENCE = 1200  # seconds that the slowest trial may take, on a machine with other work
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,14 @@ def measure(trials: int, *, side: int = SIDE, per_class: int = PER_CLASS) -> lis
         make_folder(folder, per_class)
         together, results = context.Barrier(trials), context.Queue()
         processes = [
-            context.Process(target=_trial, args=(config_of(folder, seed, side), cache, together, results))
+            context.Process(
+                target=_trial, args=(config_of(folder, seed, side), cache, together, results), daemon=True
+            )
             for seed in range(trials)
         ]
         for process in processes:
             process.start()
-        found = [results.get(timeout=300) for _ in processes]
+        found = [results.get(timeout=PATIENCE) for _ in processes]
         for process in processes:
             process.join()
     return found

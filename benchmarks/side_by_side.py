@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.setting import cell_of, config_of, data_of
 
 STUDY_TRIALS, STUDY_EPOCHS = 6, 6
+PATIENCE = 1200  # seconds that the slowest trial may take
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,12 @@ def measure(trials: int, threads: int, seconds: float, network: str) -> Row:
     context = multiprocessing.get_context("spawn")
     together, results = context.Barrier(trials), context.Queue()
     processes = [
-        context.Process(target=_trial, args=(fields, seconds, together, results)) for _ in range(trials)
+        context.Process(target=_trial, args=(fields, seconds, together, results), daemon=True)
+        for _ in range(trials)
     ]
     for process in processes:
         process.start()
-    rate = sum(results.get(timeout=600) for _ in processes)
+    rate = sum(results.get(timeout=PATIENCE) for _ in processes)
     for process in processes:
         process.join()
     return Row(trials, threads, rate)

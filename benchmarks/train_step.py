@@ -25,6 +25,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -172,7 +173,7 @@ def _serve(name: Name, connection: Connection) -> None:
                 contender, value = None, None  # the one before is freed first
                 contender = makers[name](*arguments)
             elif verb == "matrix_rate":
-                value = matrix_rate(contender.cell)
+                value = matrix_rate(contender.cell.device, contender.cell.precision)
             else:
                 value = getattr(contender, verb)()
             connection.send((None, value))
@@ -180,14 +181,13 @@ def _serve(name: Name, connection: Connection) -> None:
             connection.send((traceback.format_exc(), None))
 
 
-def matrix_rate(cell: Cell) -> float:
-    """FLOP/s of the best of several large matrix products, with the cell's threads, device and precision."""
+@cache  # one run has one device, one precision and one number of threads
+def matrix_rate(device: str, precision: str) -> float:
+    """FLOP/s of the best of several large matrix products, with this process's threads."""
     import torch
 
-    side, best = MATRIX_SIDE[cell.device], float("inf")
-    one, other = (
-        torch.rand((side, side), device=cell.device, dtype=getattr(torch, cell.precision)) for _ in "ab"
-    )
+    side, best = MATRIX_SIDE[device], float("inf")
+    one, other = (torch.rand((side, side), device=device, dtype=getattr(torch, precision)) for _ in "ab")
     for _ in range(4):
         began = time.perf_counter()
         product = one @ other

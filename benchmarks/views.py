@@ -5,7 +5,8 @@
 What a FixMatch step of 960 images needs: 64 labelled and 448 unlabelled images weak, the same 448 strong, all of them
 normalised as the network takes them. The plain pipeline is `plain_recipe`'s, without workers, so that both have one
 core; once as it is written (each drawn operation skipped half of the time), once applying every one, as this project
-does. They take turns; rates are medians over the rounds, ratios medians of the rounds' own ratios.
+does. They take turns; time is the processor's, which other work on the machine hardly touches; rates are medians over
+the rounds, ratios medians of the rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ def measure(rounds: int, batch: int = BATCH, mu: int = MU, side: int = 32) -> di
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in range(rounds + 1):  # the first round is not counted: it is slow
         for name, way in zip(WAYS, ways, strict=True):
-            began = time.perf_counter()
+            began = time.process_time()
             way(number)
             if number:
-                rates[name].append(images / (time.perf_counter() - began))
+                rates[name].append(images / (time.process_time() - began))
     return rates
 
 
