@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 import statistics
 import subprocess
@@ -51,10 +52,16 @@ CALL = 1000  # points a call, as many as MLflow takes
 
 
 class Waiting:
-    """Takes the place of `ssl_core.loop.Run` and of the training: a report, after some time or at once."""
+    """Takes the place of `ssl_core.loop.Run` and of the training: a report, after some time or at once.
 
-    def __init__(self, seconds: float, busy: bool) -> None:
-        self._seconds, self._busy = seconds, busy
+    Args:
+        seconds: of an epoch.
+        busy: compute meanwhile.
+        meeting: a folder in which workers wait for each other before their first epoch.
+    """
+
+    def __init__(self, seconds: float, busy: bool, meeting: Path) -> None:
+        self._seconds, self._busy, self._meeting = seconds, busy, meeting
 
     def run(self, config: Any, data: Any, split: Any) -> Any:
         """The run."""
@@ -66,6 +73,9 @@ class Waiting:
         """The training."""
         from ssl_core.loop import Report
 
+        (self._meeting / str(os.getpid())).touch()
+        while len(list(self._meeting.iterdir())) < CONCURRENT:
+            time.sleep(0.01)
         for epoch in range(1, run.config.last_epoch + 1):
             self._wait()
             metrics = dict.fromkeys(METRIC_NAMES, 0.5) | {"val/error": 50.0, "train/loss": 1.0 / epoch}
@@ -118,18 +128,12 @@ class Times:
 
     def __init__(self) -> None:
         self.over = 0.0
-        self._trials: set[int] = set()
         self._reports: list[float] = []
 
     @property
     def milliseconds_a_report(self) -> float:
         """Of the whole study, both workers together."""
         return 1000 * (self.over - self._reports[0]) / (len(self._reports) - 1)
-
-    def _report(self, trial: int) -> None:
-        self._trials.add(trial)
-        if len(self._trials) >= CONCURRENT:
-            self._reports.append(time.monotonic())
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -144,7 +148,7 @@ class Times:
             return close(engine, state)
 
         def reported(recorder: Recorder, **info: Any) -> None:
-            self._report(info["trial"].config["trial"])
+            self._reports.append(time.monotonic())
             result(recorder, **info)
 
         with (
@@ -167,7 +171,9 @@ def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
             uri = f"sqlite:///{place}/mlflow.db"
             # Copied, not made: while tables are made Ray ends its idle workers, and the study would start new ones.
             shutil.copy(options.tables, f"{place}/mlflow.db")
-        waiting = Waiting(options.seconds, options.busy)
+        meeting = Path(place) / "workers"
+        meeting.mkdir()
+        waiting = Waiting(options.seconds, options.busy, meeting)
         stack.enter_context(mock.patch("tune.engine.TrialTrainable", trainable_of(waiting)))
         stack.enter_context(mock.patch("tune.tracking.run_figures", lambda *_, **__: []))
         stack.enter_context(mock.patch("tune.run_contents.STUDY_FIGURES", ()))
@@ -340,7 +346,7 @@ def backfill(options: argparse.Namespace) -> dict[str, Any]:
             uris = [stack.enter_context(server())] * 2
         backlog = Backlog(place / "study", uris[0], uris[1], options.runs)
         result: dict[str, Any] = {"runs": options.runs, "seconds_to_make_a_run": backlog.make_runs()}
-        experiment = backlog.client.create_experiment("plain log_batch")
+        experiment = backlog.client.create_experiment("plain log_batch", artifact_location=place.as_uri())
         quarter = options.runs // 4
         ours, theirs, memory = [], [], []
         backlog.log_batches(experiment, 2)
