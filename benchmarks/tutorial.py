@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN_LINES = 40
+DEMO = "~/demo"
 SKIPPED = ("python3 -m venv", ". .venv", "pip install", "ssl-tune ui")
 """Beginnings of commands that are shown and not run here: the install is this one, and the UI does not end."""
 
@@ -96,7 +97,14 @@ def run(command: Command, folder: Path) -> str:
     print(done.stdout, flush=True)
     if done.returncode != 0:
         sys.exit(f"it ended with exit code {done.returncode}")
-    return shortened(done.stdout.replace(str(folder.resolve()), "~/demo").rstrip())
+    return shortened(at_home(done.stdout, str(folder.resolve())).rstrip())
+
+
+def at_home(text: str, folder: str) -> str:
+    """What was printed in a folder as if it were ~/demo; the cells of tables keep their width."""
+    gap = " " * (len(folder) - len(DEMO))
+    in_cell = re.compile(rf"{re.escape(folder)}([^│\n]*)│")
+    return in_cell.sub(rf"{DEMO}\1{gap}│", text).replace(folder, DEMO)
 
 
 def shortened(text: str) -> str:

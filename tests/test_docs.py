@@ -68,3 +68,5 @@ def test_the_tutorial_s_reader_tells_commands_from_what_they_print() -> None:
     assert [c.output for c in commands] == ["printed\n", "", "100 $ printed"]
     long = "\n".join(map(str, range(100)))
     assert tutorial.shortened(long).splitlines()[19:22] == ["19", "[60 lines left out]", "80"]
+    table = "│ home │ /tmp/x1/home │ x │\nin /tmp/x1\n"
+    assert tutorial.at_home(table, "/tmp/x1") == "│ home │ ~/demo/home  │ x │\nin ~/demo\n"
