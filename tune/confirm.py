@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ def confirm(
     home: Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
     progress: Progress | None = None,
+    sender: subprocess.Popen[bytes] | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations; what is done already is not done again.
 
@@ -84,6 +86,7 @@ def confirm(
         home: the home folder.
         say: told as each training ends.
         progress: shows the search of the tuned baseline, where one has to be made.
+        sender: the process that delivers to MLflow, where the search has left it at work.
 
     Returns:
         What `ssl-tune confirm --json` prints; also written to ``confirm.json`` in the study's folder.
@@ -112,7 +115,7 @@ def confirm(
         candidates = [_candidate(study, record) for record in chosen]
         candidates += _baseline(study, baseline, place, progress or Progress())
         tasks = tasks_of(study, candidates, seeds)
-        with _tracked(study, place) as tracker:
+        with _tracked(study, place, sender) as tracker:
             trained = train_all(
                 [_training(t) for t in tasks],
                 _places(study, place),
@@ -293,11 +296,11 @@ def _list(interval: tuple[float, float] | None) -> list[float] | None:
 
 
 @contextmanager
-def _tracked(study: Study, home: Home) -> Iterator[Tracker]:
+def _tracked(study: Study, home: Home, sender: subprocess.Popen[bytes] | None) -> Iterator[Tracker]:
     """The study's tracking, open for what is confirmed; what MLflow lacks after an interruption, `sync` delivers."""
     with open_log(study.folder) as log:
         tracker = open_tracker(log, study.spec, home)
-        tracker.start_sender()
+        tracker.start_sender(sender)
         timeout = 0.0
         try:
             yield tracker

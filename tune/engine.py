@@ -69,6 +69,7 @@ class Engine:
         self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
         self._began = time.monotonic()
         self._noted = self._next_look = 0.0
+        self.handed_over = False
         self.refused = 0
         """Events that MLflow refused for good, once the engine is closed."""
 
@@ -110,8 +111,11 @@ class Engine:
         """Whether the sitting ended before the study did."""
         return self.signal is not None or self.recorder.stopping in ("user", "storage")
 
-    def close(self, state: str) -> int:
-        """End the study in the log, wait for tracking; returns how many events it still owes."""
+    def close(self, state: str, *, more: bool = False) -> int:
+        """End the study in the log, wait for tracking; returns how many events it still owes.
+
+        With `more` to come, the sender of a study that has found something goes on, and is not waited for.
+        """
         record, _ = best_record(self.records.all())
         summary = {} if record is None or record.val_error is None else {"best/val_error": record.val_error}
         tags = {"ssl.best_trial": record.trial} if record else {}
@@ -124,10 +128,12 @@ class Engine:
         with self.recorder.writing():
             self._describe(state)
             self.tracker.study_ended(state, summary, tags | TABLE_TAG)
+        self.handed_over = more and state == "finished" and record is not None and self._sender is not None
         with self.recorder.writing():
-            if pending := self.tracker.pending():
+            if not self.handed_over and (pending := self.tracker.pending()):
                 self.progress.say(f"delivering {pending} events to MLflow")
-            pending = self._wait_for_tracking(0.0 if self.recorder.trouble else timeout)
+            if not self.handed_over:
+                pending = self._wait_for_tracking(0.0 if self.recorder.trouble else timeout)
         self.records.close()
         self.log.close()
         return pending

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -39,6 +40,7 @@ class Outcome:
         seconds: that the sitting took.
         refused: events that MLflow refused for good.
         trouble: what could not be written, where that is why it ended.
+        sender: still delivers to MLflow, where that was left to what comes after.
     """
 
     study: Study
@@ -47,6 +49,7 @@ class Outcome:
     seconds: float
     refused: int = 0
     trouble: str | None = None
+    sender: subprocess.Popen[bytes] | None = None
 
 
 Then = Callable[[Outcome], None]
@@ -104,7 +107,9 @@ def resume(name: str, *, home: Path | str | None = None, quiet: bool = False) ->
     return carry_on(name, Home(home), _progress(quiet)).study
 
 
-def start(request: SearchRequest, home: Home, progress: Progress, then: Then = _nothing) -> Outcome:
+def start(
+    request: SearchRequest, home: Home, progress: Progress, then: Then = _nothing, *, more: bool = False
+) -> Outcome:
     """Create the study that is asked for and run it.
 
     Args:
@@ -112,6 +117,7 @@ def start(request: SearchRequest, home: Home, progress: Progress, then: Then = _
         home: the home folder.
         progress: shows how it goes.
         then: called with the outcome while Ray is still there, for what comes after the search.
+        more: `then` goes on with the study's tracking, so the search does not wait for MLflow.
     """
     with joined(request.address):
         spec = resolve_request(request, home, machines_of(request.address))
@@ -121,7 +127,7 @@ def start(request: SearchRequest, home: Home, progress: Progress, then: Then = _
         _create(spec, folder)
         progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
         with _ready(spec, folder, home, folder.remove) as (spec, begun):
-            outcome = _run(spec, folder, home, progress, begun)
+            outcome = _run(spec, folder, home, progress, begun, more=more)
             then(outcome)
     return outcome
 
@@ -297,7 +303,15 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
     return spec
 
 
-def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress, begun: HeadStart) -> Outcome:
+def _run(
+    spec: StudySpec,
+    folder: StudyFolder,
+    home: Home,
+    progress: Progress,
+    begun: HeadStart,
+    *,
+    more: bool = False,
+) -> Outcome:
     began = time.monotonic()
     try:
         from tune.engine import Engine
@@ -319,11 +333,12 @@ def _run(spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress, b
     finally:
         with engine.recorder.writing():  # a study that is "running" without a driver is interrupted
             folder.set_state(state)
-        pending = engine.close(state)
+        pending = engine.close(state, more=more)
         folder.unlock()
     study, trouble = Study(folder.path), engine.recorder.trouble
     code = _code(study, engine, pending + engine.refused)
-    return Outcome(study, code, pending, time.monotonic() - began, engine.refused, trouble)
+    sender = begun.sender if engine.handed_over else None
+    return Outcome(study, code, pending, time.monotonic() - began, engine.refused, trouble, sender)
 
 
 def _code(study: Study, engine: Engine, undelivered: int) -> Exit:

@@ -24,8 +24,10 @@ from tests.tune.helpers import (
     mlflow_runs,
     mlflow_steps,
     mlflow_times,
+    shapes_options,
     signal_when,
     wait_until,
+    words_of,
 )
 from tune.baseline import baseline_request, differences
 from tune.cli.show import print_confirmation
@@ -71,6 +73,29 @@ def test_each_model_is_trained_on_fresh_seeds_beside_the_baseline(
         assert all(0 <= error <= 100 for error in row["test_error"])
     assert "cannot tell below 3 seeds" in document["verdict"][0] and "n = 2" in document["verdict"][0]
     assert confirmed(study.folder) == document
+
+
+def test_a_search_confirms_in_the_same_sitting_and_delivers_everything_once(
+    local_ray: None, readable: None, ready_home: Home, pictures: Path, ssl_tune: Command
+) -> None:
+    options = shapes_options(ready_home, pictures) | {"epochs": 3, "trials": 2}
+    done = ssl_tune("search", *words_of(options), "--confirm-seeds", 2)
+    assert done.code == 0, done
+    assert "4/4 " in done.err and "cannot tell below 3 seeds" in done.out
+    assert "ssl-tune export shapes" in done.out and "ssl-tune confirm" not in done.out
+    study = load_study("shapes", home=ready_home.path)
+    assert confirmed(study.folder) is not None and study.status()["tracking"]["pending"] == 0
+    runs = mlflow_runs(ready_home)
+    best = study.best()
+    assert best is not None
+    trained = {f"{who} confirm-{n}" for who in (f"trial {best['trial']}", "supervised") for n in (1, 2)}
+    assert set(runs) == {"shapes", "trial 0", "trial 1"} | trained
+    assert runs["shapes"].info.status == "FINISHED"
+    for name in trained:
+        assert mlflow_steps(ready_home, runs[name]) == [1, 2, 3]
+        assert "test/error" in runs[name].data.metrics
+    for record in study.records():
+        assert mlflow_steps(ready_home, runs[f"trial {record.trial}"]) == list(range(1, record.epoch + 1))
 
 
 def test_the_test_set_is_read_once_for_each_final_model_and_recorded(

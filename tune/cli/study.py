@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -117,7 +118,8 @@ def search_command(
     if confirm_seeds is not None:
         check_can_be_confirmed(request, home_of(home), confirm_seeds)
     then = _Afterwards(home, with_baseline, confirm_seeds)
-    start(request, home_of(home), make_progress(), then.run)
+    more = confirm_seeds is not None and not with_baseline
+    start(request, home_of(home), make_progress(), then.run, more=more)
     sys.exit(then.code)
 
 
@@ -165,7 +167,9 @@ class _Afterwards:
             self.code = worse(self.code, baseline.code)
         if self._seeds is not None and not self._interrupted() and self.code != Exit.NO_TRIAL_SUCCEEDED:
             kind = "tuned" if self._with_baseline else "plain"
-            print_confirmation(_confirmation(name, seeds=self._seeds, baseline=kind, home=self._home))
+            print_confirmation(
+                _confirmation(name, seeds=self._seeds, baseline=kind, home=self._home, sender=outcome.sender)
+            )
             tracking = outcome.study.status()["tracking"]
             owed[name] = (tracking["pending"], tracking["refused"])
             self.code = worse(self.code, Exit.TRACKING_PENDING if any(owed[name]) else Exit.DONE)
@@ -281,7 +285,15 @@ def _say_what_mlflow_lacks(name: str, home: Path | None) -> None:
     sys.exit(Exit.TRACKING_PENDING)
 
 
-def _confirmation(name: str, *, top: int = 1, seeds: int, baseline: str, home: Path | None) -> dict[str, Any]:
+def _confirmation(
+    name: str,
+    *,
+    top: int = 1,
+    seeds: int,
+    baseline: str,
+    home: Path | None,
+    sender: subprocess.Popen[bytes] | None = None,
+) -> dict[str, Any]:
     from tune.confirm import confirm
     from tune.progress import make_progress
     from tune.trainings import resumable
@@ -289,5 +301,12 @@ def _confirmation(name: str, *, top: int = 1, seeds: int, baseline: str, home: P
     words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"
     with resumable(words):
         return confirm(
-            name, top=top, seeds=seeds, baseline=baseline, home=home, say=say, progress=make_progress()
+            name,
+            top=top,
+            seeds=seeds,
+            baseline=baseline,
+            home=home,
+            say=say,
+            progress=make_progress(),
+            sender=sender,
         )
