@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ssl_core.errors import ConfigError
 from tune.events import FILE_NAME, Event, EventLog
 from tune.figures.style import Drawing, save
 
@@ -50,7 +51,10 @@ class Study:
         """Names of the classes; none where the data are no longer there."""
         from tune.figures.run import class_names
 
-        return class_names(self.spec.config["dataset"])
+        try:
+            return class_names(self.spec.config["dataset"])
+        except (ConfigError, OSError):  # the study's own file is gone
+            return ()
 
     def title(self, run: str) -> str:
         """What a run's figures are called."""
