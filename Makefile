@@ -35,9 +35,9 @@ demo: install
 	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --set steps_per_epoch=16 --confirm-seeds 3 --tracking-timeout 60s
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 
-# Side by side; tests that use Ray stay in one process (tests/conftest.py).
+# Side by side, each process with a Ray of its own; a file's tests share what they set up.
 test: install
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 cluster-test: install
 	tests/cluster/needs.sh

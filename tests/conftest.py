@@ -19,12 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (-n), a file's tests stay in one process, and there is one Ray, for all that use it."""
-    for item in items:
-        uses_ray = "local_ray" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.nodeid.partition("::")[0]))
+    """Files with tests that use Ray come first: they take longest, and side by side (-n) the rest fills the gaps."""
+    slow = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)
