@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --set steps_per_epoch=16 --confirm-seeds 3 --tracking-timeout 60s
+	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --set steps_per_epoch=12 --confirm-seeds 3 --tracking-timeout 60s
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 
 # Side by side, each process with a Ray of its own; a file's tests share what they set up.
