@@ -209,7 +209,8 @@ def test_a_deleted_experiment_is_restored(tracked: Home, same_sender: bool) -> N
 
 def test_a_study_may_begin_in_an_experiment_that_was_deleted(tracked: Home) -> None:
     client = tracked.store.client()
-    client.delete_experiment(client.create_experiment(EXPERIMENT))
+    place = str(tracked.path / "artifacts")  # MLflow's own default is the working folder
+    client.delete_experiment(client.create_experiment(EXPERIMENT, artifact_location=place))
     start(tracked.tracker(), "0")
     assert deliver(tracked.study, 30) == 0
     assert client.get_experiment_by_name(EXPERIMENT).lifecycle_stage == "active"
