@@ -124,4 +124,4 @@ def test_a_price_knows_the_passes_that_a_method_makes_and_the_warmup_s_are_cheap
     # Forward and backward for the loss and for each iteration: (1 + 5) / (1 + 1) times as much, and the labelled.
     assert 1.5 * one < five and 2 * warmup < one
     _, pseudo_label = price("pseudo_label", threshold=0.99)  # every image is taken for accepted
-    assert 2 * warmup < pseudo_label
+    assert warmup < pseudo_label < five

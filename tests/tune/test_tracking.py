@@ -99,7 +99,8 @@ def test_searched_parameters_go_first_and_long_ones_are_shortened_visibly(tracke
     assert tracked.runs()["trial 0"].data.params == values
 
 
-def test_interrupted_and_resumed_is_one_run(tracked: Home) -> None:
+def test_interrupted_and_resumed_is_one_run(tracked: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_TUNE_FIGURES", "1")
     tracker = tracked.tracker()
     start(tracker, "0", "1")
     tracker.report("0", 1, metrics(1))
@@ -130,7 +131,7 @@ def test_interrupted_and_resumed_is_one_run(tracked: Home) -> None:
     for _ in range(2):
         tracker.trial_ended("0", "completed")
         tracker.study_ended("finished", {"best/val_error": 25.0})
-    assert tracked.log.pending() == 3  # two ends and a summary
+    assert tracked.log.pending() == 4  # two ends, a summary and a figure
     assert deliver(tracked.study, 30) == 0
     final = tracked.runs()
     assert {name: run.info.run_id for name, run in final.items()} == {
@@ -141,7 +142,10 @@ def test_interrupted_and_resumed_is_one_run(tracked: Home) -> None:
     assert tracked.points(final["trial 0"]) == tracked.expected("s/0")
 
 
-def test_a_sender_killed_between_sending_and_noting_doubles_nothing(tracked: Home) -> None:
+def test_a_sender_killed_between_sending_and_noting_doubles_nothing(
+    tracked: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_TUNE_FIGURES", "1")
     tracker = tracked.tracker()
     start(tracker, "0")
     for epoch in range(1, 5):
@@ -156,7 +160,7 @@ def test_a_sender_killed_between_sending_and_noting_doubles_nothing(tracked: Hom
         owed.append(tracked.log.pending())
         if fault == "sender:after-send":
             tracked.log.drop_meta("run_id:")  # as if killed before the run's id was noted, too
-    assert owed == [13, 7, 0]
+    assert owed == [14, 8, 0]
     runs = tracked.runs()
     assert set(runs) == {"s", "trial 0"}
     assert tracked.points(runs["trial 0"]) == tracked.expected("s/0")
