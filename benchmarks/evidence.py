@@ -48,7 +48,7 @@ class Variant:
 
     def section(self, dataset: str) -> dict[str, Any]:
         """The method's section. VAT's norms keep their share of an image's norm, which goes with its side."""
-        scale = 0.5 if dataset != "cifar10" and self.method == "vat" else 1.0
+        scale = 0.5 if dataset != "cifar10" else 1.0
         norms = {k: scale * v for k, v in self.parameters.items() if k in ("xi", "eps")}
         return {**self.parameters, **norms}
 
@@ -61,15 +61,15 @@ VARIANTS = {
         Variant("pseudo_label", "pseudo_label", {}),
         Variant("vat", "vat", {**REPORT_NORMS, "iterations": 1}),
         Variant("vat, 5 iterations", "vat", {**REPORT_NORMS, "iterations": 5}),
-        Variant("random perturbation", "vat", {**REPORT_NORMS, "iterations": 0}),
-        Variant("entropy minimisation", "vat", {"alpha": 0.0, "use_entmin": True, "iterations": 0}),
+        Variant("random_perturbation", "random_perturbation", {"eps": 10.0}),
+        Variant("entropy_minimisation", "entropy_minimisation", {}),
         Variant("fixmatch", "fixmatch", {}),
         Variant("flexmatch", "flexmatch", {}),
         Variant("attention_fixmatch", "attention_fixmatch", {}),
     )
 }
 MAIN = ("supervised", "fixmatch", "flexmatch", "attention_fixmatch", "pseudo_label", "vat")
-EXTRA = ("random perturbation", "entropy minimisation")
+EXTRA = ("random_perturbation", "entropy_minimisation")
 
 
 class Key(NamedTuple):

@@ -27,8 +27,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tune.engine import open_log, open_tracker
 from tune.home import Home
+from tune.open_tracking import open_log, open_tracker
 from tune.recorder import Recorder
 from tune.records import Records
 from tune.request import SearchRequest, resolve_request

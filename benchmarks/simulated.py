@@ -54,7 +54,7 @@ class Driver:
         *,
         make_scheduler: Callable[[Records], StudyASHA] | None = None,
     ) -> None:
-        from tune.engine import open_log, open_tracker
+        from tune.open_tracking import open_log, open_tracker
 
         folder = StudyFolder(home.study_folder(spec.name))
         self.spec, self.outcome_of = spec, outcome_of

@@ -65,6 +65,7 @@ class Reader:
         return value
 
     def check_sections(self) -> None:
+        """Refuse unknown sections, a file for another method, and one that searches nothing."""
         top = self.section()
         for key in top:
             if key not in _SECTIONS:
@@ -82,6 +83,7 @@ class Reader:
             self.fail(("default",), "`default:` names no parameter to search. Add at least one")
 
     def notes(self) -> dict[str, str]:
+        """The `fixed` section: what is said of parameters that are not searched."""
         known = parameter_names(self.method)
         notes = self.section("fixed")
         for name in notes:
@@ -90,9 +92,11 @@ class Reader:
         return {name: note if isinstance(note, str) else _short(note) for name, note in notes.items()}
 
     def parameters(self, section: str) -> dict[str, Parameter]:
+        """The entries of `default` or `wide`, by name."""
         return {name: self.parameter(section, name) for name in self.section(section)}
 
     def parameter(self, section: str, name: str) -> Parameter:
+        """One entry: its distribution, its role and the reason of its range."""
         path = (section, name)
         self.check_name(name, path)
         entry = self.section(section, name)
@@ -111,6 +115,7 @@ class Reader:
         return Parameter(name=name, distribution=distribution, role=role, why=why.strip())
 
     def check_name(self, name: str, path: tuple[str, ...]) -> None:
+        """Refuse what is no parameter of the method, or must be the same in all trials."""
         own = {known for known in parameter_names(self.method) if known.startswith(f"{self.method.name}.")}
         if name in own | SEARCHABLE:
             return
@@ -127,6 +132,7 @@ class Reader:
         raise unknown("parameter", name, own | SEARCHABLE, where=self.document.place(path))
 
     def one_of(self, entry: Mapping[str, Any], path: tuple[str, ...], key: str, known: Sequence[str]) -> Any:
+        """A key whose value is one of a few words."""
         value = entry.get(key)
         if value is None:
             self.fail(path, f"{path[-1]}.{key} is missing. Accepted: {', '.join(known)}")
@@ -135,6 +141,7 @@ class Reader:
         return value
 
     def categorical(self, entry: Mapping[str, Any], path: tuple[str, ...]) -> CategoricalDistribution:
+        """`choices`: different plain values that the configuration takes."""
         choices = entry.get("choices")
         at = (*path, "choices")
         label = f"{path[-1]}.choices"
@@ -153,6 +160,7 @@ class Reader:
     def interval(
         self, entry: Mapping[str, Any], path: tuple[str, ...], kind: str
     ) -> FloatDistribution | IntDistribution:
+        """`low`, `high` (both included) and `log` or `step`, at whose ends the configuration takes the value."""
         name = path[-1]
         low, high = (self.number(entry, path, key, kind) for key in ("low", "high"))
         log = entry.get("log", False)
@@ -180,6 +188,7 @@ class Reader:
         return FloatDistribution(float(low), float(high), log=log, step=step)
 
     def number(self, entry: Mapping[str, Any], path: tuple[str, ...], key: str, kind: str) -> int | float:
+        """A key that must be there and be a number; a whole one for type int."""
         value = entry.get(key)
         label = f"{path[-1]}.{key}"
         if value is None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ssl_core.faults import fault
+from ssl_core.files import write_atomically
 
 MAGIC = b"ssltune1"
 _NAME = re.compile(r"epoch-(\d{6})\.ckpt")
@@ -22,27 +21,6 @@ _NAME = re.compile(r"epoch-(\d{6})\.ckpt")
 
 class DamagedCheckpointError(RuntimeError):
     """A checkpoint whose bytes are not those that were written."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it holds either its old content or the new one, also after a power cut."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        aside.unlink(missing_ok=True)  # the disk is full: half a file must not keep it so
-        raise
-    fault("rename:before")
-    aside.replace(path)
-    fault("rename:after")
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def write(path: Path, state: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import keyword
 import linecache
-import os
 import re
 import sys
 import traceback
@@ -24,6 +23,7 @@ from typing import Any, NoReturn
 
 from ssl_core.config import MethodConfig, RunConfig
 from ssl_core.errors import ConfigError
+from ssl_core.files import write_atomically
 from ssl_core.methods import method_names
 from ssl_core.methods.base import Method
 
@@ -129,10 +129,8 @@ def keep(folder: Path, digest: str | None) -> None:
 
 
 def write(path: Path, digest: str) -> None:
-    """Write a loaded method's file, byte for byte; the path has its old content or all of the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_bytes(text_of(digest).encode("utf-8"))
-    aside.replace(path)
+    """Write a loaded method's file, byte for byte."""
+    write_atomically(path, text_of(digest).encode("utf-8"))
 
 
 def load_kept(folder: Path, name: str, digest: str) -> Method:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_core.files import write_atomically
 from ssl_core.methods.base import Panel
 
 FILE_NAME = "picture.npz"
@@ -35,7 +36,6 @@ class Picture:
 
 def save(path: Path, picture: Picture) -> None:
     """Write a picture, whole or not at all."""
-    from ssl_core import checkpoint
 
     arrays: dict[str, Any] = {}
     panels = []
@@ -49,7 +49,7 @@ def save(path: Path, picture: Picture) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def load(path: Path) -> Picture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,8 +73,7 @@ def _step_seconds(run: Run, progress: Progress, steps: int) -> float:
     return min(_seconds(run, lambda: train_step(run, progress, guard)) for _ in range(steps))
 
 
-def _seconds(run: Run, action: object) -> float:
-    assert callable(action)
+def _seconds(run: Run, action: Callable[[], object]) -> float:
     _wait(run)
     began = time.perf_counter()
     action()

@@ -16,6 +16,7 @@ from ssl_core import checkpoint, environment, method_file, pictures
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data import Dataset, Split, TestSet, describe, draw_split, load_test, load_train
 from ssl_core.errors import ConfigError
+from ssl_core.files import write_atomically
 from ssl_core.loop import Report, Run, differences
 from ssl_core.loop import train as run_epochs
 
@@ -156,7 +157,7 @@ def train(
     result = result_of(run, test_error)
     if out is not None:
         pictures.keep(out, run)
-        checkpoint.write_atomically(out / RESULT_FILE, json.dumps(result.document(), indent=1).encode())
+        write_atomically(out / RESULT_FILE, json.dumps(result.document(), indent=1).encode())
     return result
 
 
@@ -283,4 +284,4 @@ def _open_folder(out: Path, run: Run, resume: bool) -> None:
         except ValueError as error:
             raise ConfigError(f"{out}: {error}. Name another folder, or the same configuration.") from None
     method_file.keep(out, run.config.method_digest)
-    checkpoint.write_atomically(out / CONFIG_FILE, json.dumps(run.config.document(), indent=1).encode())
+    write_atomically(out / CONFIG_FILE, json.dumps(run.config.document(), indent=1).encode())

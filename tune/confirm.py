@@ -23,6 +23,7 @@ from search_spaces import dump_yaml
 from ssl_core.config import RunConfig, from_document
 from ssl_core.data import describe
 from ssl_core.errors import ConfigError
+from ssl_core.files import write_atomically
 from tune.errors import Exit, ServiceError
 from tune.home import Home
 from tune.open_tracking import open_log, open_tracker
@@ -95,8 +96,6 @@ def confirm(
         ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
         ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
-    from ssl_core.checkpoint import write_atomically
-
     place = Home(home)
     study = Study(place.existing_study_folder(name))
     if top < 1 or seeds < 1:

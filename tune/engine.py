@@ -15,8 +15,7 @@ from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
 from tune.home import Home
-from tune.open_tracking import open_log as open_log
-from tune.open_tracking import open_tracker as open_tracker
+from tune.open_tracking import open_log, open_tracker
 from tune.progress import Progress
 from tune.recorder import Recorder
 from tune.records import Records

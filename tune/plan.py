@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import RunConfig, from_document
 from ssl_core.errors import NonFiniteError
+from ssl_core.files import write_atomically
 from ssl_core.methods import method_of
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
@@ -134,8 +135,6 @@ def keep_expectation(
     folder: StudyFolder, spec: StudySpec, config: RunConfig, data: Dataset, split: Split
 ) -> None:
     """Note beside a study what it is expected to take."""
-    from ssl_core.checkpoint import write_atomically
-
     document = dataclasses.asdict(expect(spec, config, data, split, SEARCH_SECONDS))
     write_atomically(folder.path / FILE_NAME, json.dumps(document, indent=1).encode())
 

@@ -27,6 +27,7 @@ from ray import tune as ray_tune
 from ssl_core import checkpoint, method_file, pictures
 from ssl_core.config import from_document
 from ssl_core.errors import MemoryExhaustedError, NonFiniteError
+from ssl_core.files import write_atomically
 from ssl_core.loop import Report, Run, train
 from ssl_core.run import prepare
 from tune.spec import STUDY_FILE
@@ -141,7 +142,7 @@ class TrialTrainable(ray_tune.Trainable):
         noted = folder / FAILURES_FILE
         failures = 1 + (int(noted.read_text()) if noted.exists() else 0)
         (folder / ERROR_FILE).write_text(text)
-        checkpoint.write_atomically(noted, str(failures).encode())
+        write_atomically(noted, str(failures).encode())
         return failures
 
 

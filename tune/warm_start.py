@@ -19,6 +19,7 @@ from search_spaces import SearchSpace, describe, load_yaml
 from search_spaces.ranges import EPOCHS, SHARE, holds
 from ssl_core.config import warmup_from_share
 from ssl_core.errors import ConfigError, unknown
+from ssl_core.files import write_atomically
 
 if TYPE_CHECKING:
     from tune.spec import StudySpec
@@ -128,7 +129,6 @@ def check_warm_start(spec: StudySpec, earlier: StudySpec) -> list[str]:
 
 def keep_warm_trials(folder: StudyFolder, spec: StudySpec) -> None:
     """Copy the earlier study's ended trials into the study's folder."""
-    from ssl_core.checkpoint import write_atomically
     from tune.records import ended_trials
     from tune.study import StudyFolder
 

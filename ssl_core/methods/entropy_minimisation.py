@@ -53,6 +53,7 @@ class EntropyMinimisation(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
+        """Cross-entropy on labelled images, mean entropy of the predictions on unlabelled ones."""
         supervised = losses.cross_entropy(forward(batch.labelled).logits, batch.labels).mean()
         entropy = losses.entropy(forward(batch.views["weak"], update_statistics=False).logits).mean()
         return LossOutput(

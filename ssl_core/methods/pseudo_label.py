@@ -91,9 +91,10 @@ class PseudoLabel(Method):
     def start_epoch(
         self, config: PseudoLabelConfig, state: PseudoLabelState, relabel: Relabel
     ) -> tuple[PseudoLabelState, PseudoLabels]:
+        """Label the pool anew; with `accumulate` an earlier pseudo-label stays until a newer one is accepted."""
         predicted, accepted = select(relabel.predict(relabel.pool), config.threshold)
         predicted, accepted = predicted.cpu(), accepted.cpu()
-        if config.accumulate:  # an earlier pseudo-label stays until a newer one is accepted
+        if config.accumulate:
             place = torch.searchsorted(relabel.pool, state.indices)
             stays = torch.zeros_like(accepted)
             stays[place] = True
@@ -108,6 +109,7 @@ class PseudoLabel(Method):
     def draw(
         self, config: PseudoLabelConfig, state: PseudoLabelState, setup: Setup, progress: Progress, seed: int
     ) -> Draw:
+        """Accepted images of a step, shuffled anew each epoch; none where none was accepted."""
         from ssl_core.rng import Shuffled
 
         accepted = len(state.indices)
@@ -127,6 +129,7 @@ class PseudoLabel(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
+        """Cross-entropy on labelled images and on accepted ones with their pseudo-labels."""
         assert batch.targets is not None
         images = torch.cat([batch.labelled, batch.views["weak"]])
         each = losses.cross_entropy(forward(images).logits, torch.cat([batch.labels, batch.targets]))

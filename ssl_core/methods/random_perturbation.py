@@ -64,6 +64,7 @@ class RandomPerturbation(Method):
         progress: Progress,
         generator: torch.Generator,
     ) -> LossOutput:
+        """VAT's loss along a random direction."""
         return VAT.compute_loss(as_vat(config), forward, batch, state, progress, generator)
 
     def picture(self, config: RandomPerturbationConfig, scene: Scene) -> tuple[Panel, ...]:
