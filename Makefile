@@ -64,7 +64,7 @@ weak-forward: install
 
 bench: install
 	$(BIN)/python -m benchmarks.train_step --networks wrn-10-1
-	$(BIN)/python -m benchmarks.train_step --networks wrn-28-2 --steps 1
+	$(BIN)/python -m benchmarks.train_step --networks wrn-28-2
 	$(BIN)/python -m benchmarks.views
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.side_by_side

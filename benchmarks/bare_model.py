@@ -1,8 +1,8 @@
 """The limit: the passes that a method itself requires, on tensors that are there already.
 
-Forward, backward and update of this project's network, channels-last and in the run's own precision; no index, view,
-monitor, guard or average. Images stay the same from step to step. It has the freed memory kept, as a run has
-(`ssl_core.allocator`): without that the limit would be lower, and easier to come near to.
+Forward, backward and update of this project's network, channels-last, in the run's own precision and compiled where a
+run's is; no index, view, monitor, guard or average. Images stay the same from step to step. It has the freed memory
+kept, as a run has (`ssl_core.allocator`): without that the limit would be lower, and easier to come near to.
 
 U: unlabelled images of a step.
 """
@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.setting import CLASSES, Cell, config_of, data_of
+from ssl_core import compiled
 from ssl_core.allocator import keep_freed_memory
 from ssl_core.methods import method_of
 from ssl_core.networks import build_network
@@ -40,6 +41,7 @@ class BareModel:
         maps = self.method.attention_maps(config.parameters)
         network = build_network(cell.network, CLASSES, bn_momentum=0.1, seed=0, attention_maps=maps)
         self.network = network.to(device=cell.device, dtype=self.dtype)
+        self.passes = compiled.passes(self.network) if cell.compile is True else self.network
         self.optimizer = build_optimizer(self.network, lr=0.03, momentum=0.9, weight_decay=5e-4)
         views = len(self.method.unlabelled_views)
         self.labelled = self._images(cell.batch_size)
@@ -48,7 +50,9 @@ class BareModel:
         self.together = self._images(cell.batch_size + cell.unlabelled * views)
         self.pool = self._images(min(cell.pool, config.eval_batch_size) if self.method.relabels else 0)
         self.loss: Callable[[], Tensor] = self._joint
-        if self.method.name in ("vat", "random_perturbation"):
+        if getattr(self.parameters, "weak_forward", "joint") == "separate":
+            self.loss = self._separate
+        elif self.method.name in ("vat", "random_perturbation"):
             self.loss = self._vat
         elif self.method.name == "entropy_minimisation":
             self.loss = self._entropy
@@ -59,6 +63,7 @@ class BareModel:
         if self.method.relabels:
             self._relabel()
         for _ in range(self.cell.steps):
+            compiled.begin_step()
             self.optimizer.zero_grad(set_to_none=True)
             self.loss().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -68,9 +73,11 @@ class BareModel:
 
     def flops(self) -> int:
         """Multiplications and additions of a slice, by torch's own count (convolutions and matrix products)."""
-        counter = FlopCounterMode(display=False)
+        counter, passes = FlopCounterMode(display=False), self.passes
+        self.passes = self.network  # the same operations, where they can be counted
         with counter:
             self.slice()
+        self.passes = passes
         return int(counter.get_total_flops())
 
     def _relabel(self) -> None:
@@ -79,16 +86,33 @@ class BareModel:
             done = 0
             while done < self.cell.pool:
                 part = self.pool[: self.cell.pool - done]
-                self._logits(part).argmax(dim=1)
+                with self._autocast():
+                    self.network(part).logits.argmax(dim=1)
                 done += len(part)
         self.network.train()
 
     def _joint(self) -> Tensor:
         """All images of the step in one pass: supervised, pseudo_label, and the FixMatch family's default."""
         with self._autocast():
-            output = self.network(self.together)
+            output = self.passes(self.together)
         loss = _cross_entropy(output.logits)
         return loss if output.attention is None else loss + output.attention.float().square().mean()
+
+    def _separate(self) -> Tensor:
+        """Labelled, strong and weak images in a pass each, the weak ones without gradient."""
+        labelled, weak, strong = self.together.split(
+            [self.cell.batch_size, self.cell.unlabelled, self.cell.unlabelled]
+        )
+        loss = torch.zeros((), device=self.cell.device)
+        for images in (labelled, strong):
+            with self._autocast():
+                output = self.passes(images)
+            loss = loss + _cross_entropy(output.logits)
+            if output.attention is not None:
+                loss = loss + output.attention.float().square().mean()
+        with torch.no_grad():
+            self._logits(weak)
+        return loss
 
     def _vat(self) -> Tensor:
         iterations = getattr(self.parameters, "iterations", 0)
@@ -110,7 +134,7 @@ class BareModel:
 
     def _logits(self, images: Tensor) -> Tensor:
         with self._autocast():
-            logits: Tensor = self.network(images).logits
+            logits: Tensor = self.passes(images).logits
         return logits
 
     def _autocast(self) -> AbstractContextManager[Any]:

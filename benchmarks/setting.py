@@ -20,7 +20,7 @@ from ssl_core.data import Dataset, DatasetInfo, Split, draw_split
 from ssl_core.environment import choose_device
 
 CLASSES, LABELS_PER_CLASS, VALID_PER_CLASS = 10, 1, 1
-SCHEDULE_EPOCHS = 1000  # far more than are run: the learning rate stays where a run begins
+SCHEDULE_EPOCHS = 10_000  # far more than are run: the learning rate stays where a run begins
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     # Every image is accepted: the most that a step may use, and always the same.
@@ -39,7 +39,7 @@ class Cell:
         steps: of a slice.
         threads: processor threads of each contender.
         workers: processes of each of the plain recipe's loaders.
-        device, precision: as a configuration names them, resolved.
+        device, precision, compile: as a configuration names them, resolved.
         side: of the images, in pixels.
         parameters: of the method, where they are not its defaults.
     """
@@ -53,6 +53,7 @@ class Cell:
     workers: int = 2
     device: str = "cpu"
     precision: str = "float32"
+    compile: str | bool = False
     side: int = 32
     parameters: dict[str, Any] = field(default_factory=dict)
 
@@ -68,14 +69,16 @@ class Cell:
 
 
 def cell_of(**fields: Any) -> Cell:
-    """A cell with the parameters that the benchmarks give its method, device and precision chosen.
+    """A cell with the parameters that the benchmarks give its method; device, precision and compile chosen.
 
     Raises:
-        ConfigError: a device or a precision that this machine lacks.
+        ConfigError: a device, a precision or a compiler that this machine lacks.
     """
     cell = Cell(**{"parameters": PARAMETERS.get(fields["method"], {}), **fields})
     chosen = choose_device(from_document(_document(cell)))
-    return Cell(**{**vars(cell), "device": chosen.device, "precision": chosen.precision})
+    return Cell(
+        **{**vars(cell), **{name: getattr(chosen, name) for name in ("device", "precision", "compile")}}
+    )
 
 
 def config_of(cell: Cell, data: Dataset) -> RunConfig:
@@ -98,6 +101,7 @@ def _document(cell: Cell) -> dict[str, Any]:
         "mu": cell.mu,
         "device": cell.device,
         "precision": cell.precision,
+        "compile": cell.compile,
         "threads": cell.threads,
         "data": {"valid": CLASSES * VALID_PER_CLASS},
     }

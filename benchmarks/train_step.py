@@ -1,8 +1,10 @@
 """Training speed, images/s: this project's step, the recipe that people write, and the bare model, which is the limit.
 
     make bench                                            # this table and the others (docs/results.md)
-    python -m benchmarks.train_step --methods fixmatch --networks wrn-28-2 --steps 1 --rounds 5
-    python -m benchmarks.train_step --device cuda --steps 20         # with the memory peak
+    python benchmarks/train_step.py --json                # the same, one object a row
+    python benchmarks/train_step.py --all                 # every method, and weak views in a pass of their own
+    python benchmarks/train_step.py --methods fixmatch --networks wrn-28-2 --rounds 5
+    python benchmarks/train_step.py --device cuda         # with the memory peak
 
 Three contenders, each in a process of its own: `own_step`, `plain_recipe` and `bare_model` say what each does. They
 take turns, a slice of a few steps each, so that what else the machine does meets all of them; the order turns, too.
@@ -20,14 +22,19 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal
+
+if not __package__:  # called by its path, as python benchmarks/train_step.py
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.setting import Cell, cell_of
 from ssl_core.errors import ConfigError
@@ -36,6 +43,9 @@ Name = Literal["ours", "plain", "bare"]
 NAMES: tuple[Name, ...] = ("ours", "plain", "bare")
 METHODS = ("fixmatch", "supervised", "pseudo_label", "vat")
 NETWORKS = ("wrn-10-1", "wrn-28-2")
+SEPARATE = {"weak_forward": "separate"}
+"""Parameters of the variant whose weak views go through the network in a pass of their own."""
+COMPILE: dict[str, str | bool] = {"auto": "auto", "on": True, "off": False}
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
@@ -74,13 +84,21 @@ class Row:
 
     def document(self) -> dict[str, Any]:
         """As plain data, with what the table shows."""
-        medians = {name: self.rate(name) for name in NAMES}
-        shown = {"images_per_second": medians, "ours_over_plain": self.ratio("ours", "plain")}
-        shown |= {
-            "ours_over_bare": self.ratio("ours", "bare"),
-            "bare_over_plain": self.ratio("bare", "plain"),
+        cell = asdict(self.cell)
+        first = {name: cell.pop(name) for name in ("method", "network", "device", "precision", "compile")}
+        return first | {
+            "images_per_second": self.rate("ours"),
+            "recipe_images_per_second": self.rate("plain"),
+            "bare_images_per_second": self.rate("bare"),
+            "ratio_to_recipe": self.ratio("ours", "plain"),
+            "ratio_to_bare": self.ratio("ours", "bare"),
+            "bare_to_recipe": self.ratio("bare", "plain"),
+            "matrix_share": self.matrix_share,
+            "matrix_rate": self.matrix_rate,
+            "peak_bytes": self.peak_bytes,
+            "rounds": {"ours": self.rates["ours"], "recipe": self.rates["plain"], "bare": self.rates["bare"]},
+            "setting": cell,
         }
-        return asdict(self) | shown | {"matrix_share": self.matrix_share}
 
 
 def measure(cells: Sequence[Cell], rounds: int) -> Iterator[Row]:
@@ -203,7 +221,8 @@ def table(rows: Iterable[Row], on_gpu: bool) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |"
     yield "|---" * len(columns) + "|"
     for row in rows:
-        cells = [row.cell.method, row.cell.network, *(f"{row.rate(name):.0f}" for name in NAMES)]
+        separate = ", separate" if row.cell.parameters == SEPARATE else ""
+        cells = [row.cell.method + separate, row.cell.network, *(f"{row.rate(name):.0f}" for name in NAMES)]
         cells += [f"{row.ratio('ours', 'plain'):.2f}", f"{row.ratio('ours', 'bare'):.2f}"]
         cells += [f"{row.ratio('bare', 'plain'):.2f}", f"{row.matrix_share:.0%}"]
         cells += [f"{row.peak_bytes / 2**20:.0f}"] if on_gpu else []
@@ -215,9 +234,11 @@ def head(cells: Sequence[Cell], rounds: int) -> str:
     from ssl_core.environment import fingerprint
 
     cell, machine = cells[0], fingerprint(cells[0].device)
+    steps = " or ".join(str(number) for number in dict.fromkeys(c.steps for c in cells))
     return (
         f"images/s; batch {cell.batch_size}, mu {cell.mu}, {cell.side}x{cell.side} pixels, {cell.precision}, "
-        f"{cell.threads} threads, {cell.workers} workers a loader; median of {rounds} slices of {cell.steps} steps\n"
+        f"{'compiled' if cell.compile else 'not compiled'}, {cell.threads} threads, {cell.workers} workers a loader; "
+        f"median of {rounds} slices of {steps} steps\n"
         f"{machine['processor']}, torch {machine['torch']}\n"
     )
 
@@ -226,17 +247,25 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--methods", nargs="+", help=f"default: {' '.join(METHODS)}")
+    parser.add_argument(
+        "--all", action="store_true", help="every method, and the FixMatch family with separate passes, too"
+    )
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--batch", type=int, default=64, help="labelled images of a step")
     parser.add_argument("--mu", type=int, default=7, help="unlabelled images, in multiples of them")
-    parser.add_argument("--steps", type=int, default=4, help="of a slice")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="of a slice; default: 20 on a GPU, else 4 for wrn-10-1 and 1 for larger networks",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="slices of each contender")
     parser.add_argument("--threads", type=int, default=cores, help="of each contender")
     parser.add_argument("--workers", type=int, default=2, help="of each of the plain recipe's loaders")
     parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float64"], default="auto")
+    parser.add_argument("--compile", choices=list(COMPILE), default="auto")
     parser.add_argument("--json", action="store_true", help="print plain data instead of the table")
     return parser
 
@@ -245,24 +274,37 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     """What is to be measured.
 
     Raises:
-        ConfigError: a method or network that is not known, a device or precision that this machine lacks.
+        ConfigError: a method or network that is not known; a device, precision or compiler that this machine lacks.
     """
-    return [
-        cell_of(
-            method=method,
-            network=network,
-            batch_size=options.batch,
-            mu=options.mu,
-            steps=options.steps,
-            threads=options.threads,
-            workers=options.workers,
-            side=options.side,
-            device=options.device,
-            precision=options.precision,
-        )
-        for network in options.networks
-        for method in options.methods
-    ]
+    from ssl_core.methods import get_method, method_names
+
+    methods = options.methods or (method_names() if options.all else METHODS)
+    cells = []
+    for network in options.networks:
+        for method in methods:
+            variants: list[dict[str, Any]] = [{}]
+            if options.all and "weak_forward" in get_method(method).Config.model_fields:
+                variants.append({"parameters": SEPARATE})
+            cells += [_cell_of(options, method, network, variant) for variant in variants]
+    return cells
+
+
+def _cell_of(options: argparse.Namespace, method: str, network: str, variant: dict[str, Any]) -> Cell:
+    cell = cell_of(
+        method=method,
+        network=network,
+        batch_size=options.batch,
+        mu=options.mu,
+        steps=options.steps or (4 if network == "wrn-10-1" else 1),
+        threads=options.threads,
+        workers=options.workers,
+        side=options.side,
+        device=options.device,
+        precision=options.precision,
+        compile=COMPILE[options.compile],
+        **variant,
+    )
+    return replace(cell, steps=20) if cell.device == "cuda" and not options.steps else cell
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

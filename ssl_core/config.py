@@ -97,6 +97,11 @@ class RunConfig(Section):
         "auto", description="arithmetic of the forward pass; auto: bfloat16 where the processor has it"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="torch.compile and CUDA graphs for a step's passes (they change the last bits); auto: on a "
+        "GPU, for runs of 4000 steps or more, which earn the minute that it takes",
+    )
     threads: int | None = Field(
         None, ge=1, le=1024, description="processor threads of the run (they change the bits); none: all"
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -44,14 +47,22 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+MIN_COMPILED_STEPS = 4000
+"""Steps of a run from which on compiling pays on a GPU. WRN-28-2 with FixMatch on an H200: about 50 s when nothing is
+cached, against 12 ms saved at each step (docs/results.md)."""
+
+
 def choose_device(config: RunConfig) -> RunConfig:
-    """Fill in `device` and `precision` where they are "auto".
+    """Fill in `device`, `precision` and `compile` where they are "auto".
 
     bfloat16 is chosen only where the processor computes it in hardware: where it does not, it is emulated
     and many times slower than float32, so there it is refused.
 
+    Args:
+        config: resolved, or it counts as a short run.
+
     Raises:
-        ConfigError: a device or a precision that this machine lacks; the message says what it has.
+        ConfigError: a device, a precision or a compiler that this machine lacks; the message says what it has.
     """
     has_cuda = torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
@@ -69,7 +80,27 @@ def choose_device(config: RunConfig) -> RunConfig:
                 f"it has float32 and float64. Take precision=float32 or auto."
             )
         precision = "bfloat16" if fast else "float32"
-    return config.model_copy(update={"device": device, "precision": precision})
+    chosen = {"device": device, "precision": precision, "compile": _compile(config, device)}
+    return config.model_copy(update=chosen)
+
+
+def _compile(config: RunConfig, device: str) -> bool:
+    lacks = what_compiling_lacks(device)
+    if config.compile is True and lacks:
+        raise ConfigError(f"compile = True: {lacks}. Install it, or take compile=false.")
+    if config.compile != "auto":
+        return config.compile
+    steps = (config.epochs or 0) * (config.steps_per_epoch or 0)
+    return device == "cuda" and steps >= MIN_COMPILED_STEPS and not lacks
+
+
+def what_compiling_lacks(device: str) -> str:
+    """What torch.compile misses on this machine, in words; nothing where it has all."""
+    if device == "cuda":
+        return "" if importlib.util.find_spec("triton") else "on a GPU torch.compile needs the package triton"
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    found = any(shutil.which(compiler) for compiler in compilers if compiler)
+    return "" if found else "on a processor torch.compile needs a C++ compiler (Debian's package g++)"
 
 
 def has_fast_cuda_bfloat16() -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ssl_core import augment, exhaustion, losses
+from ssl_core import augment, compiled, exhaustion, losses, randaugment
 from ssl_core.allocator import keep_freed_memory
 from ssl_core.config import RunConfig, from_document
 from ssl_core.data import Dataset, Split
@@ -67,6 +67,8 @@ class Run:
         assert config.steps_per_epoch and config.network and config.batch_size and config.mu
         keep_freed_memory()
         torch.set_num_threads(config.threads or 1)
+        # cuDNN's deterministic kernels: the same bits from the same run on a GPU, too, at no cost that was measured.
+        torch.backends.cudnn.deterministic = True
         self.config, self.data, self.split = config, data, split
         self.method = method_of(config)
         self.device = torch.device(config.device)
@@ -79,6 +81,10 @@ class Run:
             attention_maps=self.method.attention_maps(config.parameters),
         )
         self.network = network.to(device=self.device, dtype=self.dtype)
+        compiles = config.compile is True
+        self._passes = compiled.passes(self.network) if compiles else self.network
+        self.apply_strong = compiled.strong_views() if compiles else randaugment.apply
+        self.begin_step = compiled.begin_step if compiles else lambda: None
         self._batchnorms = [m for m in self.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         self.ema = AveragedModel(self.network, config.ema_decay)
         self.optimizer = build_optimizer(
@@ -148,8 +154,11 @@ class Run:
     ) -> NetworkOutput:
         """The network under training, as methods call it (`methods.base.Forward`)."""
         precision = self._float32() if full_precision else self._autocast(True)
+        # Not compiled in full precision: the power iteration wants a gradient of the images alone, and a compiled
+        # backward pass computes all.
+        passes = self.network if full_precision else self._passes
         with _frozen_statistics([] if update_statistics else self._batchnorms), precision:
-            output: NetworkOutput = self.network(images)
+            output: NetworkOutput = passes(images)
         return output
 
     def evaluated(self, images: torch.Tensor) -> torch.Tensor:
@@ -267,6 +276,7 @@ def train_step(run: Run, progress: Progress, guard: FiniteGuard) -> tuple[Batch,
     Raises:
         NonFiniteError: before the update, where the guard reads verdicts at once.
     """
+    run.begin_step()
     batch = _batch(run, progress)
     return batch, _step(run, batch, progress, guard)
 
@@ -316,7 +326,7 @@ def unlabelled_views(
         shared = run.method.shares_crop(run.config.parameters)
         base = pixels["weak"] if shared else _weak_pixels(run, indices, step, 2)
         stream = generator(run.config.seed, "augmentation", step, 3, device=run.device)
-        pixels["strong"], geometry = strong_view(base, stream)
+        pixels["strong"], geometry = strong_view(base, stream, run.apply_strong)
     return {name: run.normalise(pixels[name]) for name in names}, geometry
 
 

@@ -311,12 +311,17 @@ def apply(images: Tensor, draws: Draws) -> tuple[Tensor, Geometry]:
     return views, Geometry(affine, box)
 
 
-def strong_view(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Geometry]:
+def strong_view(
+    images: Tensor,
+    generator: torch.Generator,
+    apply: Callable[[Tensor, Draws], tuple[Tensor, Geometry]] = apply,
+) -> tuple[Tensor, Geometry]:
     """Two random operations and a cut-out box for every image.
 
     Args:
         images: the weak view, (n, H, W, 3) uint8, on any device.
         generator: of all that is random here, on any device; one on the images' own saves a copy.
+        apply: `apply`, or it compiled.
 
     Returns:
         The strong view, (n, H, W, 3) uint8, and where its pixels come from.

@@ -88,7 +88,7 @@ def _resolved(
     if not isinstance(config, RunConfig):
         config = from_document(config)
     info = describe(config.dataset, root=data_root, image_size=config.data.image_size)
-    return resolve(environment.choose_device(config), info, cores=cores)
+    return environment.choose_device(resolve(config, info, cores=cores))
 
 
 def split_of(config: RunConfig, data: Dataset) -> Split:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,15 +20,22 @@ TINY = [
 ]
 
 
-def test_train_step_gives_a_row_for_every_method(capsys: pytest.CaptureFixture[str]) -> None:
-    train_step.main([*TINY, "--workers", "0", "--json", "--methods", *method_names()])
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["cell"]["method"] for row in rows] == method_names()
+def test_train_step_gives_a_row_for_every_method_and_variant() -> None:
+    """By its path, as `python benchmarks/train_step.py` is called."""
+    script = Path(train_step.__file__)
+    words = [sys.executable, str(script), *TINY, "--workers", "0", "--json", "--all"]
+    rows = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    variants = [(row["method"], row["setting"]["parameters"].get("weak_forward", "joint")) for row in rows]
+    assert [method for method, variant in variants if variant == "joint"] == method_names()
+    assert [m for m, v in variants if v == "separate"] == ["attention_fixmatch", "fixmatch", "flexmatch"]
     for row in rows:
-        numbers = [*row["images_per_second"].values(), row["matrix_share"], row["matrix_rate"]]
-        numbers += [row[name] for name in ("ours_over_plain", "ours_over_bare", "bare_over_plain")]
-        assert len(numbers) == 3 + 2 + 3
-        assert all(math.isfinite(number) and number > 0 for number in numbers), row["cell"]["method"]
+        assert (row["network"], row["device"], row["compile"]) == ("wrn-10-1", "cpu", False)
+        assert row["precision"] in ("float32", "bfloat16")
+        rates = [row[f"{name}images_per_second"] for name in ("", "recipe_", "bare_")]
+        numbers = [*rates, row["ratio_to_recipe"], row["ratio_to_bare"], row["bare_to_recipe"]]
+        numbers += [row["matrix_share"], row["matrix_rate"]]
+        assert all(math.isfinite(number) and number > 0 for number in numbers), row["method"]
+        assert row["ratio_to_bare"] == pytest.approx(rates[0] / rates[2])  # one round: no median between
 
 
 def test_a_precision_that_is_not_there_is_refused(

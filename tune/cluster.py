@@ -227,7 +227,7 @@ class Room:
 
 
 def resolve_there(spec: StudySpec) -> tuple[dict[str, Any], dict[str, str]]:
-    """Device and precision as a machine that holds a trial resolves them, and its fingerprint.
+    """Device, precision and whether to compile, as a machine that holds a trial resolves them, and its fingerprint.
 
     The driver's machine often has no GPU, and may have another processor.
 
@@ -253,4 +253,5 @@ def _choose(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     from ssl_core.environment import choose_device, fingerprint
 
     config = choose_device(from_document(document))
-    return {"device": config.device, "precision": config.precision}, fingerprint(config.device)
+    chosen = {name: getattr(config, name) for name in ("device", "precision", "compile")}
+    return chosen, fingerprint(config.device)

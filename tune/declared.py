@@ -240,7 +240,7 @@ def _resolved(document: Mapping[str, Any], dataset: str, budget: Budget) -> RunC
             f"--data {dataset}={budget.places.get(dataset, dataset)}: {dataset} has {DATASETS[dataset]} classes, "
             f"there are {info.num_classes}. Name a folder of {DATASETS[dataset]} classes."
         )
-    return resolve(choose_device(config), info)
+    return choose_device(resolve(config, info))
 
 
 def _sets_of(method: str, assignments: Sequence[str]) -> dict[str, Any]:

@@ -63,3 +63,36 @@ def test_hardware_bfloat16_is_read_from_the_processor_s_flags(monkeypatch: pytes
     for flag in ("avx512_bf16", "amx_bf16"):
         flags = {"avx2": True, flag: True}
         assert environment.has_fast_cpu_bfloat16()
+
+
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, triton: bool = True) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(environment, "has_fast_cuda_bfloat16", lambda: True)
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: object() if triton else None)
+
+
+@pytest.mark.parametrize(("epochs", "steps", "chosen"), [(40, 100, True), (40, 99, False)])
+def test_a_run_is_compiled_where_it_is_long_enough_to_earn_it(
+    epochs: int, steps: int, chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_gpu(monkeypatch)
+    config = asked(epochs=epochs, steps_per_epoch=steps)
+    assert environment.choose_device(config).compile is chosen
+    assert environment.choose_device(config.model_copy(update={"compile": not chosen})).compile is not chosen
+    assert environment.choose_device(config.model_copy(update={"device": "cpu"})).compile is False
+
+
+def test_compiling_is_refused_where_its_compiler_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_gpu(monkeypatch, triton=False)
+    long = {"epochs": 100, "steps_per_epoch": 100}
+    assert environment.choose_device(asked(**long)).compile is False
+    with pytest.raises(
+        ConfigError, match=r"compile = True: on a GPU .* triton\. Install it, or take compile=false"
+    ):
+        environment.choose_device(asked(**long, compile=True))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"compile = True: on a processor .* C\+\+ compiler \(Debian's package g\+\+\)"
+    ):
+        environment.choose_device(asked(**long, compile=True, device="cpu"))

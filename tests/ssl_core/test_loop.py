@@ -156,7 +156,7 @@ def test_no_unlabelled_image_is_fetched_during_the_warm_up() -> None:
 def test_the_strong_view_starts_from_the_weak_one_only_where_the_method_asks(
     shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def base_alone(images: Tensor, stream: torch.Generator) -> tuple[Tensor, Any]:
+    def base_alone(images: Tensor, stream: torch.Generator, *_: Any) -> tuple[Tensor, Any]:
         return images, strong_view(images, stream)[1]
 
     monkeypatch.setattr(loop, "strong_view", base_alone)
