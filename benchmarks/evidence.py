@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.rows import append, read_rows, spread
+from ssl_core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "evidence.csv"
@@ -33,9 +34,12 @@ COST_STEPS = 8
 SEEDS = (0, 1, 2)
 SMALL = "cifar10-16px"
 """The CIFAR-10 images at 16 x 16 pixels: a quarter of the price, so that every cell has its seeds."""
-MU = {"digits": 3, SMALL: 3, "cifar10": 2}
+TWO = "cifar10-2-16px"
+"""Two of its classes alone, CLASSES_OF[TWO], and few labels: a task that 2000 steps are enough for."""
+MU = {"digits": 3, SMALL: 3, TWO: 3, "cifar10": 2}
 """Unlabelled images of a step in multiples of the labelled ones: what two cores can pay for."""
-SIDE = {SMALL: 16}
+SIDE = {SMALL: 16, TWO: 16}
+CLASSES_OF = {TWO: ("airplane", "automobile")}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Variant:
 
     def section(self, dataset: str) -> dict[str, Any]:
         """The method's section. VAT's norms keep their share of an image's norm, which goes with its side."""
-        scale = 0.5 if dataset != "cifar10" else 1.0
+        scale = 0.5 if dataset != "cifar10" else 1.0  # the others are of 16 x 16 pixels
         norms = {k: scale * v for k, v in self.parameters.items() if k in ("xi", "eps")}
         return {**self.parameters, **norms}
 
@@ -123,6 +127,7 @@ def declared() -> list[Key]:
     runs += [Key(SMALL, 4000, v, 0, LONG) for v in ("supervised", "fixmatch", "flexmatch")]
     runs += [Key("digits", 50, v, s) for s in SEEDS for v in EXTRA]
     runs += [Key("cifar10", 4000, v, s) for s in SEEDS for v in MAIN]
+    runs += [Key(TWO, 40, v, s) for s in SEEDS for v in ("supervised", "fixmatch", "flexmatch")]
     return runs
 
 
@@ -135,13 +140,34 @@ def config_of(key: Key, cifar10: str) -> dict[str, Any]:
         "epochs": key.steps // COMMON["steps_per_epoch"],
         "mu": MU[key.dataset],
         "method": variant.method,
-        "dataset": key.dataset if key.dataset == "digits" else cifar10,
+        "dataset": key.dataset if key.dataset == "digits" else place_of(key.dataset, cifar10),
         "labels": key.labels,
         "seed": key.seed,
         "data": {"label_seed": key.seed, "image_size": SIDE.get(key.dataset)},
     }
     section = variant.section(key.dataset)
     return config | ({variant.method: section} if section else {})
+
+
+def place_of(dataset: str, cifar10: str) -> str:
+    """Where a run's images are read: all of CIFAR-10's, or a folder of links to those of some classes.
+
+    Raises:
+        ConfigError: some classes of a CIFAR-10 that is no image folder.
+    """
+    if dataset not in CLASSES_OF:
+        return cifar10
+    if not cifar10.startswith("folder:"):
+        raise ConfigError(
+            f"{dataset}: name CIFAR-10 as an image folder, --cifar10 folder:PATH, to take some classes."
+        )
+    source, links = Path(cifar10.removeprefix("folder:")).resolve(), RUNS / dataset
+    for part in ("train", "test"):
+        (links / part).mkdir(parents=True, exist_ok=True)
+        for name in CLASSES_OF[dataset]:
+            if not (links / part / name).exists():
+                (links / part / name).symlink_to(source / part / name)
+    return f"folder:{links}"
 
 
 def run_one(key: Key, cifar10: str) -> Row:
