@@ -143,9 +143,9 @@ class Times:
 
         close, result = Engine.close, Recorder.on_trial_result
 
-        def closed(engine: Engine, state: str) -> int:
+        def closed(engine: Engine, state: str, **options: Any) -> int:
             self.over = time.monotonic()
-            return close(engine, state)
+            return close(engine, state, **options)
 
         def reported(recorder: Recorder, **info: Any) -> None:
             self._reports.append(time.monotonic())

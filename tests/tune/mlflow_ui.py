@@ -41,6 +41,11 @@ for (const row of document.querySelectorAll(tables.map(table => `${table} [role=
 }
 return [...rows.entries()].sort((a, b) => a[0] - b[0]).map(entry => entry[1]);
 """
+SCROLL_ON = """
+const [list] = arguments;
+const end = list.scrollTop + list.clientHeight >= list.scrollHeight - 1;
+list.scrollTop = end ? 0 : list.scrollTop + 150;
+"""
 
 
 @contextmanager
@@ -168,12 +173,16 @@ class MlflowUi:
         box.send_keys(Keys.ARROW_DOWN)
 
         def chosen() -> bool:
+            open_lists = [one for one in self._find(".rc-virtual-list-holder") if one.is_displayed()]
+            if not open_lists:  # a page that was drawn anew has closed it
+                box.send_keys(Keys.ARROW_DOWN)
+                return False
             for option in self._find(".du-bois-light-select-item-option"):
                 if option.text == name:
                     option.click()
                     return True
-            holder = self._find(".rc-virtual-list-holder")[-1]  # only what is in sight is there
-            self._driver.execute_script("arguments[0].scrollTop += 150", holder)
+            # Only what is in sight is there, and it is drawn a moment after the scrolling: after the end from the top.
+            self._driver.execute_script(SCROLL_ON, open_lists[-1])
             return False
 
         self.wait(chosen, name)

@@ -85,7 +85,8 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
     if name == "pseudo_labels":
         return pseudo_label_health(reports, classes=study.classes, title=title, warmup=warmup)
     if name == "learning_curves":
-        return learning_curves(reports, title=title, warmup=warmup) if reports else None
+        # One epoch is a point, which the run's metrics tell as well; many trials of a study are stopped there.
+        return learning_curves(reports, title=title, warmup=warmup) if len(reports) > 1 else None
     raise ValueError(f"no figure is called {name!r}")
 
 
