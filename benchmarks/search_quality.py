@@ -1,0 +1,296 @@
+"""How good a search is: regret after equal epochs, on recorded learning curves, against random search and stock parts.
+
+    python -m benchmarks.search_quality --plot docs/search-quality.png     # minutes of one core; prints the tables
+    python -m benchmarks.search_quality --repetitions 2 --marks 135 --json # smaller; every repetition's regret
+
+No training: a configuration that is asked for is answered by the nearest of the curves in data/curves.csv, in the unit
+cube of data/curves-space.yaml, where ranges that are logarithmic are so (the learning rate, the weight decay) and the
+warm-up is its whole number of epochs over the run's. It is the same for every contender. Four workers in virtual time
+train an epoch each in turn; one that ends is replaced at once. Trials are not limited: a search goes on until its
+epochs are spent, those of trials under way included.
+
+- Contenders of Ray's parts: `OptunaSearch` and `ASHAScheduler` themselves, wired as their documentation has it
+  (val/error, all epochs counted, grace 1, factor 3), called in the order in which Ray Tune's controller calls them.
+  Random search is the same class with Optuna's random sampler, without early stopping a `FIFOScheduler`.
+- This project's search is its own searcher, scheduler, recorder and storages (`benchmarks.simulated`). It tries the
+  space's baseline first; one of the stock contenders is given the same first point, to tell that from the rest.
+
+All recommend by the project's rule (`tune.views.best_record`): the lowest val_error, then val_loss, of the trials that
+ran to the end; before there is one, of those deepest after their warm-up. Regret is the recommended configuration's
+error at the end of its curve, less the lowest of all curves, in points: on the validation images, which is what a
+search can work on, and on images that no decision sees, where the luck of the choice counts too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from optuna.samplers import RandomSampler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from benchmarks.record_curves import EPOCHS, METHOD, SPACE, read_curves
+from benchmarks.simulated import Driver, Outcome
+from benchmarks.stock_search import HELD, IMAGES, METRIC, TIME, Recorded, StockSearch
+from tune.home import Home
+from tune.records import TrialRecord
+from tune.request import SearchRequest, resolve_request
+from tune.spec import REDUCTION_FACTOR
+from tune.statistics import Spread
+from tune.study import StudyFolder
+
+CONCURRENT, REPETITIONS, MARKS = 4, 30, (135, 270, 540, 1080)
+RANDOM, RANDOM_ASHA, STOCK = "random search", "random search + ASHA", "stock: OptunaSearch + ASHA"
+STOCK_BASELINE, OWN = "stock, this project's first point", "this project"
+
+
+class OwnSearch:
+    """This project's search with its default sampler, which can be halted after any epoch."""
+
+    def __init__(self, recorded: Recorded, seed: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ssl-tune-quality-")
+        home = Home(Path(self._folder.name))
+        request = SearchRequest(
+            name="quality",
+            method=METHOD,
+            space=str(SPACE),
+            trials=10 * max(MARKS),  # never reached: as many random ones first as the stock sampler has
+            epochs=EPOCHS,
+            concurrent=CONCURRENT,
+            seed=seed,
+            settings={"threads": 1, "precision": "float32"},
+        )
+        spec = resolve_request(request, home)
+        StudyFolder(home.study_folder(spec.name)).create(spec)
+
+        def outcome_of(document: Mapping[str, Any]) -> Outcome:
+            curve = recorded.nearest(_flat(document))
+            return Outcome(curve.warmup, curve.val_error, curve.val_loss)
+
+        self.driver = Driver(spec, home, outcome_of)
+
+    def run(self, budget: int) -> None:
+        """Go on until so many epochs have been spent since the beginning."""
+        self.driver.run(budget)
+
+    def records(self) -> list[TrialRecord]:
+        """The trials as they stand."""
+        return self.driver.records.all()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.driver.close()
+        self._folder.cleanup()
+
+
+def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration document by dotted names."""
+    sections = {k: v for k, v in document.items() if isinstance(v, dict)}
+    inner = {f"{section}.{k}": v for section, values in sections.items() for k, v in values.items()}
+    return {k: v for k, v in document.items() if k not in sections} | inner
+
+
+def _asha() -> ASHAScheduler:
+    return ASHAScheduler(
+        time_attr=TIME,
+        metric=METRIC,
+        mode="min",
+        max_t=EPOCHS,
+        grace_period=1,
+        reduction_factor=REDUCTION_FACTOR,
+    )
+
+
+def _stock(recorded: Recorded, scheduler: TrialScheduler, **options: Any) -> StockSearch:
+    space = recorded.space.distributions(EPOCHS)
+    searcher = OptunaSearch(space, metric=METRIC, mode="min", **options)
+    return StockSearch(recorded, searcher, scheduler, CONCURRENT)
+
+
+def _first(recorded: Recorded) -> list[dict[str, Any]]:
+    return [recorded.space.baseline_for(EPOCHS)]
+
+
+CONTENDERS: dict[str, Callable[[Recorded, int], StockSearch | OwnSearch]] = {
+    RANDOM: lambda recorded, seed: _stock(recorded, FIFOScheduler(), sampler=RandomSampler(seed=seed)),
+    RANDOM_ASHA: lambda recorded, seed: _stock(recorded, _asha(), sampler=RandomSampler(seed=seed)),
+    STOCK: lambda recorded, seed: _stock(recorded, _asha(), seed=seed),
+    STOCK_BASELINE: lambda r, seed: _stock(r, _asha(), seed=seed, points_to_evaluate=_first(r)),
+    OWN: OwnSearch,
+}
+
+
+@dataclass(frozen=True)
+class Course:
+    """One repetition of a contender.
+
+    Attributes:
+        regret: in points, for each of IMAGES, after each of `places` epochs.
+        trials: begun by the end.
+        completed: of them, those that ran to their last epoch.
+    """
+
+    regret: dict[str, dict[int, float]]
+    trials: int
+    completed: int
+
+
+def course(contender: str, recorded: Recorded, seed: int, places: Sequence[int]) -> Course:
+    """A search from its beginning to the last of `places`, each a number of epochs."""
+    search = CONTENDERS[contender](recorded, seed)
+    regret: dict[str, dict[int, float]] = {images: {} for images in IMAGES}
+    try:
+        for place in places:
+            search.run(place)
+            for images, points in recorded.regret(search.records()).items():
+                regret[images][place] = points
+        records = search.records()
+    finally:
+        search.close()
+    return Course(regret, len(records), sum(r.state == "completed" for r in records))
+
+
+def measure(recorded: Recorded, repetitions: int, marks: Sequence[int]) -> dict[str, list[Course]]:
+    """Every contender's repetitions, in order of their seeds; regrets after every EPOCHS epochs and at the marks."""
+    places = sorted({*range(EPOCHS, max(marks) + 1, EPOCHS), *marks})
+    return {
+        name: [course(name, recorded, seed, places) for seed in range(repetitions)] for name in CONTENDERS
+    }
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean; 0 for a single value."""
+    return (Spread(tuple(values)).std or 0.0) / len(values) ** 0.5
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """This project's regret less another contender's, in points, paired by repetition.
+
+    Attributes:
+        images: what the regret is measured on, of IMAGES.
+        other: the contender.
+        epochs: spent by each.
+        mean: of the differences; below 0 where this project is better.
+        interval: of 95 % for the mean (Student's t); None for fewer than three repetitions.
+        better, equal, worse: in how many repetitions this project was.
+    """
+
+    images: str
+    other: str
+    epochs: int
+    mean: float
+    interval: tuple[float, float] | None
+    better: int
+    equal: int
+    worse: int
+
+
+def pairings(courses: Mapping[str, Sequence[Course]], marks: Sequence[int]) -> Iterator[Pairing]:
+    """This project against every other contender, on either images, at every mark."""
+    others = [name for name in CONTENDERS if name != OWN]
+    for images, other, mark in itertools.product(IMAGES, others, marks):
+        pairs = zip(courses[OWN], courses[other], strict=True)
+        spread = Spread(tuple(own.regret[images][mark] - its.regret[images][mark] for own, its in pairs))
+        signs = [(d > 0) - (d < 0) for d in spread.values]
+        counts = {"better": signs.count(-1), "equal": signs.count(0), "worse": signs.count(1)}
+        yield Pairing(images, other, mark, spread.mean, spread.interval, **counts)
+
+
+def tables(courses: Mapping[str, Sequence[Course]], marks: Sequence[int]) -> Iterator[str]:
+    """One of the contenders for each of IMAGES, and one of the pairs, in Markdown."""
+    for images in IMAGES:
+        columns = [
+            f"regret on the {images}",
+            *(f"after {mark} epochs" for mark in marks),
+            "trials",
+            "completed",
+        ]
+        yield from ("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|")
+        for name, repetitions in courses.items():
+            values = [[c.regret[images][mark] for c in repetitions] for mark in marks]
+            cells = [f"{fmean(column):.2f} ± {standard_error(column):.2f}" for column in values]
+            cells.append(f"{fmean(c.trials for c in repetitions):.0f}")
+            cells.append(f"{fmean(c.completed for c in repetitions):.0f}")
+            yield "| " + " | ".join([name, *cells]) + " |"
+        yield ""
+    yield "| this project less | images | epochs | difference in points | 95 % interval | better, equal, worse |"
+    yield "|---" * 6 + "|"
+    for pair in pairings(courses, marks):
+        interval = "" if pair.interval is None else "{:+.2f} to {:+.2f}".format(*pair.interval)
+        cells = [pair.other, pair.images, str(pair.epochs), f"{pair.mean:+.2f}", interval]
+        yield "| " + " | ".join([*cells, f"{pair.better}, {pair.equal}, {pair.worse}"]) + " |"
+
+
+def plot(courses: Mapping[str, Sequence[Course]], lowest: float, path: Path) -> None:
+    """Mean regret against epochs, with a band of a standard error to each side: a panel for each of IMAGES."""
+    from tune.figures.style import BLACK, drawing, save
+
+    figure = drawing(12, 5)
+    repetitions = len(courses[OWN])
+    for place, images in enumerate(IMAGES, 1):
+        axes = figure.add_subplot(1, 2, place)
+        _panel(axes, courses, images)
+        if images == HELD:
+            axes.axhline(lowest, color=BLACK, linewidth=0.8)
+            note = "the rule's choice among all curves at full length"
+            axes.text(0.01, lowest, note, fontsize=8, va="bottom", transform=axes.get_yaxis_transform())
+        else:
+            axes.legend(frameon=False, fontsize=9)
+            axes.set_title(
+                f"mean of {repetitions} searches, band: one standard error", loc="left", fontsize=9
+            )
+    save(figure, path)
+
+
+def _panel(axes: Any, courses: Mapping[str, Sequence[Course]], images: str) -> None:
+    from tune.figures.style import BLUE, GREY, ORANGE, SKY, VERMILLION, dress
+
+    looks = zip((GREY, ORANGE, VERMILLION, SKY, BLUE), ("--", "-.", "-", ":", "-"), strict=True)
+    for (name, repetitions), (colour, line) in zip(courses.items(), looks, strict=True):
+        places = list(repetitions[0].regret[images])
+        values = [[c.regret[images][place] for c in repetitions] for place in places]
+        means, errors = [fmean(v) for v in values], [standard_error(v) for v in values]
+        axes.plot(places, means, line, color=colour, label=name, linewidth=2.5 if name == OWN else 1.6)
+        low, high = zip(*((m - e, m + e) for m, e in zip(means, errors, strict=True)), strict=True)
+        axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+    dress(axes, title="", x="epochs trained, over all trials", y=f"regret on the {images}, points of error")
+    axes.set_ylim(bottom=0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    parser.add_argument("--marks", type=int, nargs="+", default=list(MARKS), help="epochs of the tables")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="write the curves as PNG")
+    parser.add_argument(
+        "--json", action="store_true", help="every repetition's regrets instead of the tables"
+    )
+    options = parser.parse_args(arguments)
+    recorded = Recorded(read_curves())
+    courses = measure(recorded, options.repetitions, options.marks)
+    lowest = recorded.floor()
+    if options.plot is not None:
+        plot(courses, lowest, options.plot)
+    if options.json:
+        pairs = [asdict(pair) for pair in pairings(courses, options.marks)]
+        found = {name: [asdict(c) for c in repetitions] for name, repetitions in courses.items()}
+        print(json.dumps({"floor": lowest, "contenders": found, "pairs": pairs}))
+        return
+    print(
+        f"{len(recorded.curves)} curves, {options.repetitions} repetitions; regret in points, mean ± standard error"
+    )
+    print(f"of the rule's choice among all curves at full length, on the {HELD}: {lowest:.2f}\n")
+    print("\n".join(tables(courses, options.marks)))
+
+
+if __name__ == "__main__":
+    main()
