@@ -27,7 +27,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -374,8 +374,8 @@ def backfill(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """See the head of this file."""
+def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command's options; those of the process without `words`."""
     parser = argparse.ArgumentParser(description="what tracking costs, and how fast a back-log is delivered")
     parser.add_argument("part", choices=("reports", "epochs", "backfill"))
     parser.add_argument("--rounds", type=int, default=2, help="of studies that take turns")
@@ -386,10 +386,16 @@ def main() -> None:
     parser.add_argument("--backends", type=lambda text: text.split(","), default=list(BACKENDS))
     parser.add_argument("--backend", choices=BACKENDS, default="sqlite", help="of `backfill`")
     parser.add_argument("--runs", type=int, default=200, help="of `backfill`")
-    options = parser.parse_args()
-    logging.getLogger("tune").setLevel(logging.ERROR)
+    options = parser.parse_args(words)
     if options.part == "reports":
         options.seconds = 0.0
+    return options
+
+
+def main() -> None:
+    """See the head of this file."""
+    options = options_of()
+    logging.getLogger("tune").setLevel(logging.ERROR)
     print(json.dumps((backfill if options.part == "backfill" else studies)(options), indent=1))
 
 
