@@ -51,10 +51,16 @@ def path_of(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch:06d}.ckpt"
 
 
+def epoch_of(name: str) -> int | None:
+    """The epoch of a checkpoint's file name; None where it is none."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
 def epochs_in(folder: Path) -> list[int]:
     """Epochs that the folder holds a checkpoint of, newest first."""
-    found = (_NAME.fullmatch(p.name) for p in folder.glob("epoch-*.ckpt"))
-    return sorted((int(m[1]) for m in found if m), reverse=True)
+    found = (epoch_of(p.name) for p in folder.glob("epoch-*.ckpt"))
+    return sorted((epoch for epoch in found if epoch is not None), reverse=True)
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any], *, keep: int = 2) -> Path:

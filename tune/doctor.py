@@ -100,8 +100,8 @@ def _home(home: Home) -> Finding:
     try:
         home.check_writable()
     except ConfigError as error:
-        return Finding("bad", "home", str(home.path), str(error))
-    return Finding("good", "home", f"{home.path}, {len(home.study_names())} studies")
+        return Finding("bad", "home", home.shown, str(error))
+    return Finding("good", "home", f"{home.shown}, {len(home.study_names())} studies")
 
 
 def _disk(home: Home) -> Finding:
@@ -163,10 +163,10 @@ def examine_cluster(address: str, home: Home) -> list[Finding]:
         uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
         check_tracking_uri(uri)
         home.check_writable()
-        home.studies.mkdir(parents=True, exist_ok=True)
+        shared = home.shared()
         server = uri if needs_network(uri) else None
         mine, machines = identity(), cluster.machines()
-        probes = probe(home.studies, tracking_uri=server, look_at_gpus=True)
+        probes = probe(shared, tracking_uri=server, look_at_gpus=True)
         total = f"{len(machines)} machines, {sum(m.cpus for m in machines):g} processors, "
         total += f"{sum(m.gpus for m in machines):g} GPUs"
         found = [

@@ -127,6 +127,7 @@ class Engine:
         with self.recorder.writing():
             self._describe(state)
             self.tracker.study_ended(state, summary, tags | TABLE_TAG)
+            self.folder.commit()
         self.handed_over = more and state == "finished" and record is not None and self._sender is not None
         with self.recorder.writing():
             if not self.handed_over and (pending := self.tracker.pending()):
@@ -214,6 +215,8 @@ class Engine:
             self._next_look = time.monotonic() + LOOK_SECONDS
             if self.folder.stop_requested():
                 self.request_stop(None)
+            elif (trouble := self.folder.trouble()) is not None:
+                self.recorder.storage_failed(trouble)
         return self.recorder.stopping is not None
 
     def _time_is_up(self) -> bool:

@@ -42,6 +42,10 @@ CREATE INDEX IF NOT EXISTS events_run ON events (run, kind, id);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _OWED = "delivered_at IS NULL AND error IS NULL"
+LIMIT_FILE = "durable"
+"""Beside the log of a study in an object store: the last event that is there, and that MLflow may hear of. What comes
+after it a driver that carries on elsewhere does not know, and may do otherwise."""
+_NO_LIMIT = 2**63 - 1
 _COLUMNS = "id, key, kind, run, payload, time_ms"
 _INSERT = (
     "INSERT INTO events (key, kind, run, payload, time_ms) VALUES (?, ?, ?, ?, ?)"
@@ -201,17 +205,29 @@ class EventLog:
         The order matters within a run alone, and many events of one run make few calls. Figures, which are
         drawn first, are not among them: see `owed_figures`.
         """
-        owed = f"{_OWED} AND kind != 'figure'"
-        first = self._rows(f"SELECT run FROM events WHERE {owed} ORDER BY id LIMIT 1")
+        owed, last = f"{_OWED} AND kind != 'figure' AND id <= ?", self._limit()
+        first = self._rows(f"SELECT run FROM events WHERE {owed} ORDER BY id LIMIT 1", [last])
         if not first:
             return []
         query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND {owed} ORDER BY id LIMIT ?"
-        return [_event(row) for row in self._rows(query, [first[0][0], limit])]
+        return [_event(row) for row in self._rows(query, [first[0][0], last, limit])]
 
     def owed_figures(self, limit: int) -> list[Event]:
         """The oldest figures that are still to be drawn and delivered."""
-        query = f"SELECT {_COLUMNS} FROM events WHERE {_OWED} AND kind = 'figure' ORDER BY id LIMIT ?"
-        return [_event(row) for row in self._rows(query, [limit])]
+        query = (
+            f"SELECT {_COLUMNS} FROM events WHERE {_OWED} AND kind = 'figure' AND id <= ? ORDER BY id LIMIT ?"
+        )
+        return [_event(row) for row in self._rows(query, [self._limit(), limit])]
+
+    def held_back(self) -> bool:
+        """Whether there are events that tracking must not hear of yet: see LIMIT_FILE."""
+        return bool(self._rows(f"SELECT 1 FROM events WHERE {_OWED} AND id > ? LIMIT 1", [self._limit()]))
+
+    def _limit(self) -> int:
+        try:
+            return int(self.path.with_name(LIMIT_FILE).read_text())
+        except FileNotFoundError:
+            return _NO_LIMIT
 
     def by_id(self, id: int) -> Event:
         """The event of an id."""

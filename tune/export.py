@@ -84,7 +84,7 @@ def export_all(folder: Path | str, *, home: Path | str | None = None) -> dict[st
     place, folder = Home(home), Path(folder).expanduser()
     names = place.study_names()
     if not names:
-        raise ConfigError(f"there is no study in {place.path} to export. Start one with `ssl-tune search`.")
+        raise ConfigError(f"there is no study in {place.shown} to export. Start one with `ssl-tune search`.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,14 +1,26 @@
-"""The folder that holds all state: ``mlflow.db``, ``mlartifacts/``, ``cache/`` and ``studies/<name>/``."""
+"""The folder that holds all state: ``mlflow.db``, ``mlartifacts/``, ``cache/`` and ``studies/<name>/``.
+
+Or a place in an object store, which this machine has a working copy of: see `tune.remote`.
+"""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssl_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tune.object_store import ObjectStore
+    from tune.remote import RemoteStudy
+
+STORE_FILE = "store-url"
+"""In a working copy: of which object store."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 
@@ -17,12 +29,30 @@ class Home:
     """Paths below one home folder.
 
     Args:
-        path: the folder; None: the environment's SSL_TUNE_HOME, else ./ssl-tune-home.
+        path: the folder, or the URL of a place in an object store; None: the environment's SSL_TUNE_HOME, else
+            ./ssl-tune-home.
+
+    Raises:
+        ConfigError: a URL that cannot be one, or whose kind of store no installed library speaks to.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
-        chosen = path or os.environ.get("SSL_TUNE_HOME") or "ssl-tune-home"
-        self.path = Path(chosen).expanduser().resolve()
+        chosen = str(path or os.environ.get("SSL_TUNE_HOME") or "ssl-tune-home")
+        self.url: str | None = None
+        if "://" not in chosen:
+            self.path = Path(chosen).expanduser().resolve()
+            return
+        from tune.object_store import ObjectStore
+
+        self.url = ObjectStore(chosen).url
+        self.path = _working_copies() / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / STORE_FILE).write_text(self.url)
+
+    @property
+    def shown(self) -> str:
+        """As ``--home`` names it."""
+        return self.url or str(self.path)
 
     @property
     def studies(self) -> Path:
@@ -46,12 +76,54 @@ class Home:
     def artifacts(self) -> Path:
         return self.path / "mlartifacts"
 
+    def folder_for(self, verb: str) -> Home:
+        """This home, for a command whose files an object store is no place for.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if self.url is not None:
+            raise ConfigError(
+                f"{verb} keeps its files in a folder: name one with --home instead of {self.url}."
+            )
+        return self
+
+    def shared(self) -> Path | ObjectStore:
+        """What all machines of a cluster have to see: the folder of studies, or the object store."""
+        if self.url is None:
+            self.studies.mkdir(parents=True, exist_ok=True)
+            return self.studies
+        from tune.object_store import ObjectStore
+
+        return ObjectStore(self.url)
+
+    def remote(self, name: str) -> RemoteStudy | None:
+        """A study's place in the object store; None where the home is a folder."""
+        return remote_of(self.studies / name)
+
     def study_names(self) -> list[str]:
         """Names of the studies here, oldest first."""
+        if self.url is not None:
+            self._fetch_all()
         if not self.studies.is_dir():
             return []
         folders = [p for p in self.studies.iterdir() if (p / "study.yaml").is_file()]
         return [p.name for p in sorted(folders, key=lambda p: (p / "study.yaml").stat().st_mtime)]
+
+    def _fetch_all(self) -> None:
+        from tune.object_store import ObjectStore
+
+        assert self.url is not None
+        there = ObjectStore(self.url).names("studies")
+        for name in {*there, *(p.name for p in self.studies.glob("*"))}:
+            self.has_study(name)
+
+    def has_study(self, name: str) -> bool:
+        """Whether there is a study of this name; in an object store, its working copy is then brought up to date."""
+        folder, remote = self.study_folder(name), self.remote(name)
+        if remote is not None and not remote.fetch():
+            return False
+        return (folder / "study.yaml").is_file()
 
     def study_folder(self, name: str) -> Path:
         """The folder of a study of this name, whether it exists or not.
@@ -69,25 +141,48 @@ class Home:
             ConfigError: if there is none of this name; lists those that exist.
         """
         folder = self.study_folder(name)
-        if (folder / "study.yaml").is_file():
+        if self.has_study(name):
             return folder
         names = self.study_names()
         near = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = f"Studies there: {', '.join(names)}." if names else "There is no study there yet."
-        raise ConfigError(f"no study {name!r} in {self.path}.{hint} {listed}")
+        raise ConfigError(f"no study {name!r} in {self.shown}.{hint} {listed}")
 
     def free_name(self, wanted: str) -> str:
         """`wanted`, or `wanted-2`, `wanted-3`, ... where that is taken."""
         name, number = wanted, 1
-        while (self.studies / name).exists():
+        while self.has_study(name) if self.url is not None else (self.studies / name).exists():
             number += 1
             name = f"{wanted}-{number}"
         return name
 
     def check_writable(self) -> None:
         """Raise ConfigError unless files can be made here; leaves nothing behind."""
+        if self.url is not None:
+            from tune import object_store, remote
+
+            remote.check_writable(object_store.ObjectStore(self.url))
         check_writable(self.path, "the home folder", "Name another with --home or SSL_TUNE_HOME.")
+
+
+def remote_of(folder: Path) -> RemoteStudy | None:
+    """The place in an object store of which a study's folder is the working copy; None where it is none."""
+    marker = folder.parent.parent / STORE_FILE
+    if not marker.exists():
+        return None
+    from tune.object_store import ObjectStore
+    from tune.remote import RemoteStudy
+
+    return RemoteStudy(ObjectStore(marker.read_text()), folder)
+
+
+def _working_copies() -> Path:
+    """Where the working copies of homes in object stores lie: SSL_TUNE_WORK, else the user's cache folder."""
+    chosen = os.environ.get("SSL_TUNE_WORK")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "ssl-tune" / "homes"
 
 
 def check_writable(path: Path, what: str, remedy: str) -> None:

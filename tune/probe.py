@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import tune
 from ssl_core.errors import ConfigError
 from tune.errors import Exit, ServiceError
+from tune.object_store import ObjectStore
 
 PROBE_SECONDS = 60.0
 PACKAGES = ("ray", "torch", "torchvision", "numpy")
@@ -68,12 +69,15 @@ class Probe:
 
 
 def probe(
-    shared: Path, folders: Sequence[Path] = (), tracking_uri: str | None = None, look_at_gpus: bool = False
+    shared: Path | ObjectStore,
+    folders: Sequence[Path] = (),
+    tracking_uri: str | None = None,
+    look_at_gpus: bool = False,
 ) -> list[Probe]:
     """Look at every machine that may run trials, from within.
 
     Args:
-        shared: a folder that all must see and write; a token is written there and read by each.
+        shared: a folder or an object store that all must see and write; a token is written there and read by each.
         folders: that all must see.
         tracking_uri: a server that is to be reached from each.
         look_at_gpus: count the GPUs that torch can use (loads torch there, which takes seconds).
@@ -82,8 +86,7 @@ def probe(
 
     word = uuid.uuid4().hex
     ray = importlib.import_module("ray")
-    token = shared / f".token-{word[:8]}"
-    token.write_text(word)
+    token = _Token(shared, word)
     remote = ray.remote(_look())
     try:
         asked = {}
@@ -91,15 +94,35 @@ def probe(
             if node["Alive"] and node.get("Resources", {}).get("CPU", 0) >= 1:
                 there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
                 task = remote.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(
-                    str(token), word, [str(f) for f in folders], tracking_uri, look_at_gpus
+                    token.place, word, [str(f) for f in folders], tracking_uri, look_at_gpus
                 )
                 asked[task] = node["NodeManagerHostname"] or node["NodeName"]
         ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_SECONDS)
         return sorted((_answer(task, name) for task, name in asked.items()), key=lambda p: p.machine)
     finally:
-        for path in shared.glob(f"{token.name}*"):
-            with suppress(OSError):
-                path.unlink()
+        token.remove()
+
+
+class _Token:
+    """A word in a file or an object that every machine is to read, and to write its own beside."""
+
+    def __init__(self, shared: Path | ObjectStore, word: str) -> None:
+        self._shared, self._name = shared, f".token-{word[:8]}"
+        if isinstance(shared, Path):
+            self.place = str(shared / self._name)
+            (shared / self._name).write_text(word)
+        else:
+            self.place = f"{shared.url}/{self._name}/word"
+            shared.put(f"{self._name}/word", word.encode())
+
+    def remove(self) -> None:
+        """Remove it, and what the machines have written."""
+        with suppress(OSError):
+            if isinstance(self._shared, Path):
+                for path in self._shared.glob(f"{self._name}*"):
+                    path.unlink()
+            else:
+                self._shared.remove(self._name)
 
 
 def _answer(task: Any, name: str) -> Probe:
@@ -124,13 +147,22 @@ def _look() -> Any:
         from urllib.parse import urlsplit
 
         missing, note, versions, tracking, gpus = [], None, {}, None, None
-        path = Path(token)
+        mine = f"{token}-{socket.gethostname()}-{os.getpid()}"
         try:
-            if path.read_text() != word:
+            if "://" in token:
+                import fsspec
+
+                with fsspec.open(token, "rt") as there:
+                    found = there.read()
+                with fsspec.open(mine, "wt") as there:
+                    there.write(word)
+            else:
+                found = Path(token).read_text()
+                Path(mine).write_text(word)
+            if found != word:
                 raise OSError("other content")
-            path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}").write_text(word)
-        except OSError as error:
-            missing.append(f"{path.parent} ({error.strerror or error})")
+        except Exception as error:  # a store's client raises its own
+            missing.append(f"{token.rpartition('/')[0]} ({getattr(error, 'strerror', None) or error})")
         missing += [folder for folder in folders if not Path(folder).exists()]
         try:
             from tune.probe import identity

@@ -7,7 +7,6 @@ away) nothing more is: the sitting ends, and `resume` finds what was written so 
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,11 +133,14 @@ class Recorder(Callback):
             folder = Path(trial.config["folder"])
             folder.mkdir(parents=True, exist_ok=True)
             (folder / VERDICT_FILE).write_text("the kernel killed a process of this machine for memory")
+            self._folder.keep(number, VERDICT_FILE)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's worker died too often in the same epoch, or could not be started."""
         number, error = trial.config["trial"], trial.get_pickled_error()
         noted = Path(trial.config["folder"]) / ERROR_FILE
+        with self.writing():
+            self._folder.bring(number, ERROR_FILE)
         if isinstance(error, RayTaskError) and noted.exists():
             text = noted.read_text()
         else:
@@ -199,7 +201,9 @@ class Recorder(Callback):
         last = self._last.get(number) or self._records.trial(number).user_attrs.get("last", {})
         warmup = last.get("epoch", 0) - (last.get("ssl_epoch") or 0)
         picture = self._folder.trials / str(number) / PICTURE
+        if reason == "completed":
+            self._folder.bring(number, PICTURE)
         self._tracker.trial_ended(str(number), reason, error=error, picture=picture, warmup=warmup)
         self._records.end(number, reason, error=error)
         if reason not in ("completed", "error"):  # nobody carries these on, and thousands fill a disk
-            shutil.rmtree(self._folder.trials / str(number), ignore_errors=True)
+            self._folder.drop_trial(number)

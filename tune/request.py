@@ -137,6 +137,11 @@ def resolve_request(
     assert config.epochs is not None
     searched, source = _space(request, config)
     tracking_uri = request.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
+    if home.url is not None and tracking_uri == home.default_tracking_uri:
+        raise ConfigError(
+            f"the home {home.url} is no place for MLflow's SQLite file: name a server with --tracking-uri or "
+            "MLFLOW_TRACKING_URI."
+        )
     _check_places(request, tracking_uri)
     home.check_writable()
     spec = StudySpec(

@@ -161,6 +161,9 @@ def carry_on(
     if folder.state() == "finished":
         tracking = study.status()["tracking"]
         code = Exit.TRACKING_PENDING if tracking["pending"] or tracking["refused"] else Exit.DONE
+        if not folder.is_locked():
+            with folder.settled():
+                pass
         outcome = Outcome(study, code, tracking["pending"], 0.0, tracking["refused"])
         then(outcome)
         return outcome
@@ -237,7 +240,8 @@ def _check_cluster(spec: StudySpec, folder: StudyFolder) -> None:
     kind, _, path = spec.config["dataset"].partition("folder:")
     folders = [Path(path)] if path and not kind else []
     folders += [Path(spec.data_root)] if spec.data_root else []
-    probe.check_probes(probe.probe(folder.path, folders), probe.identity())
+    shared = folder.path if folder.remote is None else folder.remote.store
+    probe.check_probes(probe.probe(shared, folders), probe.identity())
     check_fit(cluster.machines(), int(spec.config["threads"]), spec.gpus_per_trial)
 
 
@@ -261,7 +265,7 @@ def _interrupted_early(folder: StudyFolder, home: Home) -> ServiceError:
     """Ctrl-C before the first trial: the study is there, and can be carried on."""
     folder.set_state("interrupted")
     folder.unlock()
-    command = shlex.join(["ssl-tune", "resume", folder.path.name, "--home", str(home.path)])
+    command = shlex.join(["ssl-tune", "resume", folder.path.name, "--home", home.shown])
     return ServiceError(f"interrupted. Carry on with: {command}", Exit.INTERRUPTED)
 
 

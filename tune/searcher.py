@@ -64,7 +64,9 @@ class StudySearcher(Searcher):
     def _new(self) -> FrozenTrial | None:
         if self._records.asked() < self._records.spec.trials:
             with self._writing():
-                return self._records.ask()
+                trial = self._records.ask()
+                self._folder.commit()
+                return trial
         return None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -90,6 +92,7 @@ def trial_task(spec: StudySpec, trial: FrozenTrial, folder: StudyFolder, home: H
         "config": spec.trial_config(trial.params).document(),
         "method_text": None if digest is None else method_file.text_of(digest),
         "folder": str(folder.trials / str(trial.number)),
+        "store": None if folder.remote is None else folder.remote.place(),
         "max_failures": spec.max_failures,
         "known_epoch": trial.user_attrs.get("last", {}).get("epoch", 0),
         "split_hash": spec.split_hash,

@@ -125,7 +125,7 @@ def serve(log: EventLog, parent: int | None) -> None:
                 time.sleep(LOOK_SECONDS)
             continue
         patience.succeeded()
-        if last:
+        if last and (orphaned() or not log.held_back()):
             return
         time.sleep(IDLE_SECONDS)
 

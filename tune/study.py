@@ -8,6 +8,8 @@ studies/<name>/study.yaml    what was asked, resolved
                optuna.db     trials: parameters, intermediate values, end states
                events.db     every report, and what tracking still owes
                trials/<n>/   checkpoints of a trial
+
+In a home that is a place in an object store this folder is a working copy: see `tune.remote`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -24,13 +28,17 @@ from search_spaces import dump_yaml
 from ssl_core import method_file
 from ssl_core.errors import ConfigError
 from tune.errors import Exit, ServiceError
-from tune.home import Home
+from tune.home import Home, remote_of
 from tune.spec import STUDY_FILE, StudySpec, read_spec
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tune.records import TrialRecord
+    from tune.remote import Mirror
+
+INCARNATION = "incarnation"
+"""In a study of an object store: told apart from another study of this name by what is in this file."""
 
 
 class StudyFolder:
@@ -41,7 +49,9 @@ class StudyFolder:
         self.optuna_db = path / "optuna.db"
         self.events_db = path / "events.db"
         self.trials = path / "trials"
+        self.remote = remote_of(path)
         self._lock: TextIO | None = None
+        self._mirror: Mirror | None = None
 
     def create(self, spec: StudySpec) -> None:
         """Make the folder, take its lock and write the specification, in this order.
@@ -51,6 +61,8 @@ class StudyFolder:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.remote is not None and not self.remote.exists() and not self._is_locked_here():
+                shutil.rmtree(self.path, ignore_errors=True)  # the copy of one that is not there any more
             self.path.mkdir()
         except FileExistsError:
             raise ConfigError(
@@ -66,6 +78,9 @@ class StudyFolder:
         self.set_state("running")
         method_file.keep(self.path, spec.config.get("method_digest"))
         self.write_spec(spec)
+        if self.remote is not None:
+            (self.path / INCARNATION).write_text(spec.uid)
+        self.commit()
 
     def write_spec(self, spec: StudySpec) -> None:
         """Write ``study.yaml``, whole or not at all."""
@@ -76,6 +91,7 @@ class StudyFolder:
 
         Raises:
             ServiceError: if another driver holds it.
+            StoreError: the home is an object store that does not answer.
         """
         file = (self.path / "lock").open("a+")
         try:
@@ -94,23 +110,97 @@ class StudyFolder:
         file.flush()
         self._lock = file
         (self.path / "stop").unlink(missing_ok=True)  # meant for the driver before
+        if self.remote is not None:
+            from tune.remote import Mirror
+
+            try:
+                self._mirror = Mirror(self.remote)
+            except BaseException:
+                self.unlock()
+                raise
 
     def request_stop(self) -> None:
         """Ask the driver, whoever and wherever it is, to end its sitting resumably."""
-        (self.path / "stop").touch()
+        if self.remote is not None and not self._is_locked_here():
+            self.remote.request_stop()
+        else:
+            (self.path / "stop").touch()
 
     def stop_requested(self) -> bool:
         """Whether somebody asked for that since the lock was taken."""
         return (self.path / "stop").exists()
 
     def unlock(self) -> None:
-        """Let go of the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Let go of the lock.
+
+        Raises:
+            ServiceError: the home is an object store, and the last state could not be written there.
+        """
+        mirror, self._mirror = self._mirror, None
+        try:
+            if mirror is not None:
+                mirror.close()
+        except OSError as error:
+            raise ServiceError(
+                f"{error}. The last state of {self.path.name} is on this machine alone, in {self.path}: bring it into "
+                f"the store with `ssl-tune resume {self.path.name}` here, once that can be written.",
+                Exit.STORAGE,
+            ) from None
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def commit(self) -> None:
+        """In a home that is an object store: write there what has changed; back when it is durable.
+
+        Raises:
+            StoreError: it could not be written, or the study is another driver's now.
+        """
+        if self._mirror is not None:
+            self._mirror.commit()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """In an object store, write there what the block changes, and what an earlier driver of this machine could not.
+
+        Raises:
+            ServiceError: the study is being driven.
+        """
+        if self.remote is None:
+            yield
+            return
+        self.lock()
+        try:
+            yield
+        finally:
+            self.unlock()
+
+    def trouble(self) -> str | None:
+        """What has kept this driver's state from its object store for too long."""
+        return None if self._mirror is None else self._mirror.trouble
+
+    def keep(self, trial: int, name: str) -> None:
+        """Let workers on other machines have a file of a trial's folder."""
+        if self.remote is not None:
+            self.remote.keep(trial, name)
+
+    def bring(self, trial: int, name: str) -> None:
+        """Have here a file of a trial's folder that a worker on another machine wrote."""
+        if self.remote is not None:
+            self.remote.bring(trial, name)
+
+    def drop_trial(self, trial: int) -> None:
+        """Remove the files of a trial that nobody carries on."""
+        shutil.rmtree(self.trials / str(trial), ignore_errors=True)
+        if self._mirror is not None:
+            self._mirror.forget_trial(trial)
 
     def is_locked(self) -> bool:
         """Whether a driver holds the lock."""
+        return self._is_locked_here() or (self.remote is not None and self.remote.driver() is not None)
+
+    def _is_locked_here(self) -> bool:
         path = self.path / "lock"
         if self._lock is not None or not path.exists():
             return self._lock is not None
@@ -134,6 +224,9 @@ class StudyFolder:
 
     def remove(self) -> None:
         """Take away a folder that this process made and that came to nothing."""
+        mirror, self._mirror = self._mirror, None
+        if mirror is not None:
+            mirror.abandon()
         self.unlock()
         shutil.rmtree(self.path)
         for parent in self.path.parents[:2]:  # studies/ and the home folder, where they were made for it

@@ -29,9 +29,11 @@ from ssl_core.config import from_document
 from ssl_core.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.files import write_atomically
 from ssl_core.loop import Report, Run, train
+from ssl_core.picture_file import FILE_NAME as PICTURE
 from ssl_core.run import prepare
 from tune.spec import STUDY_FILE
 from tune.system_metrics import SystemMetrics
+from tune.trial_store import trial_store
 from tune.trouble import FULL
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
@@ -47,7 +49,7 @@ class TrialTrainable(ray_tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the run; a worker that is used again comes here through `reset_config`."""
-        self._task = config
+        self._task, self._store = config, trial_store(config)
         self._reports: Iterator[Report] | None = None
         self._system: dict[str, float] = {}
 
@@ -84,7 +86,8 @@ class TrialTrainable(ray_tune.Trainable):
         if report.ssl_epoch is not None:  # without it, the scheduler makes no decision: that is the warm-up
             result[SSL_EPOCH] = report.ssl_epoch
         if report.epoch == self._last_epoch:
-            pictures.keep(Path(self._task["folder"]), self._run)
+            pictures.keep(self._store.folder, self._run)
+            self._store.keep(PICTURE)
             result |= {"done": True, STOP_REASON: "completed"}
         return result
 
@@ -94,11 +97,11 @@ class TrialTrainable(ray_tune.Trainable):
             _check_machine(task)
         cap_gpu_memory(task["gpus"])
         if task["method_text"] is not None:
-            method_file.load(task["method_text"], str(Path(task["folder"]).parent.parent / method_file.COPY))
+            method_file.load(task["method_text"], str(self._store.folder.parent.parent / method_file.COPY))
         config, data, split = prepare(
             from_document(task["config"]),
             data_root=Path(task["data_root"]) if task["data_root"] else None,
-            cache=Path(os.environ.get("SSL_TUNE_CACHE") or task["cache"]),
+            cache=Path(os.environ.get("SSL_TUNE_CACHE") or self._store.cache),
         )
         if split.hash != task["split_hash"]:
             raise RuntimeError(
@@ -106,7 +109,8 @@ class TrialTrainable(ray_tune.Trainable):
             )
         run = self._run = Run(config, data, split)
         self._last_epoch = config.last_epoch
-        folder = Path(task["folder"])
+        folder = self._store.folder
+        self._store.fetch()
         if (folder / VERDICT_FILE).exists():
             raise MemoryError((folder / VERDICT_FILE).read_text())
         state = checkpoint.load_newest(folder)
@@ -118,6 +122,7 @@ class TrialTrainable(ray_tune.Trainable):
         monitor = SystemMetrics(config.device) if task["system_metrics"] else None
         for report in train(run):
             checkpoint.save(folder, report.epoch, run.state())
+            self._store.keep_checkpoint(report.epoch)
             # Beside the report, not in it: they are no part of what makes a run the same run.
             self._system = monitor.sample() if monitor is not None else {}
             yield report
@@ -137,12 +142,14 @@ class TrialTrainable(ray_tune.Trainable):
 
     def _note_failure(self, text: str) -> int:
         """Keep a traceback; returns how many there were."""
-        folder = Path(self._task["folder"])
+        folder = self._store.folder
         folder.mkdir(parents=True, exist_ok=True)
         noted = folder / FAILURES_FILE
         failures = 1 + (int(noted.read_text()) if noted.exists() else 0)
         (folder / ERROR_FILE).write_text(text)
         write_atomically(noted, str(failures).encode())
+        for name in (ERROR_FILE, FAILURES_FILE):
+            self._store.keep(name)
         return failures
 
 
@@ -162,7 +169,7 @@ def _check_machine(task: dict[str, Any]) -> None:
     from tune.probe import identity
 
     study = Path(task["folder"]).parent.parent
-    if not (study / STUDY_FILE).is_file():
+    if task["store"] is None and not (study / STUDY_FILE).is_file():
         raise RuntimeError(
             f"{socket.gethostname()} does not see {study}: the study's storage is not shared with it"
         )

@@ -171,7 +171,7 @@ def _search(cell: Cell, order: Order, home: Home, say: Say) -> Study:
 
     request = _request(cell, order)
     name = str(request.name)
-    if (home.study_folder(name) / "study.yaml").is_file():
+    if home.has_study(name):
         outcome = carry_on(name, home, make_progress())
     else:
         say(f"searching {cell.column} with {cell.method}: study {name}")

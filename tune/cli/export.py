@@ -74,7 +74,7 @@ def _outcome(document: dict[str, Any]) -> str:
     )
 
 
-def _export_all(folder: Path, home: Path | None) -> None:
+def _export_all(folder: Path, home: str | None) -> None:
     from tune.export import export_all
 
     found = export_all(folder, home=home)
@@ -88,7 +88,7 @@ def _export_all(folder: Path, home: Path | None) -> None:
         raise ConfigError("no study has a trial with a result: nothing was exported.")
 
 
-def _export_tables(name: str, csv: Path | None, parquet: Path | None, home: Path | None) -> None:
+def _export_tables(name: str, csv: Path | None, parquet: Path | None, home: str | None) -> None:
     from tune.export import export_table
 
     for path, suffix in ((csv, ".csv"), (parquet, ".parquet")):

@@ -17,7 +17,10 @@ from tune.request import SearchRequest
 from tune.spec import parse_sets, read_text
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Folder of all state [SSL_TUNE_HOME, else ./ssl-tune-home]")
+    str | None,
+    typer.Option(
+        "--home", help="Folder of all state, or s3://BUCKET/FOLDER [SSL_TUNE_HOME, else ./ssl-tune-home]"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name")]
@@ -175,6 +178,6 @@ def _file_sets(document: dict[str, Any], path: Path | None) -> list[str]:
     return [f"{name}={value}" for name, value in sets.items()]
 
 
-def home_of(path: Path | None) -> Home:
-    """The home folder of a command."""
+def home_of(path: str | None) -> Home:
+    """The home of a command."""
     return Home(path)

@@ -32,7 +32,7 @@ def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> Non
         print_json(documents)
         return
     if not documents:
-        console().print(f"no study in {place.path} yet. Start one with: ssl-tune search")
+        console().print(f"no study in {place.shown} yet. Start one with: ssl-tune search")
         return
     rows = [
         [
@@ -116,7 +116,7 @@ def ui_command(
     port: Annotated[int, typer.Option(help="Port to listen on", min=1, max=65535)] = 5000,
 ) -> None:
     """Start the MLflow UI on this home; stop it with Ctrl-C."""
-    place = home_of(home)
+    place = home_of(home).folder_for("ui")
     database = place.path / "mlflow.db"
     if not database.exists():
         raise ConfigError(
@@ -142,7 +142,7 @@ def sync_command(
     home: HomeOption = None,
 ) -> None:
     """Deliver to MLflow what a study still owes."""
-    from tune.errors import Exit
+    from tune.errors import Exit, ServiceError
     from tune.events import EventLog
     from tune.sender import deliver
     from tune.spec import parse_duration
@@ -153,7 +153,12 @@ def sync_command(
     if retry_refused and folder.events_db.exists():
         with EventLog(folder.events_db) as log:
             log.mark_refused_undelivered()
-    pending = deliver(folder.path, seconds)
+    if folder.remote is not None and folder.is_locked():
+        raise ServiceError(
+            f"the study {name!r} is being driven: its driver delivers what is owed.", Exit.IN_USE
+        )
+    with folder.settled():
+        pending = deliver(folder.path, seconds)
     with EventLog(folder.events_db, read_only=True) as log:
         dead, problem = log.dead(), log.get_meta("problem")
     for letter in dead:

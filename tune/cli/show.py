@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -31,7 +30,7 @@ def console() -> Console:
     return Console(width=width, highlight=False, markup=False, soft_wrap=True)
 
 
-def typed(verb: str, name: str | None, home: Path | None) -> str:
+def typed(verb: str, name: str | None, home: str | None) -> str:
     """A command as it is to be typed, with the same home."""
     words = ["ssl-tune", verb, *([name] if name else []), *(["--home", str(home)] if home else [])]
     return shlex.join(words)

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +22,6 @@ from tune.cli.options import (
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.errors import Exit, ServiceError
 from tune.request import SearchRequest
-from tune.spec import STUDY_FILE
 
 if TYPE_CHECKING:
     from tune.search import Outcome
@@ -148,7 +146,7 @@ class _Afterwards:
         confirm_seeds: fresh seeds of the confirmation; None: there is none.
     """
 
-    def __init__(self, home: Path | None, with_baseline: bool, confirm_seeds: int | None) -> None:
+    def __init__(self, home: str | None, with_baseline: bool, confirm_seeds: int | None) -> None:
         self._home, self._with_baseline, self._seeds = home, with_baseline, confirm_seeds
         self.code = Exit.DONE
 
@@ -223,7 +221,7 @@ def stop_command(
     from tune.spec import parse_duration
     from tune.study import load_study
 
-    here = (home_of(home).study_folder(name) / STUDY_FILE).is_file()
+    here = home_of(home).has_study(name)
     if address is not None or (not here and "RAY_API_SERVER_ADDRESS" in os.environ):
         stop_job(name, address)
         return
@@ -271,7 +269,7 @@ def confirm_command(
     _say_what_mlflow_lacks(name, home)
 
 
-def _say_what_mlflow_lacks(name: str, home: Path | None) -> None:
+def _say_what_mlflow_lacks(name: str, home: str | None) -> None:
     """Exit with the code for it where something of a study is still to be delivered, or was refused."""
     from tune.study import load_study
 
@@ -291,7 +289,7 @@ def _confirmation(
     top: int = 1,
     seeds: int,
     baseline: str,
-    home: Path | None,
+    home: str | None,
     sender: subprocess.Popen[bytes] | None = None,
 ) -> dict[str, Any]:
     from tune.confirm import confirm

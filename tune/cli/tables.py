@@ -57,7 +57,7 @@ def reproduce_command(
 
     if search and configs is not None:
         raise ConfigError("--search and --configs exclude each other: take one.")
-    place = home_of(home)
+    place = home_of(home).folder_for("reproduce")
     order = Order(
         tables=tuple(dict.fromkeys(tables)),
         cells=tuple(cell or ()),

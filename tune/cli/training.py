@@ -64,7 +64,7 @@ def train_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration; its result is that of the last epoch."""
-    place = home_of(home)
+    place = home_of(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
     if resume and out is None:

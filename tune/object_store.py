@@ -1,0 +1,156 @@
+"""Named bytes in a place that fsspec can reach: ``s3://bucket/folder``, ``gs://...``, ``file:///...``, ``memory://...``.
+
+What an object store promises is little, and nothing more is asked of it: an object is written whole, is there for all
+once it was written, and can be listed and removed. There are no locks, no renames and no appending.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ssl_core.errors import ConfigError
+
+ATTEMPTS, FIRST_PAUSE = 6, 0.5
+"""Tries of a call, and seconds before the second; each pause is twice the one before: 15 s in all."""
+
+T = TypeVar("T")
+
+
+class StoreError(OSError):
+    """The store did not answer, or refused, however often it was asked."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EIO, message)
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def is_url(text: str) -> bool:
+    """Whether this names a place in an object store rather than a folder."""
+    return "://" in text
+
+
+class ObjectStore:
+    """The objects below one URL.
+
+    Args:
+        url: of the place, such as ``s3://bucket/ssl-tune``. Logins are the environment's, as the store's own tools
+            read them (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ...): never part of the URL.
+
+    Raises:
+        ConfigError: this cannot be one, or the library that speaks to this kind of store is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self.url = url.rstrip("/")
+        scheme, _, place = self.url.partition("://")
+        if not scheme or not place.strip("/"):
+            raise ConfigError(
+                f"--home {url!r}: a folder, or a place in an object store such as s3://BUCKET/FOLDER."
+            )
+        if "@" in place.partition("/")[0]:
+            raise ConfigError(
+                "--home: a login in the URL would be kept with the study and logged. Give it in the environment, as "
+                "the store's own tools read it (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for one)."
+            )
+        try:
+            found, self._root = url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            remedy = " Install it with: pip install 'ssl-tune[s3]'" if scheme in ("s3", "s3a") else ""
+            raise ConfigError(f"--home {url}: {error}.{remedy}") from None
+        self._fs: Any = found
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object, whole."""
+        path = self._path(name)
+
+        def write() -> None:
+            if "file" in self._protocols():  # which is no object store: half a file could be seen there
+                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                aside = f"{path}.{random.getrandbits(64):x}.tmp"
+                self._fs.pipe_file(aside, data)
+                self._fs.mv(aside, path)
+            else:
+                self._fs.pipe_file(path, data)
+
+        self._tried(f"write {name}", write)
+
+    def get(self, name: str) -> bytes | None:
+        """An object's content; None where there is none of this name."""
+
+        def read() -> bytes | None:
+            try:
+                return bytes(self._fs.cat_file(self._path(name)))
+            except FileNotFoundError:
+                return None
+
+        return self._tried(f"read {name}", read)
+
+    def names(self, folder: str) -> list[str]:
+        """The last parts of the names directly below a folder, of objects and of folders, in order."""
+
+        def listed() -> list[str]:
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.ls(self._path(folder), detail=False)
+            except FileNotFoundError:
+                return []
+            paths = {str(path).rstrip("/") for path in found} - {
+                self._path(folder)
+            }  # S3 may list the folder itself
+            names = {path.rpartition("/")[2] for path in paths}
+            return sorted(name for name in names if not name.endswith(".tmp"))
+
+        return self._tried(f"list {folder}", listed)
+
+    def all_below(self, folder: str) -> list[str]:
+        """The names of all objects below a folder, however deep, relative to it."""
+        root = f"{self._path(folder)}/"
+
+        def found() -> list[str]:
+            self._fs.invalidate_cache()
+            try:
+                paths = [str(path) for path in self._fs.find(root)]
+            except FileNotFoundError:
+                return []
+            return sorted(path.removeprefix(root) for path in paths if not path.endswith(".tmp"))
+
+        return self._tried(f"list {folder}", found)
+
+    def remove(self, name: str) -> None:
+        """Remove an object, or all below a folder; nothing where there is none."""
+
+        def gone() -> None:
+            self._fs.invalidate_cache()
+            try:
+                self._fs.rm(self._path(name), recursive=True)
+            except FileNotFoundError:
+                return
+
+        self._tried(f"remove {name}", gone)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _protocols(self) -> tuple[str, ...]:
+        protocol = self._fs.protocol
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+    def _tried(self, what: str, call: Callable[[], T]) -> T:
+        """A call's result; tried again where a network may have been in the way."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return call()
+            except Exception as error:  # each store raises its own client's
+                if isinstance(error, PermissionError | FileNotFoundError) or attempt == ATTEMPTS - 1:
+                    reason = str(error).strip().splitlines() or [type(error).__name__]
+                    raise StoreError(f"{self.url} cannot {what}: {reason[0]}") from error
+                time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.75, 1.0))
+        raise AssertionError

@@ -1,0 +1,118 @@
+"""A trial's checkpoints and notes in an object store, from the worker that trains it.
+
+The worker has a folder of its own machine for them, as it has in any home, and gives each file to the store when it is
+written. Whichever machine the trial goes on at takes the newest from there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+from ssl_core import checkpoint
+from ssl_core.files import write_atomically
+from tune.home import Home
+from tune.object_store import ObjectStore
+from tune.remote import prefix_of
+from tune.study import INCARNATION
+
+KEPT = 2
+"""Checkpoints of a trial, as `ssl_core.checkpoint.save` keeps them."""
+
+
+class TrialStore(Protocol):
+    """Where a worker's files go besides its own folder.
+
+    Attributes:
+        folder: the trial's, on this machine.
+        cache: of decoded images, on this machine.
+    """
+
+    folder: Path
+    cache: Path
+
+    def fetch(self) -> None:
+        """Have in the folder what another machine may have written."""
+
+    def keep(self, name: str) -> None:
+        """Give a file of the folder to whoever needs it, where there is one of this name."""
+
+    def keep_checkpoint(self, epoch: int) -> None:
+        """Give the checkpoint after an epoch to whichever machine goes on."""
+
+
+class SharedFolder:
+    """The study's folder is seen by all machines: nothing is to be done."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+
+    def fetch(self) -> None: ...
+
+    def keep(self, name: str) -> None: ...
+
+    def keep_checkpoint(self, epoch: int) -> None: ...
+
+
+class RemoteTrial:
+    """A trial of a study whose home is an object store.
+
+    Args:
+        place: what `tune.remote.RemoteStudy.place` says.
+        number: the trial's.
+    """
+
+    def __init__(self, place: dict[str, str], number: int) -> None:
+        home = Home(place["url"])
+        study = home.studies / place["study"]
+        self.folder, self.cache = study / "trials" / str(number), home.cache
+        self._store = ObjectStore(place["url"])
+        self._prefix = f"{prefix_of(place['study'])}/trials/{number}"
+        self._study, self._incarnation = study, place["incarnation"]
+        self._kept: list[int] | None = None
+
+    def fetch(self) -> None:
+        """See `TrialStore`."""
+        self._forget_other_studies()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = self._store.names(self._prefix)
+        epochs = sorted(epoch for name in names if (epoch := checkpoint.epoch_of(name)) is not None)
+        for name in names:
+            path = self.folder / name
+            epoch = checkpoint.epoch_of(name)
+            wanted = epoch is None or (epoch == epochs[-1] and not path.exists())
+            if wanted and (data := self._store.get(f"{self._prefix}/{name}")) is not None:
+                write_atomically(path, data)
+        self._kept = epochs
+
+    def keep(self, name: str) -> None:
+        """See `TrialStore`."""
+        path = self.folder / name
+        if path.exists():
+            self._store.put(f"{self._prefix}/{name}", path.read_bytes())
+
+    def keep_checkpoint(self, epoch: int) -> None:
+        """See `TrialStore`."""
+        assert self._kept is not None
+        self.keep(checkpoint.path_of(self.folder, epoch).name)
+        self._kept = [old for old in self._kept if old != epoch] + [epoch]
+        while len(self._kept) > KEPT:
+            old = checkpoint.path_of(self.folder, self._kept.pop(0))
+            self._store.remove(f"{self._prefix}/{old.name}")
+
+    def _forget_other_studies(self) -> None:
+        """What this machine has of an earlier study of the same name is not this one's."""
+        mark = self._study / INCARNATION
+        if mark.exists() and mark.read_text() == self._incarnation:
+            return
+        shutil.rmtree(self._study / "trials", ignore_errors=True)
+        self._study.mkdir(parents=True, exist_ok=True)
+        write_atomically(mark, self._incarnation.encode())
+
+
+def trial_store(task: dict[str, Any]) -> TrialStore:
+    """For a worker's task, as `tune.searcher.trial_task` gives it."""
+    if task["store"] is None:
+        return SharedFolder(Path(task["folder"]), Path(task["cache"]))
+    return RemoteTrial(task["store"], task["trial"])
