@@ -104,19 +104,19 @@ class Home:
     def study_names(self) -> list[str]:
         """Names of the studies here, oldest first."""
         if self.url is not None:
-            self._fetch_all()
-        if not self.studies.is_dir():
-            return []
-        folders = [p for p in self.studies.iterdir() if (p / "study.yaml").is_file()]
-        return [p.name for p in sorted(folders, key=lambda p: (p / "study.yaml").stat().st_mtime)]
+            names = [name for name in self._shared_names() if self.has_study(name)]
+        elif self.studies.is_dir():
+            names = [p.name for p in self.studies.iterdir() if (p / "study.yaml").is_file()]
+        else:
+            names = []
+        return sorted(names, key=lambda name: (self.studies / name / "study.yaml").stat().st_mtime)
 
-    def _fetch_all(self) -> None:
+    def _shared_names(self) -> list[str]:
+        """Names below `studies` in the object store."""
         from tune.object_store import ObjectStore
 
         assert self.url is not None
-        there = ObjectStore(self.url).names("studies")
-        for name in {*there, *(p.name for p in self.studies.glob("*"))}:
-            self.has_study(name)
+        return ObjectStore(self.url).names("studies")
 
     def has_study(self, name: str) -> bool:
         """Whether there is a study of this name; in an object store, its working copy is then brought up to date."""

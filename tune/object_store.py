@@ -6,6 +6,7 @@ once it was written, and can be listed and removed. There are no locks, no renam
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import time
@@ -125,14 +126,18 @@ class ObjectStore:
         return self._tried(f"list {folder}", found)
 
     def remove(self, name: str) -> None:
-        """Remove an object, or all below a folder; nothing where there is none."""
+        """Remove an object; nothing where there is none."""
+        self._removed(name, lambda path: self._fs.rm_file(path))
 
+    def remove_all(self, folder: str) -> None:
+        """Remove all objects below a folder; nothing where there is none."""
+        self._removed(folder, lambda path: self._fs.rm(path, recursive=True))
+
+    def _removed(self, name: str, how: Callable[[str], object]) -> None:
         def gone() -> None:
             self._fs.invalidate_cache()
-            try:
-                self._fs.rm(self._path(name), recursive=True)
-            except FileNotFoundError:
-                return
+            with contextlib.suppress(FileNotFoundError):
+                how(self._path(name))
 
         self._tried(f"remove {name}", gone)
 

@@ -122,7 +122,7 @@ class _Token:
                 for path in self._shared.glob(f"{self._name}*"):
                     path.unlink()
             else:
-                self._shared.remove(self._name)
+                self._shared.remove_all(self._name)
 
 
 def _answer(task: Any, name: str) -> Probe:

@@ -211,7 +211,7 @@ class Mirror:
                 self._write()
                 self._committed = found
             while self._ended_trials:  # only now nobody needs their checkpoints any more
-                self._store.remove(f"{self._prefix}/trials/{self._ended_trials[-1]}")
+                self._store.remove_all(f"{self._prefix}/trials/{self._ended_trials[-1]}")
                 self._ended_trials.pop()
 
     def forget_trial(self, trial: int) -> None:
@@ -234,7 +234,7 @@ class Mirror:
         """Let go of a study that came to nothing, and leave nothing of it."""
         self._end.set()
         self._thread.join()
-        self._store.remove(self._prefix)
+        self._store.remove_all(self._prefix)
 
     def _take(self) -> None:
         other = self._remote.driver()

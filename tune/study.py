@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -141,9 +142,11 @@ class StudyFolder:
             if mirror is not None:
                 mirror.close()
         except OSError as error:
+            assert self.remote is not None
             raise ServiceError(
-                f"{error}. The last state of {self.path.name} is on this machine alone, in {self.path}: bring it into "
-                f"the store with `ssl-tune resume {self.path.name}` here, once that can be written.",
+                f"{error}. The last state of {self.path.name} is on this machine alone, in {self.path}: once the store "
+                "can be written, go on here.\nCarry on with: "
+                + shlex.join(["ssl-tune", "resume", self.path.name, "--home", self.remote.store.url]),
                 Exit.STORAGE,
             ) from None
         finally:

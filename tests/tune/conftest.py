@@ -7,9 +7,11 @@ and MLflow's database is migrated once and copied: both take seconds.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sys
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +81,32 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
             yield server
         finally:
             server.close()
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[str]:
+    """A server on loopback that speaks S3; yields its address."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(_s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket; the environment has the login, as it has for any S3 client."""
+    import boto3
+
+    login = {"ACCESS_KEY_ID": "one", "SECRET_ACCESS_KEY": "two", "DEFAULT_REGION": "us-east-1"}
+    for name, value in {**login, "ENDPOINT_URL": _s3_server}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return f"s3://{bucket}"
 
 
 @pytest.fixture
