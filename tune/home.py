@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tune.object_store import ObjectStore
     from tune.remote import RemoteStudy
 
+READINGS_FILE = "test-readings.jsonl"
 STORE_FILE = "store-url"
 """In a working copy: of which object store."""
 
@@ -66,7 +67,7 @@ class Home:
     @property
     def test_readings(self) -> Path:
         """Every reading of a test set, one JSON line each."""
-        return self.path / "test-readings.jsonl"
+        return self.path / READINGS_FILE
 
     @property
     def default_tracking_uri(self) -> str:

@@ -6,6 +6,7 @@ before a trial is started; a thread commits every few seconds what has changed s
 their own, which workers write (`tune.trial_store`) and which hold all reports so far: a snapshot may be older than they
 are, and loses nothing.
 
+    test-readings/COPY.jsonl                      what a machine has read of test sets
     studies/NAME/state/0000000012-SHA256.tar.gz   the newest snapshot and the one before
                  trials/7/epoch-000004.ckpt       checkpoints, a run's picture, its traceback
                  driver.json                      who drives it, and when that driver was last heard of
@@ -40,11 +41,15 @@ from ssl_core.errors import ConfigError
 from ssl_core.files import write_atomically
 from tune.errors import Exit, ServiceError
 from tune.events import LIMIT_FILE
+from tune.home import READINGS_FILE
 from tune.object_store import ObjectStore, StoreError
 from tune.study import INCARNATION
 
 LEASE, BEAT, COMMIT, LOOK = 60.0, 15.0, 5.0, 2.0
 """Seconds: a silent driver is gone; it is heard of; changes are committed; somebody may have asked it to stop."""
+SETTLE = 1.0
+"""Seconds that a driver waits before it believes that the study is its own: of two that begin at once, the one that
+wrote its name last has it."""
 SHARE = 0.05
 """Of the time, at most, goes into commits that nobody waits for: a large study's take longer, and come less often."""
 
@@ -188,6 +193,7 @@ class Mirror:
         self._states = remote.states()
         self._committed: object = None
         self._ended_trials: list[int] = []
+        self._readings = 0
         self._heard = time.monotonic()
         self._looked = 0.0
         self.trouble: str | None = None
@@ -206,18 +212,18 @@ class Mirror:
         """
         with self._mutex:
             self._check_mine()
-            found = _signature(self._folder)
+            ended, found = list(self._ended_trials), _signature(self._folder)
             if found != self._committed:
                 self._write()
                 self._committed = found
-            while self._ended_trials:  # only now nobody needs their checkpoints any more
-                self._store.remove_all(f"{self._prefix}/trials/{self._ended_trials[-1]}")
-                self._ended_trials.pop()
+            for trial in ended:  # only now nobody needs its checkpoints any more
+                self._store.remove_all(f"{self._prefix}/trials/{trial}")
+                self._ended_trials.remove(trial)
+            self._keep_readings()
 
     def forget_trial(self, trial: int) -> None:
         """Remove a trial's objects once its end is committed."""
-        with self._mutex:
-            self._ended_trials.append(trial)
+        self._ended_trials.append(trial)
 
     def close(self) -> None:
         """Commit for the last time and let the study go.
@@ -251,7 +257,12 @@ class Mirror:
             )
         self._beat()
         self._store.remove(f"{self._prefix}/stop")  # meant for the driver before
-        self._check_mine()
+        time.sleep(SETTLE)
+        if (holder := self._holder()).get("driver") != self._me:
+            raise ServiceError(
+                f"the study {self._folder.name!r} was taken at the same moment by a driver on {holder.get('host')}.",
+                Exit.IN_USE,
+            )
 
     def _beat(self) -> None:
         document = {
@@ -267,14 +278,16 @@ class Mirror:
     def _check_mine(self) -> None:
         if time.monotonic() - self._looked < LOOK:
             return
-        text = self._store.get(f"{self._prefix}/{DRIVER}")
-        holder = {} if text is None else json.loads(text)
-        if holder.get("driver") != self._me:
+        if (holder := self._holder()).get("driver") != self._me:
             self.trouble = (
                 f"another driver, on {holder.get('host', 'an unknown machine')}, has taken the study over"
             )
             raise StoreError(self.trouble)
         self._looked = time.monotonic()
+
+    def _holder(self) -> dict[str, Any]:
+        text = self._store.get(f"{self._prefix}/{DRIVER}")
+        return {} if text is None else dict(json.loads(text))
 
     def _write(self) -> None:
         data, last_event = _packed(self._folder)
@@ -282,11 +295,19 @@ class Mirror:
         state = _name(number, data)
         self._store.put(f"{self._prefix}/state/{state}", data)
         self._remote.note(state)
-        if last_event is not None:  # from here on MLflow may hear of it: see `tune.events`
-            write_atomically(self._folder / LIMIT_FILE, str(last_event).encode())
+        # From here on MLflow may hear of it: see `tune.events`.
+        write_atomically(self._folder / LIMIT_FILE, str(last_event).encode())
         self._states.append(state)
         while len(self._states) > 2:
             self._store.remove(f"{self._prefix}/state/{self._states.pop(0)}")
+
+    def _keep_readings(self) -> None:
+        """What this machine has noted of readings of a test set (`tune.home.Home.test_readings`)."""
+        path = self._folder.parent.parent / READINGS_FILE
+        size = path.stat().st_size if path.exists() else 0
+        if size != self._readings:
+            self._store.put(f"test-readings/{_copy(self._folder)}.jsonl", path.read_bytes())
+            self._readings = size
 
     def _run(self) -> None:
         next_commit, next_beat = time.monotonic() + COMMIT, time.monotonic() + BEAT
@@ -309,9 +330,9 @@ class Mirror:
                     return
 
 
-def _packed(folder: Path) -> tuple[bytes, int | None]:
+def _packed(folder: Path) -> tuple[bytes, int]:
     """A snapshot of a working copy as a compressed tar file, and the number of the last event in it."""
-    buffer, last_event = io.BytesIO(), None
+    buffer, last_event = io.BytesIO(), 0
     names = _files(folder)
     order = {_FIRST: -1, _LAST: 1}
     with (
@@ -341,13 +362,13 @@ def _copy_database(source: Path, target: Path) -> None:
         live.backup(copy)
 
 
-def _last_event(database: Path) -> int | None:
+def _last_event(database: Path) -> int:
     with contextlib.closing(sqlite3.connect(database)) as log:
         try:
             (found,) = log.execute("SELECT max(id) FROM events").fetchone()
         except sqlite3.OperationalError:  # its tables are still being made
-            return None
-    return 0 if found is None else int(found)
+            return 0
+    return int(found or 0)
 
 
 def _files(folder: Path) -> list[str]:

@@ -46,6 +46,21 @@ class Cluster:
     def mlflow(self) -> str:
         return f"http://{self.tracking.address}:5000"
 
+    @property
+    def store(self) -> str:
+        return f"http://{self.tracking.address}:9000"
+
+    def keep_copies(self, host: Host) -> None:
+        """Give a machine the object store's login, and a disk of its own for its copies of what is there."""
+        host.hide(self.net.folder / "work")
+        host.environment(
+            SSL_TUNE_WORK=str(self.net.folder / "work"),
+            AWS_ENDPOINT_URL=self.store,
+            AWS_ACCESS_KEY_ID="key",
+            AWS_SECRET_ACCESS_KEY="word",
+            AWS_DEFAULT_REGION="us-east-1",
+        )
+
     def logs(self) -> str:
         """The ends of all logs."""
         return "\n".join(host.logs() for host in self.net.hosts)
@@ -62,6 +77,7 @@ class Cluster:
             pythonpath: a folder of packages that it alone has.
         """
         host = self.net.host(name)
+        self.keep_copies(host)
         if hidden is not None:
             host.hide(hidden)
         if pythonpath is not None:
@@ -141,11 +157,13 @@ def cluster(hosts: Network) -> Cluster:
         MLFLOW_TRACKING_PASSWORD_FILE=str(there.secrets / "mlflow_password"),
         SSL_TUNE_HOME=str(there.home),
     )
+    there.keep_copies(there.head)
     # One after the other: each takes all processors of a small machine while it starts.
     there.tracking.start(str(ENTRY / "postgres.sh"))
     there.wait_for_ports(there.tracking, 5432)
     there.tracking.start(str(ENTRY / "mlflow.sh"))
     there.wait_for_ports(there.tracking, 5000)
+    there.tracking.start("moto_server", "-H", there.tracking.address, "-p", "9000")  # speaks S3
     there.head.start(str(ENTRY / "ray-head.sh"))
     there.wait_for_ray(there.head)
     there.wait_for_ports(there.head, 8265)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.cluster.conftest import Cluster
@@ -169,6 +170,47 @@ def test_a_study_is_sent_stopped_and_carried_on_from_elsewhere(cluster: Cluster)
     trials = json.loads(cluster.ssl_tune("trials", "sent", "--json").stdout)
     assert len(trials) == 2
     check_tracking(cluster, "sent", trials)
+
+
+# A home in an object store: no machine sees another's files
+
+
+def test_a_study_in_an_object_store_survives_the_driver_s_machine(cluster: Cluster) -> None:
+    make = "import boto3; boto3.client('s3').create_bucket(Bucket='studies')"
+    cluster.head.run("python", "-c", make)
+    at = ("--home", "s3://studies/home")
+    budget = ("--trials", "4", "--epochs", "8", "--address", cluster.address)
+    driver = threading.Thread(
+        target=lambda: cluster.ssl_tune("search", "--name", "stored", *budget, *at, *TINY, check=False)
+    )
+    driver.start()
+
+    def status() -> dict[str, Any]:  # each time from a machine that has no copy yet
+        done = cluster.ssl_tune("status", "stored", "--json", *at, check=False)
+        return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+    wait_for(lambda: status().get("best") is not None, "the first epoch", 200, cluster.logs)
+    before = status()
+    assert before["state"] == "running"
+    for process in psutil.process_iter(["cmdline"]):
+        if "search" in (words := process.info["cmdline"] or []) and "stored" in words:
+            process.kill()
+    driver.join()
+
+    refused = cluster.ssl_tune("resume", "stored", *at, check=False)
+    assert refused.returncode == Exit.IN_USE and "last heard of" in refused.stderr, refused
+    carried_on: list[subprocess.CompletedProcess[str]] = []
+
+    def goes_on() -> bool:
+        carried_on.append(cluster.ssl_tune("resume", "stored", *at, check=False, timeout=400))
+        return carried_on[-1].returncode != Exit.IN_USE
+
+    wait_for(goes_on, "the end of the lost driver's lease", 120, cluster.logs)
+    assert carried_on[-1].returncode == 0, carried_on[-1]
+    trials = json.loads(cluster.ssl_tune("trials", "stored", "--json", *at).stdout)
+    assert [t["trial"] for t in trials] == [str(n) for n in range(4)]
+    assert {t["state"] for t in trials} <= {"completed", "stopped_early"}, trials
+    check_tracking(cluster, "stored", trials)
 
 
 # Machines that come and go

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -51,7 +52,8 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def machine(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Be on the machine of that name; returns the home as it is seen there."""
+    """Be on the machine of that name; returns the home as it is seen there. Nobody contends for a study."""
+    monkeypatch.setattr(remote, "SETTLE", 0.0)
 
     def be_on(name: str) -> Home:
         monkeypatch.setenv("SSL_TUNE_WORK", str(tmp_path / name))
@@ -235,6 +237,31 @@ def test_a_silent_driver_loses_the_study_and_can_write_nothing_more(
     other.unlock()
     assert len(seen(machine("three")).records()) == 1
     assert seen(machine("three")).folder.is_locked() is False
+
+
+def test_of_two_drivers_that_begin_at_once_one_gives_way(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(machine("one")).unlock()
+    first, second = (seen(machine(name)).folder for name in ("one", "two"))
+    monkeypatch.setattr(remote, "SETTLE", 0.5)
+    monkeypatch.setattr(RemoteStudy, "driver", lambda _: None)  # neither has seen the other yet
+    refused: list[Exit] = []
+
+    def take(folder: StudyFolder) -> None:
+        try:
+            folder.lock()
+        except ServiceError as error:
+            refused.append(error.code)
+
+    takers = [threading.Thread(target=take, args=[folder]) for folder in (first, second)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
+    assert refused == [Exit.IN_USE]
+    (holder,) = (folder for folder in (first, second) if folder._mirror is not None)
+    holder.unlock()
 
 
 def test_the_copy_of_a_driver_that_died_is_ahead_until_somebody_else_has_carried_on(machine: Machine) -> None:
@@ -451,6 +478,8 @@ def test_a_study_is_confirmed_exported_and_reported_wherever_its_store_is_seen(
     at = ("--home", url)
     done = ssl_tune("confirm", "shapes", "--top", "1", "--seeds", "1", "--baseline", "plain", *at)
     assert done.code == 0, done
+    (readings,) = ObjectStore(url).all_below("test-readings")
+    assert len((ObjectStore(url).get(f"test-readings/{readings}") or b"").splitlines()) == 2
     machine("three")
     done = ssl_tune("export", "shapes", "-o", tmp_path / "best.yaml", *at)
     assert done.code == 0 and "confirmed" in (tmp_path / "best.yaml").read_text(), done

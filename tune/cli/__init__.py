@@ -11,6 +11,7 @@ import typer
 from ssl_core.errors import ConfigError, MemoryExhaustedError, NonFiniteError
 from tune.cli import export, info, jobs, read, report, study, tables, training
 from tune.errors import Exit, ServiceError
+from tune.object_store import StoreError
 
 app = typer.Typer(
     name="ssl-tune",
@@ -38,6 +39,8 @@ def main() -> None:
         _fail(str(error), error.code)
     except KeyboardInterrupt:
         _fail("interrupted", Exit.INTERRUPTED)
+    except StoreError as error:
+        _fail(f"storage: {error}", Exit.STORAGE)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
