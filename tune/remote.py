@@ -420,8 +420,12 @@ def _copy(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _free(folder: Path) -> Iterator[bool]:
-    """Whether no driver of this machine is at work on a working copy; none begins within the block."""
-    with (folder / "lock").open("a+") as file:
+    """Whether no driver of this machine is at work on a working copy; none begins within the block.
+
+    Of several commands that bring it up to date, one does so at a time.
+    """
+    with (folder / "fetch.lock").open("a+") as turn, (folder / "lock").open("a+") as file:
+        fcntl.flock(turn, fcntl.LOCK_EX)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

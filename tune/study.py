@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tune.records import TrialRecord
     from tune.remote import Mirror
 
+FETCH_SECONDS = 2.0
 INCARNATION = "incarnation"
 """In a study of an object store: told apart from another study of this name by what is in this file."""
 
@@ -95,9 +96,7 @@ class StudyFolder:
             StoreError: the home is an object store that does not answer.
         """
         file = (self.path / "lock").open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._got(file):
             file.seek(0)
             holder = file.read().strip() or "unknown"
             file.close()
@@ -105,7 +104,7 @@ class StudyFolder:
                 f"the study {self.path.name!r} is in use by another driver (process {holder}). "
                 f"Wait for it, or end its sitting with `ssl-tune stop {self.path.name}`.",
                 Exit.IN_USE,
-            ) from None
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -119,6 +118,18 @@ class StudyFolder:
             except BaseException:
                 self.unlock()
                 raise
+
+    def _got(self, file: TextIO) -> bool:
+        """Whether the lock is ours. A command that looks at a working copy of an object store holds it for a moment."""
+        deadline = time.monotonic() + (0 if self.remote is None else FETCH_SECONDS)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(0.1)
 
     def request_stop(self) -> None:
         """Ask the driver, whoever and wherever it is, to end its sitting resumably."""
