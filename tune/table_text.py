@@ -276,18 +276,22 @@ def picture(document: Document, path: Path) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.set_xlabel("test error, percent of images misclassified (± one standard deviation)")
-    axes.set_title(document["title"], loc="left", fontsize=11)
+    cut = next((row["cut"] for row in rows if row["cut"]), None)
+    axes.set_title(
+        document["title"], loc="left", fontsize=11, pad=18 if cut else 6
+    )  # room for the note below it
     axes.spines[["top", "right"]].set_visible(False)
     shown = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(
         shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
     )
-    if any(r["cut"] for r in rows):
-        first = next(r for r in rows if r["cut"])
+    if cut:
         axes.annotate(
-            f"{CUT} cut budget: {'; '.join(first['cut'][:3])}",
+            f"{CUT} cut budget: {'; '.join(cut[:3])}",
             (0, 1.0),
+            xytext=(0, 3),
             xycoords="axes fraction",
+            textcoords="offset points",
             fontsize=7,
             color="0.4",
             va="bottom",
