@@ -35,8 +35,8 @@ from tune.spec import STUDY_FILE, StudySpec, read_spec
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tune.mirror import Mirror
     from tune.records import TrialRecord
-    from tune.remote import Mirror
 
 FETCH_SECONDS = 2.0
 INCARNATION = "incarnation"
@@ -111,7 +111,7 @@ class StudyFolder:
         self._lock = file
         (self.path / "stop").unlink(missing_ok=True)  # meant for the driver before
         if self.remote is not None:
-            from tune.remote import Mirror
+            from tune.mirror import Mirror
 
             try:
                 self._mirror = Mirror(self.remote)

@@ -29,7 +29,7 @@ from tests.tune.helpers import (
     words_of,
 )
 from tests.tune.test_interrupt import check_whole, kept_histories
-from tune import remote
+from tune import mirror, remote, snapshot
 from tune.errors import Exit, ServiceError
 from tune.events import LIMIT_FILE, EventLog
 from tune.home import Home
@@ -53,7 +53,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def machine(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Be on the machine of that name; returns the home as it is seen there. Nobody contends for a study."""
-    monkeypatch.setattr(remote, "SETTLE", 0.0)
+    monkeypatch.setattr(mirror, "SETTLE", 0.0)
 
     def be_on(name: str) -> Home:
         monkeypatch.setenv("SSL_TUNE_WORK", str(tmp_path / name))
@@ -66,7 +66,7 @@ def machine(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machin
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drivers look around within hundredths of a second."""
     for name, seconds in (("LOOK", 0.02), ("BEAT", 0.1), ("COMMIT", 0.05)):
-        monkeypatch.setattr(remote, name, seconds)
+        monkeypatch.setattr(mirror, name, seconds)
 
 
 def begin(home: Home, name: str = "s", **options: Any) -> StudyFolder:
@@ -168,7 +168,7 @@ def test_a_snapshot_cannot_write_outside_the_working_copy(machine: Machine, tmp_
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         archive.addfile(tarfile.TarInfo("../../escaped"))
     store = ObjectStore(str(machine("one").url))
-    store.put(f"studies/s/state/{remote._name(1, buffer.getvalue())}", buffer.getvalue())
+    store.put(f"studies/s/state/{snapshot.name_of(1, buffer.getvalue())}", buffer.getvalue())
     with pytest.raises(tarfile.OutsideDestinationError):
         machine("one").has_study("s")
     assert not list(tmp_path.rglob("escaped"))
@@ -222,7 +222,8 @@ def test_a_silent_driver_loses_the_study_and_can_write_nothing_more(
     assert folder._mirror is not None
     folder._mirror._end.set()  # it is not heard of any more
     folder._mirror._thread.join()
-    monkeypatch.setattr(remote, "LEASE", 0.3)
+    for module in (remote, mirror):
+        monkeypatch.setattr(module, "LEASE", 0.3)
     time.sleep(0.4)
     other = seen(machine("two")).folder
     other.lock()
@@ -244,7 +245,7 @@ def test_of_two_drivers_that_begin_at_once_one_gives_way(
 ) -> None:
     begin(machine("one")).unlock()
     first, second = (seen(machine(name)).folder for name in ("one", "two"))
-    monkeypatch.setattr(remote, "SETTLE", 0.5)
+    monkeypatch.setattr(mirror, "SETTLE", 0.5)
     monkeypatch.setattr(RemoteStudy, "driver", lambda _: None)  # neither has seen the other yet
     refused: list[Exit] = []
 
@@ -262,6 +263,20 @@ def test_of_two_drivers_that_begin_at_once_one_gives_way(
     assert refused == [Exit.IN_USE]
     (holder,) = (folder for folder in (first, second) if folder._mirror is not None)
     holder.unlock()
+
+
+def test_a_driver_that_comes_with_an_old_copy_is_turned_away(machine: Machine) -> None:
+    begin(machine("one")).unlock()
+    old = seen(machine("two")).folder
+    newer = seen(machine("one")).folder
+    newer.lock()
+    ask(newer)
+    newer.unlock()
+    with pytest.raises(ServiceError, match="carried on by another driver a moment ago") as refused:
+        old.lock()
+    assert refused.value.code == Exit.IN_USE and not newer.is_locked()
+    seen(machine("two")).folder.lock()
+    assert len(seen(machine("two")).records()) == 1
 
 
 def test_the_copy_of_a_driver_that_died_is_ahead_until_somebody_else_has_carried_on(machine: Machine) -> None:
@@ -304,7 +319,8 @@ def test_changes_are_committed_by_themselves_and_a_store_that_stays_away_is_told
     def away(*_: object) -> None:
         raise StoreError("it does not answer")
 
-    monkeypatch.setattr(remote, "LEASE", 0.3)
+    for module in (remote, mirror):
+        monkeypatch.setattr(module, "LEASE", 0.3)
     with monkeypatch.context() as during:
         during.setattr(ObjectStore, "put", away)
         ask(folder)

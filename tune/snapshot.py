@@ -1,0 +1,134 @@
+"""A study's state as one object: its small files and a consistent copy of its databases, as a compressed tar file.
+
+What is left out is of one machine alone (locks, what Ray leaves), or an object of its own (a trial's files).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+from pathlib import Path
+
+from tune.events import LIMIT_FILE
+from tune.study import INCARNATION
+
+KNOWN = "store.json"
+"""In a working copy: which snapshot it was made from or has last become."""
+
+_OWN_FILES = {KNOWN, LIMIT_FILE, "lock", "sender.lock", "stop"}  # of this machine alone
+_OWN_FOLDERS = {"trials", "ray"}  # objects of their own; what Ray leaves, which nobody reads
+_OWN_ENDS = (".tmp", ".ckpt", ".damaged", "-wal", "-shm", "-journal", ".lock")
+_FIRST, _LAST = "optuna.db", "events.db"  # the log is always ahead of Optuna, as `tune.recorder` writes them
+
+
+def pack(folder: Path) -> tuple[bytes, int]:
+    """A snapshot of a working copy, and the number of the last event in it."""
+    buffer, last_event = io.BytesIO(), 0
+    names = files_of(folder)
+    order = {_FIRST: -1, _LAST: 1}
+    with (
+        tempfile.TemporaryDirectory(prefix="ssl-tune-") as place,
+        gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w") as archive,
+    ):
+        for name in sorted(names, key=lambda name: (order.get(name, 0), name)):
+            path = folder / name
+            if name.endswith(".db"):
+                path = Path(place) / Path(name).name
+                _copy_database(folder / name, path)
+                if name == _LAST:
+                    last_event = _last_event(path)
+            with contextlib.suppress(FileNotFoundError):  # gone since
+                archive.add(path, name, recursive=False)
+    return buffer.getvalue(), last_event
+
+
+def unpack(data: bytes, folder: Path) -> None:
+    """Make a working copy what a snapshot holds.
+
+    Args:
+        data: the snapshot.
+        folder: the study's; what it has of another study of the same name is removed.
+
+    Raises:
+        tarfile.TarError: it is none, or one that would write elsewhere.
+    """
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as place:
+        new = Path(place)
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            archive.extractall(new, filter="data")
+        if _text(new / INCARNATION) != _text(folder / INCARNATION):
+            shutil.rmtree(folder / "trials", ignore_errors=True)
+        for old in files_of(folder):
+            for end in ("", "-wal", "-shm", "-journal"):
+                (folder / f"{old}{end}").unlink(missing_ok=True)
+        for file in files_of(new):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (new / file).replace(folder / file)
+
+
+def files_of(folder: Path) -> list[str]:
+    """What belongs to a study's state, relative to its folder."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        if here == folder:
+            folders[:] = [name for name in folders if name not in _OWN_FOLDERS]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        mine = [n for n in files if not (n in _OWN_FILES or n.startswith(".") or n.endswith(_OWN_ENDS))]
+        found += [str((here / name).relative_to(folder)) for name in mine]
+    return sorted(found)
+
+
+def signature(folder: Path) -> object:
+    """What changes when anything in the state does."""
+    found = []
+    for name in files_of(folder):
+        for end in ("", "-wal") if name.endswith(".db") else ("",):
+            with contextlib.suppress(FileNotFoundError):
+                status = (folder / f"{name}{end}").stat()
+                found.append((name, end, status.st_mtime_ns, status.st_size))
+    return found
+
+
+def name_of(number: int, data: bytes) -> str:
+    """A snapshot's name: names sort by number, and tell damaged data."""
+    return f"{number:010d}-{hashlib.sha256(data).hexdigest()[:32]}.tar.gz"
+
+
+def number_of(name: str) -> int:
+    """The number in a snapshot's name."""
+    return int(name.partition("-")[0])
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    with (
+        contextlib.closing(
+            sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+        ) as live,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        live.backup(copy)
+
+
+def _last_event(database: Path) -> int:
+    with contextlib.closing(sqlite3.connect(database)) as log:
+        try:
+            (found,) = log.execute("SELECT max(id) FROM events").fetchone()
+        except sqlite3.OperationalError:  # its tables are still being made
+            return 0
+    return int(found or 0)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
