@@ -87,7 +87,7 @@ class Driver:
 
     def _launch(self) -> None:
         task = self.searcher.suggest(f"ray-{self._asked}")
-        self._more = task != StudySearcher.FINISHED
+        self._more = isinstance(task, dict)
         if self._more:
             trial = _trial(task, self._asked)
             self.scheduler.on_trial_add(None, trial)

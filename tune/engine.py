@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import time
 from typing import Any
@@ -17,7 +18,7 @@ from ssl_core import method_file
 from tune.home import Home
 from tune.open_tracking import open_log, open_tracker
 from tune.progress import Progress
-from tune.recorder import Recorder
+from tune.recorder import DEATHS, Recorder
 from tune.records import Records
 from tune.run_contents import tell_summary
 from tune.scheduler import StudyASHA
@@ -32,10 +33,11 @@ from tune.views import best_record
 # Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
 class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
 
+# At the end Ray lists what it holds for failed, also a trial that was handed out again; which did fail, we tell.
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+
 INTERRUPTED_TRACKING_SECONDS = 10.0
 LOOK_SECONDS = 0.5
-DEATHS = 3
-"""How often a trial's worker may die (be killed, hang) in one epoch, beside the exceptions that it may raise."""
 
 
 class Engine:
@@ -94,7 +96,7 @@ class Engine:
             self._began = time.monotonic()
             try:
                 if left:
-                    self._tune(left)
+                    self._tune()
             finally:
                 self.progress.end()
                 self._note_elapsed()
@@ -166,14 +168,14 @@ class Engine:
         for news in self.news.news():
             self.progress.say(news)
 
-    def _tune(self, left: int) -> None:
+    def _tune(self) -> None:
         with local_ray.running(self.spec.concurrent):
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=self._searcher(),
                     scheduler=StudyASHA(self.records.epochs, self.records.history()),
-                    num_samples=left,
+                    num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
                     max_concurrent_trials=None if self.spec.elastic else self.spec.concurrent,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: f"trial-{trial.config['trial']}",
@@ -194,7 +196,13 @@ class Engine:
 
     def _searcher(self) -> StudySearcher:
         if self.spec.address is None:
-            return StudySearcher(self.records, self.folder, self.home, writing=self.recorder.writing)
+            return StudySearcher(
+                self.records,
+                self.folder,
+                self.home,
+                writing=self.recorder.writing,
+                returned=self.recorder.returned,
+            )
         from tune import cluster, probe
 
         return StudySearcher(
@@ -202,6 +210,7 @@ class Engine:
             self.folder,
             self.home,
             writing=self.recorder.writing,
+            returned=self.recorder.returned,
             identity=probe.identity(),
             room=cluster.Room(self.spec) if self.spec.elastic else None,
         )

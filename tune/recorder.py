@@ -8,12 +8,14 @@ away) nothing more is: the sitting ends, and `resume` finds what was written so 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import RayTaskError
 from ray.tune import Callback
 
@@ -38,6 +40,8 @@ from tune.trainable import (
 from tune.trouble import HangWatch, headline, is_storage_trouble, out_of_memory_kills
 
 LOOK_SECONDS = 1.0
+DEATHS = 3
+"""How often a trial's worker may die (be killed, hang) in one epoch, beside the exceptions that it may raise."""
 
 
 class Recorder(Callback):
@@ -58,6 +62,9 @@ class Recorder(Callback):
         self._hangs = HangWatch()
         self._killed_for_memory = out_of_memory_kills()
         self._next_look = 0.0
+        self._spared: dict[int, int] = {}
+        self.returned: deque[int] = deque()
+        """Trials that are to be handed out again (`tune.searcher`)."""
         self.stopping: str | None = None
         """Why the whole sitting is being ended, once it is: user, time or storage."""
         self.trouble: str | None = None
@@ -127,7 +134,7 @@ class Recorder(Callback):
         number = trial.config["trial"]
         self._hangs.ended(number)
         killed, self._killed_for_memory = self._killed_for_memory, out_of_memory_kills()
-        if isinstance(trial.get_pickled_error(), RayTaskError) or self._killed_for_memory == killed:
+        if isinstance(_error(trial), RayTaskError) or self._killed_for_memory == killed:
             return
         with self.writing():  # unchanged, it would be killed again: the next worker ends the trial with this
             folder = Path(trial.config["folder"])
@@ -136,8 +143,12 @@ class Recorder(Callback):
             self._folder.keep(number, VERDICT_FILE)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's worker died too often in the same epoch, or could not be started."""
-        number, error = trial.config["trial"], trial.get_pickled_error()
+        """A trial's worker died too often in the same epoch, or could not be started, or died between two trials."""
+        number, error = trial.config["trial"], _error(trial)
+        if self._is_spared(number, trial):
+            self._hangs.ended(number)
+            self.returned.append(number)
+            return
         noted = Path(trial.config["folder"]) / ERROR_FILE
         with self.writing():
             self._folder.bring(number, ERROR_FILE)
@@ -145,11 +156,22 @@ class Recorder(Callback):
             text = noted.read_text()
         else:
             epoch = self._last.get(number, {}).get("epoch", 0) + 1
-            text = f"its worker died in epoch {epoch} each time it was started: {error or trial.get_error()}"
+            text = f"its worker died in epoch {epoch} each time it was started: {error}"
         with self.writing():
             self._start(number)
             self._end(number, "error", error=text)
             self._watch()
+
+    def _is_spared(self, number: int, trial: Any) -> bool:
+        """Whether Ray gave up a trial before its time: that which a worker was to take up when it died.
+
+        Ray starts a trial again that runs (tune_controller.py, _process_trial_failure), but not one that waits
+        for a worker used before it to be ready.
+        """
+        if trial.run_metadata.num_failures > trial.max_failures:
+            return False
+        self._spared[number] = self._spared.get(number, 0) + 1
+        return self._spared[number] <= DEATHS
 
     def end_running(self, reason: str) -> None:
         """End every trial that is under way, since the study's time is up."""
@@ -193,6 +215,7 @@ class Recorder(Callback):
         self._tracker.report(str(number), result[EPOCH], metrics, time_ms=now, classes=result.get(CLASSES))
         self._records.report(number, summary)
         self._last[number] = summary
+        self._spared.pop(number, None)
         self._hangs.reported(number, metrics["time/epoch_seconds"], warmup=SSL_EPOCH not in result)
         self.epochs_run += 1
 
@@ -207,3 +230,12 @@ class Recorder(Callback):
         self._records.end(number, reason, error=error)
         if reason not in ("completed", "error"):  # nobody carries these on, and thousands fill a disk
             self._folder.drop_trial(number)
+
+
+def _error(trial: Any) -> Exception | None:
+    """A trial's latest error. Ray's own accessor reads the copy in its storage, which is made later."""
+    path = trial.pickled_error_file
+    if path is None or not Path(path).exists():
+        return None
+    error: Exception = cloudpickle.loads(Path(path).read_bytes())
+    return error

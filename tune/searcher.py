@@ -29,6 +29,7 @@ class StudySearcher(Searcher):
         records: the study's trials.
         folder: the study's folder.
         home: where decoded images lie.
+        returned: numbers of trials that are to be handed out once more, as they come up (`tune.recorder`).
         writing: what a write goes through, so that one that fails ends the sitting (`tune.recorder`).
         identity: versions that a worker must have, where it may be on another machine.
         room: how many trials may run side by side at the moment; None: Ray is told once and for all.
@@ -40,6 +41,7 @@ class StudySearcher(Searcher):
         folder: StudyFolder,
         home: Home,
         *,
+        returned: deque[int] | None = None,
         writing: Callable[[], AbstractContextManager[None]] = nullcontext,
         identity: Mapping[str, str] | None = None,
         room: Callable[[], int] | None = None,
@@ -49,17 +51,23 @@ class StudySearcher(Searcher):
         self._identity, self._room = identity, room
         self._running: set[str] = set()
         self._waiting = deque(records.unfinished())
+        self._returned: deque[int] = deque() if returned is None else returned
 
     def suggest(self, trial_id: str) -> Any:
         """The configuration of the next trial; None: not now; FINISHED where the study has all of its trials."""
         if self._room is not None and len(self._running) >= self._room():
             return None
-        trial = self._waiting.popleft() if self._waiting else self._new()
+        trial = self._next()
         if trial is None:
-            return Searcher.FINISHED
+            return None if self._running else Searcher.FINISHED  # one that runs may come back
         self._running.add(trial_id)
         task = trial_task(self._records.spec, trial, self._folder, self._home)
         return task if self._identity is None else task | {"identity": dict(self._identity)}
+
+    def _next(self) -> FrozenTrial | None:
+        if self._returned:
+            return self._records.trial(self._returned.popleft())
+        return self._waiting.popleft() if self._waiting else self._new()
 
     def _new(self) -> FrozenTrial | None:
         if self._records.asked() < self._records.spec.trials:

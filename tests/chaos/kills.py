@@ -27,7 +27,7 @@ from tune.home import Home
 from tune.records import stored_trials
 from tune.study import Study, load_study
 
-TRIALS = 24
+TRIALS = 40
 AT_POINTS = [
     ("ask:before", 1),
     ("ask:after", 1),
@@ -40,7 +40,7 @@ AT_POINTS = [
     ("rename:after", 2),
     ("sender:after-send", 2),  # in the process that delivers to MLflow, likewise
 ]
-AT_RANDOM = 10
+AT_RANDOM, AT_START = 10, 3
 WORKERS = 10
 
 
@@ -130,25 +130,27 @@ def test_twenty_drivers_of_one_study_are_killed(
     home = make_home(tmp_path / "home", store)
     options = shapes_options(home, pictures) | {"trials": TRIALS}
     folder = home.study_folder("shapes")
-    kills: list[tuple[str, int] | float] = [*AT_POINTS]
+    kills: list[tuple[str, int] | int | float] = [*AT_POINTS]
     chance = random.Random(0)
-    for _ in range(AT_RANDOM):
-        kills.insert(chance.randrange(len(kills) + 1), chance.uniform(0.0, 6.0))
+    # Some while it starts, after so many seconds; the others while trials run, after so many reports, so that a fast
+    # machine is not through with the study before the last kill.
+    most = reports(undisturbed.study_folder("shapes")) // (2 * AT_RANDOM)
+    for place in range(AT_RANDOM):
+        kill = chance.uniform(0.5, 4.0) if place < AT_START else chance.randrange(most)
+        kills.insert(chance.randrange(len(kills) + 1), kill)
     seen: set[psutil.Process] = set()
     words, before = ["search", *words_of(options)], {}
     for kill in kills:
-        at_point = isinstance(kill, tuple)
         fault = f"{kill[0]}:{kill[1]}" if isinstance(kill, tuple) else ""
-        known, deadline = reports(folder), None
+        known, began = reports(folder), time.monotonic()
         with started(home, words, SSL_TUNE_FAULT=fault) as process:
             while process.poll() is None:
                 seen |= descendants(process.pid)
-                if not at_point:
-                    # From the first sign of life on, some random time.
-                    if deadline is None and (reports(folder) > known or known == 0):
-                        deadline = time.monotonic() + float(kill)  # type: ignore[arg-type]
-                    if deadline is not None and time.monotonic() >= deadline:
-                        process.kill()
+                if isinstance(kill, float) and time.monotonic() > began + kill:
+                    process.kill()
+                if isinstance(kill, int) and reports(folder) > known + kill:
+                    time.sleep(chance.uniform(0.0, 0.05))  # within an epoch, too
+                    process.kill()
                 time.sleep(0.02)
             assert process.returncode == -signal.SIGKILL, (
                 kill,

@@ -280,7 +280,7 @@ def test_a_late_machine_that_differs_runs_no_trial(home: Home) -> None:
     from tune.trainable import _check_machine
 
     folder, _ = make_study(home)
-    task: dict[str, Any] = {"folder": str(folder.trials / "0"), "identity": identity()}
+    task: dict[str, Any] = {"folder": str(folder.trials / "0"), "store": None, "identity": identity()}
     _check_machine(task)
     with pytest.raises(RuntimeError, match=r"differs from the driver: it has torch .* the driver 0\.1"):
         _check_machine(task | {"identity": identity() | {"torch": "0.1"}})

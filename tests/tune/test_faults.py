@@ -27,6 +27,7 @@ from tests.tune.helpers import (
 )
 from tune import trouble
 from tune.home import Home
+from tune.searcher import StudySearcher
 from tune.study import StudyFolder, load_study
 from tune.trouble import HangWatch, is_storage_trouble
 
@@ -110,9 +111,20 @@ def test_workers_that_are_killed_or_hang_and_a_damaged_checkpoint_change_nothing
         monkeypatch.setattr(trouble, "HANG_FLOOR_SECONDS", 120.0)  # the next one may take its time to start
         seen["over"] = over.is_set()
 
+    suggest = StudySearcher.suggest
+
+    def kill_between_trials(self: StudySearcher, trial_id: str) -> Any:
+        task = suggest(self, trial_id)
+        idle = worker()
+        if isinstance(task, dict) and task["trial"] == 1 and idle is not None and "between" not in seen:
+            seen["between"] = idle
+            idle.kill()  # it would have taken up this trial, and Ray does not start a trial again that waits
+        return task
+
+    monkeypatch.setattr(StudySearcher, "suggest", kill_between_trials)
     with meanwhile(sabotage):
         tune.search(**shapes_options(ready_home, pictures), max_failures=0, home=ready_home.path, quiet=True)
-    assert len(seen["epochs"]) == 2 and not seen["over"]
+    assert len(seen["epochs"]) == 2 and not seen["over"] and "between" in seen
     check_equal(ready_home, finished)
 
 
