@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +29,7 @@ from tune.tracking_uri import take_login
 FIRST_PAUSE, LONGEST_PAUSE, LAST_PAUSE = 0.5, 30.0, 5.0
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 0.1
 REQUEST_TIMEOUT = 10
-NICE = 5  # training comes first
+NICE = 10  # training comes first
 
 logger = logging.getLogger("tune.sender")
 
@@ -181,6 +181,15 @@ def configure_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _step_back() -> None:
+    """Leave the processors to the training where both want them."""
+    os.nice(max(0, NICE - os.nice(0)))
+    # Linux may schedule each session as a whole (sched(7), autogroup), and a process's nice value then counts within its
+    # own session alone. The sender has one to itself, which Ctrl-C does not reach.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICE))
+
+
 def main(arguments: Iterable[str] | None = None) -> int:
     """The process: see the head of this file."""
     parser = argparse.ArgumentParser(prog="python -m tune.sender", description="deliver a study's events")
@@ -191,7 +200,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     configure_mlflow()
-    os.nice(max(0, NICE - os.nice(0)))
+    _step_back()
     # A driver that resumes may find the sender of the one before it on its last delivery: wait for it.
     with (
         _only_sender(options.study_folder, lambda: os.getppid() == options.parent) as alone,
