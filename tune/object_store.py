@@ -103,10 +103,9 @@ class ObjectStore:
                 found = self._fs.ls(self._path(folder), detail=False)
             except FileNotFoundError:
                 return []
-            paths = {str(path).rstrip("/") for path in found} - {
-                self._path(folder)
-            }  # S3 may list the folder itself
-            names = {path.rpartition("/")[2] for path in paths}
+            paths = {str(path).rstrip("/") for path in found}
+            # S3 may list the folder itself.
+            names = {path.rpartition("/")[2] for path in paths - {self._path(folder)}}
             return sorted(name for name in names if not name.endswith(".tmp"))
 
         return self._tried(f"list {folder}", listed)

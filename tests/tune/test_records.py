@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any
 
 import optuna
@@ -180,13 +181,20 @@ def test_the_searcher_hands_out_waiting_trials_before_new_ones_and_then_ends(hom
         records.ask()
     records.report(0, summary(2, 10.0, 1))
     records.end(1, "nan")
-    searcher = StudySearcher(Records(folder, spec), folder, home)
+    returned: deque[int] = deque()
+    searcher = StudySearcher(Records(folder, spec), folder, home, returned=returned)
     tasks = [searcher.suggest(f"ray-{i}") for i in range(3)]
     assert [t["trial"] for t in tasks] == [0, 2, 3]
     assert [t["known_epoch"] for t in tasks] == [2, 0, 0]
     assert {t["config"]["seed"] for t in tasks} == {0}
     assert len({t["folder"] for t in tasks}) == 3
-    assert searcher.suggest("ray-3") == StudySearcher.FINISHED
+    assert searcher.suggest("ray-3") is None  # one that runs may come back
+    returned.append(2)
+    searcher.on_trial_complete("ray-1", error=True)
+    assert searcher.suggest("ray-4")["trial"] == 2
+    for ended in ("ray-0", "ray-2", "ray-4"):
+        searcher.on_trial_complete(ended)
+    assert searcher.suggest("ray-5") == StudySearcher.FINISHED
 
 
 def test_a_study_that_has_not_begun_has_no_trials_and_reading_makes_none(home: Home) -> None:
