@@ -184,8 +184,8 @@ def configure_mlflow() -> None:
 def _step_back() -> None:
     """Leave the processors to the training where both want them."""
     os.nice(max(0, NICE - os.nice(0)))
-    # Linux may schedule each session as a whole (sched(7), autogroup): a process's nice value then counts within its own
-    # session alone, and the sender has one to itself, out of the reach of Ctrl-C.
+    # Linux may schedule each session as a whole (sched(7), autogroup): nice values then count within a session alone,
+    # and the sender has one to itself, out of the reach of Ctrl-C.
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(NICE))
 
