@@ -288,13 +288,31 @@ def gpu_count() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+    dev = Path("/dev")
+    return len(list(dev.glob("nvidia[0-9]*"))) or int((dev / "dxg").exists())  # the latter on Windows' Linux
+
+
+def check_gpus(gpus: float, remedy: str) -> None:
+    """Refuse trials for which this machine has too few GPUs: they would wait for ever.
+
+    Raises:
+        ConfigError: says how many it has, and then the remedy.
+    """
+    there = gpu_count()
+    if gpus > there:
+        has = "1 GPU" if there == 1 else f"{there or 'no'} GPUs"
+        raise ConfigError(f"gpus_per_trial = {gpus:g}: this machine has {has} that may be used. {remedy}")
 
 
 def _gpus(request: SearchRequest, machines: Sequence[Machine] | None) -> float:
     if request.gpus_per_trial is None:
         there = gpu_count() if machines is None else sum(machine.gpus for machine in machines)
         return 1.0 if there else 0.0
+    if machines is None:
+        check_gpus(
+            request.gpus_per_trial,
+            "Take no more with --gpus-per-trial (0, or a fraction), or --address of a cluster.",
+        )
     return request.gpus_per_trial
 
 

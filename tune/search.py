@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from tune.capacity import Machine, check_fit
 from tune.errors import Exit, ServiceError
 from tune.head_start import HeadStart, head_start
 from tune.home import Home
-from tune.request import SearchRequest, resolve_request
+from tune.request import SearchRequest, check_gpus, resolve_request
 from tune.spec import StudySpec
 from tune.study import Study, StudyFolder
 from tune.tracking_check import require_tracking
@@ -123,10 +123,10 @@ def start(
         spec = resolve_request(request, home, machines_of(request.address))
         if spec.require_tracking:
             require_tracking(spec.tracking_uri)
-        folder = StudyFolder(home.study_folder(spec.name))
+        folder, is_first = StudyFolder(home.study_folder(spec.name)), not home.path.exists()
         _create(spec, folder)
         progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
-        with _ready(spec, folder, home, folder.remove) as (spec, begun):
+        with _ready(spec, folder, home, lambda: _undo(folder, home, is_first)) as (spec, begun):
             outcome = _run(spec, folder, home, progress, begun, more=more)
             then(outcome)
     return outcome
@@ -185,6 +185,16 @@ def carry_on(
     return outcome
 
 
+def _undo(folder: StudyFolder, home: Home, is_first: bool) -> None:
+    """Take away a study that came to nothing, and with the first one of a home the home."""
+    folder.remove()
+    if is_first and not home.studies.exists():  # nobody else has begun one
+        for database in home.path.glob("mlflow.db*"):  # the sender may have made its tables
+            database.unlink()
+        with suppress(OSError):
+            home.path.rmdir()
+
+
 @contextmanager
 def _ready(
     spec: StudySpec, folder: StudyFolder, home: Home, undo: Callable[[], None]
@@ -197,7 +207,7 @@ def _ready(
     with ExitStack() as stack:
         try:
             begun = stack.enter_context(head_start(spec, folder, home))
-            _check_cluster(spec, folder)
+            _check_machines(spec, folder)
             spec = _with_data(spec, folder, home)
         except (ConfigError, ServiceError):
             stack.close()  # the sender writes to the folder
@@ -226,14 +236,16 @@ def machines_of(address: str | None) -> list[Machine] | None:
     return machines()
 
 
-def _check_cluster(spec: StudySpec, folder: StudyFolder) -> None:
-    """Find what would make trials fail on other machines, before any starts.
+def _check_machines(spec: StudySpec, folder: StudyFolder) -> None:
+    """Find what would make trials wait for ever, or fail on other machines, before any starts.
 
     Raises:
         ConfigError: a machine that differs, or none that can hold a trial.
         ServiceError: storage that is not shared.
     """
     if spec.address is None:
+        # Known of a new study, but this one may have begun elsewhere.
+        check_gpus(spec.gpus_per_trial, "The study began with them: carry it on where they are.")
         return
     from tune import cluster, probe
 

@@ -57,6 +57,7 @@ OPTIONS: list[tuple[str, list[str]]] = [
     ("--concurrent -1", ["concurrent = -1", "between 1 and 10000"]),
     ("--max-failures -1", ["max_failures = -1", "between 0 and 1000"]),
     ("--gpus-per-trial -1", ["gpus_per_trial = -1.0", "between 0 and 64"]),
+    ("--gpus-per-trial 64", ["gpus_per_trial = 64: this machine has", "--gpus-per-trial", "--address"]),
     ("--time-budget 0", ["--time-budget", "90s, 15m, 2h"]),
     ("--time-budget -5", ["--time-budget '-5'", "90s, 15m, 2h"]),
     ("--time-budget soon", ["--time-budget 'soon'", "90s, 15m, 2h"]),

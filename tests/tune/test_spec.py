@@ -172,7 +172,9 @@ def test_trials_run_together_as_gpus_or_cores_allow(home: Home, monkeypatch: pyt
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert make_spec(home, concurrent=None).concurrent == 2
     assert make_spec(home, concurrent=None, gpus_per_trial=0.5).concurrent == 4
-    assert make_spec(home, concurrent=None, gpus_per_trial=4).concurrent == 1
+    assert make_spec(home, concurrent=None, gpus_per_trial=2).concurrent == 1
+    with pytest.raises(ConfigError, match=r"gpus_per_trial = 4: this machine has 2 GPUs that may be used"):
+        make_spec(home, gpus_per_trial=4)
 
 
 def test_options_win_over_the_file_and_the_environment_over_the_default(
