@@ -22,9 +22,11 @@ from tune.cli.options import (
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.errors import Exit, ServiceError
 from tune.request import SearchRequest
+from tune.tracking_uri import shown
 
 if TYPE_CHECKING:
     from tune.search import Outcome
+    from tune.study import Study
 
 
 def register(app: typer.Typer) -> None:
@@ -181,7 +183,7 @@ class _Afterwards:
             say(f"ssl-tune: storage: {outcome.trouble}. What was written so far is whole; mend it, then")
             say(f"carry on with: {typed('resume', name, self._home)}")
             return
-        self._say_next(name)
+        self._say_next(outcome.study)
 
     def _interrupted(self) -> bool:
         return self.code in (Exit.INTERRUPTED, Exit.TERMINATED, Exit.STORAGE)
@@ -194,8 +196,8 @@ class _Afterwards:
         print_study(baseline.study)
         return baseline
 
-    def _say_next(self, name: str) -> None:
-        out, home = console(), self._home
+    def _say_next(self, study: Study) -> None:
+        out, name, home = console(), study.spec.name, self._home
         if self._interrupted():
             again = " --with-baseline" if self._with_baseline else ""
             again += f" --confirm-seeds {self._seeds}" if self._seeds is not None else ""
@@ -206,7 +208,10 @@ class _Afterwards:
             if self._seeds is None:
                 out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
             out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
-            out.print(f"compare the trials in MLflow:   {typed('ui', None, home)}")
+            uri = study.spec.tracking_uri
+            at_home = uri == home_of(home).default_tracking_uri
+            where = typed("ui", None, home) if at_home else shown(uri)
+            out.print(f"compare the trials in MLflow:   {where}")
 
 
 def stop_command(
