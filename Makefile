@@ -13,7 +13,7 @@ help:
 	@echo "make test    the test suite"
 	@echo "make cluster-test  as root: a cluster on network namespaces, machines of which are cut off and killed"
 	@echo "make check   lint, types and the test suite"
-	@echo "make chaos   a study whose drivers and workers are killed thirty times (some minutes)"
+	@echo "make chaos   a study whose drivers and workers are killed thirty times (nine minutes)"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make golden  record the golden loss traces again (after a change that is meant to alter them)"
 	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; carries on where it was)"

@@ -1,4 +1,4 @@
-"""Twenty drivers and ten workers of one study are killed, and it ends as if none had been: `make chaos`, some minutes.
+"""Twenty drivers and ten workers of one study are killed, and it ends as if none had been: `make chaos`, nine minutes.
 
 Real drivers in processes of their own, killed with SIGKILL at random moments and at each of the dangerous ones
 (`ssl_core.faults`); what is asserted is read from Optuna's storage, the study's folder and MLflow's database.
