@@ -157,7 +157,8 @@ def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
     records.end(number, "completed")
     done = ssl_tune("resume", "s", "--home", home.path)
     assert done.code == 5, done
-    assert f"compare the trials in MLflow:   {served.tracking_uri}" in done.out  # `ui` would show another store
+    # `ssl-tune ui` would show another store.
+    assert f"compare the trials in MLflow:   {served.tracking_uri}" in done.out
     command = next(line for line in done.out.splitlines() if "deliver them with" in line)
     words = shlex.split(command.partition("with: ")[2])
     assert ssl_tune(*words[1:], "--timeout", "0").code == 5
