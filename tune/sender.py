@@ -106,6 +106,8 @@ def serve(log: EventLog, parent: int | None) -> None:
     while True:
         # Read before delivering: what was appended before it was set is delivered below.
         last = complete() or orphaned()
+        if last:
+            _weigh_session(0)  # nothing trains any more, and somebody waits
         began = time.monotonic()
         try:
             if sender.place.replaced():
@@ -181,13 +183,11 @@ def configure_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _step_back() -> None:
-    """Leave the processors to the training where both want them."""
-    os.nice(max(0, NICE - os.nice(0)))
-    # Linux may schedule each session as a whole (sched(7), autogroup): nice values then count within a session alone,
-    # and the sender has one to itself, out of the reach of Ctrl-C.
+def _weigh_session(nice: int) -> None:
+    """Linux may schedule each session as a whole (sched(7), autogroup): nice values then count within a session alone,
+    and the sender has one to itself, out of the reach of Ctrl-C."""
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(NICE))
+        Path("/proc/self/autogroup").write_text(str(nice))
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
@@ -200,7 +200,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     configure_mlflow()
-    _step_back()
+    os.nice(max(0, NICE - os.nice(0)))
+    _weigh_session(NICE)
     # A driver that resumes may find the sender of the one before it on its last delivery: wait for it.
     with (
         _only_sender(options.study_folder, lambda: os.getppid() == options.parent) as alone,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import socket
@@ -17,10 +18,32 @@ import pytest
 
 from ssl_core.errors import ConfigError
 from tests.tune.tracked import EXPERIMENT, LARGEST, ROOT, TAGS, Home, Store, metrics, start, tracked_home
+from tune import sender
 from tune.delivery import Sender, chunks
 from tune.run_text import MAX_PARAM_LENGTH, SHORTENED
 from tune.sender import deliver
 from tune.tracking_uri import check_tracking_uri
+
+
+def test_the_sender_leaves_the_processors_to_the_training_until_the_study_is_over(tracked: Home) -> None:
+    tracker = tracked.tracker()
+    tracker.start_sender()
+    assert tracker._sender is not None
+    weight = Path(f"/proc/{tracker._sender.pid}/autogroup")
+    if not weight.exists():
+        pytest.skip("this kernel does not schedule by session")
+
+    def becomes(nice: int) -> bool:
+        deadline = time.monotonic() + 30
+        while not (heavy := weight.read_text().split()[-1] == str(nice)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return heavy
+
+    assert becomes(sender.NICE)
+    tracked.log.set_meta("complete", "1")
+    with contextlib.suppress(OSError):  # gone, when all was delivered
+        assert becomes(0)
+    assert tracker.close(60) == 0
 
 
 def test_a_study_lands_in_mlflow_exactly_as_it_happened(tracked: Home) -> None:
