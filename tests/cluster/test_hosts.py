@@ -179,7 +179,8 @@ def test_a_study_in_an_object_store_survives_the_driver_s_machine(cluster: Clust
     make = "import boto3; boto3.client('s3').create_bucket(Bucket='studies')"
     cluster.head.run("python", "-c", make)
     at = ("--home", "s3://studies/home")
-    budget = ("--trials", "4", "--epochs", "8", "--address", cluster.address)
+    # Long enough not to end between the look at it and the kill.
+    budget = ("--trials", "4", "--epochs", "40", "--address", cluster.address)
     driver = threading.Thread(
         target=lambda: cluster.ssl_tune("search", "--name", "stored", *budget, *at, *TINY, check=False)
     )
