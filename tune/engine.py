@@ -195,24 +195,19 @@ class Engine:
             tuner.fit()
 
     def _searcher(self) -> StudySearcher:
-        if self.spec.address is None:
-            return StudySearcher(
-                self.records,
-                self.folder,
-                self.home,
-                writing=self.recorder.writing,
-                returned=self.recorder.returned,
-            )
-        from tune import cluster, probe
+        of_cluster: dict[str, Any] = {}
+        if self.spec.address is not None:
+            from tune import cluster, probe
 
+            room = cluster.Room(self.spec) if self.spec.elastic else None
+            of_cluster = {"identity": probe.identity(), "room": room}
         return StudySearcher(
             self.records,
             self.folder,
             self.home,
             writing=self.recorder.writing,
             returned=self.recorder.returned,
-            identity=probe.identity(),
-            room=cluster.Room(self.spec) if self.spec.elastic else None,
+            **of_cluster,
         )
 
     def should_stop(self) -> bool:

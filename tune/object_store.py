@@ -31,11 +31,6 @@ class StoreError(OSError):
         return str(self.args[1])
 
 
-def is_url(text: str) -> bool:
-    """Whether this names a place in an object store rather than a folder."""
-    return "://" in text
-
-
 class ObjectStore:
     """The objects below one URL.
 

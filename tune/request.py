@@ -311,7 +311,7 @@ def _gpus(request: SearchRequest, machines: Sequence[Machine] | None) -> float:
     if machines is None:
         check_gpus(
             request.gpus_per_trial,
-            "Take no more with --gpus-per-trial (0, or a fraction), or --address of a cluster.",
+            "Take at most what it has with --gpus-per-trial, or a cluster with --address.",
         )
     return request.gpus_per_trial
 

@@ -184,8 +184,11 @@ def configure_mlflow() -> None:
 
 
 def _weigh_session(nice: int) -> None:
-    """Linux may schedule each session as a whole (sched(7), autogroup): nice values then count within a session alone,
-    and the sender has one to itself, out of the reach of Ctrl-C."""
+    """Set what share of the processors this process's session gets, as a nice value.
+
+    Linux may schedule each session as a whole (sched(7), autogroup): a process's own nice value then counts within its
+    session alone, and the sender has one to itself, out of the reach of Ctrl-C.
+    """
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(nice))
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from benchmarks import overhead, tracking
 
 
-def test_overhead_tells_what_a_trial_costs_apart_from_starts_and_deliveries(local_ray: None) -> None:
-    row = overhead.measure(bare=False, trials=12)
+@pytest.mark.parametrize("bare", [True, False])
+def test_overhead_tells_what_a_trial_costs_apart_from_starts_and_deliveries(
+    bare: bool, local_ray: None
+) -> None:
+    row = overhead.measure(bare=bare, trials=12)
     assert row["seconds_a_trial"] == row["seconds"] / 12
     assert all(math.isfinite(row[name]) and row[name] > 0 for name in ("steady", "first", "after"))
     assert row["first"] + row["after"] < row["seconds"] and 2 * row["steady"] < row["seconds"]
