@@ -2,7 +2,7 @@
 
 Forward, backward and update of this project's network, channels-last, in the run's own precision and compiled where a
 run's is; no index, view, monitor, guard or average. Images stay the same from step to step. It has the freed memory
-kept, as a run has (`ssl_core.allocator`): without that the limit would be lower, and easier to come near to.
+kept, as a run has (`ssl_core.system.allocator`): without that the limit would be lower, and easier to come near to.
 
 U: unlabelled images of a step.
 """
@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.setting import CLASSES, Cell, config_of, data_of
 from ssl_core import compiled
-from ssl_core.allocator import keep_freed_memory
 from ssl_core.methods import method_of
 from ssl_core.networks import build_network
 from ssl_core.optim import build_optimizer
+from ssl_core.system.allocator import keep_freed_memory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 

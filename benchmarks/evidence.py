@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.rows import append, read_rows, spread
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "evidence.csv"

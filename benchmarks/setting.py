@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data import Dataset, DatasetInfo, Split, draw_split
-from ssl_core.environment import choose_device
+from ssl_core.system.environment import choose_device
 
 CLASSES, LABELS_PER_CLASS, VALID_PER_CLASS = 10, 1, 1
 SCHEDULE_EPOCHS = 10_000  # far more than are run: the learning rate stays where a run begins

@@ -37,7 +37,7 @@ if not __package__:  # called by its path, as python benchmarks/train_step.py
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.setting import Cell, cell_of
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 Name = Literal["ours", "plain", "bare"]
 NAMES: tuple[Name, ...] = ("ours", "plain", "bare")
@@ -231,7 +231,7 @@ def table(rows: Iterable[Row], on_gpu: bool) -> Iterator[str]:
 
 def head(cells: Sequence[Cell], rounds: int) -> str:
     """What was measured, and on what."""
-    from ssl_core.environment import fingerprint
+    from ssl_core.system.environment import fingerprint
 
     cell, machine = cells[0], fingerprint(cells[0].device)
     steps = " or ".join(str(number) for number in dict.fromkeys(c.steps for c in cells))

@@ -14,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 SHARE = "warmup_share"
 EPOCHS = "warmup_epochs"

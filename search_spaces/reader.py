@@ -13,9 +13,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from search_spaces.ranges import EPOCHS, RANGE_KEYS, SHARE, Parameter, describe, holds, is_number
 from search_spaces.yaml_text import Document, KeyPath
 from ssl_core.config import from_document, parameter_names
-from ssl_core.errors import ConfigError, unknown
 from ssl_core.methods import method_names
 from ssl_core.methods.base import Method
+from ssl_core.system.errors import ConfigError, unknown
 
 VARIANTS = ("default", "wide")
 SEARCHABLE = frozenset(

@@ -34,9 +34,9 @@ from search_spaces.reader import VARIANTS, Reader
 from search_spaces.yaml_text import load_document
 from ssl_core import method_file
 from ssl_core.config import parameter_names, warmup_from_share
-from ssl_core.errors import ConfigError, unknown
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Method
+from ssl_core.system.errors import ConfigError, unknown
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands in a document: keys and list positions from the root."""

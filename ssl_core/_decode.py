@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_core._cache import Images, Labels, PartName, locked
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ssl_core.files import write_atomically
+from ssl_core.system.files import write_atomically
 
 MAGIC = b"ssltune1"
 _NAME = re.compile(r"epoch-(\d{6})\.ckpt")

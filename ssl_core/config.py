@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 
-from ssl_core.errors import ConfigError, unknown
+from ssl_core.system.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from ssl_core.data import DatasetInfo

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_core import _cache, _decode
-from ssl_core.errors import ConfigError, unknown
+from ssl_core.system.errors import ConfigError, unknown
 
 # Training images of each digit: scikit-learn's 1797 without the fifth kept for testing. Written down so
 # that `describe` need not load scikit-learn; a test compares them with the images.

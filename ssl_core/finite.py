@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_core.errors import NonFiniteError
 from ssl_core.methods.base import LossOutput
+from ssl_core.system.errors import NonFiniteError
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,10 @@ from typing import Any
 
 import torch
 
-from ssl_core import augment, compiled, exhaustion, losses, randaugment
-from ssl_core.allocator import keep_freed_memory
+from ssl_core import augment, compiled, losses, randaugment
 from ssl_core.config import RunConfig, from_document
 from ssl_core.data import Dataset, Split
 from ssl_core.ema import AveragedModel
-from ssl_core.errors import ConfigError, NonFiniteError
 from ssl_core.finite import FiniteGuard
 from ssl_core.methods import method_of
 from ssl_core.methods.base import Batch, LossOutput, Progress, Relabel, Setup
@@ -31,6 +29,9 @@ from ssl_core.networks import NetworkOutput, build_network
 from ssl_core.optim import build_optimizer, learning_rate, restore
 from ssl_core.randaugment import Geometry, strong_view
 from ssl_core.rng import Shuffled, generator
+from ssl_core.system import exhaustion
+from ssl_core.system.allocator import keep_freed_memory
+from ssl_core.system.errors import ConfigError, NonFiniteError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 

@@ -5,7 +5,7 @@ Shapes: n images, C classes, M attention maps of h x w = P positions each.
 
 from __future__ import annotations
 
-from ssl_core._lazy import torch
+from ssl_core.system.lazy_torch import torch
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -22,10 +22,10 @@ from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 from ssl_core.config import MethodConfig, RunConfig
-from ssl_core.errors import ConfigError
-from ssl_core.files import write_atomically
 from ssl_core.methods import method_names
 from ssl_core.methods.base import Method
+from ssl_core.system.errors import ConfigError
+from ssl_core.system.files import write_atomically
 
 PREFIX = "file:"
 COPY = "method.py"

@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ssl_core._lazy import torch
 from ssl_core.methods.base import Batch, Forward
+from ssl_core.system.lazy_torch import torch
 
 WeakForward = Literal["joint", "separate"]
 DESCRIPTION = (

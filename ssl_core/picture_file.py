@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ssl_core.files import write_atomically
 from ssl_core.methods.base import Panel
+from ssl_core.system.files import write_atomically
 
 FILE_NAME = "picture.npz"
 FORMAT = 1

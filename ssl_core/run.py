@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from ssl_core import checkpoint, environment, method_file, pictures
+from ssl_core import checkpoint, method_file, pictures
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data import Dataset, Split, TestSet, describe, draw_split, load_test, load_train
-from ssl_core.errors import ConfigError
-from ssl_core.files import write_atomically
 from ssl_core.loop import Report, Run, differences
 from ssl_core.loop import train as run_epochs
+from ssl_core.system import environment
+from ssl_core.system.errors import ConfigError
+from ssl_core.system.files import write_atomically
 
 CONFIG_FILE, RESULT_FILE, READINGS_FILE, CHECKPOINTS = (
     "config.json",

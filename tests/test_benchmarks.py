@@ -41,7 +41,7 @@ def test_train_step_gives_a_row_for_every_method_and_variant() -> None:
 def test_a_precision_that_is_not_there_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ssl_core.environment.has_fast_cpu_bfloat16", lambda: False)
+    monkeypatch.setattr("ssl_core.system.environment.has_fast_cpu_bfloat16", lambda: False)
     with pytest.raises(SystemExit, match="2"):
         train_step.main([*TINY, "--precision", "bfloat16"])
     assert "does not compute it in hardware; it has float32 and float64" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import common_fields
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.errors import Exit
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request

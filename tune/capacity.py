@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 
 @dataclass(frozen=True)

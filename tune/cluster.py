@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.capacity import Machine, places
 from tune.errors import Exit, ServiceError
 from tune.spec import StudySpec
@@ -232,7 +232,7 @@ def resolve_there(spec: StudySpec) -> tuple[dict[str, Any], dict[str, str]]:
     The driver's machine often has no GPU, and may have another processor.
 
     Raises:
-        ConfigError: as `ssl_core.environment.choose_device` there.
+        ConfigError: as `ssl_core.system.environment.choose_device` there.
     """
     ray = _ray()
     task = ray.remote(_choose).options(
@@ -250,7 +250,7 @@ def resolve_there(spec: StudySpec) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _choose(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     from ssl_core.config import from_document
-    from ssl_core.environment import choose_device, fingerprint
+    from ssl_core.system.environment import choose_device, fingerprint
 
     config = choose_device(from_document(document))
     chosen = {name: getattr(config, name) for name in ("device", "precision", "compile")}

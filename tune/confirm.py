@@ -22,8 +22,8 @@ from typing import Any
 from search_spaces import dump_yaml
 from ssl_core.config import RunConfig, from_document
 from ssl_core.data import describe
-from ssl_core.errors import ConfigError
-from ssl_core.files import write_atomically
+from ssl_core.system.errors import ConfigError
+from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
 from tune.home import Home
 from tune.open_tracking import open_log, open_tracker

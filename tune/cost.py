@@ -26,7 +26,7 @@ def cost(order: Order) -> dict[str, Any]:
     Raises:
         ConfigError: as `reproduce` would.
     """
-    from ssl_core.environment import fingerprint
+    from ssl_core.system.environment import fingerprint
 
     declared: Declared = declared_of_report(order)
     speeds: dict[object, _Speed] = {}

@@ -23,8 +23,8 @@ from ssl_core.config import (
     warmup_from_share,
 )
 from ssl_core.data import DatasetInfo, describe
-from ssl_core.errors import ConfigError
 from ssl_core.methods import get_method
+from ssl_core.system.errors import ConfigError
 from tune.spec import dataset_tag, parse_sets, with_overrides
 from tune.tables import DATASETS, NETWORK, SETTINGS, Cell
 
@@ -230,7 +230,7 @@ def _common(dataset: str, labels: int, budget: Budget) -> dict[str, Any]:
 
 def _resolved(document: Mapping[str, Any], dataset: str, budget: Budget) -> RunConfig:
     """The configuration with ``--set`` laid over it, resolved; its data must have the report's classes."""
-    from ssl_core.environment import choose_device
+    from ssl_core.system.environment import choose_device
 
     method = str(document["method"])
     config = from_document(with_overrides(document, _sets_of(method, budget.settings)))

@@ -5,7 +5,7 @@ again changes nothing, because runs are looked for by their `ssl.run_key` tag be
 carry the time at which they were reported (MLflow keeps equal points once) and parameters and tags are set
 to what they are.
 
-The fault point `sender:after-send` (`ssl_core.faults`) lies after a delivery and before it is noted.
+The fault point `sender:after-send` (`ssl_core.system.faults`) lies after a delivery and before it is noted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ssl_core.faults import fault
+from ssl_core.system.faults import fault
 from tune.delivery_errors import AwayError, OwedAgainError, RejectedError, judged
 from tune.destination import DOUBTFUL, Destination
 from tune.drawing import FEWEST, Drawing

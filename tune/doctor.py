@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.home import Home
 from tune.request import gpu_count
 
@@ -66,7 +66,7 @@ def _packages() -> list[Finding]:
 
 
 def _processor() -> Finding:
-    from ssl_core.environment import fingerprint, has_fast_cpu_bfloat16
+    from ssl_core.system.environment import fingerprint, has_fast_cpu_bfloat16
 
     cores = len(os.sched_getaffinity(0))
     precision = "bfloat16" if has_fast_cpu_bfloat16() else "float32 (bfloat16 would be emulated)"

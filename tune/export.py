@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.confirm import confirmed
 from tune.home import Home
 from tune.records import TrialRecord

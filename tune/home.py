@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 if TYPE_CHECKING:
     from tune.object_store import ObjectStore

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.errors import Exit, ServiceError
 
 CONNECT_SECONDS = 5.0

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from ssl_core.files import write_atomically
+from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
 from tune.events import LIMIT_FILE
 from tune.home import READINGS_FILE

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 ATTEMPTS, FIRST_PAUSE = 6, 0.5
 """Tries of a call, and seconds before the second; each pause is twice the one before: 15 s in all."""

@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import RunConfig, from_document
-from ssl_core.errors import NonFiniteError
-from ssl_core.files import write_atomically
 from ssl_core.methods import method_of
+from ssl_core.system.errors import NonFiniteError
+from ssl_core.system.files import write_atomically
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.rungs import expected_ends, expected_epochs, rungs

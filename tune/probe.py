@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import tune
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.errors import Exit, ServiceError
 from tune.object_store import ObjectStore
 

@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import SearchSpace
-from ssl_core.faults import fault
+from ssl_core.system.faults import fault
 from tune.errors import Exit, ServiceError
 from tune.sampling import INFEASIBLE, Sampling, is_memory_parameter
 from tune.spec import StudySpec, read_spec

@@ -27,8 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ssl_core.errors import ConfigError
-from ssl_core.files import write_atomically
+from ssl_core.system.errors import ConfigError
+from ssl_core.system.files import write_atomically
 from tune.events import LIMIT_FILE
 from tune.object_store import ObjectStore, StoreError
 from tune.snapshot import KNOWN, name_of, number_of, unpack

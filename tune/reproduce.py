@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.declared import Budget, Entry, baseline_entry, cut, info_of, report_entry
 from tune.errors import Exit, ServiceError
 from tune.export import git_revision
@@ -188,7 +188,7 @@ def places_of(order: Order, home: Home, count: int) -> Places:
 
 def documents(order: Order, declared: Declared, home: Home) -> dict[str, dict[str, Any]]:
     """Each table as plain data, from what is trained so far."""
-    from ssl_core.environment import fingerprint
+    from ssl_core.system.environment import fingerprint
 
     result = {}
     for table in dict.fromkeys(order.tables):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from ssl_core.faults import fault
+from ssl_core.system.faults import fault
 from tune.records import TrialRecord
 from tune.rungs import rungs
 from tune.spec import REDUCTION_FACTOR

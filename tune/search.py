@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ssl_core import method_file
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.capacity import Machine, check_fit
 from tune.errors import Exit, ServiceError
 from tune.head_start import HeadStart, head_start
@@ -287,8 +287,8 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
     Raises:
         ConfigError: data that cannot be used, or that are not those the study began with.
     """
-    from ssl_core.environment import fingerprint
     from ssl_core.run import prepare
+    from ssl_core.system.environment import fingerprint
 
     root = Path(spec.data_root) if spec.data_root else None
     base = spec.base_config()

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.delivery import Sender
 from tune.delivery_errors import AwayError
 from tune.events import FILE_NAME, EventLog

@@ -16,8 +16,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from search_spaces import SearchSpace
 from search_spaces.ranges import EPOCHS, SHARE, choices
 from ssl_core.config import RunConfig, from_document
-from ssl_core.errors import ConfigError
 from ssl_core.methods import method_of
+from ssl_core.system.errors import ConfigError
 from tune.spec import with_overrides
 
 MOST_POINTS = 1024

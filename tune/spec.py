@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 from search_spaces import SearchSpace, load_yaml, parse_space
 from ssl_core import method_file
 from ssl_core.config import RunConfig, Section, from_document, parameter_names
-from ssl_core.errors import ConfigError, unknown
 from ssl_core.methods import get_method
+from ssl_core.system.errors import ConfigError, unknown
 
 STUDY_FILE = "study.yaml"
 REDUCTION_FACTOR = 3  # ASHA's eta: a third of a rung goes on (Li et al. 2020 take 3 or 4)

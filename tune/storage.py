@@ -15,8 +15,8 @@ from sqlalchemy import bindparam, delete, insert, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from ssl_core.errors import ConfigError
-from ssl_core.faults import fault
+from ssl_core.system.errors import ConfigError
+from ssl_core.system.faults import fault
 from tune.errors import Exit, ServiceError
 
 if TYPE_CHECKING:

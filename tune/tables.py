@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from ssl_core.errors import ConfigError, unknown
+from ssl_core.system.errors import ConfigError, unknown
 
 NETWORK = "wrn-28-2"
 NEAREST = {"attention_fixmatch": "fixmatch"}

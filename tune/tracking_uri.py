@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")

@@ -26,11 +26,11 @@ from ray import tune as ray_tune
 
 from ssl_core import checkpoint, method_file, pictures
 from ssl_core.config import from_document
-from ssl_core.errors import MemoryExhaustedError, NonFiniteError
-from ssl_core.files import write_atomically
 from ssl_core.loop import Report, Run, train
 from ssl_core.picture_file import FILE_NAME as PICTURE
 from ssl_core.run import prepare
+from ssl_core.system.errors import MemoryExhaustedError, NonFiniteError
+from ssl_core.system.files import write_atomically
 from tune.spec import STUDY_FILE
 from tune.system_metrics import SystemMetrics
 from tune.trial_store import trial_store

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ssl_core import checkpoint
-from ssl_core.files import write_atomically
+from ssl_core.system.files import write_atomically
 from tune.home import Home
 from tune.object_store import ObjectStore
 from tune.remote import prefix_of

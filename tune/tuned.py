@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.config import RunConfig
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.declared import (
     BASELINE,
     Budget,

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search_spaces import SearchSpace, describe, load_yaml
 from search_spaces.ranges import EPOCHS, SHARE, holds
 from ssl_core.config import warmup_from_share
-from ssl_core.errors import ConfigError, unknown
-from ssl_core.files import write_atomically
+from ssl_core.system.errors import ConfigError, unknown
+from ssl_core.system.files import write_atomically
 
 if TYPE_CHECKING:
     from tune.spec import StudySpec

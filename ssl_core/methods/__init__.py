@@ -10,8 +10,8 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-from ssl_core.errors import unknown
 from ssl_core.methods.base import Method
+from ssl_core.system.errors import unknown
 
 if TYPE_CHECKING:
     from ssl_core.config import RunConfig

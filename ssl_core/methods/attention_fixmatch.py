@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ssl_core import losses
-from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
 from ssl_core.methods.base import (
     Batch,
@@ -40,6 +39,7 @@ from ssl_core.methods.base import (
     Scene,
 )
 from ssl_core.passes import DESCRIPTION, WeakForward, forward_views
+from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:
     from ssl_core.randaugment import Geometry

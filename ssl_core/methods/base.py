@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
+from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:
     import numpy as np

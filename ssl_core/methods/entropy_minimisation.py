@@ -18,9 +18,9 @@ from typing import Any
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
 from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress
+from ssl_core.system.lazy_torch import torch
 
 
 class EntropyMinimisationConfig(MethodConfig):

@@ -23,7 +23,6 @@ from typing import Any
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
 from ssl_core.methods.base import (
     Batch,
@@ -36,6 +35,7 @@ from ssl_core.methods.base import (
     Relabel,
     Setup,
 )
+from ssl_core.system.lazy_torch import torch
 
 
 class PseudoLabelConfig(MethodConfig):

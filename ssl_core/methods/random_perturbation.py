@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import Field
 
-from ssl_core._lazy import torch
 from ssl_core.config import MethodConfig
 from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Panel, Progress, Scene
 from ssl_core.methods.vat import METHOD as VAT
 from ssl_core.methods.vat import VATConfig
+from ssl_core.system.lazy_torch import torch
 
 
 class RandomPerturbationConfig(MethodConfig):

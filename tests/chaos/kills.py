@@ -1,7 +1,7 @@
 """Twenty drivers and ten workers of one study are killed, and it ends as if none had been: `make chaos`, nine minutes.
 
 Real drivers in processes of their own, killed with SIGKILL at random moments and at each of the dangerous ones
-(`ssl_core.faults`); what is asserted is read from Optuna's storage, the study's folder and MLflow's database.
+(`ssl_core.system.faults`); what is asserted is read from Optuna's storage, the study's folder and MLflow's database.
 The suite has a shorter version: tests/tune/test_kill_points.py, test_faults.py and test_interrupt.py.
 """
 

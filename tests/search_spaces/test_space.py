@@ -12,8 +12,8 @@ from search_spaces import SearchSpace, describe, load_space, load_yaml, parse_sp
 from search_spaces.reader import SEARCHABLE
 from search_spaces.space import VARIANTS
 from ssl_core.config import RunConfig, common_fields, from_document
-from ssl_core.errors import ConfigError
 from ssl_core.methods import method_names
+from ssl_core.system.errors import ConfigError
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 EMBEDDED = [(name, variant) for name in space_names() for variant in VARIANTS]

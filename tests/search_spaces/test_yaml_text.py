@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from search_spaces import dump_yaml, load_yaml
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 
 @pytest.mark.parametrize(

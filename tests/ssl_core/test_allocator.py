@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from ssl_core import allocator
+from ssl_core.system import allocator
 
 ROOT = Path(__file__).parent.parent.parent
 COUNT = """
 import json, resource, torch
-from ssl_core.allocator import keep_freed_memory
+from ssl_core.system.allocator import keep_freed_memory
 told = {call}
 
 def faults():

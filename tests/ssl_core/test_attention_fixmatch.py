@@ -15,13 +15,13 @@ from torch.nn import functional
 from search_spaces import load_space
 from ssl_core import randaugment
 from ssl_core.config import from_document
-from ssl_core.errors import ConfigError
 from ssl_core.losses import align_maps, map_divergence, map_similarity
 from ssl_core.methods import get_method
 from ssl_core.methods.attention_fixmatch import AttentionFixMatchConfig, attention_divergence
 from ssl_core.methods.base import Batch
 from ssl_core.methods.fixmatch import FixMatchConfig
 from ssl_core.randaugment import Geometry
+from ssl_core.system.errors import ConfigError
 from tests import slow_attention
 from tests.matching import check_resumption, compute, digits_run, leaf, normal
 from tests.tiny import assert_same_bits, finish, make_run, trained

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import ssl_core
-from ssl_core.environment import what_compiling_lacks
+from ssl_core.system.environment import what_compiling_lacks
 
 
 def last_losses(compile: bool) -> list[float]:

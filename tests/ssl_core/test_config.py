@@ -17,8 +17,8 @@ from ssl_core.config import (
     warmup_from_share,
 )
 from ssl_core.data import DatasetInfo, describe
-from ssl_core.errors import ConfigError
 from ssl_core.methods import get_method, method_names
+from ssl_core.system.errors import ConfigError
 
 DIGITS = describe("digits")
 CIFAR10 = describe("cifar10")

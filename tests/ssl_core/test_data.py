@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from ssl_core import _cache, _decode, data
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 
 def picture(seed: int, side: int = 8, mode: str = "RGB") -> Image.Image:

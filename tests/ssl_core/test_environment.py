@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from ssl_core import environment
 from ssl_core.config import RunConfig, from_document
-from ssl_core.errors import ConfigError
+from ssl_core.system import environment
+from ssl_core.system.errors import ConfigError
 
 
 def asked(**fields: Any) -> RunConfig:

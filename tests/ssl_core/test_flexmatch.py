@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import from_document
-from ssl_core.errors import ConfigError
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Setup
 from ssl_core.methods.fixmatch import FixMatchConfig
@@ -24,6 +23,7 @@ from ssl_core.methods.flexmatch import (
     remember,
     thresholds,
 )
+from ssl_core.system.errors import ConfigError
 from tests.matching import check_resumption, compute, digits_run, leaf, normal
 from tests.tiny import finish
 

@@ -15,9 +15,9 @@ import ssl_core
 from ssl_core import method_file
 from ssl_core.config import from_document, parameter_names, resolve
 from ssl_core.data import describe
-from ssl_core.errors import ConfigError
 from ssl_core.method_file import COPY
 from ssl_core.methods import get_method, method_names
+from ssl_core.system.errors import ConfigError
 from tests.tiny import EXAMPLES
 
 SHORT = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "mu": 1, "threads": 1, "labels": 10}

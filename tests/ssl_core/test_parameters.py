@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from ssl_core.config import from_document
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tiny import METHODS, OWN, method_named
 
 FIELDS = [(name, field) for name in METHODS for field in method_named(name).Config.model_fields]

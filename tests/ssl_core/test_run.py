@@ -15,8 +15,8 @@ from PIL import Image
 import ssl_core
 from ssl_core import checkpoint, run
 from ssl_core.config import from_document
-from ssl_core.errors import ConfigError
 from ssl_core.loop import Report, Run
+from ssl_core.system.errors import ConfigError
 from tests.tiny import TIMES, assert_same_bits, finish, make_run
 
 CLASSES = ("apple", "bee", "cat")

@@ -18,7 +18,6 @@ from search_spaces import load_space
 from ssl_core import checkpoint
 from ssl_core.config import from_document, resolve
 from ssl_core.data import Dataset, describe, load_train
-from ssl_core.errors import ConfigError, NonFiniteError
 from ssl_core.loop import Run
 from ssl_core.losses import entropy, kl_divergence
 from ssl_core.methods import get_method
@@ -26,6 +25,7 @@ from ssl_core.methods.base import Batch, LossOutput, Progress
 from ssl_core.methods.vat import VATConfig, adversarial_direction, in_full_precision, norms, scaled_to_one
 from ssl_core.networks import NetworkOutput
 from ssl_core.run import split_of
+from ssl_core.system.errors import ConfigError, NonFiniteError
 from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits, trained
 
 METHOD = get_method("vat")

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_spec
 from tune.capacity import Machine, check_fit, places, share
 from tune.home import Home

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec, make_study
 from tune.cli.jobs import request_words, take_files
 from tune.cli.options import takes_request

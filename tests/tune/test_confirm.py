@@ -15,7 +15,7 @@ import pytest
 
 from ssl_core.config import from_document
 from ssl_core.data import describe
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import (
     Done,
     carry_on_words,

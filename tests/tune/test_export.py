@@ -12,7 +12,7 @@ import pytest
 import ssl_core
 import tune
 from search_spaces import dump_yaml, load_yaml
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_pictures
 from tune.home import Home
 from tune.study import load_study

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.simulated import Driver, Outcome
-from ssl_core import faults
+from ssl_core.system import faults
 from tests.tune.helpers import make_study, told
 from tune.events import EventLog
 from tune.home import Home

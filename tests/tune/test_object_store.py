@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune import object_store
 from tune.object_store import ObjectStore, StoreError
 

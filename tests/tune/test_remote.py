@@ -15,7 +15,7 @@ import pytest
 
 import tune
 from ssl_core import checkpoint
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import (
     Done,
     carry_on_words,

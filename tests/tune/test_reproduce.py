@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import tune
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, carry_on_words, driver, signal_when, wait_until
 from tune.cost import cost
 from tune.declared import Budget

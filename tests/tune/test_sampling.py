@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_spec
 from tune.home import Home
 from tune.sampling import INFEASIBLE, Sampling, grid_points, is_memory_parameter, make_sampler

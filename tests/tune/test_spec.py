@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from search_spaces import load_space, load_yaml
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_pictures, make_spec, make_study
 from tune.cli.options import request_of
 from tune.home import Home, check_name, check_writable

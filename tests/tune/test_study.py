@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import tune
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_home, make_spec, make_study
 from tune.errors import Exit, ServiceError
 from tune.home import Home

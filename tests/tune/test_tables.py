@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.declared import (
     Budget,
     baseline_entry,

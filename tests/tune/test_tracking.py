@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.tracked import EXPERIMENT, LARGEST, ROOT, TAGS, Home, Store, metrics, start, tracked_home
 from tune import sender
 from tune.delivery import Sender, chunks

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done
 from tests.tune.servers import PASSWORD, Gate, MlflowServer
 from tests.tune.tracked import Home, check_exact, metrics, start

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec, make_study
 from tests.tune.test_records import run_through, summary
 from tune.errors import Exit, ServiceError

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from ssl_core.errors import ConfigError, MemoryExhaustedError, NonFiniteError
+from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteError
 from tune.cli import export, info, jobs, read, report, study, tables, training
 from tune.errors import Exit, ServiceError
 from tune.object_store import StoreError

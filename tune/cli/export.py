@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.cli.options import HomeOption
 from tune.cli.show import console
 

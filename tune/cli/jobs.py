@@ -13,7 +13,7 @@ import typer
 
 from search_spaces import dump_yaml
 from ssl_core import method_file
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.cli.options import NameArgument, takes_request
 from tune.cli.show import console
 from tune.home import check_name

@@ -11,7 +11,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from search_spaces import load_yaml
-from ssl_core.errors import ConfigError, unknown
+from ssl_core.system.errors import ConfigError, unknown
 from tune.home import Home
 from tune.request import SearchRequest
 from tune.spec import parse_sets, read_text

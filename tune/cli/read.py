@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
 from tune.cli.show import console, print_json, print_study, print_table, print_trials, typed
 

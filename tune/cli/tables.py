@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.cli.options import DataRootOption, EpochsOption, HomeOption, JsonOption, SetOption, home_of
 from tune.cli.show import console, print_json, print_table
 

@@ -15,7 +15,7 @@ import typer
 
 from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.cli.options import (
     DataRootOption,
     DatasetOption,
@@ -120,8 +120,8 @@ def _configuration(
 
 def _compare_origin(config: RunConfig, document: Mapping[str, Any], root: Path | None, home: Home) -> None:
     """Refuse other data than an exported configuration was made with; say when the bits may differ."""
-    from ssl_core.environment import fingerprint
     from ssl_core.run import prepare
+    from ssl_core.system.environment import fingerprint
     from tune.export import differences
 
     resolved, data, split = prepare(config, data_root=root, cache=home.cache)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.events import FILE_NAME, Event, EventLog
 from tune.figures.style import Drawing, save
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssl_core.errors import ConfigError
 from ssl_core.picture_file import FILE_NAME as PICTURE_FILE
 from ssl_core.picture_file import load
+from ssl_core.system.errors import ConfigError
 from tune.figures.curves import Reported, learning_curves, pseudo_label_health
 from tune.figures.gallery import gallery
 from tune.figures.style import Drawing, save

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ssl_core.errors import ConfigError
-from ssl_core.files import write_atomically
+from ssl_core.system.errors import ConfigError
+from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
 from tune.home import Home
 from tune.open_tracking import open_log, open_tracker

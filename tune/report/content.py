@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from search_spaces import describe, dump_yaml
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 from tune.confirm import confirmed, title
 from tune.export import git_revision
 from tune.figures import study as drawn

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ssl_core.config import RunConfig
-from ssl_core.errors import ConfigError
+from ssl_core.system.errors import ConfigError
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from ssl_core.config import RunConfig
-from ssl_core.errors import MemoryExhaustedError
+from ssl_core.system.errors import MemoryExhaustedError
 
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50}
 # "Tried to allocate 2.00 GiB" (CUDA), "you tried to allocate 4096 bytes" (CPU), "Unable to allocate 1.2 GiB" (NumPy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ssl_core.faults import fault
+from ssl_core.system.faults import fault
 
 
 def write_atomically(path: Path, data: bytes) -> None:
