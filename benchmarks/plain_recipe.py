@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from benchmarks.setting import Cell, config_of, data_of
-from ssl_core.data import Dataset as Images
+from ssl_core.data.datasets import Dataset as Images
 from ssl_core.methods import method_of
 from ssl_core.networks import build_network
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from ssl_core.system.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
-    from ssl_core.data import DatasetInfo
+    from ssl_core.data.datasets import DatasetInfo
     from ssl_core.methods.base import Method
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -245,13 +245,13 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
 
     Args:
         config: what was asked for.
-        info: what `ssl_core.data.describe` says of its data set.
+        info: what `ssl_core.data.datasets.describe` says of its data set.
         cores: threads of the run where the configuration names none; None: all this process may use.
 
     Raises:
         ConfigError: labels that the data cannot give, or a warm-up as long as the run.
     """
-    from ssl_core.data import check_counts
+    from ssl_core.data.datasets import check_counts
     from ssl_core.methods import method_of
 
     method = method_of(config)

@@ -18,7 +18,7 @@ import torch
 
 from ssl_core import augment, compiled, losses, randaugment
 from ssl_core.config import RunConfig, from_document
-from ssl_core.data import Dataset, Split
+from ssl_core.data.datasets import Dataset, Split
 from ssl_core.ema import AveragedModel
 from ssl_core.finite import FiniteGuard
 from ssl_core.methods import method_of

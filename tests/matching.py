@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_core import checkpoint
 from ssl_core.config import from_document, resolve
-from ssl_core.data import Dataset, describe, load_train
+from ssl_core.data.datasets import Dataset, describe, load_train
 from ssl_core.loop import Report, Run
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ssl_core.config import RunConfig, from_document, resolve
-from ssl_core.data import Dataset, DatasetInfo, draw_split
+from ssl_core.data.datasets import Dataset, DatasetInfo, draw_split
 from ssl_core.loop import Report, Run
 from ssl_core.loop import train as run_epochs
 from ssl_core.methods import get_method, method_names
@@ -60,7 +60,7 @@ def make_data(
 
 
 def info_of(data: Dataset) -> DatasetInfo:
-    """What `ssl_core.data.describe` would say of it."""
+    """What `ssl_core.data.datasets.describe` would say of it."""
     per_class = tuple(np.bincount(data.labels).tolist())
     return DatasetInfo(data.name, data.classes, per_class, data.image_size, "wrn-10-1", 6, data.flip)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from search_spaces import dump_yaml
 from ssl_core.config import RunConfig, from_document
-from ssl_core.data import describe
+from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError

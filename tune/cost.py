@@ -131,7 +131,7 @@ def _noise(classes: int, side: int, flip: bool, config: RunConfig) -> tuple[Any,
     """As many images of noise as a step takes, and a few to validate on."""
     import numpy as np
 
-    from ssl_core.data import Dataset, Split
+    from ssl_core.data.datasets import Dataset, Split
 
     assert config.batch_size and config.mu
     valid = 10 * classes

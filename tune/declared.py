@@ -22,7 +22,7 @@ from ssl_core.config import (
     resolve,
     warmup_from_share,
 )
-from ssl_core.data import DatasetInfo, describe
+from ssl_core.data.datasets import DatasetInfo, describe
 from ssl_core.methods import get_method
 from ssl_core.system.errors import ConfigError
 from tune.spec import dataset_tag, parse_sets, with_overrides

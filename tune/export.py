@@ -189,7 +189,7 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
 
 def _classes(config: RunConfig) -> int | None:
     """How many classes the data have; None where they cannot be read any more."""
-    from ssl_core.data import describe
+    from ssl_core.data.datasets import describe
 
     try:
         return describe(config.dataset, image_size=config.data.image_size).num_classes

@@ -25,7 +25,7 @@ from tune.views import resolution
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ssl_core.data import Dataset, Split
+    from ssl_core.data.datasets import Dataset, Split
     from tune.records import TrialRecord
     from tune.study import Study, StudyFolder
 

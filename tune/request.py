@@ -17,7 +17,7 @@ from typing import Any
 from search_spaces import SearchSpace, load_space
 from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document, resolve
-from ssl_core.data import describe
+from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, unknown
 from tune.capacity import Machine, share
 from tune.home import Home, check_name

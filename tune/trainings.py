@@ -19,7 +19,7 @@ from typing import Any
 
 from ssl_core import method_file
 from ssl_core.config import RunConfig
-from ssl_core.data import DatasetInfo
+from ssl_core.data.datasets import DatasetInfo
 from ssl_core.system.errors import ConfigError, NonFiniteError
 from tune.errors import Exit, ServiceError
 from tune.events import Report

@@ -16,7 +16,7 @@ from ssl_core.config import (
     resolve,
     warmup_from_share,
 )
-from ssl_core.data import DatasetInfo, describe
+from ssl_core.data.datasets import DatasetInfo, describe
 from ssl_core.methods import get_method, method_names
 from ssl_core.system.errors import ConfigError
 

@@ -24,7 +24,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_core import _cache, _decode, data
+from ssl_core.data import cache as _cache
+from ssl_core.data import datasets as data
+from ssl_core.data import folder as _decode
 from ssl_core.system.errors import ConfigError
 
 

@@ -14,7 +14,7 @@ import pytest
 import ssl_core
 from ssl_core import method_file
 from ssl_core.config import from_document, parameter_names, resolve
-from ssl_core.data import describe
+from ssl_core.data.datasets import describe
 from ssl_core.method_file import COPY
 from ssl_core.methods import get_method, method_names
 from ssl_core.system.errors import ConfigError

@@ -17,7 +17,7 @@ from torch.nn import functional
 from search_spaces import load_space
 from ssl_core import checkpoint
 from ssl_core.config import from_document, resolve
-from ssl_core.data import Dataset, describe, load_train
+from ssl_core.data.datasets import Dataset, describe, load_train
 from ssl_core.loop import Run
 from ssl_core.losses import entropy, kl_divergence
 from ssl_core.methods import get_method

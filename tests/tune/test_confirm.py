@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ssl_core.config import from_document
-from ssl_core.data import describe
+from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import (
     Done,

@@ -90,7 +90,7 @@ def test_pickles_in_a_study_are_never_loaded(local_ray: None, ready_home: Home, 
 def test_a_cache_of_images_holds_no_pickles(
     ssl_tune: Command, home: Home, canary: Path, tmp_path: Path
 ) -> None:
-    from ssl_core.data import load_train
+    from ssl_core.data.datasets import load_train
 
     load_train("digits", cache=home.cache)
     entries = list(home.cache.glob("*/*.npy"))

@@ -183,7 +183,7 @@ def run_of_folder(folder: Path) -> RunFigures:
 
 def class_names(dataset: str) -> tuple[str, ...]:
     """Names of a data set's classes; none where the data are no longer there."""
-    from ssl_core.data import describe
+    from ssl_core.data.datasets import describe
 
     try:
         return describe(dataset).classes

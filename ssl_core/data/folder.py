@@ -1,6 +1,6 @@
 """Images from files to uint8 arrays.
 
-Private to `ssl_core.data`. Like it, this file imports numpy alone: PIL, scikit-learn and torchvision
+Private to `ssl_core.data.datasets`. Like it, this file imports numpy alone: PIL, scikit-learn and torchvision
 are loaded by the functions that need them.
 
 N: images, S: side in pixels, C: classes. A part is "train" or "test".
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ssl_core._cache import Images, Labels, PartName, locked
+from ssl_core.data.cache import Images, Labels, PartName, locked
 from ssl_core.system.errors import ConfigError
 
 if TYPE_CHECKING:

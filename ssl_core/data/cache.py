@@ -1,6 +1,6 @@
 """A decoded part of a dataset, and the cache of decoded parts on disk: decoded once, mapped by all.
 
-Private to `ssl_core.data`. CACHE/<key>/ holds {train,test}_{images,labels}.npy and meta.json.
+Private to `ssl_core.data.datasets`. CACHE/<key>/ holds {train,test}_{images,labels}.npy and meta.json.
 
 N: images, S: side in pixels. A part is "train" or "test".
 """

@@ -20,7 +20,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl_core import _cache, _decode
+from ssl_core.data import cache as _cache
+from ssl_core.data import folder as _decode
 from ssl_core.system.errors import ConfigError, unknown
 
 # Training images of each digit: scikit-learn's 1797 without the fifth kept for testing. Written down so
