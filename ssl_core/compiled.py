@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ssl_core import randaugment
+from ssl_core.augment import randaugment
 from ssl_core.networks import NetworkOutput
 
 _SHAPES = 64

@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 
-from ssl_core import augment, compiled, losses, randaugment
+from ssl_core import compiled, losses
+from ssl_core.augment import randaugment
+from ssl_core.augment import weak as augment
+from ssl_core.augment.randaugment import Geometry, strong_view
 from ssl_core.config import RunConfig, from_document
 from ssl_core.data.datasets import Dataset, Split
 from ssl_core.ema import AveragedModel
@@ -27,7 +30,6 @@ from ssl_core.methods.supervised import METHOD as SUPERVISED
 from ssl_core.monitors import EpochMonitor
 from ssl_core.networks import NetworkOutput, build_network
 from ssl_core.optim import build_optimizer, learning_rate, restore
-from ssl_core.randaugment import Geometry, strong_view
 from ssl_core.rng import Shuffled, generator
 from ssl_core.system import exhaustion
 from ssl_core.system.allocator import keep_freed_memory

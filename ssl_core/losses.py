@@ -73,7 +73,7 @@ def align_maps(
 
     Args:
         maps: (n, h, w), float32 or float64.
-        affine, cutout: (n, 2, 3) and (n, 4), as in `ssl_core.randaugment.Geometry`.
+        affine, cutout: (n, 2, 3) and (n, 4), as in `ssl_core.augment.randaugment.Geometry`.
         size: height and width of the images, in pixels.
 
     Returns:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ssl_core import checkpoint
+from ssl_core.augment.randaugment import Geometry
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, describe, load_train
 from ssl_core.loop import Report, Run
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress
 from ssl_core.networks import NetworkOutput
-from ssl_core.randaugment import Geometry
 from ssl_core.run import split_of
 from tests.tiny import assert_same_bits, everything, finish
 

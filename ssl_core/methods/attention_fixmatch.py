@@ -42,7 +42,7 @@ from ssl_core.passes import DESCRIPTION, WeakForward, forward_views
 from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:
-    from ssl_core.randaugment import Geometry
+    from ssl_core.augment.randaugment import Geometry
 
 
 class AttentionFixMatchConfig(MethodConfig):

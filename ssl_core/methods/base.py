@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ssl_core.randaugment import Geometry
+    from ssl_core.augment.randaugment import Geometry
 
 
 class Output(Protocol):

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_spaces import load_space
-from ssl_core import randaugment
+from ssl_core.augment import randaugment
+from ssl_core.augment.randaugment import Geometry
 from ssl_core.config import from_document
 from ssl_core.losses import align_maps, map_divergence, map_similarity
 from ssl_core.methods import get_method
 from ssl_core.methods.attention_fixmatch import AttentionFixMatchConfig, attention_divergence
 from ssl_core.methods.base import Batch
 from ssl_core.methods.fixmatch import FixMatchConfig
-from ssl_core.randaugment import Geometry
 from ssl_core.system.errors import ConfigError
 from tests import slow_attention
 from tests.matching import check_resumption, compute, digits_run, leaf, normal

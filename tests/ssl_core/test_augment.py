@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as vision
 
-from ssl_core.augment import normalise, reflect, weak_view
+from ssl_core.augment.weak import normalise, reflect, weak_view
 
 SIDES = [8, 15, 16, 32]
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from benchmarks.setting import cell_of, config_of, data_of
-from ssl_core import compiled, randaugment
+from ssl_core import compiled
+from ssl_core.augment import randaugment
 from ssl_core.loop import Run, finite_guard, take_steps, train_step
 from ssl_core.methods import method_names
 from ssl_core.methods.base import Progress

@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_core import randaugment
-from ssl_core.randaugment import DRAWN, GEOMETRIC, GREY, OPERATIONS, PHOTOMETRIC, RANGES, Draws
+from ssl_core.augment import randaugment
+from ssl_core.augment.randaugment import DRAWN, GEOMETRIC, GREY, OPERATIONS, PHOTOMETRIC, RANGES, Draws
 
 FILL = (GREY, GREY, GREY)
 BLENDS = {"color", "contrast", "brightness", "sharpness"}
