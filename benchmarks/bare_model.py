@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.setting import CLASSES, Cell, config_of, data_of
 from ssl_core import compiled
 from ssl_core.methods import method_of
-from ssl_core.networks import build_network
+from ssl_core.networks.wide_resnet import build_network
 from ssl_core.optim import build_optimizer
 from ssl_core.system.allocator import keep_freed_memory
 

@@ -30,7 +30,7 @@ from torchvision import transforms
 from benchmarks.setting import Cell, config_of, data_of
 from ssl_core.data.datasets import Dataset as Images
 from ssl_core.methods import method_of
-from ssl_core.networks import build_network
+from ssl_core.networks.wide_resnet import build_network
 
 TAU, LAMBDA_U, LEVELS = 0.95, 1.0, 10
 GREY = (127, 127, 127)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core.augment import randaugment
-from ssl_core.networks import NetworkOutput
+from ssl_core.networks.wide_resnet import NetworkOutput
 
 _SHAPES = 64
 """Variants of one function that are kept: batch sizes, with and without gradient, statistics kept or not."""

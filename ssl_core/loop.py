@@ -28,7 +28,7 @@ from ssl_core.methods import method_of
 from ssl_core.methods.base import Batch, LossOutput, Progress, Relabel, Setup
 from ssl_core.methods.supervised import METHOD as SUPERVISED
 from ssl_core.monitors import EpochMonitor
-from ssl_core.networks import NetworkOutput, build_network
+from ssl_core.networks.wide_resnet import NetworkOutput, build_network
 from ssl_core.optim import build_optimizer, learning_rate, restore
 from ssl_core.rng import Shuffled, generator
 from ssl_core.system import exhaustion

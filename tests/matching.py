@@ -16,7 +16,7 @@ from ssl_core.data.datasets import Dataset, describe, load_train
 from ssl_core.loop import Report, Run
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress
-from ssl_core.networks import NetworkOutput
+from ssl_core.networks.wide_resnet import NetworkOutput
 from ssl_core.run import split_of
 from tests.tiny import assert_same_bits, everything, finish
 

@@ -1,6 +1,6 @@
 """FixMatch whose two views must also attend to the same places (report, section 2.3: its own method).
 
-A head makes M maps from the last feature maps F (`ssl_core.networks.AttentionHead`); their sum A weighs F
+A head makes M maps from the last feature maps F (`ssl_core.networks.wide_resnet.AttentionHead`); their sum A weighs F
 before the global average that the classifier reads. With q_i and mask_i of FixMatch,
 
     a_w  = softmax(A(weak(u_i))),   a_s = softmax(A(strong(u_i)))   over the positions that are compared

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ssl_core.ema import AveragedModel, decay_at
-from ssl_core.networks import build_network
+from ssl_core.networks.wide_resnet import build_network
 from ssl_core.optim import build_optimizer, learning_rate, restore
 
 

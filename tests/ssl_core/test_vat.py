@@ -23,7 +23,7 @@ from ssl_core.losses import entropy, kl_divergence
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress
 from ssl_core.methods.vat import VATConfig, adversarial_direction, in_full_precision, norms, scaled_to_one
-from ssl_core.networks import NetworkOutput
+from ssl_core.networks.wide_resnet import NetworkOutput
 from ssl_core.run import split_of
 from ssl_core.system.errors import ConfigError, NonFiniteError
 from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits, trained
