@@ -20,7 +20,7 @@ from ray.exceptions import RayTaskError
 from ray.tune import Callback
 
 from search_spaces import dump_yaml
-from ssl_core.picture_file import FILE_NAME as PICTURE
+from ssl_core.pictures.file import FILE_NAME as PICTURE
 from tune.records import Records
 from tune.study import StudyFolder
 from tune.tracking import Tracker

@@ -30,7 +30,7 @@ def run_figures(
         run: its key.
         reports: what it reported; without any there is nothing to draw.
         completed: whether it ran its whole budget.
-        picture: the file that `ssl_core.picture_file` wrote, if any.
+        picture: the file that `ssl_core.pictures.file` wrote, if any.
         warmup: epochs of its warm-up.
     """
     if not reports or not _wanted():

@@ -201,7 +201,7 @@ class Tracker:
             error: the traceback of a failed trial: artifact `error.txt`, its last line the tag ssl.error.
             tags: more tags.
             time_ms: when, in Unix milliseconds; now where None.
-            picture: what `ssl_core.pictures` made of the run, if it did.
+            picture: what `ssl_core.pictures.panels` made of the run, if it did.
             warmup: epochs of its warm-up.
         """
         if stop_reason not in TRIAL_STATUS:

@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from ray import tune as ray_tune
 
-from ssl_core import checkpoint, method_file, pictures
+from ssl_core import checkpoint, method_file
 from ssl_core.config import from_document
 from ssl_core.loop import Report, Run, train
-from ssl_core.picture_file import FILE_NAME as PICTURE
+from ssl_core.pictures import panels as pictures
+from ssl_core.pictures.file import FILE_NAME as PICTURE
 from ssl_core.run import prepare
 from ssl_core.system.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.system.files import write_atomically

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssl_core.methods.base import Panel
-from ssl_core.picture_file import Picture
+from ssl_core.pictures.file import Picture
 from tune.events import Report
 from tune.figures.curves import learning_curves, pseudo_label_health
 from tune.figures.gallery import gallery

@@ -17,7 +17,7 @@ from PIL import Image
 
 import tune
 from ssl_core.methods.base import Panel
-from ssl_core.picture_file import Picture, save
+from ssl_core.pictures.file import Picture, save
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, copy_home, make_study, mlflow_runs
 from tests.tune.servers import needed

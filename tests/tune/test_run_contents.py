@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssl_core.methods.base import Panel
-from ssl_core.picture_file import Picture, save
+from ssl_core.pictures.file import Picture, save
 from tests.tune.helpers import mlflow_runs
 from tests.tune.tracked import Home
 from tune.home import Home as FinishedHome

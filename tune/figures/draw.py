@@ -73,7 +73,7 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
     if "/" not in event.run:
         return _of_study(study, name, title)
     if name == "picture":
-        from ssl_core.picture_file import load
+        from ssl_core.pictures.file import load
         from tune.figures.gallery import gallery
 
         path = study.folder / str(event.payload["path"])

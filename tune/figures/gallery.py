@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ssl_core.methods.base import Panel
-from ssl_core.picture_file import Picture
+from ssl_core.pictures.file import Picture
 from tune.figures.style import BLUE, GREY, VERMILLION, Drawing, drawing
 
 MAP_COLOURS = "viridis"
@@ -21,7 +21,7 @@ def gallery(picture: Picture, *, title: str = "") -> Drawing:
     drawn over its view in grey, which is left bare where the views are not compared.
 
     Args:
-        picture: see `ssl_core.pictures`.
+        picture: see `ssl_core.pictures.panels`.
         title: of the whole figure.
     """
     rows, columns = len(picture.panels), len(picture.truth)

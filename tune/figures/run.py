@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssl_core.picture_file import FILE_NAME as PICTURE_FILE
-from ssl_core.picture_file import load
+from ssl_core.pictures.file import FILE_NAME as PICTURE_FILE
+from ssl_core.pictures.file import load
 from ssl_core.system.errors import ConfigError
 from tune.figures.curves import Reported, learning_curves, pseudo_label_health
 from tune.figures.gallery import gallery

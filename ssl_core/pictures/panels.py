@@ -20,7 +20,7 @@ import torch
 from ssl_core.loop import Run, unlabelled_views
 from ssl_core.methods.base import Scene
 from ssl_core.networks.wide_resnet import NetworkOutput
-from ssl_core.picture_file import FILE_NAME, Picture, save
+from ssl_core.pictures.file import FILE_NAME, Picture, save
 from ssl_core.rng import generator
 
 IMAGES = 8
