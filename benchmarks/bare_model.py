@@ -20,11 +20,11 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.setting import CLASSES, Cell, config_of, data_of
-from ssl_core import compiled
 from ssl_core.methods import method_of
 from ssl_core.networks.wide_resnet import build_network
-from ssl_core.optim import build_optimizer
 from ssl_core.system.allocator import keep_freed_memory
+from ssl_core.training import compile as compiled
+from ssl_core.training.optim import build_optimizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.tracking import without_tracking
 from ssl_core.config import RunConfig
-from ssl_core.loop import Report
+from ssl_core.training.loop import Report
 from tune import trainable
 from tune.trainable import TrialTrainable
 
@@ -32,7 +32,7 @@ BARE = "SSL_TUNE_BENCHMARK_BARE"
 
 
 class _Run:
-    """Takes the place of `ssl_core.loop.Run`."""
+    """Takes the place of `ssl_core.training.loop.Run`."""
 
     def __init__(self, config: RunConfig, data: Any, split: Any) -> None:
         self.config, self.history = config, list[Report]()

@@ -80,9 +80,9 @@ def record(number: int) -> Curve:
     """Train one configuration from beginning to end."""
     from search_spaces import load_space
     from ssl_core.config import from_document
-    from ssl_core.loop import Run, train
-    from ssl_core.run import prepare
     from ssl_core.system.errors import NonFiniteError
+    from ssl_core.training.loop import Run, train
+    from ssl_core.training.result import prepare
     from tune.spec import with_overrides
 
     params = parameters_of(number)

@@ -52,7 +52,7 @@ CALL = 1000  # points a call, as many as MLflow takes
 
 
 class Waiting:
-    """Takes the place of `ssl_core.loop.Run` and of the training: a report, after some time or at once.
+    """Takes the place of `ssl_core.training.loop.Run` and of the training: a report, after some time or at once.
 
     Args:
         seconds: of an epoch.
@@ -71,7 +71,7 @@ class Waiting:
 
     def train(self, run: Any) -> Iterator[Any]:
         """The training."""
-        from ssl_core.loop import Report
+        from ssl_core.training.loop import Report
 
         (self._meeting / str(os.getpid())).touch()
         while len(list(self._meeting.iterdir())) < CONCURRENT:

@@ -85,9 +85,9 @@ def run_one(variant: str, seed: int) -> Row:
 
 def price(rounds: int = 12) -> float:
     """Processor time of a joint step over that of a separate one, of runs that take turns step by step."""
-    from ssl_core import loop
     from ssl_core.methods.base import Progress
-    from ssl_core.run import prepare
+    from ssl_core.training import loop
+    from ssl_core.training.result import prepare
 
     spent: dict[str, list[float]] = {"joint": [], "separate": []}
     runs = {variant: loop.Run(*prepare(config_of(variant, 0))) for variant in spent}

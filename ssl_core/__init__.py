@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssl_core.config import RunConfig as RunConfig
-    from ssl_core.run import Result as Result
-    from ssl_core.run import train as train
     from ssl_core.system.errors import ConfigError as ConfigError
     from ssl_core.system.errors import MemoryExhaustedError as MemoryExhaustedError
     from ssl_core.system.errors import NonFiniteError as NonFiniteError
+    from ssl_core.training.result import Result as Result
+    from ssl_core.training.result import train as train
 
 _HOMES = {
     "RunConfig": "ssl_core.config",
     "ConfigError": "ssl_core.system.errors",
     "MemoryExhaustedError": "ssl_core.system.errors",
     "NonFiniteError": "ssl_core.system.errors",
-    "Result": "ssl_core.run",
-    "train": "ssl_core.run",
+    "Result": "ssl_core.training.result",
+    "train": "ssl_core.training.result",
 }
 __all__ = ["ConfigError", "MemoryExhaustedError", "NonFiniteError", "Result", "RunConfig", "train"]
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_core import checkpoint
 from ssl_core.augment.randaugment import Geometry
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, describe, load_train
-from ssl_core.loop import Report, Run
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress
 from ssl_core.networks.wide_resnet import NetworkOutput
-from ssl_core.run import split_of
+from ssl_core.training import checkpoint
+from ssl_core.training.loop import Report, Run
+from ssl_core.training.result import split_of
 from tests.tiny import assert_same_bits, everything, finish
 
 PROGRESS = Progress(step=0, total_steps=10, step_in_epoch=0, epoch=1, ssl_epoch=1)

@@ -60,7 +60,7 @@ def test_an_import_backwards_is_noticed(tmp_path: Path, importer: str, imported:
 
 def test_training_loads_nothing_of_the_service() -> None:
     code = """
-import ssl_core, ssl_core.loop, ssl_core.run
+import ssl_core, ssl_core.training.loop, ssl_core.training.result
 for name in ssl_core.__all__:
     assert getattr(ssl_core, name).__name__ == name
 """

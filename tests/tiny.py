@@ -16,10 +16,10 @@ import torch
 
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data.datasets import Dataset, DatasetInfo, draw_split
-from ssl_core.loop import Report, Run
-from ssl_core.loop import train as run_epochs
 from ssl_core.methods import get_method, method_names
 from ssl_core.methods.base import Method
+from ssl_core.training.loop import Report, Run
+from ssl_core.training.loop import train as run_epochs
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 OWN = {"uda": f"file:{EXAMPLES / 'uda.py'}"}

@@ -96,7 +96,7 @@ def _measure(entry: Entry, order: Order) -> _Speed:
     """Train a few steps of an entry on noise; the least time of a step, and of evaluating an image."""
     import torch
 
-    from ssl_core.loop import Run, train
+    from ssl_core.training.loop import Run, train
 
     info = info_of(entry, order.budget)
     data, split = _noise(info.num_classes, info.image_size or 32, info.flip, entry.config)

@@ -92,7 +92,7 @@ class DeadLetter(NamedTuple):
 
 
 class Report(NamedTuple):
-    """One epoch of one run, as it was reported; `classes` as in `ssl_core.loop.Report`."""
+    """One epoch of one run, as it was reported; `classes` as in `ssl_core.training.loop.Report`."""
 
     epoch: int
     time_ms: int

@@ -91,8 +91,8 @@ def _price(
     spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float
 ) -> tuple[float, float, int]:
     """Mean seconds of an epoch of the warm-up and of one after it, and bytes of the network's parameters."""
-    from ssl_core.loop import Run
     from ssl_core.price import Price, measure
+    from ssl_core.training.loop import Run
 
     assert config.epochs is not None
     began, prices, parameters = time.monotonic(), list[Price](), 0
@@ -166,7 +166,7 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         ConfigError: as `search` would.
         ServiceError: a cluster that does not answer.
     """
-    from ssl_core.run import prepare
+    from ssl_core.training.result import prepare
 
     with joined(request.address):
         spec = resolve_request(request, home, machines_of(request.address))

@@ -287,8 +287,8 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
     Raises:
         ConfigError: data that cannot be used, or that are not those the study began with.
     """
-    from ssl_core.run import prepare
     from ssl_core.system.environment import fingerprint
+    from ssl_core.training.result import prepare
 
     root = Path(spec.data_root) if spec.data_root else None
     base = spec.base_config()

@@ -24,14 +24,15 @@ from typing import Any
 import torch
 from ray import tune as ray_tune
 
-from ssl_core import checkpoint, method_file
+from ssl_core import method_file
 from ssl_core.config import from_document
-from ssl_core.loop import Report, Run, train
 from ssl_core.pictures import panels as pictures
 from ssl_core.pictures.file import FILE_NAME as PICTURE
-from ssl_core.run import prepare
 from ssl_core.system.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.system.files import write_atomically
+from ssl_core.training import checkpoint
+from ssl_core.training.loop import Report, Run, train
+from ssl_core.training.result import prepare
 from tune.spec import STUDY_FILE
 from tune.system_metrics import SystemMetrics
 from tune.trial_store import trial_store

@@ -51,7 +51,7 @@ class Trained:
     """What came out.
 
     Attributes:
-        result: `ssl_core.run.Result.document`; None where the training turned NaN or infinite.
+        result: `ssl_core.training.result.Result.document`; None where the training turned NaN or infinite.
         reports: every epoch's, whenever it was trained; those before a loss that was not finite, too.
         problem: why there is no result.
         warmup: epochs of its warm-up.
@@ -144,7 +144,7 @@ def train_all(
 
 def finished(training: Training) -> Trained | None:
     """What came out of a training that is done, without training anything; None where it is not."""
-    from ssl_core.run import RESULT_FILE
+    from ssl_core.training.result import RESULT_FILE
 
     noted, result = training.out / PROBLEM_FILE, training.out / RESULT_FILE
     if noted.exists():
@@ -221,8 +221,8 @@ def _train(
 
 def _trained(folder: Path, result: dict[str, Any] | None = None, problem: str | None = None) -> Trained:
     """What came out, with what the run reported, as its newest checkpoint has it."""
-    from ssl_core import checkpoint
-    from ssl_core.run import CHECKPOINTS
+    from ssl_core.training import checkpoint
+    from ssl_core.training.result import CHECKPOINTS
 
     history = (checkpoint.load_newest(folder / CHECKPOINTS) or {"history": []})["history"]
     reports = [Report(r["epoch"], r.get("time_ms", 0), r["metrics"], r.get("classes", {})) for r in history]

@@ -10,15 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from ssl_core import checkpoint
 from ssl_core.system.files import write_atomically
+from ssl_core.training import checkpoint
 from tune.home import Home
 from tune.object_store import ObjectStore
 from tune.remote import prefix_of
 from tune.study import INCARNATION
 
 KEPT = 2
-"""Checkpoints of a trial, as `ssl_core.checkpoint.save` keeps them."""
+"""Checkpoints of a trial, as `ssl_core.training.checkpoint.save` keeps them."""
 
 
 class TrialStore(Protocol):

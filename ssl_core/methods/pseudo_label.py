@@ -110,7 +110,7 @@ class PseudoLabel(Method):
         self, config: PseudoLabelConfig, state: PseudoLabelState, setup: Setup, progress: Progress, seed: int
     ) -> Draw:
         """Accepted images of a step, shuffled anew each epoch; none where none was accepted."""
-        from ssl_core.rng import Shuffled
+        from ssl_core.training.rng import Shuffled
 
         accepted = len(state.indices)
         size = images_of_a_step(accepted, setup.labelled, setup.batch_size, setup.mu)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from ssl_core.config import parse_network
-from ssl_core.rng import generator
+from ssl_core.training.rng import generator
 
 LEAK = 0.1
 

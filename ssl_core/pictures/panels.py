@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ssl_core.loop import Run, unlabelled_views
 from ssl_core.methods.base import Scene
 from ssl_core.networks.wide_resnet import NetworkOutput
 from ssl_core.pictures.file import FILE_NAME, Picture, save
-from ssl_core.rng import generator
+from ssl_core.training.loop import Run, unlabelled_views
+from ssl_core.training.rng import generator
 
 IMAGES = 8
 """Images of a picture."""

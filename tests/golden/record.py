@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from ssl_core.methods.base import LossOutput
-from ssl_core.monitors import EpochMonitor
+from ssl_core.training.monitors import EpochMonitor
 from tests import tiny
 
 STEPS = 20

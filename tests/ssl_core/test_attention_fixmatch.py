@@ -451,7 +451,7 @@ def test_views_share_their_crop_where_maps_are_aligned(own: dict[str, Any], shar
         return take(config, forward, batch, *rest)
 
     with (
-        mock.patch("ssl_core.loop.strong_view", unchanged),
+        mock.patch("ssl_core.training.loop.strong_view", unchanged),
         mock.patch.object(type(run.method), "compute_loss", staticmethod(spy)),
     ):
         finish(run)

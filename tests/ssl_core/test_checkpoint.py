@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from ssl_core import checkpoint
-from ssl_core.checkpoint import MAGIC, DamagedCheckpointError
+from ssl_core.training import checkpoint
+from ssl_core.training.checkpoint import MAGIC, DamagedCheckpointError
 from tests.tiny import assert_same_bits
 
 STATE: dict[str, Any] = {

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_core.loop import Run
 from ssl_core.methods import get_method
 from ssl_core.system import exhaustion
 from ssl_core.system.errors import MemoryExhaustedError
+from ssl_core.training.loop import Run
 from tests.tiny import finish, make_data, make_run
 
 PETABYTE = 2**50

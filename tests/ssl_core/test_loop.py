@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssl_core import loop
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
 from ssl_core.augment.randaugment import strong_view
-from ssl_core.finite import FiniteGuard
-from ssl_core.loop import Run
-from ssl_core.loop import train as run_epochs
 from ssl_core.methods import method_names
 from ssl_core.methods.base import Batch, LossOutput
 from ssl_core.methods.supervised import Supervised
 from ssl_core.system.errors import NonFiniteError
+from ssl_core.training import loop
+from ssl_core.training.finite import FiniteGuard
+from ssl_core.training.loop import Run
+from ssl_core.training.loop import train as run_epochs
 from tests.tiny import (
     assert_same_bits,
     everything,

@@ -22,14 +22,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_core import checkpoint
 from ssl_core.augment.randaugment import Geometry, strong_view
 from ssl_core.augment.weak import weak_view
 from ssl_core.config import MethodConfig
-from ssl_core.loop import Run
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Method, Progress, Relabel
 from ssl_core.system.errors import NonFiniteError
+from ssl_core.training import checkpoint
+from ssl_core.training.loop import Run
 from tests import slow_attention
 from tests.golden import record
 from tests.tiny import (

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_core.ema import AveragedModel, decay_at
 from ssl_core.networks.wide_resnet import build_network
-from ssl_core.optim import build_optimizer, learning_rate, restore
+from ssl_core.training.ema import AveragedModel, decay_at
+from ssl_core.training.optim import build_optimizer, learning_rate, restore
 
 
 def test_the_learning_rate_by_hand() -> None:

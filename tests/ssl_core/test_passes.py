@@ -9,9 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_core.config import from_document
-from ssl_core.loop import Run
 from ssl_core.methods.base import Batch
 from ssl_core.system.errors import ConfigError
+from ssl_core.training.loop import Run
 from tests.tiny import assert_same_bits, everything, finish, make_run
 
 FAMILY = ("fixmatch", "flexmatch", "attention_fixmatch")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ssl_core.loop import Run
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress, PseudoLabels, Relabel, Setup
 from ssl_core.methods.pseudo_label import (
@@ -19,7 +18,8 @@ from ssl_core.methods.pseudo_label import (
     images_of_a_step,
     select,
 )
-from ssl_core.monitors import MAX_CLASSES_SHOWN, EpochMonitor
+from ssl_core.training.loop import Run
+from ssl_core.training.monitors import MAX_CLASSES_SHOWN, EpochMonitor
 from tests.tiny import assert_same_bits, finish, make_data, make_run, trained
 
 METHOD = get_method("pseudo_label")

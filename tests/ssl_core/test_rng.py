@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from ssl_core.rng import Shuffled, Stream, generator, stream_seed
+from ssl_core.training.rng import Shuffled, Stream, generator, stream_seed
 
 STREAMS = get_args(Stream)
 

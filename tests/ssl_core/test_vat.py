@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import load_space
-from ssl_core import checkpoint
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, describe, load_train
-from ssl_core.loop import Run
 from ssl_core.losses import entropy, kl_divergence
 from ssl_core.methods import get_method
 from ssl_core.methods.base import Batch, LossOutput, Progress
 from ssl_core.methods.vat import VATConfig, adversarial_direction, in_full_precision, norms, scaled_to_one
 from ssl_core.networks.wide_resnet import NetworkOutput
-from ssl_core.run import split_of
 from ssl_core.system.errors import ConfigError, NonFiniteError
+from ssl_core.training import checkpoint
+from ssl_core.training.loop import Run
+from ssl_core.training.result import split_of
 from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits, trained
 
 METHOD = get_method("vat")

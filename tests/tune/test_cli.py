@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from ssl_core import checkpoint
+from ssl_core.training import checkpoint
 from tests.tune.helpers import SSL_TUNE, Done, carry_on_words, driver, signal_when
 from tune.home import Home
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import tune
-from ssl_core import checkpoint
+from ssl_core.training import checkpoint
 from tests.tune.helpers import SMALL, SSL_TUNE, Done, make_study
 from tune.errors import Exit
 from tune.home import Home

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import tune
-from ssl_core import checkpoint
+from ssl_core.training import checkpoint
 from tests.tune.helpers import (
     Done,
     make_home,

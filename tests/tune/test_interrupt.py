@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from ssl_core import checkpoint
+from ssl_core.training import checkpoint
 from tests.tune.helpers import (
     Done,
     carry_on_words,

@@ -114,7 +114,7 @@ def test_a_worker_needs_no_file(local_ray: None, ready_home: Home, pictures: Pat
     uda.write_text(uda.read_text() + "\n# a content that no worker has seen\n")
     options = OPTIONS | {"method": f"file:{uda}", "dataset": f"folder:{pictures}"}
     folder, spec = make_study(ready_home, settings=SETTINGS, **options)
-    from ssl_core.run import prepare
+    from ssl_core.training.result import prepare
 
     _, _, split = prepare(spec.base_config(), cache=ready_home.cache)
     spec = spec.model_copy(update={"split_hash": split.hash})

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import tune
-from ssl_core import checkpoint
 from ssl_core.system.errors import ConfigError
+from ssl_core.training import checkpoint
 from tests.tune.helpers import (
     Done,
     carry_on_words,

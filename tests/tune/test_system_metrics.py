@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tune
-from ssl_core import checkpoint
+from ssl_core.training import checkpoint
 from tests.tune.helpers import make_spec, mlflow_runs, mlflow_steps, shapes_options
 from tune.baseline import baseline_request
 from tune.cli.options import request_of

@@ -34,8 +34,8 @@ from tune.home import Home, check_writable
 from tune.spec import parse_sets, with_overrides
 
 if TYPE_CHECKING:
-    from ssl_core.loop import Report
-    from ssl_core.run import Result
+    from ssl_core.training.loop import Report
+    from ssl_core.training.result import Result
 
 
 def register(app: typer.Typer) -> None:
@@ -120,8 +120,8 @@ def _configuration(
 
 def _compare_origin(config: RunConfig, document: Mapping[str, Any], root: Path | None, home: Home) -> None:
     """Refuse other data than an exported configuration was made with; say when the bits may differ."""
-    from ssl_core.run import prepare
     from ssl_core.system.environment import fingerprint
+    from ssl_core.training.result import prepare
     from tune.export import differences
 
     resolved, data, split = prepare(config, data_root=root, cache=home.cache)

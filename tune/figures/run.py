@@ -98,7 +98,7 @@ def figures(
 
 def _run(name: str | Path, trial: str | None, home: Path | str | None) -> tuple[RunFigures, Path]:
     """A run by the name of its study or of its folder, and where its figures go."""
-    from ssl_core.run import CONFIG_FILE
+    from ssl_core.training.result import CONFIG_FILE
     from tune.home import Home
     from tune.study import Study
 
@@ -162,9 +162,9 @@ def run_of_trial(study: Study, record: TrialRecord, *, titled: bool = False) -> 
 
 def run_of_folder(folder: Path) -> RunFigures:
     """The figures of a training's folder, as far as its newest checkpoint goes."""
-    from ssl_core import checkpoint
-    from ssl_core.loop import Report
-    from ssl_core.run import CHECKPOINTS
+    from ssl_core.training import checkpoint
+    from ssl_core.training.loop import Report
+    from ssl_core.training.result import CHECKPOINTS
     from tune.spec import dataset_tag
 
     state = checkpoint.load_newest(folder / CHECKPOINTS)

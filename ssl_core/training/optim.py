@@ -16,7 +16,7 @@ def build_optimizer(
 
     None on BatchNorm and biases, as google-research/fixmatch has it. Nesterov needs a momentum: with 0 it is
     plain SGD. Fused: one pass over each weight, and none at all where `optimizer.found_inf`, a tensor on the
-    weights' own device, is 1 (`ssl_core.finite`).
+    weights' own device, is 1 (`ssl_core.training.finite`).
     """
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]

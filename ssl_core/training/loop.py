@@ -16,24 +16,25 @@ from typing import Any
 
 import torch
 
-from ssl_core import compiled, losses
+from ssl_core import losses
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
 from ssl_core.augment.randaugment import Geometry, strong_view
 from ssl_core.config import RunConfig, from_document
 from ssl_core.data.datasets import Dataset, Split
-from ssl_core.ema import AveragedModel
-from ssl_core.finite import FiniteGuard
 from ssl_core.methods import method_of
 from ssl_core.methods.base import Batch, LossOutput, Progress, Relabel, Setup
 from ssl_core.methods.supervised import METHOD as SUPERVISED
-from ssl_core.monitors import EpochMonitor
 from ssl_core.networks.wide_resnet import NetworkOutput, build_network
-from ssl_core.optim import build_optimizer, learning_rate, restore
-from ssl_core.rng import Shuffled, generator
 from ssl_core.system import exhaustion
 from ssl_core.system.allocator import keep_freed_memory
 from ssl_core.system.errors import ConfigError, NonFiniteError
+from ssl_core.training import compile as compiled
+from ssl_core.training.ema import AveragedModel
+from ssl_core.training.finite import FiniteGuard
+from ssl_core.training.monitors import EpochMonitor
+from ssl_core.training.optim import build_optimizer, learning_rate, restore
+from ssl_core.training.rng import Shuffled, generator
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
