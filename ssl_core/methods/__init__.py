@@ -16,7 +16,7 @@ from ssl_core.system.errors import unknown
 if TYPE_CHECKING:
     from ssl_core.config import RunConfig
 
-_NOT_METHODS = frozenset({"base"})
+_NOT_METHODS = frozenset({"base", "consistency"})
 
 
 def method_names() -> list[str]:

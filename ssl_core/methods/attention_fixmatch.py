@@ -38,7 +38,7 @@ from ssl_core.methods.base import (
     PseudoLabels,
     Scene,
 )
-from ssl_core.passes import DESCRIPTION, WeakForward, forward_views
+from ssl_core.methods.consistency import DESCRIPTION, WeakForward, forward_views
 from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ What the network says of a weak view, where it is sure, becomes the label of a s
 The second mean is over the whole unlabelled batch: an image that is masked out counts as zero, and the
 unlabelled loss grows as the network becomes sure. All images go through the network in one pass, so that
 BatchNorm sees labelled, weak and strong ones together. Both are as in google-research/fixmatch, fixmatch.py;
-`ssl_core.passes` has the cheaper way of separate passes, too.
+`ssl_core.methods.consistency` has the cheaper way of separate passes, too.
 
 Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C classes.
 """
@@ -23,7 +23,7 @@ from pydantic import Field
 from ssl_core import losses
 from ssl_core.config import MethodConfig
 from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels
-from ssl_core.passes import DESCRIPTION, WeakForward, forward_views
+from ssl_core.methods.consistency import DESCRIPTION, WeakForward, forward_views
 from ssl_core.system.lazy_torch import torch
 
 

@@ -25,7 +25,7 @@ from pydantic import Field
 from ssl_core import losses
 from ssl_core.config import MethodConfig
 from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels, Setup
-from ssl_core.passes import DESCRIPTION, WeakForward, forward_views
+from ssl_core.methods.consistency import DESCRIPTION, WeakForward, forward_views
 from ssl_core.system.lazy_torch import torch
 
 NEVER = -1
