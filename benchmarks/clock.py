@@ -20,8 +20,8 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 from scipy.stats import spearmanr
 
 from benchmarks.record_curves import EPOCHS, Curve, read_curves
-from tune.rungs import rungs
-from tune.spec import REDUCTION_FACTOR
+from tune.definition.rungs import rungs
+from tune.definition.spec import REDUCTION_FACTOR
 
 TRIALS, CONCURRENT, REPETITIONS, BUDGET = 60, 4, 200, 540
 Clock = Callable[[int, int], float | None]

@@ -40,10 +40,10 @@ from ray.tune.search.optuna import OptunaSearch
 from benchmarks.record_curves import EPOCHS, METHOD, SPACE, read_curves
 from benchmarks.simulated import Driver, Outcome
 from benchmarks.stock_search import HELD, IMAGES, METRIC, TIME, Recorded, StockSearch
+from tune.definition.spec import REDUCTION_FACTOR
 from tune.home import Home
 from tune.records import TrialRecord
 from tune.request import SearchRequest, resolve_request
-from tune.spec import REDUCTION_FACTOR
 from tune.statistics import Spread
 from tune.study import StudyFolder
 

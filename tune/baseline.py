@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import common_fields
 from ssl_core.system.errors import ConfigError
+from tune.definition.spec import StudySpec
 from tune.errors import Exit
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
-from tune.spec import StudySpec
 from tune.study import Study
 
 if TYPE_CHECKING:

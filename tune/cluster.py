@@ -23,8 +23,8 @@ from typing import Any
 
 from ssl_core.system.errors import ConfigError
 from tune.capacity import Machine, places
+from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
-from tune.spec import StudySpec
 
 CONNECT_SECONDS = 5.0
 ROOM_SECONDS = 3.0

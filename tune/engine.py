@@ -15,6 +15,7 @@ from ray.tune.execution import class_cache
 from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
+from tune.definition.spec import StudySpec
 from tune.home import Home
 from tune.open_tracking import open_log, open_tracker
 from tune.progress import Progress
@@ -23,7 +24,6 @@ from tune.records import Records
 from tune.run_contents import tell_summary
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
-from tune.spec import StudySpec
 from tune.study import StudyFolder
 from tune.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
 from tune.tracking_news import TrackingNews

@@ -6,9 +6,9 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tune.definition.spec import StudySpec
 from tune.home import Home
 from tune.open_tracking import open_log, open_tracker
-from tune.spec import StudySpec
 from tune.study import StudyFolder
 from tune.tracking import early_sender
 

@@ -35,8 +35,8 @@ os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import ray as ray
 
+from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
-from tune.spec import StudySpec
 
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
 ATTEMPTS = 3  # Ray gives its processes 30 s (one of them 15 s), which is little on a busy machine

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tune.definition.spec import StudySpec
 from tune.events import EventLog
 from tune.home import Home
 from tune.run_text import dataset_input
-from tune.spec import StudySpec
 from tune.study import StudyFolder
 from tune.tracking import Tracker
 

@@ -14,12 +14,12 @@ from ssl_core.config import RunConfig, from_document
 from ssl_core.methods import method_of
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
+from tune.definition.rungs import expected_ends, expected_epochs, rungs
+from tune.definition.spec import REDUCTION_FACTOR, StudySpec, with_overrides
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
-from tune.rungs import expected_ends, expected_epochs, rungs
 from tune.sampling import generator_seed
 from tune.search import joined, machines_of
-from tune.spec import REDUCTION_FACTOR, StudySpec, with_overrides
 from tune.views import resolution
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import SearchSpace
 from ssl_core.system.faults import fault
+from tune.definition.spec import StudySpec, read_spec
 from tune.errors import Exit, ServiceError
 from tune.sampling import INFEASIBLE, Sampling, is_memory_parameter
-from tune.spec import StudySpec, read_spec
 from tune.storage import answering, note_epoch, open_storage, studies_in
 from tune.study import StudyFolder
 from tune.warm_start import is_taken_over, warm_trials

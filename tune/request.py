@@ -20,9 +20,9 @@ from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, unknown
 from tune.capacity import Machine, share
+from tune.definition.coherence import check_sense
+from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
 from tune.home import Home, check_name
-from tune.sense import check_sense
-from tune.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
 from tune.tracking_uri import check_tracking_uri
 
 DEFAULT_TRIALS = 16
@@ -246,7 +246,7 @@ def _points(
 
 
 def _check_warm_start(spec: StudySpec, home: Home) -> None:
-    from tune.spec import read_spec
+    from tune.definition.spec import read_spec
     from tune.warm_start import check_warm_start
 
     assert spec.warm_start is not None

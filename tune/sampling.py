@@ -33,7 +33,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ssl_core.system.errors import ConfigError
-from tune.spec import StudySpec
+from tune.definition.spec import StudySpec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -9,9 +9,9 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from ssl_core.system.faults import fault
+from tune.definition.rungs import rungs
+from tune.definition.spec import REDUCTION_FACTOR
 from tune.records import TrialRecord
-from tune.rungs import rungs
-from tune.spec import REDUCTION_FACTOR
 from tune.trainable import ERROR, SSL_EPOCH
 
 

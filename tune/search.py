@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
 from tune.capacity import Machine, check_fit
+from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 from tune.head_start import HeadStart, head_start
 from tune.home import Home
 from tune.request import SearchRequest, check_gpus, resolve_request
-from tune.spec import StudySpec
 from tune.study import Study, StudyFolder
 from tune.tracking_check import require_tracking
 

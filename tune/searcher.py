@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial
 from ray.tune.search import Searcher
 
 from ssl_core import method_file
+from tune.definition.spec import StudySpec
 from tune.home import Home
 from tune.records import Records
-from tune.spec import StudySpec
 from tune.study import StudyFolder
 
 

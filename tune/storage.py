@@ -20,7 +20,7 @@ from ssl_core.system.faults import fault
 from tune.errors import Exit, ServiceError
 
 if TYPE_CHECKING:
-    from tune.spec import StudySpec
+    from tune.definition.spec import StudySpec
     from tune.study import StudyFolder
 
 CONNECT_SECONDS = 10

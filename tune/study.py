@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from search_spaces import dump_yaml
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
+from tune.definition.spec import STUDY_FILE, StudySpec, read_spec
 from tune.errors import Exit, ServiceError
 from tune.home import Home, remote_of
-from tune.spec import STUDY_FILE, StudySpec, read_spec
 
 if TYPE_CHECKING:
     import pandas as pd

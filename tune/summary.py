@@ -13,8 +13,8 @@ from typing import Any
 
 import optuna
 
+from tune.definition.spec import StudySpec, read_spec
 from tune.records import TrialRecord
-from tune.spec import StudySpec, read_spec
 from tune.storage import open_storage
 from tune.study import StudyFolder
 from tune.views import best_record, near_ties, resolution

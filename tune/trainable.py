@@ -33,7 +33,7 @@ from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
 from ssl_core.training.loop import Report, Run, train
 from ssl_core.training.result import prepare
-from tune.spec import STUDY_FILE
+from tune.definition.spec import STUDY_FILE
 from tune.system_metrics import SystemMetrics
 from tune.trial_store import trial_store
 from tune.trouble import FULL

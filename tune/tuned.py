@@ -22,13 +22,13 @@ from tune.declared import (
     tuned_config,
     tuned_entry,
 )
+from tune.definition.spec import dataset_tag, parse_sets
 from tune.errors import Exit, ServiceError
 from tune.export import FORMAT, exported, read_exported
 from tune.home import Home
 from tune.progress import make_progress
 from tune.reproduce import Order
 from tune.request import SearchRequest
-from tune.spec import dataset_tag, parse_sets
 from tune.study import Study
 from tune.tables import DATASETS, Cell
 from tune.trainings import Say

@@ -22,7 +22,7 @@ from ssl_core.system.errors import ConfigError, unknown
 from ssl_core.system.files import write_atomically
 
 if TYPE_CHECKING:
-    from tune.spec import StudySpec
+    from tune.definition.spec import StudySpec
     from tune.study import StudyFolder
 
 FILE_NAME = "warm-start.json"
@@ -41,7 +41,7 @@ def read_points(path: Path) -> list[Mapping[str, Any]]:
     Raises:
         ConfigError: a file that cannot be read, or that is no list of points.
     """
-    from tune.spec import read_text
+    from tune.definition.spec import read_text
 
     if not path.is_file():
         raise ConfigError(f"--points {path}: there is no such file.")

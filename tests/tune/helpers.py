@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from tune.definition.spec import StudySpec
 from tune.home import Home
 from tune.request import SearchRequest, resolve_request
-from tune.spec import StudySpec
 from tune.study import StudyFolder
 
 SSL_TUNE = str(Path(sys.executable).with_name("ssl-tune"))

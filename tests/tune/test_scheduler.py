@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
+from tune.definition.rungs import expected_epochs, rungs
 from tune.records import TrialRecord
-from tune.rungs import expected_epochs, rungs
 from tune.scheduler import StudyASHA
 from tune.trainable import ERROR, SSL_EPOCH
 

@@ -14,8 +14,8 @@ from ssl_core.data.datasets import describe
 from ssl_core.methods import get_method, method_names
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec
+from tune.definition.coherence import MOST_POINTS, check_sense, points
 from tune.home import Home
-from tune.sense import MOST_POINTS, check_sense, points
 
 Command = Callable[..., Done]
 

@@ -16,9 +16,9 @@ import pytest
 import tune
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_home, make_spec, make_study
+from tune.definition.spec import read_spec
 from tune.errors import Exit, ServiceError
 from tune.home import Home
-from tune.spec import read_spec
 from tune.study import Study, StudyFolder, load_study
 
 ROOT = Path(__file__).resolve().parents[2]

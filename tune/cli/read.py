@@ -142,10 +142,10 @@ def sync_command(
     home: HomeOption = None,
 ) -> None:
     """Deliver to MLflow what a study still owes."""
+    from tune.definition.spec import parse_duration
     from tune.errors import Exit, ServiceError
     from tune.events import EventLog
     from tune.sender import deliver
-    from tune.spec import parse_duration
     from tune.study import load_study
 
     folder = load_study(name, home=home).folder

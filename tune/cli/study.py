@@ -223,7 +223,7 @@ def stop_command(
     address: JobsOption = None,
 ) -> None:
     """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
-    from tune.spec import parse_duration
+    from tune.definition.spec import parse_duration
     from tune.study import load_study
 
     here = home_of(home).has_study(name)

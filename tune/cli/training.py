@@ -29,9 +29,9 @@ from tune.cli.options import (
     home_of,
 )
 from tune.cli.show import console, print_json
+from tune.definition.spec import parse_sets, with_overrides
 from tune.errors import Exit
 from tune.home import Home, check_writable
-from tune.spec import parse_sets, with_overrides
 
 if TYPE_CHECKING:
     from ssl_core.training.loop import Report

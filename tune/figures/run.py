@@ -119,7 +119,7 @@ def _run(name: str | Path, trial: str | None, home: Path | str | None) -> tuple[
 
 
 def _is_study(studies: Path, name: str) -> bool:
-    from tune.spec import STUDY_FILE
+    from tune.definition.spec import STUDY_FILE
 
     return "/" not in name and (studies / name / STUDY_FILE).is_file()
 
@@ -165,7 +165,7 @@ def run_of_folder(folder: Path) -> RunFigures:
     from ssl_core.training import checkpoint
     from ssl_core.training.loop import Report
     from ssl_core.training.result import CHECKPOINTS
-    from tune.spec import dataset_tag
+    from tune.definition.spec import dataset_tag
 
     state = checkpoint.load_newest(folder / CHECKPOINTS)
     if state is None:

@@ -10,9 +10,9 @@ from typing import Any
 import matplotlib as mpl
 import optuna
 
+from tune.definition.rungs import rungs as rung_places
 from tune.figures.style import BLUE, GREY, ORANGE, drawing, dress, png, whole_numbers
 from tune.records import TrialRecord
-from tune.rungs import rungs as rung_places
 
 CONTOURS = 4
 """Parameters in a contour plot at most: it draws every pair."""

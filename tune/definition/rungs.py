@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tune.spec import REDUCTION_FACTOR
+from tune.definition.spec import REDUCTION_FACTOR
 
 RUNGS = 3
 
