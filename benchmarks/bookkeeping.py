@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 
 from benchmarks.simulated import Driver, Outcome
-from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.scheduler import StudyASHA
-from tune.study import StudyFolder
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 
 EPOCHS, CONCURRENT = 20, 8
 MARKS = (500, 1000, 2000)

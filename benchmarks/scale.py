@@ -27,14 +27,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tune.home import Home
 from tune.open_tracking import open_log, open_tracker
 from tune.recorder import Recorder
 from tune.records import Records
 from tune.request import SearchRequest, resolve_request
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
-from tune.study import StudyFolder
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 from tune.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 
 STAGES = ("ask", "start", "schedule", "record", "end")

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from tune.definition.spec import StudySpec
-from tune.home import Home
 from tune.recorder import Recorder
 from tune.records import Records
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
-from tune.study import StudyFolder
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 from tune.tracking import Tracker
 from tune.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 

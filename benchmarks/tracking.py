@@ -36,7 +36,7 @@ from unittest import mock
 import psutil
 
 from tests.tune.servers import MlflowServer, postgres
-from tune.events import EventLog, NewEvent, now_ms
+from tune.store.event_log import EventLog, NewEvent, now_ms
 from tune.tracking import Tracker
 
 BACKENDS = ("sqlite", "postgres")

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from tune.report import report as report
     from tune.search import resume as resume
     from tune.search import search as search
-    from tune.study import Study as Study
-    from tune.study import load_study as load_study
+    from tune.store.study_folder import Study as Study
+    from tune.store.study_folder import load_study as load_study
 
 _HOMES = {
-    "Study": "tune.study",
+    "Study": "tune.store.study_folder",
     "export": "tune.export",
-    "load_study": "tune.study",
+    "load_study": "tune.store.study_folder",
     "report": "tune.report",
     "resume": "tune.search",
     "search": "tune.search",

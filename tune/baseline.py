@@ -15,9 +15,9 @@ from ssl_core.config import common_fields
 from ssl_core.system.errors import ConfigError
 from tune.definition.spec import StudySpec
 from tune.errors import Exit
-from tune.home import Home
 from tune.request import SearchRequest, resolve_request
-from tune.study import Study
+from tune.store.home import Home
+from tune.store.study_folder import Study
 
 if TYPE_CHECKING:
     from tune.progress import Progress

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.delivery_errors import AwayError, OwedAgainError, RejectedError, judged
-from tune.events import Event, EventLog
+from tune.store.event_log import Event, EventLog
 from tune.tracking_uri import sqlite_path
 
 RUN_ID, DOUBTFUL = "run_id:", "doubtful:"  # notes in the event log, one for each run

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssl_core.system.errors import ConfigError
-from tune.home import Home
 from tune.request import gpu_count
+from tune.store.home import Home
 
 if TYPE_CHECKING:
     from tune.probe import Probe

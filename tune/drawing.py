@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tune.events import Event, EventLog
+from tune.store.event_log import Event, EventLog
 
 BATCH = 16
 FEWEST = 8

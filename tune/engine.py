@@ -16,7 +16,6 @@ from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
 from tune.definition.spec import StudySpec
-from tune.home import Home
 from tune.open_tracking import open_log, open_tracker
 from tune.progress import Progress
 from tune.recorder import DEATHS, Recorder
@@ -24,7 +23,8 @@ from tune.records import Records
 from tune.run_contents import tell_summary
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
-from tune.study import StudyFolder
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 from tune.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
 from tune.tracking_news import TrackingNews
 from tune.trainable import TrialTrainable

@@ -13,9 +13,9 @@ from ssl_core.config import RunConfig, from_document
 from ssl_core.system.errors import ConfigError
 from tune.confirm import confirmed
 from tune.definition.spec import read_text
-from tune.home import Home
 from tune.records import TrialRecord
-from tune.study import Study, load_study
+from tune.store.home import Home
+from tune.store.study_folder import Study, load_study
 from tune.views import best_record
 
 if TYPE_CHECKING:

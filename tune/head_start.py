@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tune.definition.spec import StudySpec
-from tune.home import Home
 from tune.open_tracking import open_log, open_tracker
-from tune.study import StudyFolder
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 from tune.tracking import early_sender
 
 

@@ -22,7 +22,7 @@ from tune.errors import Exit, ServiceError
 CONNECT_SECONDS = 5.0
 STOP_SECONDS = 600
 """How long Ray lets a driver that is told to stop finish the epochs under way, before it kills it."""
-STUDY = "ssl-tune.study"
+STUDY = "ssl-tune.store.study_folder"
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tune.definition.spec import StudySpec
-from tune.events import EventLog
-from tune.home import Home
 from tune.run_text import dataset_input
-from tune.study import StudyFolder
+from tune.store.event_log import EventLog
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 from tune.tracking import Tracker
 
 

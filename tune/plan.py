@@ -16,10 +16,10 @@ from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
 from tune.definition.spec import REDUCTION_FACTOR, StudySpec, with_overrides
-from tune.home import Home
 from tune.request import SearchRequest, resolve_request
 from tune.sampling import generator_seed
 from tune.search import joined, machines_of
+from tune.store.home import Home
 from tune.views import resolution
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ssl_core.data.datasets import Dataset, Split
     from tune.records import TrialRecord
-    from tune.study import Study, StudyFolder
+    from tune.store.study_folder import Study, StudyFolder
 
 FILE_NAME = "plan.json"
 PLAN_SECONDS, SEARCH_SECONDS = 8.0, 0.5
@@ -141,7 +141,7 @@ def keep_expectation(
 
 def planned_and_actual(study: Study, records: Sequence[TrialRecord]) -> dict[str, dict[str, float] | None]:
     """Epochs, seconds and bytes on disk that were expected of a study, and those it has taken so far."""
-    from tune.events import EventLog
+    from tune.store.event_log import EventLog
 
     folder, names = study.folder, ("epochs", "seconds", "disk_bytes")
     planned, elapsed = None, 0.0

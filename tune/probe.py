@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import tune
 from ssl_core.system.errors import ConfigError
 from tune.errors import Exit, ServiceError
-from tune.object_store import ObjectStore
+from tune.store.object_store import ObjectStore
 
 PROBE_SECONDS = 60.0
 PACKAGES = ("ray", "torch", "torchvision", "numpy")

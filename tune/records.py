@@ -22,7 +22,7 @@ from tune.definition.spec import StudySpec, read_spec
 from tune.errors import Exit, ServiceError
 from tune.sampling import INFEASIBLE, Sampling, is_memory_parameter
 from tune.storage import answering, note_epoch, open_storage, studies_in
-from tune.study import StudyFolder
+from tune.store.study_folder import StudyFolder
 from tune.warm_start import is_taken_over, warm_trials
 
 

@@ -22,7 +22,7 @@ from ssl_core.system.errors import ConfigError, unknown
 from tune.capacity import Machine, share
 from tune.definition.coherence import check_sense
 from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
-from tune.home import Home, check_name
+from tune.store.home import Home, check_name
 from tune.tracking_uri import check_tracking_uri
 
 DEFAULT_TRIALS = 16

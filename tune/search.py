@@ -19,9 +19,9 @@ from tune.capacity import Machine, check_fit
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 from tune.head_start import HeadStart, head_start
-from tune.home import Home
 from tune.request import SearchRequest, check_gpus, resolve_request
-from tune.study import Study, StudyFolder
+from tune.store.home import Home
+from tune.store.study_folder import Study, StudyFolder
 from tune.tracking_check import require_tracking
 
 if TYPE_CHECKING:

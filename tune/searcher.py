@@ -17,9 +17,9 @@ from ray.tune.search import Searcher
 
 from ssl_core import method_file
 from tune.definition.spec import StudySpec
-from tune.home import Home
 from tune.records import Records
-from tune.study import StudyFolder
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 
 
 class StudySearcher(Searcher):

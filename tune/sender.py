@@ -23,7 +23,7 @@ from typing import IO
 from ssl_core.system.errors import ConfigError
 from tune.delivery import Sender
 from tune.delivery_errors import AwayError
-from tune.events import FILE_NAME, EventLog
+from tune.store.event_log import FILE_NAME, EventLog
 from tune.tracking_uri import take_login
 
 FIRST_PAUSE, LONGEST_PAUSE, LAST_PAUSE = 0.5, 30.0, 5.0

@@ -21,7 +21,7 @@ from tune.errors import Exit, ServiceError
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
-    from tune.study import StudyFolder
+    from tune.store.study_folder import StudyFolder
 
 CONNECT_SECONDS = 10
 # A parameter of this name makes a driver of PostgreSQL or MySQL give up on a host that does not answer.

@@ -16,7 +16,7 @@ import optuna
 from tune.definition.spec import StudySpec, read_spec
 from tune.records import TrialRecord
 from tune.storage import open_storage
-from tune.study import StudyFolder
+from tune.store.study_folder import StudyFolder
 from tune.views import best_record, near_ties, resolution
 
 TABLE_FILES = ("trials.csv", "trials.json")

@@ -31,10 +31,10 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tune.events import EventLog, NewEvent, now_ms
 from tune.run_contents import run_figures
 from tune.run_states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
 from tune.run_text import flat, headline, parameter_text, user
+from tune.store.event_log import EventLog, NewEvent, now_ms
 from tune.tracking_uri import absolute_uri, check_tracking_uri, sqlite_path
 
 # A sender that dies (killed for memory, say) is started again, but not in a tight loop.

@@ -22,8 +22,8 @@ from ssl_core.config import RunConfig
 from ssl_core.data.datasets import DatasetInfo
 from ssl_core.system.errors import ConfigError, NonFiniteError
 from tune.errors import Exit, ServiceError
-from tune.events import Report
-from tune.home import Home
+from tune.store.event_log import Report
+from tune.store.home import Home
 
 FIRST_SEED = 1000
 """Seeds of final models begin here: none that a person would give a study by hand."""

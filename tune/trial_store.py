@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
-from tune.home import Home
-from tune.object_store import ObjectStore
-from tune.remote import prefix_of
-from tune.study import INCARNATION
+from tune.store.home import Home
+from tune.store.object_store import ObjectStore
+from tune.store.remote_study import prefix_of
+from tune.store.study_folder import INCARNATION
 
 KEPT = 2
 """Checkpoints of a trial, as `ssl_core.training.checkpoint.save` keeps them."""
@@ -59,7 +59,7 @@ class RemoteTrial:
     """A trial of a study whose home is an object store.
 
     Args:
-        place: what `tune.remote.RemoteStudy.place` says.
+        place: what `tune.store.remote_study.RemoteStudy.place` says.
         number: the trial's.
     """
 

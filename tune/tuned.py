@@ -25,11 +25,11 @@ from tune.declared import (
 from tune.definition.spec import dataset_tag, parse_sets
 from tune.errors import Exit, ServiceError
 from tune.export import FORMAT, exported, read_exported
-from tune.home import Home
 from tune.progress import make_progress
 from tune.reproduce import Order
 from tune.request import SearchRequest
-from tune.study import Study
+from tune.store.home import Home
+from tune.store.study_folder import Study
 from tune.tables import DATASETS, Cell
 from tune.trainings import Say
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tune.records import TrialRecord
 
 if TYPE_CHECKING:
-    from tune.study import Study
+    from tune.store.study_folder import Study
 
 
 def best_record(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, bool]:
@@ -68,8 +68,8 @@ def near_ties(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
 
 def status(study: Study) -> dict[str, Any]:
     """What ``ssl-tune status NAME --json`` prints."""
-    from tune.events import EventLog
     from tune.plan import planned_and_actual
+    from tune.store.event_log import EventLog
 
     records = study.records()
     states = Counter(r.state for r in records)

@@ -23,7 +23,7 @@ from ssl_core.system.files import write_atomically
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
-    from tune.study import StudyFolder
+    from tune.store.study_folder import StudyFolder
 
 FILE_NAME = "warm-start.json"
 TAKEN_OVER = "taken_over"
@@ -130,7 +130,7 @@ def check_warm_start(spec: StudySpec, earlier: StudySpec) -> list[str]:
 def keep_warm_trials(folder: StudyFolder, spec: StudySpec) -> None:
     """Copy the earlier study's ended trials into the study's folder."""
     from tune.records import ended_trials
-    from tune.study import StudyFolder
+    from tune.store.study_folder import StudyFolder
 
     assert spec.warm_start is not None
     earlier = StudyFolder(folder.path.parent / spec.warm_start)

@@ -23,9 +23,9 @@ from optuna.trial import TrialState
 
 from tests.tune.helpers import SSL_TUNE, make_home, make_pictures, reports, shapes_options, told, words_of
 from tests.tune.test_interrupt import History, check_whole, histories
-from tune.home import Home
 from tune.records import stored_trials
-from tune.study import Study, load_study
+from tune.store.home import Home
+from tune.store.study_folder import Study, load_study
 
 TRIALS = 40
 AT_POINTS = [
@@ -219,7 +219,7 @@ def test_sigterm_ends_a_driver_within_thirty_seconds_also_in_a_long_epoch(
 
 def _runs(home: Home) -> bool:
     """Whether a trial has begun."""
-    from tune.events import EventLog
+    from tune.store.event_log import EventLog
 
     with EventLog(home.study_folder("shapes") / "events.db", read_only=True) as log:
         return len(log.runs()) > 1

@@ -24,7 +24,7 @@ from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
 from tune import sender
 from tune.destination import prepared_database
-from tune.home import Home
+from tune.store.home import Home
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # or they would wait for whatever test runs beside them
 

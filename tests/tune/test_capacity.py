@@ -9,8 +9,8 @@ import pytest
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_spec
 from tune.capacity import Machine, check_fit, places, share
-from tune.home import Home
 from tune.request import SearchRequest, resolve_request
+from tune.store.home import Home
 
 TWO = [Machine("a", 4, 2), Machine("b", 16, 1)]
 

@@ -15,7 +15,7 @@ import pytest
 
 from ssl_core.training import checkpoint
 from tests.tune.helpers import SSL_TUNE, Done, carry_on_words, driver, signal_when
-from tune.home import Home
+from tune.store.home import Home
 
 Command = Callable[..., Done]
 TINY = ["--set", "steps_per_epoch=2", "--set", "batch_size=4", "--set", "mu=1", "--set", "threads=1"]

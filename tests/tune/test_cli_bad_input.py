@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune.helpers import Done, make_pictures, make_study
-from tune.home import Home
+from tune.store.home import Home
 
 Command = Callable[..., Done]
 

@@ -22,10 +22,10 @@ from tune.cli.options import takes_request
 from tune.cluster import check_address, connected
 from tune.definition.spec import read_spec
 from tune.errors import Exit, ServiceError
-from tune.home import Home
 from tune.jobs import job_server
 from tune.probe import Probe, check_probes, code_digest, identity
 from tune.request import SearchRequest, check_request
+from tune.store.home import Home
 from tune.tracking_uri import take_login
 
 Command = Callable[..., Done]

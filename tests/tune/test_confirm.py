@@ -32,10 +32,10 @@ from tests.tune.helpers import (
 from tune.baseline import baseline_request, differences
 from tune.cli.show import print_confirmation
 from tune.confirm import Candidate, confirm, confirmed, tasks_of
-from tune.events import now_ms
-from tune.home import Home
 from tune.request import resolve_request
-from tune.study import Study, StudyFolder, load_study
+from tune.store.event_log import now_ms
+from tune.store.home import Home
+from tune.store.study_folder import Study, StudyFolder, load_study
 from tune.trainings import check_fresh_sets
 
 Command = Callable[..., Done]

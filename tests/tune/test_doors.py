@@ -18,8 +18,8 @@ import tune
 from ssl_core.training import checkpoint
 from tests.tune.helpers import SMALL, SSL_TUNE, Done, make_study
 from tune.errors import Exit
-from tune.home import Home
-from tune.study import load_study
+from tune.store.home import Home
+from tune.store.study_folder import load_study
 from tune.tracking_uri import check_tracking_uri
 
 Command = Callable[..., Done]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tune.events import EventLog, NewEvent
+from tune.store.event_log import EventLog, NewEvent
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_reader_sees_what_is_committed_while_the_writer_writes(log: EventLog) 
 
 def test_events_survive_a_killed_writer(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; from tune.events import EventLog\n"
+        "import os, signal, sys; from pathlib import Path; from tune.store.event_log import EventLog\n"
         "log = EventLog(Path(sys.argv[1]))\n"
         "for i in range(100): log.append('text', 's', {'file': str(i)}, key=str(i))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -26,9 +26,9 @@ from tests.tune.helpers import (
     told,
 )
 from tune import trouble
-from tune.home import Home
 from tune.searcher import StudySearcher
-from tune.study import StudyFolder, load_study
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder, load_study
 from tune.trouble import HangWatch, is_storage_trouble
 
 Command = Callable[..., Done]

@@ -7,12 +7,12 @@ import pytest
 
 from ssl_core.methods.base import Panel
 from ssl_core.pictures.file import Picture
-from tune.events import Report
 from tune.figures.curves import learning_curves, pseudo_label_health
 from tune.figures.gallery import gallery
 from tune.figures.study import optimisation_history, parameter_importances, slices, study_curves
 from tune.figures.style import VERMILLION
 from tune.records import TrialRecord
+from tune.store.event_log import Report
 
 
 def reports(classes: int = 2) -> list[Report]:

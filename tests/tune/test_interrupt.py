@@ -26,10 +26,10 @@ from tests.tune.helpers import (
     wait_until,
     words_of,
 )
-from tune.events import EventLog
-from tune.home import Home
 from tune.sender import deliver
-from tune.study import Study, load_study
+from tune.store.event_log import EventLog
+from tune.store.home import Home
+from tune.store.study_folder import Study, load_study
 
 Command = Callable[..., Done]
 History = list[dict[str, Any]]

@@ -17,10 +17,10 @@ import pytest
 from benchmarks.simulated import Driver, Outcome
 from ssl_core.system import faults
 from tests.tune.helpers import make_study, told
-from tune.events import EventLog
-from tune.home import Home
 from tune.records import Records
 from tune.scheduler import StudyASHA
+from tune.store.event_log import EventLog
+from tune.store.home import Home
 
 EPOCHS = 9
 POINTS = (
@@ -80,7 +80,7 @@ def events(home: Home) -> dict[str, list[tuple[int, dict[str, float]]]]:
 
 
 def rungs_of(home: Home) -> list[Any]:
-    from tune.study import StudyFolder
+    from tune.store.study_folder import StudyFolder
 
     records = Records(StudyFolder(home.study_folder("s")), make_spec_again(home))
     found = StudyASHA(EPOCHS, records.history())._brackets[0]._rungs

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ssl_core.system.errors import ConfigError
-from tune import object_store
-from tune.object_store import ObjectStore, StoreError
+from tune.store import object_store
+from tune.store.object_store import ObjectStore, StoreError
 
 
 @pytest.fixture(params=["file", "memory", "s3"])

@@ -14,8 +14,8 @@ from search_spaces import load_yaml
 from ssl_core import method_file
 from tests.tiny import EXAMPLES
 from tests.tune.helpers import SMALL, Done, make_pictures, make_spec, make_study, mlflow_runs
-from tune.home import Home
-from tune.study import StudyFolder
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 
 Command = Callable[..., Done]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.tune.helpers import Done
-from tune.home import Home
+from tune.store.home import Home
 
 KEYS = {
     "study",

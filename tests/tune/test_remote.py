@@ -29,15 +29,16 @@ from tests.tune.helpers import (
     words_of,
 )
 from tests.tune.test_interrupt import check_whole, kept_histories
-from tune import mirror, remote, snapshot
 from tune.errors import Exit, ServiceError
-from tune.events import LIMIT_FILE, EventLog
-from tune.home import Home
-from tune.object_store import ObjectStore, StoreError
 from tune.open_tracking import open_log
 from tune.records import Records
-from tune.remote import RemoteStudy
-from tune.study import Study, StudyFolder, load_study
+from tune.store import mirror, snapshot
+from tune.store import remote_study as remote
+from tune.store.event_log import LIMIT_FILE, EventLog
+from tune.store.home import Home
+from tune.store.object_store import ObjectStore, StoreError
+from tune.store.remote_study import RemoteStudy
+from tune.store.study_folder import Study, StudyFolder, load_study
 from tune.trial_store import RemoteTrial
 
 Command = Callable[..., Done]

@@ -17,8 +17,8 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, carry_on_words, driver, signal_when, wait_until
 from tune.cost import cost
 from tune.declared import Budget
-from tune.home import Home
 from tune.reproduce import Order, declared_of_report, reproduce, trainings_of
+from tune.store.home import Home
 from tune.table_text import COLUMNS
 
 Command = Callable[..., Done]

@@ -12,10 +12,10 @@ from ssl_core.methods.base import Panel
 from ssl_core.pictures.file import Picture, save
 from tests.tune.helpers import mlflow_runs
 from tests.tune.tracked import Home
-from tune.home import Home as FinishedHome
 from tune.run_contents import describe
 from tune.run_text import dataset_input
 from tune.sender import deliver
+from tune.store.home import Home as FinishedHome
 
 DIGITS = dataset_input("digits", "digits", labelled=100, valid=50)
 
@@ -147,7 +147,7 @@ def test_ended_runs_have_the_figures_that_fit_how_they_ended_and_once(
 
 
 def test_a_finished_study_holds_table_description_best_and_figures(finished: FinishedHome) -> None:
-    from tune.study import load_study
+    from tune.store.study_folder import load_study
 
     study = load_study("shapes", home=finished.path)
     runs = mlflow_runs(finished)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from benchmarks.scale import STAGES, Simulation
-from tune.home import Home
+from tune.store.home import Home
 
 
 def test_a_simulated_study_ends_every_trial_once(home: Home) -> None:

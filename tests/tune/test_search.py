@@ -26,11 +26,11 @@ from tests.tune.helpers import (
     mlflow_steps,
     shapes_options,
 )
-from tune.events import EventLog
-from tune.home import Home
 from tune.records import Records
 from tune.storage import open_storage
-from tune.study import Study, StudyFolder, load_study
+from tune.store.event_log import EventLog
+from tune.store.home import Home
+from tune.store.study_folder import Study, StudyFolder, load_study
 
 Command = Callable[..., Done]
 

@@ -15,7 +15,7 @@ from ssl_core.methods import get_method, method_names
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec
 from tune.definition.coherence import MOST_POINTS, check_sense, points
-from tune.home import Home
+from tune.store.home import Home
 
 Command = Callable[..., Done]
 

@@ -18,7 +18,7 @@ import tune
 from tests.tune.helpers import driver, reports, shapes_options, wait_until, when, words_of
 from tests.tune.servers import Gate, MlflowServer
 from tests.tune.tracked import EXPERIMENT, ROOT, Home, check_exact, metrics, start
-from tune.events import EventLog
+from tune.store.event_log import EventLog
 from tune.tracking import Tracker
 
 TRIALS = ("0", "1", "2")
@@ -110,7 +110,7 @@ def test_a_server_that_is_away_at_the_start(served: Home, gate: Gate) -> None:
 
 
 def test_a_real_study_whose_server_is_killed_in_the_middle(
-    local_ray: None, served: Home, mlflow_server: MlflowServer, home: tune.home.Home, pictures: Path
+    local_ray: None, served: Home, mlflow_server: MlflowServer, home: tune.store.home.Home, pictures: Path
 ) -> None:
     home.path.mkdir()
     options = shapes_options(home, pictures) | {"tracking_uri": served.tracking_uri}
@@ -128,7 +128,7 @@ def test_a_real_study_whose_server_is_killed_in_the_middle(
 
 
 def test_a_real_driver_that_is_killed_while_the_server_is_away_is_resumed(
-    local_ray: None, served: Home, gate: Gate, home: tune.home.Home, pictures: Path
+    local_ray: None, served: Home, gate: Gate, home: tune.store.home.Home, pictures: Path
 ) -> None:
     home.path.mkdir()
     options = shapes_options(home, pictures) | {"tracking_uri": served.tracking_uri}
@@ -155,7 +155,7 @@ def test_a_driver_that_is_killed_while_the_server_is_away_and_resumes(served: Ho
     script = (
         "import sys; from pathlib import Path\n"
         "from tests.tune.tracked import TAGS, metrics, start\n"
-        "from tune.events import EventLog; from tune.tracking import Tracker\n"
+        "from tune.store.event_log import EventLog; from tune.tracking import Tracker\n"
         "log = EventLog(Path(sys.argv[1]))\n"
         f"tracker = Tracker(log, study='s', tracking_uri=sys.argv[2], experiment={EXPERIMENT!r},"
         " common_tags=TAGS)\n"

@@ -18,8 +18,8 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_home, make_spec, make_study
 from tune.definition.spec import read_spec
 from tune.errors import Exit, ServiceError
-from tune.home import Home
-from tune.study import Study, StudyFolder, load_study
+from tune.store.home import Home
+from tune.store.study_folder import Study, StudyFolder, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,7 +129,7 @@ def test_looking_at_the_lock_does_not_take_it(home: Home) -> None:
 def test_the_lock_of_a_process_that_died_is_free(home: Home) -> None:
     folder, _ = make_study(home)
     script = (
-        "import os, signal, sys; from pathlib import Path; from tune.study import StudyFolder\n"
+        "import os, signal, sys; from pathlib import Path; from tune.store.study_folder import StudyFolder\n"
         "folder = StudyFolder(Path(sys.argv[1])); folder.lock(); print(folder.is_locked(), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -217,7 +217,7 @@ def test_a_study_whose_data_changed_is_not_carried_on(
 def test_the_package_offers_functions_whatever_was_imported_before() -> None:
     script = (
         "import tune; first = [tune.search, tune.export, tune.resume]\n"
-        "import tune.cli, tune.search, tune.export, tune.study\n"
+        "import tune.cli, tune.search, tune.export, tune.store.study_folder\n"
         "from tune import search, export, resume\n"
         "assert first == [search, export, resume] == [tune.search, tune.export, tune.resume]\n"
         "print(*(callable(f) for f in first), tune.Study.__name__, hasattr(tune, 'nothing'))"

@@ -14,7 +14,7 @@ from ssl_core.training import checkpoint
 from tests.tune.helpers import make_spec, mlflow_runs, mlflow_steps, shapes_options
 from tune.baseline import baseline_request
 from tune.cli.options import request_of
-from tune.home import Home
+from tune.store.home import Home
 from tune.system_metrics import SystemMetrics
 
 OF_THE_MACHINE = {

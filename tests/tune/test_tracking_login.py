@@ -13,10 +13,10 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done
 from tests.tune.servers import PASSWORD, Gate, MlflowServer
 from tests.tune.tracked import Home, check_exact, metrics, start
-from tune.events import EventLog
-from tune.home import Home as StudyHome
 from tune.sender import deliver
-from tune.study import load_study
+from tune.store.event_log import EventLog
+from tune.store.home import Home as StudyHome
+from tune.store.study_folder import load_study
 from tune.tracking_uri import check_tracking_uri, shown
 
 Command = Callable[..., Done]

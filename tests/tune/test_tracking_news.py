@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tune import tracking_news
-from tune.events import EventLog, now_ms
+from tune.store.event_log import EventLog, now_ms
 from tune.tracking_news import TrackingNews
 
 

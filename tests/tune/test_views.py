@@ -14,9 +14,9 @@ import pytest
 
 import tune
 from tests.tune.helpers import Done, make_study
-from tune.home import Home
 from tune.records import Records
-from tune.study import load_study
+from tune.store.home import Home
+from tune.store.study_folder import load_study
 
 Command = Callable[..., Done]
 STATUS = {"study", "state", "method", "dataset", "labels", "trials", "best", "tracking", "cost"}

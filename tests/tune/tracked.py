@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tune.events import EventLog
 from tune.sender import configure_mlflow, serve
+from tune.store.event_log import EventLog
 from tune.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parents[2]

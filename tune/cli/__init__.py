@@ -11,7 +11,7 @@ import typer
 from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteError
 from tune.cli import export, info, jobs, read, report, study, tables, training
 from tune.errors import Exit, ServiceError
-from tune.object_store import StoreError
+from tune.store.object_store import StoreError
 
 app = typer.Typer(
     name="ssl-tune",

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the studies of this home."""
-    from tune.study import Study
+    from tune.store.study_folder import Study
 
     place = home_of(home)
     documents = [Study(place.study_folder(name)).status() for name in place.study_names()]
@@ -56,7 +56,7 @@ def cost(document: dict[str, float]) -> str:
 
 def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """How a study stands, also while it runs."""
-    from tune.study import load_study
+    from tune.store.study_folder import load_study
 
     study = load_study(name, home=home)
     document = study.status()
@@ -93,7 +93,7 @@ def trials_command(
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on standard output")] = False,
 ) -> None:
     """The trials of a study in order of creation."""
-    from tune.study import load_study
+    from tune.store.study_folder import load_study
     from tune.views import trials_document
 
     if as_json and as_csv:
@@ -144,9 +144,9 @@ def sync_command(
     """Deliver to MLflow what a study still owes."""
     from tune.definition.spec import parse_duration
     from tune.errors import Exit, ServiceError
-    from tune.events import EventLog
     from tune.sender import deliver
-    from tune.study import load_study
+    from tune.store.event_log import EventLog
+    from tune.store.study_folder import load_study
 
     folder = load_study(name, home=home).folder
     seconds = parse_duration(timeout, "--timeout")

@@ -16,7 +16,7 @@ from tune.views import best_record, near_ties, resolution
 
 if TYPE_CHECKING:
     from tune.records import TrialRecord
-    from tune.study import Study
+    from tune.store.study_folder import Study
 
 WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 

@@ -31,7 +31,7 @@ from tune.cli.options import (
 from tune.cli.show import console, print_json
 from tune.definition.spec import parse_sets, with_overrides
 from tune.errors import Exit
-from tune.home import Home, check_writable
+from tune.store.home import Home, check_writable
 
 if TYPE_CHECKING:
     from ssl_core.training.loop import Report

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
-from tune.events import FILE_NAME, Event, EventLog
 from tune.figures.style import Drawing, save
+from tune.store.event_log import FILE_NAME, Event, EventLog
 
 NICE = 19
 """Training goes first where processors are scarce: Ray's workers are at 15."""
@@ -42,7 +42,7 @@ class Study:
     @cached_property
     def records(self) -> Any:
         from tune.records import read_records
-        from tune.study import StudyFolder
+        from tune.store.study_folder import StudyFolder
 
         return read_records(StudyFolder(self.folder))
 
@@ -92,7 +92,7 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
 
 def _of_study(study: Study, name: str, title: str) -> Drawing | None:
     from tune.figures import study as drawn
-    from tune.study import StudyFolder
+    from tune.store.study_folder import StudyFolder
     from tune.summary import importances
 
     if not study.records:

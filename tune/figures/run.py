@@ -19,7 +19,7 @@ from tune.figures.style import Drawing, save
 
 if TYPE_CHECKING:
     from tune.records import TrialRecord
-    from tune.study import Study
+    from tune.store.study_folder import Study
 
 FOLDER = "figures"
 
@@ -99,8 +99,8 @@ def figures(
 def _run(name: str | Path, trial: str | None, home: Path | str | None) -> tuple[RunFigures, Path]:
     """A run by the name of its study or of its folder, and where its figures go."""
     from ssl_core.training.result import CONFIG_FILE
-    from tune.home import Home
-    from tune.study import Study
+    from tune.store.home import Home
+    from tune.store.study_folder import Study
 
     place, folder = Home(home), Path(name).expanduser()
     if not _is_study(place.studies, str(name)):
@@ -145,7 +145,7 @@ def _trial(study: Study, trial: str | None) -> TrialRecord:
 
 def run_of_trial(study: Study, record: TrialRecord, *, titled: bool = False) -> RunFigures:
     """A trial's figures; with a title of their own where they leave the study's page."""
-    from tune.events import EventLog
+    from tune.store.event_log import EventLog
 
     config = study.spec.config
     with EventLog(study.folder.events_db, read_only=True) as log:

@@ -18,7 +18,7 @@ from tune.report import plots, searched
 from tune.report.parts import Content, Figure, Hidden, Item, Look, Part, Table, parameters, value
 from tune.report.searched import shown
 from tune.statistics import Spread
-from tune.study import Study
+from tune.store.study_folder import Study
 from tune.views import best_record, near_ties, resolution
 
 SHOWN_TRIALS = 10

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssl_core.config import RunConfig
-from tune.events import EventLog, Report
 from tune.records import TrialRecord
-from tune.study import Study
+from tune.store.event_log import EventLog, Report
+from tune.store.study_folder import Study
 
 
 @dataclass(frozen=True)

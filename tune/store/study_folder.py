@@ -9,7 +9,7 @@ studies/<name>/study.yaml    what was asked, resolved
                events.db     every report, and what tracking still owes
                trials/<n>/   checkpoints of a trial
 
-In a home that is a place in an object store this folder is a working copy: see `tune.remote`.
+In a home that is a place in an object store this folder is a working copy: see `tune.store.remote_study`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
 from tune.definition.spec import STUDY_FILE, StudySpec, read_spec
 from tune.errors import Exit, ServiceError
-from tune.home import Home, remote_of
+from tune.store.home import Home, remote_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tune.mirror import Mirror
     from tune.records import TrialRecord
+    from tune.store.mirror import Mirror
 
 FETCH_SECONDS = 2.0
 INCARNATION = "incarnation"
@@ -111,7 +111,7 @@ class StudyFolder:
         self._lock = file
         (self.path / "stop").unlink(missing_ok=True)  # meant for the driver before
         if self.remote is not None:
-            from tune.mirror import Mirror
+            from tune.store.mirror import Mirror
 
             try:
                 self._mirror = Mirror(self.remote)
@@ -286,7 +286,7 @@ class Study:
         """One row for each trial and finished epoch: trial, epoch and every metric logged."""
         import pandas as pd
 
-        from tune.events import EventLog
+        from tune.store.event_log import EventLog
 
         if not self.folder.events_db.exists():
             return pd.DataFrame(columns=["trial", "epoch"])

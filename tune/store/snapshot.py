@@ -16,8 +16,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from tune.events import LIMIT_FILE
-from tune.study import INCARNATION
+from tune.store.event_log import LIMIT_FILE
+from tune.store.study_folder import INCARNATION
 
 KNOWN = "store.json"
 """In a working copy: which snapshot it was made from or has last become."""

@@ -1,6 +1,6 @@
 """The folder that holds all state: ``mlflow.db``, ``mlartifacts/``, ``cache/`` and ``studies/<name>/``.
 
-Or a place in an object store, which this machine has a working copy of: see `tune.remote`.
+Or a place in an object store, which this machine has a working copy of: see `tune.store.remote_study`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from ssl_core.system.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tune.object_store import ObjectStore
-    from tune.remote import RemoteStudy
+    from tune.store.object_store import ObjectStore
+    from tune.store.remote_study import RemoteStudy
 
 READINGS_FILE = "test-readings.jsonl"
 STORE_FILE = "store-url"
@@ -43,7 +43,7 @@ class Home:
         if "://" not in chosen:
             self.path = Path(chosen).expanduser().resolve()
             return
-        from tune.object_store import ObjectStore
+        from tune.store.object_store import ObjectStore
 
         self.url = ObjectStore(chosen).url
         self.path = _working_copies() / hashlib.sha256(self.url.encode()).hexdigest()[:16]
@@ -94,7 +94,7 @@ class Home:
         if self.url is None:
             self.studies.mkdir(parents=True, exist_ok=True)
             return self.studies
-        from tune.object_store import ObjectStore
+        from tune.store.object_store import ObjectStore
 
         return ObjectStore(self.url)
 
@@ -114,7 +114,7 @@ class Home:
 
     def _shared_names(self) -> list[str]:
         """Names below `studies` in the object store."""
-        from tune.object_store import ObjectStore
+        from tune.store.object_store import ObjectStore
 
         assert self.url is not None
         return ObjectStore(self.url).names("studies")
@@ -161,7 +161,8 @@ class Home:
     def check_writable(self) -> None:
         """Raise ConfigError unless files can be made here; leaves nothing behind."""
         if self.url is not None:
-            from tune import object_store, remote
+            from tune.store import object_store
+            from tune.store import remote_study as remote
 
             remote.check_writable(object_store.ObjectStore(self.url))
         check_writable(self.path, "the home folder", "Name another with --home or SSL_TUNE_HOME.")
@@ -172,8 +173,8 @@ def remote_of(folder: Path) -> RemoteStudy | None:
     marker = folder.parent.parent / STORE_FILE
     if not marker.exists():
         return None
-    from tune.object_store import ObjectStore
-    from tune.remote import RemoteStudy
+    from tune.store.object_store import ObjectStore
+    from tune.store.remote_study import RemoteStudy
 
     return RemoteStudy(ObjectStore(marker.read_text()), folder)
 

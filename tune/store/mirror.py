@@ -1,4 +1,4 @@
-"""The driver's side of a study in an object store (`tune.remote`): holds the study, and commits its working copy."""
+"""The driver's side of a study in an object store (`tune.store.remote_study`): holds the study, and commits its working copy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
-from tune.events import LIMIT_FILE
-from tune.home import READINGS_FILE
-from tune.object_store import StoreError
-from tune.remote import DRIVER, LEASE, STOP, RemoteStudy, prefix_of
-from tune.snapshot import name_of, number_of, pack, signature
+from tune.store.event_log import LIMIT_FILE
+from tune.store.home import READINGS_FILE
+from tune.store.object_store import StoreError
+from tune.store.remote_study import DRIVER, LEASE, STOP, RemoteStudy, prefix_of
+from tune.store.snapshot import name_of, number_of, pack, signature
 
 BEAT, COMMIT, LOOK = 15.0, 5.0, 2.0
 """Seconds: the driver is heard of; changes are committed; somebody may have asked it to stop."""
@@ -153,14 +153,14 @@ class Mirror:
         state = name_of(number, data)
         self._store.put(f"{self._prefix}/state/{state}", data)
         self._remote.note(state)
-        # From here on MLflow may hear of it: see `tune.events`.
+        # From here on MLflow may hear of it: see `tune.store.event_log`.
         write_atomically(self._folder / LIMIT_FILE, str(last_event).encode())
         self._states.append(state)
         while len(self._states) > 2:
             self._store.remove(f"{self._prefix}/state/{self._states.pop(0)}")
 
     def _keep_readings(self) -> None:
-        """What this machine has noted of readings of a test set (`tune.home.Home.test_readings`)."""
+        """What this machine has noted of readings of a test set (`tune.store.home.Home.test_readings`)."""
         path = self._folder.parent.parent / READINGS_FILE
         size = path.stat().st_size if path.exists() else 0
         if size != self._readings:

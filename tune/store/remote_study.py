@@ -1,8 +1,8 @@
 """A study whose home is a place in an object store: its state there, and the working copy that a machine has of it.
 
 A driver works on an ordinary folder of its own machine. What has to outlive that machine is *committed*: a snapshot of
-the study's small files and databases, as one object (`tune.snapshot`), so that a reader sees all of it or none. It is
-committed before a trial is started, and every few seconds if anything has changed since (`tune.mirror`). Trials'
+the study's small files and databases, as one object (`tune.store.snapshot`), so that a reader sees all of it or none. It is
+committed before a trial is started, and every few seconds if anything has changed since (`tune.store.mirror`). Trials'
 checkpoints are objects of their own, which workers write (`tune.trial_store`) and which hold all reports so far: a
 snapshot may be older than they are, and loses nothing.
 
@@ -29,10 +29,10 @@ from typing import Any
 
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
-from tune.events import LIMIT_FILE
-from tune.object_store import ObjectStore, StoreError
-from tune.snapshot import KNOWN, name_of, number_of, unpack
-from tune.study import INCARNATION
+from tune.store.event_log import LIMIT_FILE
+from tune.store.object_store import ObjectStore, StoreError
+from tune.store.snapshot import KNOWN, name_of, number_of, unpack
+from tune.store.study_folder import INCARNATION
 
 LEASE = 60.0
 """Seconds of silence after which a driver is taken for gone."""
