@@ -29,13 +29,13 @@ from typing import Any
 
 from tune.open_tracking import open_log, open_tracker
 from tune.recorder import Recorder
-from tune.records import Records
 from tune.request import SearchRequest, resolve_request
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
+from tune.trials.study_trials import Records
 
 STAGES = ("ask", "start", "schedule", "record", "end")
 WINDOW = 500  # trials between two lines of the table

@@ -41,11 +41,11 @@ from benchmarks.record_curves import EPOCHS, METHOD, SPACE, read_curves
 from benchmarks.simulated import Driver, Outcome
 from benchmarks.stock_search import HELD, IMAGES, METRIC, TIME, Recorded, StockSearch
 from tune.definition.spec import REDUCTION_FACTOR
-from tune.records import TrialRecord
 from tune.request import SearchRequest, resolve_request
 from tune.statistics import Spread
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
+from tune.trials.study_trials import TrialRecord
 
 CONCURRENT, REPETITIONS, MARKS = 4, 30, (135, 270, 540, 1080)
 RANDOM, RANDOM_ASHA, STOCK = "random search", "random search + ASHA", "stock: OptunaSearch + ASHA"

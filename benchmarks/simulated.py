@@ -14,13 +14,13 @@ from typing import Any
 
 from tune.definition.spec import StudySpec
 from tune.recorder import Recorder
-from tune.records import Records
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking import Tracker
 from tune.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
+from tune.trials.study_trials import Records
 
 
 @dataclass(frozen=True)

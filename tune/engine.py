@@ -19,7 +19,6 @@ from tune.definition.spec import StudySpec
 from tune.open_tracking import open_log, open_tracker
 from tune.progress import Progress
 from tune.recorder import DEATHS, Recorder
-from tune.records import Records
 from tune.run_contents import tell_summary
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
@@ -28,6 +27,7 @@ from tune.store.study_folder import StudyFolder
 from tune.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
 from tune.tracking_news import TrackingNews
 from tune.trainable import TrialTrainable
+from tune.trials.study_trials import Records
 from tune.views import best_record
 
 # Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.

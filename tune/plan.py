@@ -17,17 +17,17 @@ from ssl_core.system.files import write_atomically
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
 from tune.definition.spec import REDUCTION_FACTOR, StudySpec, with_overrides
 from tune.request import SearchRequest, resolve_request
-from tune.sampling import generator_seed
 from tune.search import joined, machines_of
 from tune.store.home import Home
+from tune.trials.sampling import generator_seed
 from tune.views import resolution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ssl_core.data.datasets import Dataset, Split
-    from tune.records import TrialRecord
     from tune.store.study_folder import Study, StudyFolder
+    from tune.trials.study_trials import TrialRecord
 
 FILE_NAME = "plan.json"
 PLAN_SECONDS, SEARCH_SECONDS = 8.0, 0.5

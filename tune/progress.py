@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tune.definition.spec import StudySpec
-    from tune.records import TrialRecord
+    from tune.trials.study_trials import TrialRecord
 
 REFRESH_SECONDS = 0.5
 SHARE_OF_TIME = 20  # looking at all trials may cost a twentieth of the driver's time at most

@@ -21,7 +21,6 @@ from ray.tune import Callback
 
 from search_spaces import dump_yaml
 from ssl_core.pictures.file import FILE_NAME as PICTURE
-from tune.records import Records
 from tune.store.study_folder import StudyFolder
 from tune.tracking import Tracker
 from tune.trainable import (
@@ -37,6 +36,7 @@ from tune.trainable import (
     STORAGE,
     VERDICT_FILE,
 )
+from tune.trials.study_trials import Records
 from tune.trouble import HangWatch, headline, is_storage_trouble, out_of_memory_kills
 
 LOOK_SECONDS = 1.0

@@ -171,7 +171,7 @@ def resolve_request(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     if spec.sampler == "grid":
-        from tune.sampling import grid_points
+        from tune.trials.sampling import grid_points
 
         points = grid_points(spec, searched.distributions(config.epochs))
         spec = spec.model_copy(update={"trials": 1 + len(spec.points) + len(points)})
@@ -228,7 +228,7 @@ def _check_places(request: SearchRequest, tracking_uri: str) -> None:
     if request.name is not None:
         check_name(request.name)
     if request.storage is not None:
-        from tune.storage import check_storage_url
+        from tune.trials.optuna_storage import check_storage_url
 
         check_storage_url(request.storage)
 
@@ -236,7 +236,7 @@ def _check_places(request: SearchRequest, tracking_uri: str) -> None:
 def _points(
     points: str | Sequence[Mapping[str, Any]] | None, space: SearchSpace, epochs: int
 ) -> tuple[dict[str, Any], ...]:
-    from tune.warm_start import check_points, read_points
+    from tune.trials.handover import check_points, read_points
 
     if points is None:
         return ()
@@ -247,7 +247,7 @@ def _points(
 
 def _check_warm_start(spec: StudySpec, home: Home) -> None:
     from tune.definition.spec import read_spec
-    from tune.warm_start import check_warm_start
+    from tune.trials.handover import check_warm_start
 
     assert spec.warm_start is not None
     for difference in check_warm_start(spec, read_spec(home.existing_study_folder(spec.warm_start))):

@@ -134,12 +134,12 @@ def start(
 
 def _create(spec: StudySpec, folder: StudyFolder) -> None:
     if spec.storage is not None:
-        from tune.storage import check_name_is_free
+        from tune.trials.optuna_storage import check_name_is_free
 
         check_name_is_free(spec, folder)
     folder.create(spec)
     if spec.warm_start is not None:
-        from tune.warm_start import keep_warm_trials
+        from tune.trials.handover import keep_warm_trials
 
         keep_warm_trials(folder, spec)
 

@@ -17,9 +17,9 @@ from ray.tune.search import Searcher
 
 from ssl_core import method_file
 from tune.definition.spec import StudySpec
-from tune.records import Records
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
+from tune.trials.study_trials import Records
 
 
 class StudySearcher(Searcher):

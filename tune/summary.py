@@ -14,9 +14,9 @@ from typing import Any
 import optuna
 
 from tune.definition.spec import StudySpec, read_spec
-from tune.records import TrialRecord
-from tune.storage import open_storage
 from tune.store.study_folder import StudyFolder
+from tune.trials.optuna_storage import open_storage
+from tune.trials.study_trials import TrialRecord
 from tune.views import best_record, near_ties, resolution
 
 TABLE_FILES = ("trials.csv", "trials.json")

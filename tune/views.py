@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tune.records import TrialRecord
+from tune.trials.study_trials import TrialRecord
 
 if TYPE_CHECKING:
     from tune.store.study_folder import Study

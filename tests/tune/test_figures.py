@@ -11,8 +11,8 @@ from tune.figures.curves import learning_curves, pseudo_label_health
 from tune.figures.gallery import gallery
 from tune.figures.study import optimisation_history, parameter_importances, slices, study_curves
 from tune.figures.style import VERMILLION
-from tune.records import TrialRecord
 from tune.store.event_log import Report
+from tune.trials.study_trials import TrialRecord
 
 
 def reports(classes: int = 2) -> list[Report]:

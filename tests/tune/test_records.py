@@ -12,12 +12,12 @@ from optuna.trial import TrialState
 
 from tests.tune.helpers import make_study
 from tune.definition.spec import StudySpec
-from tune.records import Records, TrialRecord, read_records
-from tune.sampling import make_sampler
 from tune.searcher import StudySearcher
-from tune.storage import open_storage
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
+from tune.trials.optuna_storage import open_storage
+from tune.trials.sampling import make_sampler
+from tune.trials.study_trials import Records, TrialRecord, read_records
 from tune.views import best_record, near_ties, resolution
 
 

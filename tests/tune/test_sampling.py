@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_spec
 from tune.definition.spec import StudySpec
-from tune.sampling import INFEASIBLE, Sampling, grid_points, is_memory_parameter, make_sampler
 from tune.store.home import Home
+from tune.trials.sampling import INFEASIBLE, Sampling, grid_points, is_memory_parameter, make_sampler
 
 SPACE: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(0.0, 1.0),

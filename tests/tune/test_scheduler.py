@@ -10,9 +10,9 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from tune.definition.rungs import expected_epochs, rungs
-from tune.records import TrialRecord
 from tune.scheduler import StudyASHA
 from tune.trainable import ERROR, SSL_EPOCH
+from tune.trials.study_trials import TrialRecord
 
 CONTINUE, STOP = "CONTINUE", "STOP"
 

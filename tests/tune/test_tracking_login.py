@@ -138,7 +138,7 @@ def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
     served: Home, gate: Gate, home: StudyHome, ssl_tune: Command, short_clocks: None
 ) -> None:
     from tests.tune.helpers import make_study
-    from tune.records import Records
+    from tune.trials.study_trials import Records
 
     gate.shut()
     options = {"tracking_uri": served.tracking_uri, "tracking_timeout": "1s", "trials": 1, "epochs": 6}

@@ -14,9 +14,9 @@ import pytest
 
 import tune
 from tests.tune.helpers import Done, make_study
-from tune.records import Records
 from tune.store.home import Home
 from tune.store.study_folder import load_study
+from tune.trials.study_trials import Records
 
 Command = Callable[..., Done]
 STATUS = {"study", "state", "method", "dataset", "labels", "trials", "best", "tracking", "cost"}

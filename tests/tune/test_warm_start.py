@@ -16,11 +16,11 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec, make_study
 from tests.tune.test_records import run_through, summary
 from tune.errors import Exit, ServiceError
-from tune.records import Records, read_records
-from tune.storage import check_name_is_free, check_storage_url, open_storage
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
-from tune.warm_start import keep_warm_trials
+from tune.trials.handover import keep_warm_trials
+from tune.trials.optuna_storage import check_name_is_free, check_storage_url, open_storage
+from tune.trials.study_trials import Records, read_records
 
 Command = Callable[..., Done]
 

@@ -15,8 +15,8 @@ from tune.progress import parameters
 from tune.views import best_record, near_ties, resolution
 
 if TYPE_CHECKING:
-    from tune.records import TrialRecord
     from tune.store.study_folder import Study
+    from tune.trials.study_trials import TrialRecord
 
 WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 

@@ -41,8 +41,8 @@ class Study:
 
     @cached_property
     def records(self) -> Any:
-        from tune.records import read_records
         from tune.store.study_folder import StudyFolder
+        from tune.trials.study_trials import read_records
 
         return read_records(StudyFolder(self.folder))
 

@@ -18,8 +18,8 @@ from tune.figures.gallery import gallery
 from tune.figures.style import Drawing, save
 
 if TYPE_CHECKING:
-    from tune.records import TrialRecord
     from tune.store.study_folder import Study
+    from tune.trials.study_trials import TrialRecord
 
 FOLDER = "figures"
 

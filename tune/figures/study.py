@@ -21,7 +21,7 @@ from tune.figures.style import (
     dress,
     whole_numbers,
 )
-from tune.records import TrialRecord
+from tune.trials.study_trials import TrialRecord
 from tune.views import best_record
 
 MARKS = {

@@ -12,7 +12,7 @@ import optuna
 
 from tune.definition.rungs import rungs as rung_places
 from tune.figures.style import BLUE, GREY, ORANGE, drawing, dress, png, whole_numbers
-from tune.records import TrialRecord
+from tune.trials.study_trials import TrialRecord
 
 CONTOURS = 4
 """Parameters in a contour plot at most: it draws every pair."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tune.figures import study as drawn
 from tune.figures.style import Drawing, png
-from tune.records import stored_trials
 from tune.report import plots
 from tune.report.parts import Figure, Item, Look, Part
 from tune.summary import importances
-from tune.warm_start import is_taken_over
+from tune.trials.handover import is_taken_over
+from tune.trials.study_trials import stored_trials
 
 ENOUGH = 4
 """Full-budget trials from which on importance and contours say anything."""

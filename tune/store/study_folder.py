@@ -35,8 +35,8 @@ from tune.store.home import Home, remote_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tune.records import TrialRecord
     from tune.store.mirror import Mirror
+    from tune.trials.study_trials import TrialRecord
 
 FETCH_SECONDS = 2.0
 INCARNATION = "incarnation"
@@ -267,7 +267,7 @@ class Study:
 
     def records(self) -> list[TrialRecord]:
         """The trials in order of creation."""
-        from tune.records import read_records
+        from tune.trials.study_trials import read_records
 
         return read_records(self.folder)
 

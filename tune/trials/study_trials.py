@@ -20,10 +20,10 @@ from search_spaces import SearchSpace
 from ssl_core.system.faults import fault
 from tune.definition.spec import StudySpec, read_spec
 from tune.errors import Exit, ServiceError
-from tune.sampling import INFEASIBLE, Sampling, is_memory_parameter
-from tune.storage import answering, note_epoch, open_storage, studies_in
 from tune.store.study_folder import StudyFolder
-from tune.warm_start import is_taken_over, warm_trials
+from tune.trials.handover import is_taken_over, warm_trials
+from tune.trials.optuna_storage import answering, note_epoch, open_storage, studies_in
+from tune.trials.sampling import INFEASIBLE, Sampling, is_memory_parameter
 
 
 @dataclass(frozen=True)

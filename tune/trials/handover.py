@@ -129,8 +129,8 @@ def check_warm_start(spec: StudySpec, earlier: StudySpec) -> list[str]:
 
 def keep_warm_trials(folder: StudyFolder, spec: StudySpec) -> None:
     """Copy the earlier study's ended trials into the study's folder."""
-    from tune.records import ended_trials
     from tune.store.study_folder import StudyFolder
+    from tune.trials.study_trials import ended_trials
 
     assert spec.warm_start is not None
     earlier = StudyFolder(folder.path.parent / spec.warm_start)
