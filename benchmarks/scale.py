@@ -27,13 +27,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tune.open_tracking import open_log, open_tracker
 from tune.recorder import Recorder
 from tune.request import SearchRequest, resolve_request
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
+from tune.tracking.opening import open_log, open_tracker
 from tune.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 from tune.trials.study_trials import Records
 

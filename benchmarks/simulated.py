@@ -18,7 +18,7 @@ from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 from tune.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 from tune.trials.study_trials import Records
 
@@ -54,7 +54,7 @@ class Driver:
         *,
         make_scheduler: Callable[[Records], StudyASHA] | None = None,
     ) -> None:
-        from tune.open_tracking import open_log, open_tracker
+        from tune.tracking.opening import open_log, open_tracker
 
         folder = StudyFolder(home.study_folder(spec.name))
         self.spec, self.outcome_of = spec, outcome_of

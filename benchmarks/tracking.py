@@ -37,7 +37,7 @@ import psutil
 
 from tests.tune.servers import MlflowServer, postgres
 from tune.store.event_log import EventLog, NewEvent, now_ms
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 
 BACKENDS = ("sqlite", "postgres")
 METRIC_NAMES = (
@@ -175,8 +175,8 @@ def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
         meeting.mkdir()
         waiting = Waiting(options.seconds, options.busy, meeting)
         stack.enter_context(mock.patch("tune.engine.TrialTrainable", trainable_of(waiting)))
-        stack.enter_context(mock.patch("tune.tracking.run_figures", lambda *_, **__: []))
-        stack.enter_context(mock.patch("tune.run_contents.STUDY_FIGURES", ()))
+        stack.enter_context(mock.patch("tune.tracking.tracker.run_figures", lambda *_, **__: []))
+        stack.enter_context(mock.patch("tune.tracking.contents.STUDY_FIGURES", ()))
         stack.enter_context(times.noted())
         began = time.monotonic()
         found = tune.search(

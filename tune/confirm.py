@@ -26,13 +26,13 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
-from tune.open_tracking import open_log, open_tracker
 from tune.progress import Progress
 from tune.request import SearchRequest, resolve_request
 from tune.statistics import Comparison, Spread, compare_all, selection_luck
 from tune.store.home import Home
 from tune.store.study_folder import Study, StudyFolder
-from tune.tracking import Tracker
+from tune.tracking.opening import open_log, open_tracker
+from tune.tracking.tracker import Tracker
 from tune.trainings import FIRST_SEED, Places, Trained, Training, check_fresh_sets, fresh, train_all
 from tune.trials.study_trials import TrialRecord
 from tune.verdicts import sentences

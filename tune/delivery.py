@@ -21,8 +21,8 @@ from ssl_core.system.faults import fault
 from tune.delivery_errors import AwayError, OwedAgainError, RejectedError, judged
 from tune.destination import DOUBTFUL, Destination
 from tune.drawing import FEWEST, Drawing
-from tune.run_contents import FOLDER
 from tune.store.event_log import Event, EventLog
+from tune.tracking.contents import FOLDER
 
 MAX_EVENTS = 250  # in memory at a time: with four metrics each they fill a call
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_BYTES = 1000, 100, 400_000  # MLflow: 1000, 100 and 1 MB a call
@@ -35,7 +35,7 @@ class Sender:
     """Delivers one study's events; see `deliver_pending`.
 
     Args:
-        log: the study's event log, with the notes that `tune.tracking.Tracker` leaves in it.
+        log: the study's event log, with the notes that `tune.tracking.tracker.Tracker` leaves in it.
     """
 
     def __init__(self, log: EventLog) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from tune.delivery_errors import AwayError, OwedAgainError, RejectedError, judged
 from tune.store.event_log import Event, EventLog
-from tune.tracking_uri import sqlite_path
+from tune.tracking.uri import sqlite_path
 
 RUN_ID, DOUBTFUL = "run_id:", "doubtful:"  # notes in the event log, one for each run
 PARENT_TAG = "mlflow.parentRunId"
@@ -34,7 +34,7 @@ class Destination:
     """One study's place in MLflow.
 
     Args:
-        log: the study's event log, with the notes that `tune.tracking.Tracker` leaves in it.
+        log: the study's event log, with the notes that `tune.tracking.tracker.Tracker` leaves in it.
     """
 
     def __init__(self, log: EventLog) -> None:

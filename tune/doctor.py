@@ -125,7 +125,7 @@ def _ray_folder() -> Finding:
 
 
 def _tracking(home: Home) -> Finding:
-    from tune.tracking_uri import check_tracking_uri, shown
+    from tune.tracking.uri import check_tracking_uri, shown
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
     try:
@@ -157,7 +157,7 @@ def examine_cluster(address: str, home: Home) -> list[Finding]:
     """
     from tune import cluster
     from tune.probe import identity, needs_network, probe
-    from tune.tracking_uri import check_tracking_uri
+    from tune.tracking.uri import check_tracking_uri
 
     with cluster.connected(address):
         uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tune.definition.spec import StudySpec
-from tune.open_tracking import open_log, open_tracker
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
-from tune.tracking import early_sender
+from tune.tracking.opening import open_log, open_tracker
+from tune.tracking.tracker import early_sender
 
 
 class HeadStart:

@@ -22,7 +22,7 @@ from ray.tune import Callback
 from search_spaces import dump_yaml
 from ssl_core.pictures.file import FILE_NAME as PICTURE
 from tune.store.study_folder import StudyFolder
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 from tune.trainable import (
     CLASSES,
     EPOCH,

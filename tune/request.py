@@ -23,7 +23,7 @@ from tune.capacity import Machine, share
 from tune.definition.coherence import check_sense
 from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
 from tune.store.home import Home, check_name
-from tune.tracking_uri import check_tracking_uri
+from tune.tracking.uri import check_tracking_uri
 
 DEFAULT_TRIALS = 16
 SAMPLERS = ("tpe", "random", "gp", "grid")

@@ -24,7 +24,7 @@ from ssl_core.system.errors import ConfigError
 from tune.delivery import Sender
 from tune.delivery_errors import AwayError
 from tune.store.event_log import FILE_NAME, EventLog
-from tune.tracking_uri import take_login
+from tune.tracking.uri import take_login
 
 FIRST_PAUSE, LONGEST_PAUSE, LAST_PAUSE = 0.5, 30.0, 5.0
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 0.1

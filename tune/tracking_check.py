@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tune.delivery_errors import AwayError, RejectedError, judged
 from tune.errors import Exit, ServiceError
-from tune.tracking_uri import take_login
+from tune.tracking.uri import take_login
 
 _MARK = "MLflow cannot be used: "
 

@@ -265,7 +265,7 @@ def check_tracking(cluster: Cluster, study: str, trials: list[dict[str, Any]]) -
     code = """
 import json, sys
 from mlflow.tracking import MlflowClient
-from tune.tracking_uri import take_login
+from tune.tracking.uri import take_login
 take_login()
 client = MlflowClient()
 runs = client.search_runs([e.experiment_id for e in client.search_experiments()],

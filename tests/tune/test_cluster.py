@@ -26,7 +26,7 @@ from tune.jobs import job_server
 from tune.probe import Probe, check_probes, code_digest, identity
 from tune.request import SearchRequest, check_request
 from tune.store.home import Home
-from tune.tracking_uri import take_login
+from tune.tracking.uri import take_login
 
 Command = Callable[..., Done]
 

@@ -20,7 +20,7 @@ from tests.tune.helpers import SMALL, SSL_TUNE, Done, make_study
 from tune.errors import Exit
 from tune.store.home import Home
 from tune.store.study_folder import load_study
-from tune.tracking_uri import check_tracking_uri
+from tune.tracking.uri import check_tracking_uri
 
 Command = Callable[..., Done]
 

@@ -12,7 +12,7 @@ import pytest
 from tests.tune.tracked import EXPERIMENT, Home, check_exact, metrics, start, tracked_home
 from tune.delivery import Sender
 from tune.sender import deliver
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 
 
 def whole_study(home: Home, *trials: str) -> Tracker:

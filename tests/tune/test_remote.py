@@ -30,7 +30,6 @@ from tests.tune.helpers import (
 )
 from tests.tune.test_interrupt import check_whole, kept_histories
 from tune.errors import Exit, ServiceError
-from tune.open_tracking import open_log
 from tune.store import mirror, snapshot
 from tune.store import remote_study as remote
 from tune.store.event_log import LIMIT_FILE, EventLog
@@ -38,6 +37,7 @@ from tune.store.home import Home
 from tune.store.object_store import ObjectStore, StoreError
 from tune.store.remote_study import RemoteStudy
 from tune.store.study_folder import Study, StudyFolder, load_study
+from tune.tracking.opening import open_log
 from tune.trial_store import RemoteTrial
 from tune.trials.study_trials import Records
 

@@ -12,10 +12,10 @@ from ssl_core.methods.base import Panel
 from ssl_core.pictures.file import Picture, save
 from tests.tune.helpers import mlflow_runs
 from tests.tune.tracked import Home
-from tune.run_contents import describe
-from tune.run_text import dataset_input
 from tune.sender import deliver
 from tune.store.home import Home as FinishedHome
+from tune.tracking.contents import describe
+from tune.tracking.text import dataset_input
 
 DIGITS = dataset_input("digits", "digits", labelled=100, valid=50)
 

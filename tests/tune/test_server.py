@@ -19,7 +19,7 @@ from tests.tune.helpers import driver, reports, shapes_options, wait_until, when
 from tests.tune.servers import Gate, MlflowServer
 from tests.tune.tracked import EXPERIMENT, ROOT, Home, check_exact, metrics, start
 from tune.store.event_log import EventLog
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 
 TRIALS = ("0", "1", "2")
 
@@ -155,7 +155,7 @@ def test_a_driver_that_is_killed_while_the_server_is_away_and_resumes(served: Ho
     script = (
         "import sys; from pathlib import Path\n"
         "from tests.tune.tracked import TAGS, metrics, start\n"
-        "from tune.store.event_log import EventLog; from tune.tracking import Tracker\n"
+        "from tune.store.event_log import EventLog; from tune.tracking.tracker import Tracker\n"
         "log = EventLog(Path(sys.argv[1]))\n"
         f"tracker = Tracker(log, study='s', tracking_uri=sys.argv[2], experiment={EXPERIMENT!r},"
         " common_tags=TAGS)\n"

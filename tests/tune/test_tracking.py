@@ -20,9 +20,9 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.tracked import EXPERIMENT, LARGEST, ROOT, TAGS, Home, Store, metrics, start, tracked_home
 from tune import sender
 from tune.delivery import Sender, chunks
-from tune.run_text import MAX_PARAM_LENGTH, SHORTENED
 from tune.sender import deliver
-from tune.tracking_uri import check_tracking_uri
+from tune.tracking.text import MAX_PARAM_LENGTH, SHORTENED
+from tune.tracking.uri import check_tracking_uri
 
 
 def test_the_sender_leaves_the_processors_to_the_training_until_the_study_is_over(tracked: Home) -> None:
@@ -384,7 +384,7 @@ def test_a_hanging_server_does_not_hold_up_the_end(tracked: Home) -> None:
 def test_the_sender_delivers_and_ends_when_its_driver_is_killed(tracked: Home) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from tune.store.event_log import EventLog; from tune.tracking import Tracker\n"
+        "from tune.store.event_log import EventLog; from tune.tracking.tracker import Tracker\n"
         "log = EventLog(Path(sys.argv[1]))\n"
         "tracker = Tracker(log, study='s', tracking_uri=sys.argv[2], experiment='e', common_tags={})\n"
         "tracker.start_sender(); tracker.study_started({}, 'study')\n"
@@ -415,7 +415,7 @@ def test_a_second_sender_ends_quietly(tracked: Home) -> None:
 
 def test_the_driver_side_loads_no_mlflow() -> None:
     script = (
-        "import sys, tune.tracking, tune.sender, tune.store.event_log\n"
+        "import sys, tune.tracking.tracker, tune.sender, tune.store.event_log\n"
         "print([m for m in ('mlflow', 'torch', 'ray', 'optuna', 'pandas') if m in sys.modules])"
     )
     loaded = subprocess.run(

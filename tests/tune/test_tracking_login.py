@@ -17,7 +17,7 @@ from tune.sender import deliver
 from tune.store.event_log import EventLog
 from tune.store.home import Home as StudyHome
 from tune.store.study_folder import load_study
-from tune.tracking_uri import check_tracking_uri, shown
+from tune.tracking.uri import check_tracking_uri, shown
 
 Command = Callable[..., Done]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tune import tracking_news
 from tune.store.event_log import EventLog, now_ms
-from tune.tracking_news import TrackingNews
+from tune.tracking import news as tracking_news
+from tune.tracking.news import TrackingNews
 
 
 class Clock:

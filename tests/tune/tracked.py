@@ -17,7 +17,7 @@ from typing import Any
 
 from tune.sender import configure_mlflow, serve
 from tune.store.event_log import EventLog
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = "digits@100"

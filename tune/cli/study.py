@@ -22,7 +22,7 @@ from tune.cli.options import (
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.errors import Exit, ServiceError
 from tune.request import SearchRequest
-from tune.tracking_uri import shown
+from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
     from tune.search import Outcome

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape as html_escape
 
 from tune.report.parts import Content, Figure, Hidden, Part, Table
-from tune.tracking_uri import shown
+from tune.tracking.uri import shown
 
 STYLE = """
 :root { --ink: #1c2430; --soft: #5b6675; --line: #e2e6eb; --back: #f5f6f8; --accent: #0072b2; }

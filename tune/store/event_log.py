@@ -70,7 +70,7 @@ class Event:
     Attributes:
         id: the order in which events were appended.
         key: what makes appending it again a no-op; None where it may happen any number of times.
-        kind: what happened, for example "metrics"; `tune.tracking` lists the kinds.
+        kind: what happened, for example "metrics"; `tune.tracking.tracker` lists the kinds.
         run: the run's own key, for example "my-study/7".
         payload: the event's data.
         time_ms: Unix time in milliseconds, fixed when the event was appended.

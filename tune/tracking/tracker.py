@@ -13,7 +13,7 @@ Kinds of events, each a dictionary (`run` is the run's own key: the study's name
     text      {file, text}                     a text artifact
     artifact  {path, artifact_path}            a file artifact; relative paths are the study folder's
     metrics   {epoch or step, metrics}
-    figure    {figure, ...}                    drawn before it is sent: see `tune.run_contents`
+    figure    {figure, ...}                    drawn before it is sent: see `tune.tracking.contents`
     status    {status, tags, drop_tags}        RUNNING again, or an end state
 
 A run's state is that of its newest status event (RUNNING before the first), and a status event is
@@ -31,11 +31,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tune.run_contents import run_figures
-from tune.run_states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
-from tune.run_text import flat, headline, parameter_text, user
 from tune.store.event_log import EventLog, NewEvent, now_ms
-from tune.tracking_uri import absolute_uri, check_tracking_uri, sqlite_path
+from tune.tracking.contents import run_figures
+from tune.tracking.run_states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
+from tune.tracking.text import flat, headline, parameter_text, user
+from tune.tracking.uri import absolute_uri, check_tracking_uri, sqlite_path
 
 # A sender that dies (killed for memory, say) is started again, but not in a tight loop.
 _REVIVE_SECONDS = 5.0
@@ -52,7 +52,7 @@ class Tracker:
         tracking_uri: where MLflow is.
         experiment: the MLflow experiment, for example "cifar10@4000".
         common_tags: tags for every run: ssl.method, ssl.dataset, ssl.labels, ssl.split_hash.
-        dataset: the data set as `tune.run_text.dataset_input` has it: each run's dataset input, with its
+        dataset: the data set as `tune.tracking.text.dataset_input` has it: each run's dataset input, with its
             ssl.split_hash as digest.
         artifact_root: where artifacts go in a local sqlite store; `mlartifacts` beside the database
             where None. Servers and databases decide for themselves.

@@ -14,8 +14,8 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 
-from tune.run_text import flat, parameter_text
 from tune.store.event_log import EventLog, NewEvent, Report
+from tune.tracking.text import flat, parameter_text
 
 FOLDER = "figures"
 STUDY_FIGURES = ("optimisation_history", "parameter_importances", "slices", "learning_curves")

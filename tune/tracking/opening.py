@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tune.definition.spec import StudySpec
-from tune.run_text import dataset_input
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
-from tune.tracking import Tracker
+from tune.tracking.text import dataset_input
+from tune.tracking.tracker import Tracker
 
 
 def open_log(folder: StudyFolder, shared: bool | None = None) -> EventLog:
