@@ -173,7 +173,7 @@ class Simulation:
 
     def deliver(self) -> dict[str, float]:
         """Send what the log owes to MLflow on SQLite, as the sender does; events a second."""
-        from tune.sender import deliver
+        from tune.delivery.sender import deliver
 
         self.log.set_meta("complete", "1")
         owed = self.log.pending()

@@ -269,8 +269,8 @@ class Backlog:
     def __init__(self, folder: Path, uri: str, raw_uri: str, runs: int) -> None:
         from mlflow.tracking import MlflowClient
 
-        from tune.delivery import Sender
-        from tune.sender import configure_mlflow
+        from tune.delivery.deliverer import Sender
+        from tune.delivery.sender import configure_mlflow
 
         configure_mlflow()
         self.runs = runs

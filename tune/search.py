@@ -17,12 +17,12 @@ from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
 from tune.capacity import Machine, check_fit
 from tune.definition.spec import StudySpec
+from tune.delivery.check import require_tracking
 from tune.errors import Exit, ServiceError
 from tune.head_start import HeadStart, head_start
 from tune.request import SearchRequest, check_gpus, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import Study, StudyFolder
-from tune.tracking_check import require_tracking
 
 if TYPE_CHECKING:
     from tune.engine import Engine

@@ -6,7 +6,7 @@
 
 The points: ask:before, ask:after, tell:before, tell:after (`tune.trials.study_trials`), report:inside (`tune.trials.optuna_storage`),
 rung:before, rung:after (`tune.scheduler`), rename:before, rename:after (of a checkpoint: `ssl_core.system.files`),
-sender:after-send (`tune.delivery`). Without the variable a point costs a comparison.
+sender:after-send (`tune.delivery.deliverer`). Without the variable a point costs a comparison.
 """
 
 from __future__ import annotations

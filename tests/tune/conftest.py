@@ -22,8 +22,8 @@ from tests.tune.helpers import Done, copy_home, make_home, make_pictures, shapes
 from tests.tune.servers import Gate, MlflowServer, ServerStore, needed, postgres
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
-from tune import sender
-from tune.destination import prepared_database
+from tune.delivery import sender
+from tune.delivery.mlflow_runs import prepared_database
 from tune.store.home import Home
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # or they would wait for whatever test runs beside them

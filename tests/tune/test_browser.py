@@ -14,7 +14,7 @@ from tests.tune.helpers import copy_home
 from tests.tune.servers import MlflowServer, needed
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, metrics, start
-from tune.sender import deliver
+from tune.delivery.sender import deliver
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import Study, load_study

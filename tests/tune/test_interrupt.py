@@ -26,7 +26,7 @@ from tests.tune.helpers import (
     wait_until,
     words_of,
 )
-from tune.sender import deliver
+from tune.delivery.sender import deliver
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import Study, load_study

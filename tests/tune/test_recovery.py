@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.tune.tracked import EXPERIMENT, Home, check_exact, metrics, start, tracked_home
-from tune.delivery import Sender
-from tune.sender import deliver
+from tune.delivery.deliverer import Sender
+from tune.delivery.sender import deliver
 from tune.tracking.tracker import Tracker
 
 

@@ -12,7 +12,7 @@ from ssl_core.methods.base import Panel
 from ssl_core.pictures.file import Picture, save
 from tests.tune.helpers import mlflow_runs
 from tests.tune.tracked import Home
-from tune.sender import deliver
+from tune.delivery.sender import deliver
 from tune.store.home import Home as FinishedHome
 from tune.tracking.contents import describe
 from tune.tracking.text import dataset_input

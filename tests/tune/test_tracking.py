@@ -18,9 +18,9 @@ import pytest
 
 from ssl_core.system.errors import ConfigError
 from tests.tune.tracked import EXPERIMENT, LARGEST, ROOT, TAGS, Home, Store, metrics, start, tracked_home
-from tune import sender
-from tune.delivery import Sender, chunks
-from tune.sender import deliver
+from tune.delivery import sender
+from tune.delivery.deliverer import Sender, chunks
+from tune.delivery.sender import deliver
 from tune.tracking.text import MAX_PARAM_LENGTH, SHORTENED
 from tune.tracking.uri import check_tracking_uri
 
@@ -415,7 +415,7 @@ def test_a_second_sender_ends_quietly(tracked: Home) -> None:
 
 def test_the_driver_side_loads_no_mlflow() -> None:
     script = (
-        "import sys, tune.tracking.tracker, tune.sender, tune.store.event_log\n"
+        "import sys, tune.tracking.tracker, tune.delivery.sender, tune.store.event_log\n"
         "print([m for m in ('mlflow', 'torch', 'ray', 'optuna', 'pandas') if m in sys.modules])"
     )
     loaded = subprocess.run(

@@ -13,7 +13,7 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done
 from tests.tune.servers import PASSWORD, Gate, MlflowServer
 from tests.tune.tracked import Home, check_exact, metrics, start
-from tune.sender import deliver
+from tune.delivery.sender import deliver
 from tune.store.event_log import EventLog
 from tune.store.home import Home as StudyHome
 from tune.store.study_folder import load_study

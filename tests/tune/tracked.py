@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tune.sender import configure_mlflow, serve
+from tune.delivery.sender import configure_mlflow, serve
 from tune.store.event_log import EventLog
 from tune.tracking.tracker import Tracker
 
@@ -112,7 +112,7 @@ class Home:
 
     def sender(self, fault: str = "") -> int:
         """Run the sender process until it ends by itself; returns its exit status."""
-        command = [sys.executable, "-m", "tune.sender", str(self.study)]
+        command = [sys.executable, "-m", "tune.delivery.sender", str(self.study)]
         env = {**os.environ, "SSL_TUNE_FAULT": fault, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, env=env, check=False, capture_output=True, timeout=60).returncode
 

@@ -143,8 +143,8 @@ def sync_command(
 ) -> None:
     """Deliver to MLflow what a study still owes."""
     from tune.definition.spec import parse_duration
+    from tune.delivery.sender import deliver
     from tune.errors import Exit, ServiceError
-    from tune.sender import deliver
     from tune.store.event_log import EventLog
     from tune.store.study_folder import load_study
 

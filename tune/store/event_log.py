@@ -1,7 +1,7 @@
 """The study's durable event log: what happened, in order, and what tracking still owes.
 
 One SQLite file in WAL mode per study, `studies/<name>/events.db`. The driver appends, the sender (see
-`tune.sender`) marks what MLflow has taken, and read-only views (`status`, `trials`, `report`) read the
+`tune.delivery.sender`) marks what MLflow has taken, and read-only views (`status`, `trials`, `report`) read the
 learning curves from here, so that they need no tracking server. WAL needs shared memory, which network file
 systems do not give: a study on a cluster keeps its log with a rollback journal instead, which is slower and can
 be read from other machines.

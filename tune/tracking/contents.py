@@ -1,7 +1,7 @@
 """What runs hold besides parameters, metrics and states, as events of the log: figures, tables, a description.
 
 A figure event says `figure` (what), `file` (its name among the run's artifacts) and what drawing needs besides the
-log and the study's folder. The sender has it drawn (`tune.drawing`), when nothing else is owed.
+log and the study's folder. The sender has it drawn (`tune.delivery.drawing`), when nothing else is owed.
 Nothing is drawn here.
 
 Thousands of trials stay cheap: one that was stopped or failed has its learning curves alone; one that ran its

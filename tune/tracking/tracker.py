@@ -1,6 +1,6 @@
 """The driver's side of tracking: each call appends to the study's event log and returns.
 
-Nothing here talks to MLflow or imports it. A process of its own, `tune.sender`, delivers what the log
+Nothing here talks to MLflow or imports it. A process of its own, `tune.delivery.sender`, delivers what the log
 owes, so a report costs the driver one small write whatever the tracking server does.
 
 Kinds of events, each a dictionary (`run` is the run's own key: the study's name for the parent,
@@ -390,7 +390,15 @@ def _spawn(study_folder: Path) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([package_root, inherited] if inherited else [package_root])
     # -P: the folder that the command was typed in must not provide modules. A session of its own:
     # Ctrl-C at the terminal must not reach the sender in the middle of a delivery.
-    command = [sys.executable, "-P", "-m", "tune.sender", str(study_folder), "--parent", str(os.getpid())]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "tune.delivery.sender",
+        str(study_folder),
+        "--parent",
+        str(os.getpid()),
+    ]
     with (study_folder / "sender.log").open("ab") as output:
         return subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""Events of a study's log to MLflow: what `tune.sender` and `ssl-tune sync` deliver with.
+"""Events of a study's log to MLflow: what `tune.delivery.sender` and `ssl-tune sync` deliver with.
 
 Delivery may stop at any moment: an event is marked as delivered after MLflow has taken it, and sending one
 again changes nothing, because runs are looked for by their `ssl.run_key` tag before they are made, points
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.system.faults import fault
-from tune.delivery_errors import AwayError, OwedAgainError, RejectedError, judged
-from tune.destination import DOUBTFUL, Destination
-from tune.drawing import FEWEST, Drawing
+from tune.delivery.drawing import FEWEST, Drawing
+from tune.delivery.mlflow_runs import DOUBTFUL, Destination
+from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
 from tune.store.event_log import Event, EventLog
 from tune.tracking.contents import FOLDER
 
@@ -28,7 +28,7 @@ MAX_EVENTS = 250  # in memory at a time: with four metrics each they fill a call
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_BYTES = 1000, 100, 400_000  # MLflow: 1000, 100 and 1 MB a call
 FIGURE_LOOK_SECONDS = 0.1  # while figures are drawn, other events are looked for so often
 
-logger = logging.getLogger("tune.sender")
+logger = logging.getLogger("tune.delivery.sender")
 
 
 class Sender:

@@ -1,6 +1,6 @@
-"""The process that delivers a study's event log to MLflow: `python -m tune.sender STUDY_FOLDER`.
+"""The process that delivers a study's event log to MLflow: `python -m tune.delivery.sender STUDY_FOLDER`.
 
-One sender per study, held by a lock on `sender.lock`. It may be killed at any moment; `tune.delivery` says
+One sender per study, held by a lock on `sender.lock`. It may be killed at any moment; `tune.delivery.deliverer` says
 why that is safe.
 """
 
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO
 
 from ssl_core.system.errors import ConfigError
-from tune.delivery import Sender
-from tune.delivery_errors import AwayError
+from tune.delivery.deliverer import Sender
+from tune.delivery.refusals import AwayError
 from tune.store.event_log import FILE_NAME, EventLog
 from tune.tracking.uri import take_login
 
@@ -31,7 +31,7 @@ IDLE_SECONDS, LOOK_SECONDS = 0.25, 0.1
 REQUEST_TIMEOUT = 10
 NICE = 10  # training comes first
 
-logger = logging.getLogger("tune.sender")
+logger = logging.getLogger("tune.delivery.sender")
 
 
 @contextmanager
@@ -195,7 +195,9 @@ def _weigh_session(nice: int) -> None:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """The process: see the head of this file."""
-    parser = argparse.ArgumentParser(prog="python -m tune.sender", description="deliver a study's events")
+    parser = argparse.ArgumentParser(
+        prog="python -m tune.delivery.sender", description="deliver a study's events"
+    )
     parser.add_argument("study_folder", type=Path)
     parser.add_argument("--parent", type=int, help="the driver's process id: end when it is gone")
     options = parser.parse_args(None if arguments is None else list(arguments))
@@ -217,7 +219,13 @@ def main(arguments: Iterable[str] | None = None) -> int:
             return 0
         except ReplacedError:
             logger.warning("the database file was deleted or replaced: starting afresh")
-    command = [sys.executable, "-P", "-m", "tune.sender", *(sys.argv[1:] if arguments is None else arguments)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "tune.delivery.sender",
+        *(sys.argv[1:] if arguments is None else arguments),
+    ]
     os.execv(sys.executable, command)
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tune.delivery_errors import AwayError, OwedAgainError, RejectedError, judged
+from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
 from tune.store.event_log import Event, EventLog
 from tune.tracking.uri import sqlite_path
 
@@ -27,7 +27,7 @@ PARENT_TAG = "mlflow.parentRunId"
 LATE_SECONDS = 1.0
 _GONE = "RESOURCE_DOES_NOT_EXIST"
 
-logger = logging.getLogger("tune.sender")
+logger = logging.getLogger("tune.delivery.sender")
 
 
 class Destination:

@@ -1,6 +1,6 @@
 """Whether MLflow can be reached, before a study begins that is not to run without: `--require-tracking`.
 
-Asked in a process of its own (`python -m tune.tracking_check URI`), so that the driver neither loads MLflow nor has
+Asked in a process of its own (`python -m tune.delivery.check URI`), so that the driver neither loads MLflow nor has
 its settings changed.
 """
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tune.delivery_errors import AwayError, RejectedError, judged
+from tune.delivery.refusals import AwayError, RejectedError, judged
 from tune.errors import Exit, ServiceError
 from tune.tracking.uri import take_login
 
@@ -30,7 +30,7 @@ def require_tracking(uri: str) -> None:
     package_root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "tune.tracking_check", uri],
+        [sys.executable, "-P", "-m", "tune.delivery.check", uri],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -50,8 +50,8 @@ def main() -> int:
     """The process: see the head of this file."""
     from mlflow.tracking import MlflowClient
 
-    from tune.destination import introduction, prepared_database
-    from tune.sender import configure_mlflow
+    from tune.delivery.mlflow_runs import introduction, prepared_database
+    from tune.delivery.sender import configure_mlflow
 
     uri = sys.argv[1]
     take_login()
