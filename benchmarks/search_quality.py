@@ -15,7 +15,7 @@ epochs are spent, those of trials under way included.
 - This project's search is its own searcher, scheduler, recorder and storages (`benchmarks.simulated`). It tries the
   space's baseline first; one of the stock contenders is given the same first point, to tell that from the rest.
 
-All recommend by the project's rule (`tune.views.best_record`): the lowest val_error, then val_loss, of the trials that
+All recommend by the project's rule (`tune.findings.ranking.best_record`): the lowest val_error, then val_loss, of the trials that
 ran to the end; before there is one, of those deepest after their warm-up. Regret is the recommended configuration's
 error at the end of its curve, less the lowest of all curves, in points: on the validation images, which is what a
 search can work on, and on images that no decision sees, where the luck of the choice counts too.
@@ -41,8 +41,8 @@ from benchmarks.record_curves import EPOCHS, METHOD, SPACE, read_curves
 from benchmarks.simulated import Driver, Outcome
 from benchmarks.stock_search import HELD, IMAGES, METRIC, TIME, Recorded, StockSearch
 from tune.definition.spec import REDUCTION_FACTOR
+from tune.findings.comparisons import Spread
 from tune.request import SearchRequest, resolve_request
-from tune.statistics import Spread
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.study_trials import TrialRecord

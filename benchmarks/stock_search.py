@@ -21,8 +21,8 @@ from ray.tune.search.optuna import OptunaSearch
 from benchmarks.record_curves import EPOCHS, METHOD, SPACE, Curve
 from search_spaces import load_space
 from search_spaces.ranges import SHARE
+from tune.findings.ranking import best_record
 from tune.trials.study_trials import TrialRecord
-from tune.views import best_record
 
 METRIC, TIME = "val/error", "training_iteration"
 IMAGES = SEEN, HELD = "validation images", "held-out images"

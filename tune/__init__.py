@@ -18,7 +18,7 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tune.export import export as export
+    from tune.findings.exports import export as export
     from tune.report import report as report
     from tune.search import resume as resume
     from tune.search import search as search

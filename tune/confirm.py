@@ -26,9 +26,10 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
+from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
+from tune.findings.ranking import best_record
 from tune.progress import Progress
 from tune.request import SearchRequest, resolve_request
-from tune.statistics import Comparison, Spread, compare_all, selection_luck
 from tune.store.home import Home
 from tune.store.study_folder import Study, StudyFolder
 from tune.tracking.opening import open_log, open_tracker
@@ -36,7 +37,6 @@ from tune.tracking.tracker import Tracker
 from tune.trainings import FIRST_SEED, Places, Trained, Training, check_fresh_sets, fresh, train_all
 from tune.trials.study_trials import TrialRecord
 from tune.verdicts import sentences
-from tune.views import best_record
 
 PLAIN, TUNED = "supervised", "supervised-tuned"
 """Names of the two baselines among a study's confirmations."""

@@ -16,19 +16,19 @@ from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
 from tune.definition.spec import StudySpec
+from tune.findings.ranking import best_record
+from tune.findings.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
 from tune.progress import Progress
 from tune.recorder import DEATHS, Recorder
 from tune.scheduler import StudyASHA
 from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
-from tune.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
 from tune.tracking.contents import tell_summary
 from tune.tracking.news import TrackingNews
 from tune.tracking.opening import open_log, open_tracker
 from tune.trainable import TrialTrainable
 from tune.trials.study_trials import Records
-from tune.views import best_record
 
 # Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
 class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tune.views import best_record
+from tune.findings.ranking import best_record
 
 if TYPE_CHECKING:
     from rich.live import Live

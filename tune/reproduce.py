@@ -20,9 +20,9 @@ from ssl_core.system.errors import ConfigError
 from tune.declared import Budget, Entry, baseline_entry, cut, info_of, report_entry
 from tune.definition.spec import dataset_tag
 from tune.errors import Exit, ServiceError
-from tune.export import git_revision
+from tune.findings.comparisons import Spread
+from tune.findings.exports import git_revision
 from tune.request import gpu_count
-from tune.statistics import Spread
 from tune.store.home import Home
 from tune.tables import SETTINGS, Cell, cells_of, chosen, published
 from tune.trainings import (

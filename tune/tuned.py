@@ -24,7 +24,7 @@ from tune.declared import (
 )
 from tune.definition.spec import dataset_tag, parse_sets
 from tune.errors import Exit, ServiceError
-from tune.export import FORMAT, exported, read_exported
+from tune.findings.exports import FORMAT, exported, read_exported
 from tune.progress import make_progress
 from tune.reproduce import Order
 from tune.request import SearchRequest

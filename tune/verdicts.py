@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tune.statistics import ENOUGH_SEEDS, LEVEL, Spread
+from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL, Spread
 
 BASELINES = {"supervised": "untuned", "supervised-tuned": "tuned"}
 Document = Mapping[str, Any]

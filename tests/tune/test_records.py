@@ -12,13 +12,13 @@ from optuna.trial import TrialState
 
 from tests.tune.helpers import make_study
 from tune.definition.spec import StudySpec
+from tune.findings.ranking import best_record, near_ties, resolution
 from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import open_storage
 from tune.trials.sampling import make_sampler
 from tune.trials.study_trials import Records, TrialRecord, read_records
-from tune.views import best_record, near_ties, resolution
 
 
 def open_records(home: Home, **options: Any) -> tuple[Records, StudyFolder, StudySpec]:

@@ -23,12 +23,12 @@ from tests.tune.helpers import Done, copy_home, make_study, mlflow_runs
 from tests.tune.servers import needed
 from tune.confirm import confirm
 from tune.delivery.sender import deliver
+from tune.findings.ranking import resolution
 from tune.report.page import page
 from tune.report.parts import Content, Hidden, Part, Table
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import load_study
-from tune.views import resolution
 
 Command = Callable[..., Done]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tune.statistics import Spread, compare_all, holm, paired_p, selection_luck
+from tune.findings.comparisons import Spread, compare_all, holm, paired_p, selection_luck
 from tune.verdicts import sentences
 
 

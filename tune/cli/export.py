@@ -50,7 +50,7 @@ def export_command(
         _export_tables(name, csv, parquet, home)
         return
     from search_spaces import dump_yaml
-    from tune.export import export
+    from tune.findings.exports import export
 
     document = export(name, output, trial=trial, home=home)
     if output is None:
@@ -75,7 +75,7 @@ def _outcome(document: dict[str, Any]) -> str:
 
 
 def _export_all(folder: Path, home: str | None) -> None:
-    from tune.export import export_all
+    from tune.findings.exports import export_all
 
     found = export_all(folder, home=home)
     written = [path for path in found.values() if isinstance(path, Path)]
@@ -89,7 +89,7 @@ def _export_all(folder: Path, home: str | None) -> None:
 
 
 def _export_tables(name: str, csv: Path | None, parquet: Path | None, home: str | None) -> None:
-    from tune.export import export_table
+    from tune.findings.exports import export_table
 
     for path, suffix in ((csv, ".csv"), (parquet, ".parquet")):
         if path is None:

@@ -93,8 +93,8 @@ def trials_command(
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on standard output")] = False,
 ) -> None:
     """The trials of a study in order of creation."""
+    from tune.findings.ranking import trials_document
     from tune.store.study_folder import load_study
-    from tune.views import trials_document
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other: take one.")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tune.findings.ranking import best_record, near_ties, resolution
 from tune.progress import parameters
-from tune.views import best_record, near_ties, resolution
 
 if TYPE_CHECKING:
     from tune.store.study_folder import Study
@@ -141,7 +141,7 @@ def print_confirmation(document: dict[str, Any]) -> None:
 
 
 def _spread(values: Sequence[float]) -> str:
-    from tune.statistics import Spread
+    from tune.findings.comparisons import Spread
 
     return str(Spread(tuple(values))) if values else "no result"
 

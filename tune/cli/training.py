@@ -96,7 +96,7 @@ def _configuration(
 ) -> tuple[RunConfig, Mapping[str, Any]]:
     """The configuration that the options ask for, and the exported document it came from (or {})."""
     if file is not None:
-        from tune.export import read_exported
+        from tune.findings.exports import read_exported
 
         if method is not None:
             raise ConfigError("--config names the method already: leave --method out.")
@@ -122,7 +122,7 @@ def _compare_origin(config: RunConfig, document: Mapping[str, Any], root: Path |
     """Refuse other data than an exported configuration was made with; say when the bits may differ."""
     from ssl_core.system.environment import fingerprint
     from ssl_core.training.result import prepare
-    from tune.export import differences
+    from tune.findings.exports import differences
 
     resolved, data, split = prepare(config, data_root=root, cache=home.cache)
     origin = document.get("origin") or {}

@@ -92,8 +92,8 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
 
 def _of_study(study: Study, name: str, title: str) -> Drawing | None:
     from tune.figures import study as drawn
+    from tune.findings.summary import importances
     from tune.store.study_folder import StudyFolder
-    from tune.summary import importances
 
     if not study.records:
         return None

@@ -125,7 +125,7 @@ def _is_study(studies: Path, name: str) -> bool:
 
 
 def _trial(study: Study, trial: str | None) -> TrialRecord:
-    from tune.views import best_record
+    from tune.findings.ranking import best_record
 
     records = study.records()
     if trial is None:

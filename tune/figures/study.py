@@ -21,8 +21,8 @@ from tune.figures.style import (
     dress,
     whole_numbers,
 )
+from tune.findings.ranking import best_record
 from tune.trials.study_trials import TrialRecord
-from tune.views import best_record
 
 MARKS = {
     "completed": ("ran the full budget", BLUE, "o"),
@@ -66,7 +66,7 @@ def parameter_importances(importances: Mapping[str, float], *, title: str = "") 
     """How much of the differences in validation error each searched parameter explains.
 
     Args:
-        importances: shares by parameter, as `tune.summary.importances` gives them.
+        importances: shares by parameter, as `tune.findings.summary.importances` gives them.
         title: of the whole figure.
     """
     if not importances:

@@ -10,16 +10,16 @@ from typing import Any
 from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError
 from tune.confirm import confirmed, title
-from tune.export import git_revision
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
+from tune.findings.comparisons import Spread
+from tune.findings.exports import git_revision
+from tune.findings.ranking import best_record, near_ties, resolution
 from tune.report import plots, searched
 from tune.report.parts import Content, Figure, Hidden, Item, Look, Part, Table, parameters, value
 from tune.report.searched import shown
-from tune.statistics import Spread
 from tune.store.study_folder import Study
-from tune.views import best_record, near_ties, resolution
 
 SHOWN_TRIALS = 10
 ENDED = ("completed", "stopped_early")

@@ -300,14 +300,14 @@ class Study:
 
     def best(self) -> dict[str, Any] | None:
         """The best trial as `status` shows it, or None where no trial has reported."""
-        from tune.views import best_record, describe_best
+        from tune.findings.ranking import best_record, describe_best
 
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 
     def status(self) -> dict[str, Any]:
         """What ``ssl-tune status --json`` prints."""
-        from tune.views import status
+        from tune.findings.ranking import status
 
         return status(self)
 

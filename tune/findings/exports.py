@@ -13,10 +13,10 @@ from ssl_core.config import RunConfig, from_document
 from ssl_core.system.errors import ConfigError
 from tune.confirm import confirmed
 from tune.definition.spec import read_text
+from tune.findings.ranking import best_record
 from tune.store.home import Home
 from tune.store.study_folder import Study, load_study
 from tune.trials.study_trials import TrialRecord
-from tune.views import best_record
 
 if TYPE_CHECKING:
     import pandas as pd

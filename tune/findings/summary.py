@@ -14,10 +14,10 @@ from typing import Any
 import optuna
 
 from tune.definition.spec import StudySpec, read_spec
+from tune.findings.ranking import best_record, near_ties, resolution
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import open_storage
 from tune.trials.study_trials import TrialRecord
-from tune.views import best_record, near_ties, resolution
 
 TABLE_FILES = ("trials.csv", "trials.json")
 TABLE_TAG = {"mlflow.loggedArtifacts": json.dumps([{"path": TABLE_FILES[1], "type": "table"}])}
