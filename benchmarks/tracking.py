@@ -197,7 +197,7 @@ def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
 
 def studies(options: argparse.Namespace) -> dict[str, Any]:
     """Rounds of studies: off, SQLite, PostgreSQL, in turns."""
-    from tune import local_ray
+    from tune.cluster import local_ray
 
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in ("off", *options.backends)}
     with ExitStack() as stack:

@@ -203,7 +203,7 @@ def _training(task: Task) -> Training:
 
 
 def _places(study: Study, home: Home) -> Places:
-    from tune import local_ray
+    from tune.cluster import local_ray
 
     reserved = local_ray.resources(study.spec)
     return Places(

@@ -7,7 +7,7 @@ import subprocess
 import time
 from typing import Any
 
-from tune import local_ray  # before Ray Tune, which reads what it sets
+from tune.cluster import local_ray  # before Ray Tune, which reads what it sets
 
 # isort: split
 from ray import tune as ray_tune
@@ -197,7 +197,8 @@ class Engine:
     def _searcher(self) -> StudySearcher:
         of_cluster: dict[str, Any] = {}
         if self.spec.address is not None:
-            from tune import cluster, probe
+            from tune.cluster import connection as cluster
+            from tune.cluster import probe
 
             room = cluster.Room(self.spec) if self.spec.elastic else None
             of_cluster = {"identity": probe.identity(), "room": room}

@@ -36,7 +36,7 @@ def head_start(spec: StudySpec, folder: StudyFolder, home: Home) -> Iterator[Hea
         open_tracker(log, spec, home)  # says where the sender delivers what an earlier sitting owes
         begun = HeadStart(early_sender(log))
     try:
-        from tune import local_ray
+        from tune.cluster import local_ray
 
         with local_ray.starting(spec.concurrent):
             yield begun

@@ -19,7 +19,7 @@ from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, unknown
-from tune.capacity import Machine, share
+from tune.cluster.capacity import Machine, share
 from tune.definition.coherence import check_sense
 from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
 from tune.store.home import Home, check_name

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
-from tune.capacity import Machine, check_fit
+from tune.cluster.capacity import Machine, check_fit
 from tune.definition.spec import StudySpec
 from tune.delivery.check import require_tracking
 from tune.errors import Exit, ServiceError
@@ -222,7 +222,7 @@ def joined(address: str | None) -> AbstractContextManager[None]:
     """Be in the cluster, where there is one."""
     if address is None:
         return nullcontext()
-    from tune.cluster import connected
+    from tune.cluster.connection import connected
 
     return connected(address)
 
@@ -231,7 +231,7 @@ def machines_of(address: str | None) -> list[Machine] | None:
     """The machines of the cluster that this process has joined; None where there is none."""
     if address is None:
         return None
-    from tune.cluster import machines
+    from tune.cluster.connection import machines
 
     return machines()
 
@@ -247,7 +247,8 @@ def _check_machines(spec: StudySpec, folder: StudyFolder) -> None:
         # Known of a new study, but this one may have begun elsewhere.
         check_gpus(spec.gpus_per_trial, "The study began with them: carry it on where they are.")
         return
-    from tune import cluster, probe
+    from tune.cluster import connection as cluster
+    from tune.cluster import probe
 
     kind, _, path = spec.config["dataset"].partition("folder:")
     folders = [Path(path)] if path and not kind else []
@@ -299,7 +300,7 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
         if spec.address is None:
             made_on = fingerprint(config.device)
         else:
-            from tune.cluster import resolve_there
+            from tune.cluster.connection import resolve_there
 
             chosen, made_on = resolve_there(spec)
             config = config.model_copy(update=chosen)

@@ -168,7 +168,7 @@ def cap_gpu_memory(gpus: float) -> None:
 
 def _check_machine(task: dict[str, Any]) -> None:
     """Refuse to run on a machine that joined a cluster late and is not like the others."""
-    from tune.probe import identity
+    from tune.cluster.probe import identity
 
     study = Path(task["folder"]).parent.parent
     if task["store"] is None and not (study / STUDY_FILE).is_file():

@@ -159,7 +159,7 @@ def _train_here(trainings: Sequence[Training], places: Places) -> Iterator[tuple
 
 
 def _train_on_ray(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
-    from tune import local_ray
+    from tune.cluster import local_ray
 
     with local_ray.running(places.concurrent):
         ray = local_ray.ray

@@ -160,7 +160,7 @@ def ssl_tune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """Ray with two processors, for every study that runs in this process."""
-    from tune import local_ray
+    from tune.cluster import local_ray
 
     with local_ray.running(2):
         yield

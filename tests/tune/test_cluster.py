@@ -19,11 +19,11 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec, make_study
 from tune.cli.jobs import request_words, take_files
 from tune.cli.options import takes_request
-from tune.cluster import check_address, connected
+from tune.cluster.connection import check_address, connected
+from tune.cluster.jobs import job_server
+from tune.cluster.probe import Probe, check_probes, code_digest, identity
 from tune.definition.spec import read_spec
 from tune.errors import Exit, ServiceError
-from tune.jobs import job_server
-from tune.probe import Probe, check_probes, code_digest, identity
 from tune.request import SearchRequest, check_request
 from tune.store.home import Home
 from tune.tracking.uri import take_login

@@ -177,7 +177,7 @@ def test_a_study_that_was_killed_interrupted_and_terminated_equals_one_that_was_
 def test_sigterm_reaches_our_handler_after_ray_was_started() -> None:
     script = (
         "import os, signal\n"
-        "from tune.local_ray import ray, start_ray\n"
+        "from tune.cluster.local_ray import ray, start_ray\n"
         "signal.signal(signal.SIGTERM, lambda *_: print('ours', flush=True))\n"
         "start_ray(1); os.kill(os.getpid(), signal.SIGTERM)\n"
         "ray.shutdown()"

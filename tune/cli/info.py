@@ -93,7 +93,7 @@ def doctor_command(
     as_json: JsonOption = False,
 ) -> None:
     """What this machine has (with --address, a cluster), and what to do about what it lacks."""
-    from tune.doctor import examine, examine_cluster
+    from tune.cluster.doctor import examine, examine_cluster
 
     place = home_of(home)
     findings = examine(place, data_root) if address is None else examine_cluster(address, place)

@@ -45,7 +45,7 @@ def submit_command(
     ] = None,
 ) -> None:
     """Send a search to a cluster as a Ray job; it goes on when this machine is switched off."""
-    from tune.jobs import Jobs
+    from tune.cluster.jobs import Jobs
 
     name = resume or request.name
     if name is None:
@@ -108,7 +108,7 @@ def logs_command(
     address: JobsOption = None,
 ) -> None:
     """What the driver of a submitted study prints."""
-    from tune.jobs import Jobs
+    from tune.cluster.jobs import Jobs
 
     jobs = Jobs(address)
     for text in jobs.follow(name) if follow else [jobs.logs(name)]:
@@ -118,7 +118,7 @@ def logs_command(
 
 def stop_job(name: str, address: str | None) -> None:
     """Stop a submitted study, resumably."""
-    from tune.jobs import Jobs
+    from tune.cluster.jobs import Jobs
 
     jobs = Jobs(address)
     if not jobs.stop(name):

@@ -16,7 +16,7 @@ from tune.request import gpu_count
 from tune.store.home import Home
 
 if TYPE_CHECKING:
-    from tune.probe import Probe
+    from tune.cluster.probe import Probe
 
 WANTED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas")
 LOW_DISK = 5e9
@@ -155,8 +155,8 @@ def examine_cluster(address: str, home: Home) -> list[Finding]:
         ConfigError: this is no address.
         ServiceError: nobody answers, or the token is refused.
     """
-    from tune import cluster
-    from tune.probe import identity, needs_network, probe
+    from tune.cluster import connection as cluster
+    from tune.cluster.probe import identity, needs_network, probe
     from tune.tracking.uri import check_tracking_uri
 
     with cluster.connected(address):
@@ -184,7 +184,7 @@ def examine_cluster(address: str, home: Home) -> list[Finding]:
 
 
 def _token(address: str) -> Finding:
-    from tune.cluster import is_open
+    from tune.cluster.connection import is_open
 
     if is_open(address):
         return Finding(

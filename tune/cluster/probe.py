@@ -165,7 +165,7 @@ def _look() -> Any:
             missing.append(f"{token.rpartition('/')[0]} ({getattr(error, 'strerror', None) or error})")
         missing += [folder for folder in folders if not Path(folder).exists()]
         try:
-            from tune.probe import identity
+            from tune.cluster.probe import identity
 
             versions = identity()
         except (ImportError, SyntaxError, OSError) as error:

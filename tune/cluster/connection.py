@@ -1,6 +1,6 @@
 """An existing Ray cluster: getting in, what its machines have, and what must be the same on all of them.
 
-A study's driver runs on a machine of the cluster (`ray start` was run there); from elsewhere, `tune.jobs` sends it
+A study's driver runs on a machine of the cluster (`ray start` was run there); from elsewhere, `tune.cluster.jobs` sends it
 there. Everything that would make trials fail later is looked for before the first one starts: a machine that sees
 other folders, or has other versions than the driver.
 """
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
-from tune.capacity import Machine, places
+from tune.cluster.capacity import Machine, places
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 
@@ -155,7 +155,7 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         ConfigError, ServiceError: as `check_door`, or this machine is not one of the cluster.
     """
-    from tune import local_ray  # before Ray: it sets what Ray reads when it is imported
+    from tune.cluster import local_ray  # before Ray: it sets what Ray reads when it is imported
 
     if address is None:
         yield
