@@ -3,7 +3,7 @@
     python -m benchmarks.memory --trials 4
 
 Each trial is a process of its own that opens the cache of decoded images, makes its run and trains a step, by the calls
-a worker of a study makes (`tune.trainable`). Then, while all are alive, each reads what the system says of it: resident
+a worker of a study makes (`tune.worker.trainable`). Then, while all are alive, each reads what the system says of it: resident
 memory counts a page once for every process that has it, proportional set size shares it among them. The data set is a
 folder made for this, whose 1000 images are decoded to the size of CIFAR-10's 50,000: 147 MiB.
 """

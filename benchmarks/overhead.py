@@ -24,8 +24,8 @@ import torch
 from benchmarks.tracking import without_tracking
 from ssl_core.config import RunConfig
 from ssl_core.training.loop import Report
-from tune import trainable
-from tune.trainable import TrialTrainable
+from tune.worker import trainable
+from tune.worker.trainable import TrialTrainable
 
 TRIALS = 100
 BARE = "SSL_TUNE_BENCHMARK_BARE"

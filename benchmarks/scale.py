@@ -34,8 +34,8 @@ from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.opening import open_log, open_tracker
-from tune.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 from tune.trials.study_trials import Records
+from tune.worker.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 
 STAGES = ("ask", "start", "schedule", "record", "end")
 WINDOW = 500  # trials between two lines of the table

@@ -19,8 +19,8 @@ from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
-from tune.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 from tune.trials.study_trials import Records
+from tune.worker.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,11 @@ class Waiting:
 
 def trainable_of(waiting: Waiting) -> type:
     """The real trainable, whose training is another."""
-    from tune.trainable import TrialTrainable
+    from tune.worker.trainable import TrialTrainable
 
     class ReportingTrainable(TrialTrainable):
         def setup(self, config: dict[str, Any]) -> None:
-            from tune import trainable
+            from tune.worker import trainable
 
             trainable.Run, trainable.train = waiting.run, waiting.train  # type: ignore[assignment,misc]
             trainable.checkpoint.save = lambda *_: Path()  # type: ignore[assignment]

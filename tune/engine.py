@@ -27,8 +27,8 @@ from tune.store.study_folder import StudyFolder
 from tune.tracking.contents import tell_summary
 from tune.tracking.news import TrackingNews
 from tune.tracking.opening import open_log, open_tracker
-from tune.trainable import TrialTrainable
 from tune.trials.study_trials import Records
+from tune.worker.trainable import TrialTrainable
 
 # Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
 class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}

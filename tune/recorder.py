@@ -23,7 +23,9 @@ from search_spaces import dump_yaml
 from ssl_core.pictures.file import FILE_NAME as PICTURE
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
-from tune.trainable import (
+from tune.trials.study_trials import Records
+from tune.trouble import HangWatch, headline, is_storage_trouble, out_of_memory_kills
+from tune.worker.trainable import (
     CLASSES,
     EPOCH,
     ERROR,
@@ -36,8 +38,6 @@ from tune.trainable import (
     STORAGE,
     VERDICT_FILE,
 )
-from tune.trials.study_trials import Records
-from tune.trouble import HangWatch, headline, is_storage_trouble, out_of_memory_kills
 
 LOOK_SECONDS = 1.0
 DEATHS = 3

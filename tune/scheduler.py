@@ -11,8 +11,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ssl_core.system.faults import fault
 from tune.definition.rungs import rungs
 from tune.definition.spec import REDUCTION_FACTOR
-from tune.trainable import ERROR, SSL_EPOCH
 from tune.trials.study_trials import TrialRecord
+from tune.worker.trainable import ERROR, SSL_EPOCH
 
 
 class StudyASHA(AsyncHyperBandScheduler):

@@ -277,7 +277,7 @@ def test_the_code_of_a_changed_copy_is_told_from_the_original(tmp_path: Path) ->
 
 
 def test_a_late_machine_that_differs_runs_no_trial(home: Home) -> None:
-    from tune.trainable import _check_machine
+    from tune.worker.trainable import _check_machine
 
     folder, _ = make_study(home)
     task: dict[str, Any] = {"folder": str(folder.trials / "0"), "store": None, "identity": identity()}

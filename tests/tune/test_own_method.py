@@ -124,7 +124,7 @@ def test_a_worker_needs_no_file(local_ray: None, ready_home: Home, pictures: Pat
 
     @ray.remote
     def first_epoch(task: dict[str, Any]) -> dict[str, Any]:
-        from tune.trainable import TrialTrainable
+        from tune.worker.trainable import TrialTrainable
 
         trainable = object.__new__(TrialTrainable)
         trainable.setup(task)

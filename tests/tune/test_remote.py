@@ -38,8 +38,8 @@ from tune.store.object_store import ObjectStore, StoreError
 from tune.store.remote_study import RemoteStudy
 from tune.store.study_folder import Study, StudyFolder, load_study
 from tune.tracking.opening import open_log
-from tune.trial_store import RemoteTrial
 from tune.trials.study_trials import Records
+from tune.worker.trial_files import RemoteTrial
 
 Command = Callable[..., Done]
 Machine = Callable[[str], Home]

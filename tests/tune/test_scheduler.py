@@ -11,8 +11,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from tune.definition.rungs import expected_epochs, rungs
 from tune.scheduler import StudyASHA
-from tune.trainable import ERROR, SSL_EPOCH
 from tune.trials.study_trials import TrialRecord
+from tune.worker.trainable import ERROR, SSL_EPOCH
 
 CONTINUE, STOP = "CONTINUE", "STOP"
 

@@ -15,7 +15,7 @@ from tests.tune.helpers import make_spec, mlflow_runs, mlflow_steps, shapes_opti
 from tune.baseline import baseline_request
 from tune.cli.options import request_of
 from tune.store.home import Home
-from tune.system_metrics import SystemMetrics
+from tune.worker.system_metrics import SystemMetrics
 
 OF_THE_MACHINE = {
     "system/cpu_utilization_percentage",

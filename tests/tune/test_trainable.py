@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tune.trainable import CUDA_CONTEXT, cap_gpu_memory
+from tune.worker.trainable import CUDA_CONTEXT, cap_gpu_memory
 
 
 @pytest.mark.parametrize(

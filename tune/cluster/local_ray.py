@@ -30,7 +30,7 @@ os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 # Read by Ray's own processes: workers load what a trial needs when they start, not when the first one comes; and Ray
 # starts one for each processor by itself, of which a second set for the driver would only be a load.
-os.environ.setdefault("RAY_preload_python_modules", "tune.trainable")
+os.environ.setdefault("RAY_preload_python_modules", "tune.worker.trainable")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import ray as ray

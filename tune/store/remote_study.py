@@ -3,7 +3,7 @@
 A driver works on an ordinary folder of its own machine. What has to outlive that machine is *committed*: a snapshot of
 the study's small files and databases, as one object (`tune.store.snapshot`), so that a reader sees all of it or none. It is
 committed before a trial is started, and every few seconds if anything has changed since (`tune.store.mirror`). Trials'
-checkpoints are objects of their own, which workers write (`tune.trial_store`) and which hold all reports so far: a
+checkpoints are objects of their own, which workers write (`tune.worker.trial_files`) and which hold all reports so far: a
 snapshot may be older than they are, and loses nothing.
 
     test-readings/COPY.jsonl                      what a machine has read of test sets
@@ -57,7 +57,7 @@ class RemoteStudy:
         self._prefix = prefix_of(folder.name)
 
     def place(self) -> dict[str, str]:
-        """What a worker needs to know: see `tune.trial_store`."""
+        """What a worker needs to know: see `tune.worker.trial_files`."""
         return {
             "url": self.store.url,
             "study": self.folder.name,

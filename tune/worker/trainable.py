@@ -34,9 +34,9 @@ from ssl_core.training import checkpoint
 from ssl_core.training.loop import Report, Run, train
 from ssl_core.training.result import prepare
 from tune.definition.spec import STUDY_FILE
-from tune.system_metrics import SystemMetrics
-from tune.trial_store import trial_store
 from tune.trouble import FULL
+from tune.worker.system_metrics import SystemMetrics
+from tune.worker.trial_files import trial_store
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
 STOP_REASON, MESSAGE, METRICS, CLASSES, STORAGE = "stop_reason", "message", "metrics", "classes", "storage"
