@@ -23,8 +23,8 @@ from typing import Any
 import psutil
 
 from benchmarks.simulated import Driver, Outcome
+from tune.engine.scheduler import StudyASHA
 from tune.request import SearchRequest, resolve_request
-from tune.scheduler import StudyASHA
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from tune.definition.spec import StudySpec
-from tune.recorder import Recorder
-from tune.scheduler import StudyASHA
-from tune.searcher import StudySearcher
+from tune.engine.recorder import Recorder
+from tune.engine.scheduler import StudyASHA
+from tune.engine.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker

@@ -116,7 +116,7 @@ def without_tracking() -> Iterator[None]:
         stack.enter_context(
             mock.patch("tune.head_start.early_sender", lambda log: subprocess.Popen(["true"]))
         )
-        stack.enter_context(mock.patch("tune.engine.tell_summary", lambda *_, **__: None))
+        stack.enter_context(mock.patch("tune.engine.sitting.tell_summary", lambda *_, **__: None))
         yield
 
 
@@ -138,8 +138,8 @@ class Times:
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Note them for the study that runs in the block."""
-        from tune.engine import Engine
-        from tune.recorder import Recorder
+        from tune.engine.recorder import Recorder
+        from tune.engine.sitting import Engine
 
         close, result = Engine.close, Recorder.on_trial_result
 
@@ -174,7 +174,7 @@ def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
         meeting = Path(place) / "workers"
         meeting.mkdir()
         waiting = Waiting(options.seconds, options.busy, meeting)
-        stack.enter_context(mock.patch("tune.engine.TrialTrainable", trainable_of(waiting)))
+        stack.enter_context(mock.patch("tune.engine.sitting.TrialTrainable", trainable_of(waiting)))
         stack.enter_context(mock.patch("tune.tracking.tracker.run_figures", lambda *_, **__: []))
         stack.enter_context(mock.patch("tune.tracking.contents.STUDY_FIGURES", ()))
         stack.enter_context(times.noted())

@@ -20,7 +20,7 @@ from tune.store.home import Home
 from tune.store.study_folder import Study
 
 if TYPE_CHECKING:
-    from tune.progress import Progress
+    from tune.engine.progress import Progress
     from tune.search import Outcome
 
 METHOD = "supervised"

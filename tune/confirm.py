@@ -25,10 +25,10 @@ from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from tune.definition.spec import StudySpec
+from tune.engine.progress import Progress
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
 from tune.findings.ranking import best_record
-from tune.progress import Progress
 from tune.request import SearchRequest, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import Study, StudyFolder

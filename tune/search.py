@@ -25,8 +25,8 @@ from tune.store.home import Home
 from tune.store.study_folder import Study, StudyFolder
 
 if TYPE_CHECKING:
-    from tune.engine import Engine
-    from tune.progress import Progress
+    from tune.engine.progress import Progress
+    from tune.engine.sitting import Engine
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ def _run(
 ) -> Outcome:
     began = time.monotonic()
     try:
-        from tune.engine import Engine
+        from tune.engine.sitting import Engine
 
         folder.set_state("running")
         engine = Engine(spec, folder, home, progress, begun.sender)
@@ -394,6 +394,6 @@ def _signals(request_stop: Callable[[int], None]) -> Iterator[None]:
 
 
 def _progress(quiet: bool) -> Progress:
-    from tune.progress import make_progress
+    from tune.engine.progress import make_progress
 
     return make_progress(quiet=quiet)

@@ -23,9 +23,9 @@ from tune.declared import (
     tuned_entry,
 )
 from tune.definition.spec import dataset_tag, parse_sets
+from tune.engine.progress import make_progress
 from tune.errors import Exit, ServiceError
 from tune.findings.exports import FORMAT, exported, read_exported
-from tune.progress import make_progress
 from tune.reproduce import Order
 from tune.request import SearchRequest
 from tune.store.home import Home

@@ -1,6 +1,6 @@
 """What tests of the service share: a home folder, the command in this process, one local Ray, studies to look at.
 
-Ray is started once for all tests that run a study in this process (`tune.engine` takes a Ray that is there),
+Ray is started once for all tests that run a study in this process (`tune.engine.sitting` takes a Ray that is there),
 and MLflow's database is migrated once and copied: both take seconds.
 """
 

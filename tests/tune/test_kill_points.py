@@ -17,7 +17,7 @@ import pytest
 from benchmarks.simulated import Driver, Outcome
 from ssl_core.system import faults
 from tests.tune.helpers import make_study, told
-from tune.scheduler import StudyASHA
+from tune.engine.scheduler import StudyASHA
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.trials.study_trials import Records

@@ -108,7 +108,7 @@ def test_resume_goes_on_with_the_studys_own_copy_and_says_that_the_file_changed(
 def test_a_worker_needs_no_file(local_ray: None, ready_home: Home, pictures: Path, uda: Path) -> None:
     import ray
 
-    from tune.searcher import trial_task
+    from tune.engine.searcher import trial_task
     from tune.trials.study_trials import Records
 
     uda.write_text(uda.read_text() + "\n# a content that no worker has seen\n")

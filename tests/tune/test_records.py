@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 
 from tests.tune.helpers import make_study
 from tune.definition.spec import StudySpec
+from tune.engine.searcher import StudySearcher
 from tune.findings.ranking import best_record, near_ties, resolution
-from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import open_storage

@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from tune.definition.rungs import expected_epochs, rungs
-from tune.scheduler import StudyASHA
+from tune.engine.scheduler import StudyASHA
 from tune.trials.study_trials import TrialRecord
 from tune.worker.trainable import ERROR, SSL_EPOCH
 

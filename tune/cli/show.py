@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tune.engine.progress import parameters
 from tune.findings.ranking import best_record, near_ties, resolution
-from tune.progress import parameters
 
 if TYPE_CHECKING:
     from tune.store.study_folder import Study

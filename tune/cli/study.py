@@ -110,7 +110,7 @@ def search_command(
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
     from tune.baseline import check_can_be_tuned
     from tune.confirm import check_can_be_confirmed
-    from tune.progress import make_progress
+    from tune.engine.progress import make_progress
     from tune.search import start
 
     if with_baseline:
@@ -131,7 +131,7 @@ def resume_command(
     address: AddressOption = None,
 ) -> None:
     """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
-    from tune.progress import make_progress
+    from tune.engine.progress import make_progress
     from tune.search import carry_on
 
     then = _Afterwards(home, with_baseline, confirm_seeds)
@@ -190,7 +190,7 @@ class _Afterwards:
 
     def _tune_baseline(self, outcome: Outcome) -> Outcome:
         from tune.baseline import tune_baseline
-        from tune.progress import make_progress
+        from tune.engine.progress import make_progress
 
         baseline = tune_baseline(outcome.study, home_of(self._home), make_progress())
         print_study(baseline.study)
@@ -298,7 +298,7 @@ def _confirmation(
     sender: subprocess.Popen[bytes] | None = None,
 ) -> dict[str, Any]:
     from tune.confirm import confirm
-    from tune.progress import make_progress
+    from tune.engine.progress import make_progress
     from tune.trainings import resumable
 
     words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"

@@ -34,7 +34,7 @@ WORKER_VARIABLES = (
     "MALLOC_TOP_PAD_",
     "MALLOC_MMAP_THRESHOLD_",
 )
-"""What `tune.engine` sets for the workers that it starts itself, and a cluster's have to be told."""
+"""What `tune.engine.sitting` sets for the workers that it starts itself, and a cluster's have to be told."""
 
 
 def _ray() -> Any:

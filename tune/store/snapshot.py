@@ -25,7 +25,10 @@ KNOWN = "store.json"
 _OWN_FILES = {KNOWN, LIMIT_FILE, "lock", "sender.lock", "stop"}  # of this machine alone
 _OWN_FOLDERS = {"trials", "ray"}  # objects of their own; what Ray leaves, which nobody reads
 _OWN_ENDS = (".tmp", ".ckpt", ".damaged", "-wal", "-shm", "-journal", ".lock")
-_FIRST, _LAST = "optuna.db", "events.db"  # the log is always ahead of Optuna, as `tune.recorder` writes them
+_FIRST, _LAST = (
+    "optuna.db",
+    "events.db",
+)  # the log is always ahead of Optuna, as `tune.engine.recorder` writes them
 
 
 def pack(folder: Path) -> tuple[bytes, int]:

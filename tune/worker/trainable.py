@@ -34,7 +34,7 @@ from ssl_core.training import checkpoint
 from ssl_core.training.loop import Report, Run, train
 from ssl_core.training.result import prepare
 from tune.definition.spec import STUDY_FILE
-from tune.trouble import FULL
+from tune.engine.trouble import FULL
 from tune.worker.system_metrics import SystemMetrics
 from tune.worker.trial_files import trial_store
 
@@ -47,7 +47,7 @@ CUDA_CONTEXT = 600 * 2**20
 
 
 class TrialTrainable(ray_tune.Trainable):
-    """Runs one trial of a study; its `config` is what `tune.searcher.trial_task` gives."""
+    """Runs one trial of a study; its `config` is what `tune.engine.searcher.trial_task` gives."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the run; a worker that is used again comes here through `reset_config`."""

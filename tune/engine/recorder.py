@@ -21,10 +21,10 @@ from ray.tune import Callback
 
 from search_spaces import dump_yaml
 from ssl_core.pictures.file import FILE_NAME as PICTURE
+from tune.engine.trouble import HangWatch, headline, is_storage_trouble, out_of_memory_kills
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
 from tune.trials.study_trials import Records
-from tune.trouble import HangWatch, headline, is_storage_trouble, out_of_memory_kills
 from tune.worker.trainable import (
     CLASSES,
     EPOCH,
@@ -64,7 +64,7 @@ class Recorder(Callback):
         self._next_look = 0.0
         self._spared: dict[int, int] = {}
         self.returned: deque[int] = deque()
-        """Trials that are to be handed out again (`tune.searcher`)."""
+        """Trials that are to be handed out again (`tune.engine.searcher`)."""
         self.stopping: str | None = None
         """Why the whole sitting is being ended, once it is: user, time or storage."""
         self.trouble: str | None = None

@@ -16,12 +16,12 @@ from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
 from tune.definition.spec import StudySpec
+from tune.engine.progress import Progress
+from tune.engine.recorder import DEATHS, Recorder
+from tune.engine.scheduler import StudyASHA
+from tune.engine.searcher import StudySearcher
 from tune.findings.ranking import best_record
 from tune.findings.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
-from tune.progress import Progress
-from tune.recorder import DEATHS, Recorder
-from tune.scheduler import StudyASHA
-from tune.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.contents import tell_summary
