@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks.simulated import Driver, Outcome
 from tune.engine.scheduler import StudyASHA
-from tune.request import SearchRequest, resolve_request
+from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 

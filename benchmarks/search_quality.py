@@ -42,7 +42,7 @@ from benchmarks.simulated import Driver, Outcome
 from benchmarks.stock_search import HELD, IMAGES, METRIC, TIME, Recorded, StockSearch
 from tune.definition.spec import REDUCTION_FACTOR
 from tune.findings.comparisons import Spread
-from tune.request import SearchRequest, resolve_request
+from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.study_trials import TrialRecord

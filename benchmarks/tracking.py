@@ -114,7 +114,7 @@ def without_tracking() -> Iterator[None]:
             stack.enter_context(mock.patch.object(Tracker, name, lambda *_, **__: None))
         stack.enter_context(mock.patch.object(Tracker, "report", lambda *_, **__: True))
         stack.enter_context(
-            mock.patch("tune.head_start.early_sender", lambda log: subprocess.Popen(["true"]))
+            mock.patch("tune.launch.preparation.early_sender", lambda log: subprocess.Popen(["true"]))
         )
         stack.enter_context(mock.patch("tune.engine.sitting.tell_summary", lambda *_, **__: None))
         yield

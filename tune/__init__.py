@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tune.findings.exports import export as export
+    from tune.launch.start import resume as resume
+    from tune.launch.start import search as search
     from tune.report import report as report
-    from tune.search import resume as resume
-    from tune.search import search as search
     from tune.store.study_folder import Study as Study
     from tune.store.study_folder import load_study as load_study
 

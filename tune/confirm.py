@@ -29,7 +29,7 @@ from tune.engine.progress import Progress
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
 from tune.findings.ranking import best_record
-from tune.request import SearchRequest, resolve_request
+from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import Study, StudyFolder
 from tune.tracking.opening import open_log, open_tracker
@@ -172,7 +172,7 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
         own = {study.spec.config["method"], "method_digest"}
         common = {k: v for k, v in study.spec.config.items() if k not in own}
         return [Candidate(PLAIN, from_document({**common, "method": PLAIN}), None, study.name, PLAIN)]
-    from tune.baseline import tune_baseline
+    from tune.launch.baseline import tune_baseline
 
     outcome = tune_baseline(study, home, progress)
     if outcome.code in (Exit.INTERRUPTED, Exit.TERMINATED):

@@ -22,7 +22,7 @@ from tune.definition.spec import dataset_tag
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Spread
 from tune.findings.exports import git_revision
-from tune.request import gpu_count
+from tune.launch.request import gpu_count
 from tune.store.home import Home
 from tune.tables import SETTINGS, Cell, cells_of, chosen, published
 from tune.trainings import (

@@ -26,8 +26,8 @@ from tune.definition.spec import dataset_tag, parse_sets
 from tune.engine.progress import make_progress
 from tune.errors import Exit, ServiceError
 from tune.findings.exports import FORMAT, exported, read_exported
+from tune.launch.request import SearchRequest
 from tune.reproduce import Order
-from tune.request import SearchRequest
 from tune.store.home import Home
 from tune.store.study_folder import Study
 from tune.tables import DATASETS, Cell
@@ -148,7 +148,7 @@ def _match(
 
 def _searched_for(cell: Cell, order: Order, home: Home, say: Say) -> tuple[Found, Found]:
     """The best of a search of the method, and of one of the supervised baseline with as many trials."""
-    from tune.baseline import tune_baseline
+    from tune.launch.baseline import tune_baseline
 
     study = _search(cell, order, home, say)
     outcome = tune_baseline(study, home, make_progress())
@@ -167,7 +167,7 @@ def _best(study: Study) -> Found:
 
 def _search(cell: Cell, order: Order, home: Home, say: Say) -> Study:
     """Search a column, or carry a search on that an earlier command began."""
-    from tune.search import carry_on, start
+    from tune.launch.start import carry_on, start
 
     request = _request(cell, order)
     name = str(request.name)

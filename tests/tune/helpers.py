@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tune.definition.spec import StudySpec
-from tune.request import SearchRequest, resolve_request
+from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 

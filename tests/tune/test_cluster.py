@@ -24,7 +24,7 @@ from tune.cluster.jobs import job_server
 from tune.cluster.probe import Probe, check_probes, code_digest, identity
 from tune.definition.spec import read_spec
 from tune.errors import Exit, ServiceError
-from tune.request import SearchRequest, check_request
+from tune.launch.request import SearchRequest, check_request
 from tune.store.home import Home
 from tune.tracking.uri import take_login
 

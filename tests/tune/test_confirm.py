@@ -29,10 +29,10 @@ from tests.tune.helpers import (
     wait_until,
     words_of,
 )
-from tune.baseline import baseline_request, differences
 from tune.cli.show import print_confirmation
 from tune.confirm import Candidate, confirm, confirmed, tasks_of
-from tune.request import resolve_request
+from tune.launch.baseline import baseline_request, differences
+from tune.launch.request import resolve_request
 from tune.store.event_log import now_ms
 from tune.store.home import Home
 from tune.store.study_folder import Study, StudyFolder, load_study

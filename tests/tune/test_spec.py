@@ -23,7 +23,7 @@ from tune.definition.spec import (
     with_overrides,
     without,
 )
-from tune.request import SearchRequest, gpu_count, resolve_request
+from tune.launch.request import SearchRequest, gpu_count, resolve_request
 from tune.store.home import Home, check_name, check_writable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,7 +208,7 @@ def test_options_win_over_the_file_and_the_environment_over_the_default(
 
 def test_a_request_resolves_without_torch_ray_mlflow_or_optuna_storage() -> None:
     script = (
-        "import sys; from tune.request import *; from tune.store.home import Home; from tune.store.study_folder import *\n"
+        "import sys; from tune.launch.request import *; from tune.store.home import Home; from tune.store.study_folder import *\n"
         "resolve_request(SearchRequest(), Home('/tmp/never-made'))\n"
         "print([m for m in ('torch', 'ray', 'mlflow', 'pandas', 'sqlalchemy') if m in sys.modules])"
     )

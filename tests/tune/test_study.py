@@ -200,7 +200,7 @@ def test_a_study_whose_data_changed_is_not_carried_on(
     ready_home: Home, tmp_path: Path, ssl_tune: Callable[..., Done]
 ) -> None:
     from tests.tune.helpers import make_pictures
-    from tune.search import _with_data
+    from tune.launch.start import _with_data
 
     pictures = make_pictures(tmp_path / "shapes")
     folder, spec = make_study(

@@ -12,8 +12,8 @@ import torch
 import tune
 from ssl_core.training import checkpoint
 from tests.tune.helpers import make_spec, mlflow_runs, mlflow_steps, shapes_options
-from tune.baseline import baseline_request
 from tune.cli.options import request_of
+from tune.launch.baseline import baseline_request
 from tune.store.home import Home
 from tune.worker.system_metrics import SystemMetrics
 

@@ -16,7 +16,7 @@ from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
 from tune.cli.options import NameArgument, takes_request
 from tune.cli.show import console
-from tune.request import SearchRequest, check_request
+from tune.launch.request import SearchRequest, check_request
 from tune.store.home import check_name
 
 JobsOption = Annotated[

@@ -21,11 +21,11 @@ from tune.cli.options import (
 )
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.errors import Exit, ServiceError
-from tune.request import SearchRequest
+from tune.launch.request import SearchRequest
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
-    from tune.search import Outcome
+    from tune.launch.start import Outcome
     from tune.store.study_folder import Study
 
 
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Say what a search would run and cost; runs nothing."""
-    from tune.plan import plan
+    from tune.launch.plan import plan
 
     document = plan(request, home_of(home))
     if as_json:
@@ -108,10 +108,10 @@ def search_command(
     home: HomeOption = None,
 ) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
-    from tune.baseline import check_can_be_tuned
     from tune.confirm import check_can_be_confirmed
     from tune.engine.progress import make_progress
-    from tune.search import start
+    from tune.launch.baseline import check_can_be_tuned
+    from tune.launch.start import start
 
     if with_baseline:
         check_can_be_tuned(request, home_of(home))
@@ -132,7 +132,7 @@ def resume_command(
 ) -> None:
     """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
     from tune.engine.progress import make_progress
-    from tune.search import carry_on
+    from tune.launch.start import carry_on
 
     then = _Afterwards(home, with_baseline, confirm_seeds)
     carry_on(name, home_of(home), make_progress(), address, then.run)
@@ -154,7 +154,7 @@ class _Afterwards:
 
     def run(self, outcome: Outcome) -> None:
         """Do it; the command then exits with `code`."""
-        from tune.baseline import worse
+        from tune.launch.baseline import worse
 
         name, self.code = outcome.study.name, outcome.code
         if outcome.seconds == 0.0:
@@ -189,8 +189,8 @@ class _Afterwards:
         return self.code in (Exit.INTERRUPTED, Exit.TERMINATED, Exit.STORAGE)
 
     def _tune_baseline(self, outcome: Outcome) -> Outcome:
-        from tune.baseline import tune_baseline
         from tune.engine.progress import make_progress
+        from tune.launch.baseline import tune_baseline
 
         baseline = tune_baseline(outcome.study, home_of(self._home), make_progress())
         print_study(baseline.study)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssl_core.system.errors import ConfigError
-from tune.request import gpu_count
+from tune.launch.request import gpu_count
 from tune.store.home import Home
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ def near_ties(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
 
 def status(study: Study) -> dict[str, Any]:
     """What ``ssl-tune status NAME --json`` prints."""
-    from tune.plan import planned_and_actual
+    from tune.launch.plan import planned_and_actual
     from tune.store.event_log import EventLog
 
     records = study.records()

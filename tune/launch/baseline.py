@@ -15,13 +15,13 @@ from ssl_core.config import common_fields
 from ssl_core.system.errors import ConfigError
 from tune.definition.spec import StudySpec
 from tune.errors import Exit
-from tune.request import SearchRequest, resolve_request
+from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import Study
 
 if TYPE_CHECKING:
     from tune.engine.progress import Progress
-    from tune.search import Outcome
+    from tune.launch.start import Outcome
 
 METHOD = "supervised"
 _OWN_OPTION = {"dataset", "labels", "network", "epochs", "seed", "warmup_epochs", "stop_after_epoch"}
@@ -121,7 +121,7 @@ def tune_baseline(study: Study, home: Home, progress: Progress) -> Outcome:
         ConfigError: nothing is left to tune (learning rate and weight decay are fixed).
         ServiceError: another driver has it.
     """
-    from tune.search import carry_on, start
+    from tune.launch.start import carry_on, start
 
     _refuse_supervised(study.spec)
     found = find(study.spec, home)

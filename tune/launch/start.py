@@ -19,8 +19,8 @@ from tune.cluster.capacity import Machine, check_fit
 from tune.definition.spec import StudySpec
 from tune.delivery.check import require_tracking
 from tune.errors import Exit, ServiceError
-from tune.head_start import HeadStart, head_start
-from tune.request import SearchRequest, check_gpus, resolve_request
+from tune.launch.preparation import HeadStart, head_start
+from tune.launch.request import SearchRequest, check_gpus, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import Study, StudyFolder
 
@@ -76,7 +76,7 @@ def search(
         home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
         quiet: show no progress.
         with_baseline: also tune the supervised baseline of the same setting, with as many trials.
-        options: the other fields of `tune.request.SearchRequest`: labels, network, epochs, trials, name,
+        options: the other fields of `tune.launch.request.SearchRequest`: labels, network, epochs, trials, name,
             space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, startup_trials, points,
             warm_start, storage, max_failures, tracking_uri, tracking_timeout, require_tracking, system_metrics,
             data_root, address.
@@ -89,7 +89,7 @@ def search(
     request = SearchRequest(method=method, dataset=dataset, **options)
     if not with_baseline:
         return start(request, place, _progress(quiet)).study
-    from tune.baseline import check_can_be_tuned, tune_baseline
+    from tune.launch.baseline import check_can_be_tuned, tune_baseline
 
     check_can_be_tuned(request, place)
     study = start(request, place, _progress(quiet)).study
@@ -309,7 +309,7 @@ def _with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
         )
         folder.write_spec(spec)
         if spec.address is None:  # elsewhere, a step here says nothing
-            from tune.plan import keep_expectation
+            from tune.launch.plan import keep_expectation
 
             keep_expectation(folder, spec, config, data, split)
     elif split.hash != spec.split_hash:

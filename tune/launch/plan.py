@@ -17,8 +17,8 @@ from ssl_core.system.files import write_atomically
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
 from tune.definition.spec import REDUCTION_FACTOR, StudySpec, with_overrides
 from tune.findings.ranking import resolution
-from tune.request import SearchRequest, resolve_request
-from tune.search import joined, machines_of
+from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.start import joined, machines_of
 from tune.store.home import Home
 from tune.trials.sampling import generator_seed
 
