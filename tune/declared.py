@@ -70,7 +70,7 @@ class Entry:
         labels: labelled images.
         threshold: tau, where the cell has one.
         source: "report", "exported", "searched", or "baseline".
-        config: resolved; its seeds are filled in by `tune.trainings.fresh`.
+        config: resolved; its seeds are filled in by `tune.confirmation.trainings.fresh`.
         rule: how the configuration and its model were chosen, in words.
         report: the report's own error; None for a baseline.
         report_note: which of the report's numbers that is, where a row stands for several.

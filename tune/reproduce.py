@@ -17,15 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
-from tune.declared import Budget, Entry, baseline_entry, cut, info_of, report_entry
-from tune.definition.spec import dataset_tag
-from tune.errors import Exit, ServiceError
-from tune.findings.comparisons import Spread
-from tune.findings.exports import git_revision
-from tune.launch.request import gpu_count
-from tune.store.home import Home
-from tune.tables import SETTINGS, Cell, cells_of, chosen, published
-from tune.trainings import (
+from tune.confirmation.trainings import (
     FIRST_SEED,
     Places,
     Say,
@@ -36,6 +28,14 @@ from tune.trainings import (
     fresh,
     train_all,
 )
+from tune.declared import Budget, Entry, baseline_entry, cut, info_of, report_entry
+from tune.definition.spec import dataset_tag
+from tune.errors import Exit, ServiceError
+from tune.findings.comparisons import Spread
+from tune.findings.exports import git_revision
+from tune.launch.request import gpu_count
+from tune.store.home import Home
+from tune.tables import SETTINGS, Cell, cells_of, chosen, published
 
 DEFAULT_SEEDS = 3
 

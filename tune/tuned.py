@@ -11,6 +11,7 @@ from typing import Any
 
 from ssl_core.config import RunConfig
 from ssl_core.system.errors import ConfigError
+from tune.confirmation.trainings import Say
 from tune.declared import (
     BASELINE,
     Budget,
@@ -31,7 +32,6 @@ from tune.reproduce import Order
 from tune.store.home import Home
 from tune.store.study_folder import Study
 from tune.tables import DATASETS, Cell
-from tune.trainings import Say
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ssl_core.pictures.file import Picture, save
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, copy_home, make_study, mlflow_runs
 from tests.tune.servers import needed
-from tune.confirm import confirm
+from tune.confirmation.confirm import confirm
 from tune.delivery.sender import deliver
 from tune.findings.ranking import resolution
 from tune.report.page import page

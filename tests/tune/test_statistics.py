@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tune.confirmation.verdicts import sentences
 from tune.findings.comparisons import Spread, compare_all, holm, paired_p, selection_luck
-from tune.verdicts import sentences
 
 
 def test_a_spread_is_mean_and_sample_deviation() -> None:
@@ -89,7 +89,7 @@ def test_luck_is_what_fresh_seeds_do_worse() -> None:
 
 def document(errors: dict[str, list[float]], **more: object) -> dict[str, object]:
     """A confirmation as `tune.confirm` writes it, from test errors alone."""
-    from tune.confirm import _comparison
+    from tune.confirmation.confirm import _comparison
 
     by_seed = {who: dict(enumerate(values)) for who, values in errors.items()}
     rows = [

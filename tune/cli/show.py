@@ -116,7 +116,7 @@ def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> No
 
 def print_confirmation(document: dict[str, Any]) -> None:
     """Configurations and the baseline on fresh seeds, side by side."""
-    from tune.confirm import title
+    from tune.confirmation.confirm import title
 
     rows = [
         [

@@ -108,7 +108,7 @@ def search_command(
     home: HomeOption = None,
 ) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
-    from tune.confirm import check_can_be_confirmed
+    from tune.confirmation.confirm import check_can_be_confirmed
     from tune.engine.progress import make_progress
     from tune.launch.baseline import check_can_be_tuned
     from tune.launch.start import start
@@ -297,9 +297,9 @@ def _confirmation(
     home: str | None,
     sender: subprocess.Popen[bytes] | None = None,
 ) -> dict[str, Any]:
-    from tune.confirm import confirm
+    from tune.confirmation.confirm import confirm
+    from tune.confirmation.trainings import resumable
     from tune.engine.progress import make_progress
-    from tune.trainings import resumable
 
     words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"
     with resumable(words):

@@ -11,7 +11,7 @@ from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
 from ssl_core.system.errors import ConfigError
-from tune.confirm import confirmed
+from tune.confirmation.confirm import confirmed
 from tune.definition.spec import read_text
 from tune.findings.ranking import best_record
 from tune.store.home import Home

@@ -9,7 +9,7 @@ from typing import Any
 
 from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError
-from tune.confirm import confirmed, title
+from tune.confirmation.confirm import confirmed, title
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial

@@ -45,7 +45,7 @@ def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
 
 def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
     """Test error of every final model, the models of one seed joined; None where there is none."""
-    from tune.confirm import title
+    from tune.confirmation.confirm import title
 
     rows = [row for row in confirmation["rows"] if row["test_error"]]
     if not rows:

@@ -24,6 +24,16 @@ from ssl_core.config import RunConfig, from_document
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
+from tune.confirmation.trainings import (
+    FIRST_SEED,
+    Places,
+    Trained,
+    Training,
+    check_fresh_sets,
+    fresh,
+    train_all,
+)
+from tune.confirmation.verdicts import sentences
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.errors import Exit, ServiceError
@@ -34,9 +44,7 @@ from tune.store.home import Home
 from tune.store.study_folder import Study, StudyFolder
 from tune.tracking.opening import open_log, open_tracker
 from tune.tracking.tracker import Tracker
-from tune.trainings import FIRST_SEED, Places, Trained, Training, check_fresh_sets, fresh, train_all
 from tune.trials.study_trials import TrialRecord
-from tune.verdicts import sentences
 
 PLAIN, TUNED = "supervised", "supervised-tuned"
 """Names of the two baselines among a study's confirmations."""
