@@ -15,11 +15,11 @@ import pytest
 import tune
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, carry_on_words, driver, signal_when, wait_until
-from tune.cost import cost
-from tune.declared import Budget
-from tune.reproduce import Order, declared_of_report, reproduce, trainings_of
+from tune.paper_tables.entries import Budget
+from tune.paper_tables.price import cost
+from tune.paper_tables.rendering import COLUMNS
+from tune.paper_tables.reproduce import Order, declared_of_report, reproduce, trainings_of
 from tune.store.home import Home
-from tune.table_text import COLUMNS
 
 Command = Callable[..., Done]
 WORDS = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ssl_core.system.errors import ConfigError
-from tune.declared import (
+from tune.paper_tables.entries import (
     Budget,
     baseline_entry,
     cut,
@@ -17,7 +17,7 @@ from tune.declared import (
     tuned_config,
     tuned_entry,
 )
-from tune.tables import SETTINGS, cells_of, chosen, published
+from tune.paper_tables.paper import SETTINGS, cells_of, chosen, published
 
 SMALL = Budget(
     network="wrn-10-1",

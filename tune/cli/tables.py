@@ -51,9 +51,9 @@ def reproduce_command(
 ) -> None:
     """Make the report's tables again: Markdown, LaTeX, CSV and PNG, beside the report's and published values."""
     from tune.confirmation.trainings import resumable
-    from tune.declared import Budget, parse_places
-    from tune.reproduce import Order, reproduce
-    from tune.table_text import write_all
+    from tune.paper_tables.entries import Budget, parse_places
+    from tune.paper_tables.rendering import write_all
+    from tune.paper_tables.reproduce import Order, reproduce
 
     if search and configs is not None:
         raise ConfigError("--search and --configs exclude each other: take one.")
@@ -97,7 +97,7 @@ def _say(message: str) -> None:
 
 
 def _print_document(document: dict[str, Any]) -> None:
-    from tune.table_text import COLUMNS, cells, notes
+    from tune.paper_tables.rendering import COLUMNS, cells, notes
 
     shown = [c for c in COLUMNS if c != "setting"]
     rows = [
@@ -110,7 +110,7 @@ def _print_document(document: dict[str, Any]) -> None:
 
 
 def _print_cost(order: Any, as_json: bool) -> None:
-    from tune.cost import cost
+    from tune.paper_tables.price import cost
 
     document = cost(order)
     if as_json:

@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 from ssl_core.config import RunConfig
-from tune.declared import Entry, info_of
-from tune.reproduce import Declared, Order, declared_of_report
+from tune.paper_tables.entries import Entry, info_of
+from tune.paper_tables.reproduce import Declared, Order, declared_of_report
 
 TEST_IMAGES = 10_000
 WARM_STEPS, STEPS = 1, 3

@@ -12,7 +12,12 @@ from typing import Any
 from ssl_core.config import RunConfig
 from ssl_core.system.errors import ConfigError
 from tune.confirmation.trainings import Say
-from tune.declared import (
+from tune.definition.spec import dataset_tag, parse_sets
+from tune.engine.progress import make_progress
+from tune.errors import Exit, ServiceError
+from tune.findings.exports import FORMAT, exported, read_exported
+from tune.launch.request import SearchRequest
+from tune.paper_tables.entries import (
     BASELINE,
     Budget,
     Entry,
@@ -23,15 +28,10 @@ from tune.declared import (
     tuned_config,
     tuned_entry,
 )
-from tune.definition.spec import dataset_tag, parse_sets
-from tune.engine.progress import make_progress
-from tune.errors import Exit, ServiceError
-from tune.findings.exports import FORMAT, exported, read_exported
-from tune.launch.request import SearchRequest
-from tune.reproduce import Order
+from tune.paper_tables.paper import DATASETS, Cell
+from tune.paper_tables.reproduce import Order
 from tune.store.home import Home
 from tune.store.study_folder import Study
-from tune.tables import DATASETS, Cell
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from tune.confirmation.trainings import (
     fresh,
     train_all,
 )
-from tune.declared import Budget, Entry, baseline_entry, cut, info_of, report_entry
 from tune.definition.spec import dataset_tag
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Spread
 from tune.findings.exports import git_revision
 from tune.launch.request import gpu_count
+from tune.paper_tables.entries import Budget, Entry, baseline_entry, cut, info_of, report_entry
+from tune.paper_tables.paper import SETTINGS, Cell, cells_of, chosen, published
 from tune.store.home import Home
-from tune.tables import SETTINGS, Cell, cells_of, chosen, published
 
 DEFAULT_SEEDS = 3
 
@@ -102,7 +102,7 @@ def declare(order: Order, home: Home, say: Say) -> Declared:
     """
     declared = declared_of_report(order)
     if order.configs is not None or order.search is not None:
-        from tune.tuned import tuned_rows
+        from tune.paper_tables.searched import tuned_rows
 
         rows = tuned_rows(order, home, say)
         baselines = declared.baselines | {key_of(row): baseline for row, baseline in rows}

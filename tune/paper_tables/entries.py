@@ -26,7 +26,7 @@ from ssl_core.data.datasets import DatasetInfo, describe
 from ssl_core.methods import get_method
 from ssl_core.system.errors import ConfigError
 from tune.definition.spec import dataset_tag, parse_sets, with_overrides
-from tune.tables import DATASETS, NETWORK, SETTINGS, Cell
+from tune.paper_tables.paper import DATASETS, NETWORK, SETTINGS, Cell
 
 BASELINE = "supervised"
 LAST_EPOCH = "the report's setting, not selected; the last epoch's model"
