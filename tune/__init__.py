@@ -13,42 +13,28 @@ Names are loaded at first use, so that a command that only reads is quick.
 from __future__ import annotations
 
 import importlib
-import sys
-import types
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tune.findings.exports import export as export
     from tune.launch.start import resume as resume
     from tune.launch.start import search as search
-    from tune.report import report as report
+    from tune.page.report import report as report
     from tune.store.study_folder import Study as Study
     from tune.store.study_folder import load_study as load_study
 
 _HOMES = {
     "Study": "tune.store.study_folder",
-    "export": "tune.export",
+    "export": "tune.findings.exports",
     "load_study": "tune.store.study_folder",
-    "report": "tune.report",
-    "resume": "tune.search",
-    "search": "tune.search",
+    "report": "tune.page.report",
+    "resume": "tune.launch.start",
+    "search": "tune.launch.start",
 }
 __all__ = ["Study", "export", "load_study", "report", "resume", "search"]
 
 
-def _offered(name: str) -> property:
-    """A name that is looked up anew each time.
-
-    Importing the submodule `tune.search` makes Python set it as the attribute `search` of this package, where
-    the function belongs: that is not kept.
-    """
-    return property(lambda _: getattr(importlib.import_module(_HOMES[name]), name), lambda *_: None)
-
-
-class _Package(types.ModuleType):
-    """This package, whose functions come before the submodules of the same names."""
-
-
-for _name in _HOMES:
-    setattr(_Package, _name, _offered(_name))
-sys.modules[__name__].__class__ = _Package
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

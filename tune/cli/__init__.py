@@ -9,7 +9,8 @@ import warnings
 import typer
 
 from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteError
-from tune.cli import export, info, jobs, read, report, study, tables, training
+from tune.cli import export, info, jobs, read, report, study, training
+from tune.cli import reproduce as tables
 from tune.errors import Exit, ServiceError
 from tune.store.object_store import StoreError
 

@@ -28,7 +28,7 @@ def report_command(
 ) -> None:
     """Write a study as one HTML page that opens without a network, and keep it with the study's run in MLflow."""
     from tune.errors import Exit
-    from tune.report import report
+    from tune.page.report import report
 
     document = report(name, output, home=home)
     pending = document["pending"]

@@ -206,5 +206,5 @@ def published(method: str, dataset: str, labels: int) -> Published | None:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    text = resources.files("tune").joinpath("paper", name).read_text(encoding="utf-8")
+    text = resources.files("tune.paper_tables").joinpath(name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterator
 from html import escape as html_escape
 
-from tune.report.parts import Content, Figure, Hidden, Part, Table
+from tune.page.parts import Content, Figure, Hidden, Part, Table
 from tune.tracking.uri import shown
 
 STYLE = """

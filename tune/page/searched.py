@@ -5,8 +5,8 @@ from __future__ import annotations
 from tune.figures import study as drawn
 from tune.figures.style import Drawing, png
 from tune.findings.summary import importances
-from tune.report import plots
-from tune.report.parts import Figure, Item, Look, Part
+from tune.page import plots
+from tune.page.parts import Figure, Item, Look, Part
 from tune.trials.handover import is_taken_over
 from tune.trials.study_trials import stored_trials
 

@@ -1,4 +1,4 @@
-"""What a study's page shows, gathered: text, tables and pictures, in order; `tune.report.page` sets them."""
+"""What a study's page shows, gathered: text, tables and pictures, in order; `tune.page.template` sets them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tune.figures.run import run_of_trial
 from tune.findings.comparisons import Spread
 from tune.findings.exports import git_revision
 from tune.findings.ranking import best_record, near_ties, resolution
-from tune.report import plots, searched
-from tune.report.parts import Content, Figure, Hidden, Item, Look, Part, Table, parameters, value
-from tune.report.searched import shown
+from tune.page import plots, searched
+from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table, parameters, value
+from tune.page.searched import shown
 from tune.store.study_folder import Study
 
 SHOWN_TRIALS = 10

@@ -49,8 +49,8 @@ def report(name: str, output: Path | str | None = None, *, home: Path | str | No
 
 
 def _page(study: Study) -> bytes:
-    from tune.report.content import content_of
-    from tune.report.page import page
+    from tune.page.content import content_of
+    from tune.page.template import page
 
     return page(content_of(study)).encode()
 
