@@ -83,7 +83,7 @@ def record(number: int) -> Curve:
     from ssl_core.system.errors import NonFiniteError
     from ssl_core.training.loop import Run, train
     from ssl_core.training.result import prepare
-    from tune.definition.spec import with_overrides
+    from tune.definition.inputs import with_overrides
 
     params = parameters_of(number)
     overrides = load_space(METHOD, str(SPACE)).resolve(params, EPOCHS)

@@ -21,11 +21,12 @@ from tune.cli.jobs import request_words, take_files
 from tune.cli.options import takes_request
 from tune.cluster.connection import check_address, connected
 from tune.cluster.jobs import job_server
-from tune.cluster.probe import Probe, check_probes, code_digest, identity
-from tune.definition.spec import read_spec
+from tune.cluster.probe import Probe, check_probes, identity
 from tune.errors import Exit, ServiceError
 from tune.launch.request import SearchRequest, check_request
+from tune.revision import code_digest
 from tune.store.home import Home
+from tune.store.study_folder import read_spec
 from tune.tracking.uri import take_login
 
 Command = Callable[..., Done]

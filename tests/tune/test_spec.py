@@ -14,17 +14,11 @@ from search_spaces import load_space, load_yaml
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_pictures, make_spec, make_study
 from tune.cli.options import request_of
-from tune.definition.spec import (
-    StudySpec,
-    dataset_tag,
-    parse_duration,
-    parse_sets,
-    read_spec,
-    with_overrides,
-    without,
-)
+from tune.definition.inputs import parse_duration, parse_sets, with_overrides
+from tune.definition.spec import StudySpec, dataset_tag, without
 from tune.launch.request import SearchRequest, gpu_count, resolve_request
 from tune.store.home import Home, check_name, check_writable
+from tune.store.study_folder import read_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,10 +16,9 @@ import pytest
 import tune
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_home, make_spec, make_study
-from tune.definition.spec import read_spec
 from tune.errors import Exit, ServiceError
 from tune.store.home import Home
-from tune.store.study_folder import Study, StudyFolder, load_study
+from tune.store.study_folder import Study, StudyFolder, load_study, read_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 

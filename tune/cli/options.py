@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from search_spaces import load_yaml
 from ssl_core.system.errors import ConfigError, unknown
-from tune.definition.spec import parse_sets, read_text
+from tune.definition.inputs import parse_sets, read_text
 from tune.launch.request import SearchRequest
 from tune.store.home import Home
 

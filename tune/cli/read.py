@@ -142,7 +142,7 @@ def sync_command(
     home: HomeOption = None,
 ) -> None:
     """Deliver to MLflow what a study still owes."""
-    from tune.definition.spec import parse_duration
+    from tune.definition.inputs import parse_duration
     from tune.delivery.sender import deliver
     from tune.errors import Exit, ServiceError
     from tune.store.event_log import EventLog

@@ -223,7 +223,7 @@ def stop_command(
     address: JobsOption = None,
 ) -> None:
     """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
-    from tune.definition.spec import parse_duration
+    from tune.definition.inputs import parse_duration
     from tune.store.study_folder import load_study
 
     here = home_of(home).has_study(name)

@@ -29,7 +29,7 @@ from tune.cli.options import (
     home_of,
 )
 from tune.cli.show import console, print_json
-from tune.definition.spec import parse_sets, with_overrides
+from tune.definition.inputs import parse_sets, with_overrides
 from tune.errors import Exit
 from tune.store.home import Home, check_writable
 

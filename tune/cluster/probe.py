@@ -5,7 +5,6 @@ Looked at from within, by a task on each, before a study's first trial starts th
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 import uuid
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import tune
 from ssl_core.system.errors import ConfigError
 from tune.errors import Exit, ServiceError
+from tune.revision import ROOT, code_digest
 from tune.store.object_store import ObjectStore
 
 PROBE_SECONDS = 60.0
@@ -31,18 +30,8 @@ def identity() -> dict[str, str]:
     found = {"python": ".".join(map(str, sys.version_info[:2]))}
     for name in PACKAGES:
         found[name] = metadata.version(name)
-    found["ssl-tune"] = f"code {code_digest(Path(tune.__file__).parent.parent)}"
+    found["ssl-tune"] = f"code {code_digest(ROOT)}"
     return found
-
-
-def code_digest(root: Path) -> str:
-    """A short digest of the three packages' code: a version number alone does not tell a changed copy."""
-    digest = hashlib.blake2b(digest_size=4)
-    for package in ("search_spaces", "ssl_core", "tune"):
-        for path in sorted((root / package).rglob("*")):
-            if path.suffix in (".py", ".yaml"):
-                digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from search_spaces.ranges import EPOCHS, SHARE, choices
 from ssl_core.config import RunConfig, from_document
 from ssl_core.methods import method_of
 from ssl_core.system.errors import ConfigError
-from tune.definition.spec import with_overrides
+from tune.definition.inputs import with_overrides
 
 MOST_POINTS = 1024
 """Above so many corners, only those in which at most two parameters leave the baseline are looked at."""

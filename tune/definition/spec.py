@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from search_spaces import SearchSpace, load_yaml, parse_space
-from ssl_core import method_file
-from ssl_core.config import RunConfig, Section, from_document, parameter_names
-from ssl_core.methods import get_method
-from ssl_core.system.errors import ConfigError, unknown
+from search_spaces import SearchSpace, parse_space
+from ssl_core.config import RunConfig, Section, from_document
+from ssl_core.system.errors import ConfigError
+from tune.definition.inputs import with_overrides
 
 STUDY_FILE = "study.yaml"
 REDUCTION_FACTOR = 3  # ASHA's eta: a third of a rung goes on (Li et al. 2020 take 3 or 4)
@@ -126,84 +125,10 @@ def without(space: SearchSpace, names: Sequence[str]) -> SearchSpace:
     return dataclasses.replace(space, parameters=kept, baseline=baseline)
 
 
-def with_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration document with some dotted names set: ``{"vat.eps": 4}`` sets eps in the section vat."""
-    result = {k: dict(v) if isinstance(v, dict) else v for k, v in document.items()}
-    for name, value in overrides.items():
-        place = result
-        *sections, key = name.split(".")
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
-    return result
+def generator_seed(spec: StudySpec, purpose: str, number: int) -> int:
+    """The seed of one ask (or of another purpose), from the study's seed and the trial's number alone.
 
-
-def parse_sets(assignments: Sequence[str], method: str, digest: str | None = None) -> dict[str, Any]:
-    """``["vat.eps=4", "lr=1e-2"]`` as dotted names and values, for a method as `get_method` takes it.
-
-    Raises:
-        ConfigError: an assignment without "=", or a name that the method does not have.
+    So a study that was interrupted asks on as if it had not been, and start-up points do not repeat.
     """
-    known = parameter_names(get_method(method, digest))
-    result = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment!r}: write it as name=value, for example --set lr=0.01.")
-        if name not in known:
-            raise unknown("parameter", name, known, where="--set")
-        result[name] = load_yaml(text, f"--set {assignment!r}")
-    return result
-
-
-def read_text(path: Path, option: str) -> str:
-    """The text of a file that an option names.
-
-    Raises:
-        ConfigError: a file that is no text, or cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"{option} {path}: this is not a text file in UTF-8. A YAML file is expected."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{option} {path}: cannot be read: {error.strerror}.") from None
-
-
-def read_spec(folder: Path) -> StudySpec:
-    """The specification in a study's folder; a method of the user's own is loaded from the folder's copy.
-
-    Raises:
-        ConfigError: if the file is damaged, or the method's copy.
-    """
-    path = folder / STUDY_FILE
-    document = load_yaml(path.read_text(), str(path))
-    try:
-        spec = StudySpec.model_validate(document)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise ConfigError(
-            f"{path} is damaged: {place}: {problem['msg']}. Restore it from a backup, or start a new study."
-        ) from None
-    if digest := spec.config.get("method_digest"):
-        method_file.load_kept(folder, spec.config["method"], digest)
-    return spec
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def parse_duration(text: str, option: str) -> float:
-    """Seconds of ``90``, ``90s``, ``15m``, ``2h`` or ``1h30m``.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    if re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
-        return sum(float(n) * _UNITS[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
-    raise ConfigError(f"{option} {text!r}: write a time such as 90s, 15m, 2h or 1h30m.")
+    digest = hashlib.blake2b(f"{spec.seed}/{purpose}/{number}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")

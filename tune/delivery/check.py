@@ -6,13 +6,12 @@ its settings changed.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 from tune.delivery.refusals import AwayError, RejectedError, judged
 from tune.errors import Exit, ServiceError
+from tune.revision import child_environment
 from tune.tracking.uri import take_login
 
 _MARK = "MLflow cannot be used: "
@@ -27,11 +26,9 @@ def require_tracking(uri: str) -> None:
     Raises:
         ServiceError: if it does not; the command then exits 7.
     """
-    package_root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-P", "-m", "tune.delivery.check", uri],
-        env={**os.environ, "PYTHONPATH": path},
+        env=child_environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -35,7 +35,7 @@ class Study:
 
     @cached_property
     def spec(self) -> Any:
-        from tune.definition.spec import read_spec
+        from tune.store.study_folder import read_spec
 
         return read_spec(self.folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,9 @@ from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
 from ssl_core.system.errors import ConfigError
 from tune.confirmation.confirm import confirmed
-from tune.definition.spec import read_text
+from tune.definition.inputs import read_text
 from tune.findings.ranking import best_record
+from tune.revision import git_revision
 from tune.store.home import Home
 from tune.store.study_folder import Study, load_study
 from tune.trials.study_trials import TrialRecord
@@ -274,13 +274,3 @@ def differences(document: Mapping[str, Any], fingerprint: Mapping[str, str]) -> 
     """What of processor and versions differs from where an exported run was made, in words."""
     made = (document.get("origin") or {}).get("fingerprint") or {}
     return [f"{k}: {v} there, {fingerprint.get(k)} here" for k, v in made.items() if fingerprint.get(k) != v]
-
-
-def git_revision() -> str:
-    """The revision of this package's checkout; "unknown" where it was not installed from one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"

@@ -13,9 +13,9 @@ from typing import Any
 
 import optuna
 
-from tune.definition.spec import StudySpec, read_spec
+from tune.definition.spec import StudySpec
 from tune.findings.ranking import best_record, near_ties, resolution
-from tune.store.study_folder import StudyFolder
+from tune.store.study_folder import StudyFolder, read_spec
 from tune.trials.optuna_storage import open_storage
 from tune.trials.study_trials import TrialRecord
 

@@ -14,13 +14,13 @@ from ssl_core.config import RunConfig, from_document
 from ssl_core.methods import method_of
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
+from tune.definition.inputs import with_overrides
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
-from tune.definition.spec import REDUCTION_FACTOR, StudySpec, with_overrides
+from tune.definition.spec import REDUCTION_FACTOR, StudySpec, generator_seed
 from tune.findings.ranking import resolution
 from tune.launch.request import SearchRequest, resolve_request
 from tune.launch.start import joined, machines_of
 from tune.store.home import Home
-from tune.trials.sampling import generator_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

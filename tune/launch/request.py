@@ -21,7 +21,8 @@ from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, unknown
 from tune.cluster.capacity import Machine, share
 from tune.definition.coherence import check_sense
-from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, parse_duration, with_overrides, without
+from tune.definition.inputs import parse_duration, with_overrides
+from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, without
 from tune.store.home import Home, check_name
 from tune.tracking.uri import check_tracking_uri
 
@@ -246,7 +247,7 @@ def _points(
 
 
 def _check_warm_start(spec: StudySpec, home: Home) -> None:
-    from tune.definition.spec import read_spec
+    from tune.store.study_folder import read_spec
     from tune.trials.handover import check_warm_start
 
     assert spec.warm_start is not None

@@ -31,10 +31,10 @@ from tune.confirmation.trainings import (
 from tune.definition.spec import dataset_tag
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Spread
-from tune.findings.exports import git_revision
 from tune.launch.request import gpu_count
 from tune.paper_tables.entries import Budget, Entry, baseline_entry, cut, info_of, report_entry
 from tune.paper_tables.paper import SETTINGS, Cell, cells_of, chosen, published
+from tune.revision import git_revision
 from tune.store.home import Home
 
 DEFAULT_SEEDS = 3

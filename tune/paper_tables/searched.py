@@ -12,7 +12,8 @@ from typing import Any
 from ssl_core.config import RunConfig
 from ssl_core.system.errors import ConfigError
 from tune.confirmation.trainings import Say
-from tune.definition.spec import dataset_tag, parse_sets
+from tune.definition.inputs import parse_sets
+from tune.definition.spec import dataset_tag
 from tune.engine.progress import make_progress
 from tune.errors import Exit, ServiceError
 from tune.findings.exports import FORMAT, exported, read_exported

@@ -25,10 +25,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from search_spaces import dump_yaml
+from pydantic import ValidationError
+
+from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
-from tune.definition.spec import STUDY_FILE, StudySpec, read_spec
+from tune.definition.spec import STUDY_FILE, StudySpec
 from tune.errors import Exit, ServiceError
 from tune.store.home import Home, remote_of
 
@@ -332,3 +334,24 @@ def _replace(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def read_spec(folder: Path) -> StudySpec:
+    """The specification in a study's folder; a method of the user's own is loaded from the folder's copy.
+
+    Raises:
+        ConfigError: if the file is damaged, or the method's copy.
+    """
+    path = folder / STUDY_FILE
+    document = load_yaml(path.read_text(), str(path))
+    try:
+        spec = StudySpec.model_validate(document)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise ConfigError(
+            f"{path} is damaged: {place}: {problem['msg']}. Restore it from a backup, or start a new study."
+        ) from None
+    if digest := spec.config.get("method_digest"):
+        method_file.load_kept(folder, spec.config["method"], digest)
+    return spec

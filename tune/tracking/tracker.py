@@ -31,6 +31,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tune.revision import child_environment
 from tune.store.event_log import EventLog, NewEvent, now_ms
 from tune.tracking.contents import run_figures
 from tune.tracking.run_states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
@@ -385,9 +386,6 @@ def early_sender(log: EventLog) -> subprocess.Popen[bytes]:
 
 
 def _spawn(study_folder: Path) -> subprocess.Popen[bytes]:
-    package_root = str(Path(__file__).resolve().parent.parent)
-    inherited = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([package_root, inherited] if inherited else [package_root])
     # -P: the folder that the command was typed in must not provide modules. A session of its own:
     # Ctrl-C at the terminal must not reach the sender in the middle of a delivery.
     command = [
@@ -406,5 +404,5 @@ def _spawn(study_folder: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env=child_environment(),
         )

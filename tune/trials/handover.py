@@ -41,7 +41,7 @@ def read_points(path: Path) -> list[Mapping[str, Any]]:
     Raises:
         ConfigError: a file that cannot be read, or that is no list of points.
     """
-    from tune.definition.spec import read_text
+    from tune.definition.inputs import read_text
 
     if not path.is_file():
         raise ConfigError(f"--points {path}: there is no such file.")

@@ -16,7 +16,6 @@ The view is a function of what the storage says, so that a driver that resumes a
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ssl_core.system.errors import ConfigError
-from tune.definition.spec import StudySpec
+from tune.definition.spec import StudySpec, generator_seed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -61,15 +60,6 @@ def startup_trials(spec: StudySpec) -> int:
     if spec.startup_trials is not None:
         return spec.startup_trials
     return max(4, min(10, round(spec.trials * STARTUP_SHARE)))
-
-
-def generator_seed(spec: StudySpec, purpose: str, number: int) -> int:
-    """The seed of one ask (or of another purpose), from the study's seed and the trial's number alone.
-
-    So a study that was interrupted asks on as if it had not been, and start-up points do not repeat.
-    """
-    digest = hashlib.blake2b(f"{spec.seed}/{purpose}/{number}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big")
 
 
 def make_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:

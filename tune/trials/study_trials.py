@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import SearchSpace
 from ssl_core.system.faults import fault
-from tune.definition.spec import StudySpec, read_spec
+from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
-from tune.store.study_folder import StudyFolder
+from tune.store.study_folder import StudyFolder, read_spec
 from tune.trials.handover import is_taken_over, warm_trials
 from tune.trials.optuna_storage import answering, note_epoch, open_storage, studies_in
 from tune.trials.sampling import INFEASIBLE, Sampling, is_memory_parameter

@@ -1,0 +1,75 @@
+"""NEEDS A DOCSTRING."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search_spaces import load_yaml
+from ssl_core.config import parameter_names
+from ssl_core.methods import get_method
+from ssl_core.system.errors import ConfigError, unknown
+
+
+def with_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration document with some dotted names set: ``{"vat.eps": 4}`` sets eps in the section vat."""
+    result = {k: dict(v) if isinstance(v, dict) else v for k, v in document.items()}
+    for name, value in overrides.items():
+        place = result
+        *sections, key = name.split(".")
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return result
+
+
+def parse_sets(assignments: Sequence[str], method: str, digest: str | None = None) -> dict[str, Any]:
+    """``["vat.eps=4", "lr=1e-2"]`` as dotted names and values, for a method as `get_method` takes it.
+
+    Raises:
+        ConfigError: an assignment without "=", or a name that the method does not have.
+    """
+    known = parameter_names(get_method(method, digest))
+    result = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment!r}: write it as name=value, for example --set lr=0.01.")
+        if name not in known:
+            raise unknown("parameter", name, known, where="--set")
+        result[name] = load_yaml(text, f"--set {assignment!r}")
+    return result
+
+
+def read_text(path: Path, option: str) -> str:
+    """The text of a file that an option names.
+
+    Raises:
+        ConfigError: a file that is no text, or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"{option} {path}: this is not a text file in UTF-8. A YAML file is expected."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: cannot be read: {error.strerror}.") from None
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Seconds of ``90``, ``90s``, ``15m``, ``2h`` or ``1h30m``.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+        return sum(float(n) * _UNITS[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
+    raise ConfigError(f"{option} {text!r}: write a time such as 90s, 15m, 2h or 1h30m.")
