@@ -67,7 +67,7 @@ def measure(*, bare: bool, trials: int = TRIALS) -> dict[str, float]:
     """Seconds of the whole search after Ray has started, and of its steady part."""
     import tune
     from tune.cluster import local_ray
-    from tune.store.study_folder import load_study
+    from tune.findings.study import load_study
 
     options = {"epochs": 1, "concurrent": 2, "labels": 20, "name": "idle", "settings": {"threads": 1}}
     with ExitStack() as stack:

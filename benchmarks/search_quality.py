@@ -45,7 +45,7 @@ from tune.findings.comparisons import Spread
 from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 CONCURRENT, REPETITIONS, MARKS = 4, 30, (135, 270, 540, 1080)
 RANDOM, RANDOM_ASHA, STOCK = "random search", "random search + ASHA", "stock: OptunaSearch + ASHA"

@@ -93,7 +93,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 def study(concurrent: int) -> tuple[int, float]:
     """A real search, with so many trials side by side: epochs that its trials ran, and seconds of all of it."""
     import tune
-    from tune.store.study_folder import load_study
+    from tune.findings.study import load_study
 
     with tempfile.TemporaryDirectory() as home:
         options: dict[str, Any] = {"epochs": STUDY_EPOCHS, "labels": 50, "name": "studied"}

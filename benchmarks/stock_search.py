@@ -22,7 +22,7 @@ from benchmarks.record_curves import EPOCHS, METHOD, SPACE, Curve
 from search_spaces import load_space
 from search_spaces.ranges import SHARE
 from tune.findings.ranking import best_record
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 METRIC, TIME = "val/error", "training_iteration"
 IMAGES = SEEN, HELD = "validation images", "held-out images"

@@ -15,7 +15,7 @@ from benchmarks import search_quality
 from benchmarks.record_curves import EPOCHS, Curve
 from benchmarks.search_quality import CONTENDERS, OWN, RANDOM, STOCK, Course, pairings
 from benchmarks.stock_search import HELD, METRIC, NO_MODEL, SEEN, Recorded, StockSearch
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 
 def curve(number: int, seen: float, held: float, *, lr: float = 0.03, epochs: int = EPOCHS) -> Curve:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tune.findings.exports import export as export
+    from tune.findings.study import Study as Study
+    from tune.findings.study import load_study as load_study
     from tune.launch.start import resume as resume
     from tune.launch.start import search as search
     from tune.page.report import report as report
-    from tune.store.study_folder import Study as Study
-    from tune.store.study_folder import load_study as load_study
 
 _HOMES = {
     "Study": "tune.store.study_folder",

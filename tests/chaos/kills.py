@@ -23,9 +23,9 @@ from optuna.trial import TrialState
 
 from tests.tune.helpers import SSL_TUNE, make_home, make_pictures, reports, shapes_options, told, words_of
 from tests.tune.test_interrupt import History, check_whole, histories
+from tune.findings.study import Study, load_study
 from tune.store.home import Home
-from tune.store.study_folder import Study, load_study
-from tune.trials.study_trials import stored_trials
+from tune.trials.reading import stored_trials
 
 TRIALS = 40
 AT_POINTS = [

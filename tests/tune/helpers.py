@@ -254,7 +254,7 @@ def mlflow_times(home: Home, run: Any, metric: str = "val/error") -> list[int]:
 
 def told(home: Home, name: str = "shapes") -> list[dict[str, Any]]:
     """All that Optuna knows of a study's trials, less the time they took."""
-    from tune.store.study_folder import load_study
+    from tune.findings.study import load_study
 
     found = load_study(name, home=home.path).records()
     rows = [r.row() | r.params | {"values": r.values, "at": r.intermediate} for r in found]

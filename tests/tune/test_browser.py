@@ -15,9 +15,9 @@ from tests.tune.servers import MlflowServer, needed
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, metrics, start
 from tune.delivery.sender import deliver
+from tune.findings.study import Study, load_study
 from tune.store.event_log import EventLog
 from tune.store.home import Home
-from tune.store.study_folder import Study, load_study
 from tune.tracking.opening import open_tracker
 
 if TYPE_CHECKING:

@@ -30,13 +30,15 @@ from tests.tune.helpers import (
     words_of,
 )
 from tune.cli.show import print_confirmation
-from tune.confirmation.confirm import Candidate, confirm, confirmed, tasks_of
+from tune.confirmation.confirm import Candidate, confirm, tasks_of
 from tune.confirmation.trainings import check_fresh_sets
+from tune.findings.confirmation import confirmed
+from tune.findings.study import Study, load_study
 from tune.launch.baseline import baseline_request, differences
 from tune.launch.request import resolve_request
 from tune.store.event_log import now_ms
 from tune.store.home import Home
-from tune.store.study_folder import Study, StudyFolder, load_study
+from tune.store.study_folder import StudyFolder
 
 Command = Callable[..., Done]
 

@@ -18,8 +18,8 @@ import tune
 from ssl_core.training import checkpoint
 from tests.tune.helpers import SMALL, SSL_TUNE, Done, make_study
 from tune.errors import Exit
+from tune.findings.study import load_study
 from tune.store.home import Home
-from tune.store.study_folder import load_study
 from tune.tracking.uri import check_tracking_uri
 
 Command = Callable[..., Done]

@@ -14,8 +14,8 @@ import tune
 from search_spaces import dump_yaml, load_yaml
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_pictures
+from tune.findings.study import load_study
 from tune.store.home import Home
-from tune.store.study_folder import load_study
 
 Command = Callable[..., Done]
 

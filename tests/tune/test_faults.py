@@ -28,8 +28,9 @@ from tests.tune.helpers import (
 from tune.engine import trouble
 from tune.engine.searcher import StudySearcher
 from tune.engine.trouble import HangWatch, is_storage_trouble
+from tune.findings.study import load_study
 from tune.store.home import Home
-from tune.store.study_folder import StudyFolder, load_study
+from tune.store.study_folder import StudyFolder
 
 Command = Callable[..., Done]
 

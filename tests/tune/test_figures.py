@@ -12,7 +12,7 @@ from tune.figures.gallery import gallery
 from tune.figures.study import optimisation_history, parameter_importances, slices, study_curves
 from tune.figures.style import VERMILLION
 from tune.store.event_log import Report
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 
 def reports(classes: int = 2) -> list[Report]:

@@ -27,9 +27,9 @@ from tests.tune.helpers import (
     words_of,
 )
 from tune.delivery.sender import deliver
+from tune.findings.study import Study, load_study
 from tune.store.event_log import EventLog
 from tune.store.home import Home
-from tune.store.study_folder import Study, load_study
 
 Command = Callable[..., Done]
 History = list[dict[str, Any]]

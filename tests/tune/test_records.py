@@ -17,8 +17,10 @@ from tune.findings.ranking import best_record, near_ties, resolution
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import open_storage
+from tune.trials.reading import read_records
+from tune.trials.record import TrialRecord
 from tune.trials.sampling import make_sampler
-from tune.trials.study_trials import Records, TrialRecord, read_records
+from tune.trials.study_trials import Records
 
 
 def open_records(home: Home, **options: Any) -> tuple[Records, StudyFolder, StudySpec]:

@@ -30,13 +30,15 @@ from tests.tune.helpers import (
 )
 from tests.tune.test_interrupt import check_whole, kept_histories
 from tune.errors import Exit, ServiceError
+from tune.findings.study import Study, load_study
 from tune.store import mirror, snapshot
 from tune.store import remote_study as remote
-from tune.store.event_log import LIMIT_FILE, EventLog
+from tune.store.event_log import EventLog
 from tune.store.home import Home
+from tune.store.layout import LIMIT_FILE
 from tune.store.object_store import ObjectStore, StoreError
 from tune.store.remote_study import RemoteStudy
-from tune.store.study_folder import Study, StudyFolder, load_study
+from tune.store.study_folder import StudyFolder
 from tune.tracking.opening import open_log
 from tune.trials.study_trials import Records
 from tune.worker.trial_files import RemoteTrial

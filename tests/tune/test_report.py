@@ -24,11 +24,11 @@ from tests.tune.servers import needed
 from tune.confirmation.confirm import confirm
 from tune.delivery.sender import deliver
 from tune.findings.ranking import resolution
+from tune.findings.study import load_study
 from tune.page.parts import Content, Hidden, Part, Table
 from tune.page.template import page
 from tune.store.event_log import EventLog
 from tune.store.home import Home
-from tune.store.study_folder import load_study
 
 Command = Callable[..., Done]
 

@@ -147,7 +147,7 @@ def test_ended_runs_have_the_figures_that_fit_how_they_ended_and_once(
 
 
 def test_a_finished_study_holds_table_description_best_and_figures(finished: FinishedHome) -> None:
-    from tune.store.study_folder import load_study
+    from tune.findings.study import load_study
 
     study = load_study("shapes", home=finished.path)
     runs = mlflow_runs(finished)

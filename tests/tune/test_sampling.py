@@ -14,7 +14,8 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_spec
 from tune.definition.spec import StudySpec
 from tune.store.home import Home
-from tune.trials.sampling import INFEASIBLE, Sampling, grid_points, is_memory_parameter, make_sampler
+from tune.trials.grid import grid_points
+from tune.trials.sampling import INFEASIBLE, Sampling, is_memory_parameter, make_sampler
 
 SPACE: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(0.0, 1.0),

@@ -11,7 +11,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from tune.definition.rungs import expected_epochs, rungs
 from tune.engine.scheduler import StudyASHA
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 from tune.worker.trainable import ERROR, SSL_EPOCH
 
 CONTINUE, STOP = "CONTINUE", "STOP"

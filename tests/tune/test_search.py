@@ -26,9 +26,10 @@ from tests.tune.helpers import (
     mlflow_steps,
     shapes_options,
 )
+from tune.findings.study import Study, load_study
 from tune.store.event_log import EventLog
 from tune.store.home import Home
-from tune.store.study_folder import Study, StudyFolder, load_study
+from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import open_storage
 from tune.trials.study_trials import Records
 

@@ -17,8 +17,9 @@ import tune
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_home, make_spec, make_study
 from tune.errors import Exit, ServiceError
+from tune.findings.study import Study, load_study
 from tune.store.home import Home
-from tune.store.study_folder import Study, StudyFolder, load_study, read_spec
+from tune.store.study_folder import StudyFolder, read_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,9 +14,9 @@ from tests.tune.helpers import Done
 from tests.tune.servers import PASSWORD, Gate, MlflowServer
 from tests.tune.tracked import Home, check_exact, metrics, start
 from tune.delivery.sender import deliver
+from tune.findings.study import load_study
 from tune.store.event_log import EventLog
 from tune.store.home import Home as StudyHome
-from tune.store.study_folder import load_study
 from tune.tracking.uri import check_tracking_uri, shown
 
 Command = Callable[..., Done]

@@ -14,8 +14,8 @@ import pytest
 
 import tune
 from tests.tune.helpers import Done, make_study
+from tune.findings.study import load_study
 from tune.store.home import Home
-from tune.store.study_folder import load_study
 from tune.trials.study_trials import Records
 
 Command = Callable[..., Done]

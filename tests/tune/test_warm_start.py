@@ -20,7 +20,8 @@ from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import keep_warm_trials
 from tune.trials.optuna_storage import check_name_is_free, check_storage_url, open_storage
-from tune.trials.study_trials import Records, read_records
+from tune.trials.reading import read_records
+from tune.trials.study_trials import Records
 
 Command = Callable[..., Done]
 

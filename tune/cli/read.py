@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the studies of this home."""
-    from tune.store.study_folder import Study
+    from tune.findings.study import Study
 
     place = home_of(home)
     documents = [Study(place.study_folder(name)).status() for name in place.study_names()]
@@ -56,7 +56,7 @@ def cost(document: dict[str, float]) -> str:
 
 def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """How a study stands, also while it runs."""
-    from tune.store.study_folder import load_study
+    from tune.findings.study import load_study
 
     study = load_study(name, home=home)
     document = study.status()
@@ -94,7 +94,7 @@ def trials_command(
 ) -> None:
     """The trials of a study in order of creation."""
     from tune.findings.ranking import trials_document
-    from tune.store.study_folder import load_study
+    from tune.findings.study import load_study
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other: take one.")
@@ -145,8 +145,8 @@ def sync_command(
     from tune.definition.inputs import parse_duration
     from tune.delivery.sender import deliver
     from tune.errors import Exit, ServiceError
+    from tune.findings.study import load_study
     from tune.store.event_log import EventLog
-    from tune.store.study_folder import load_study
 
     folder = load_study(name, home=home).folder
     seconds = parse_duration(timeout, "--timeout")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from tune.engine.progress import parameters
 from tune.findings.ranking import best_record, near_ties, resolution
+from tune.findings.words import parameters
 
 if TYPE_CHECKING:
-    from tune.store.study_folder import Study
-    from tune.trials.study_trials import TrialRecord
+    from tune.findings.study import Study
+    from tune.trials.record import TrialRecord
 
 WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
@@ -116,7 +116,7 @@ def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> No
 
 def print_confirmation(document: dict[str, Any]) -> None:
     """Configurations and the baseline on fresh seeds, side by side."""
-    from tune.confirmation.confirm import title
+    from tune.findings.confirmation import title
 
     rows = [
         [

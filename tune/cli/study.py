@@ -25,8 +25,8 @@ from tune.launch.request import SearchRequest
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
+    from tune.findings.study import Study
     from tune.launch.start import Outcome
-    from tune.store.study_folder import Study
 
 
 def register(app: typer.Typer) -> None:
@@ -224,7 +224,7 @@ def stop_command(
 ) -> None:
     """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
     from tune.definition.inputs import parse_duration
-    from tune.store.study_folder import load_study
+    from tune.findings.study import load_study
 
     here = home_of(home).has_study(name)
     if address is not None or (not here and "RAY_API_SERVER_ADDRESS" in os.environ):
@@ -276,7 +276,7 @@ def confirm_command(
 
 def _say_what_mlflow_lacks(name: str, home: str | None) -> None:
     """Exit with the code for it where something of a study is still to be delivered, or was refused."""
-    from tune.store.study_folder import load_study
+    from tune.findings.study import load_study
 
     tracking = load_study(name, home=home).status()["tracking"]
     if not tracking["pending"] and not tracking["refused"]:

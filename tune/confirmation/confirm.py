@@ -38,18 +38,16 @@ from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
+from tune.findings.confirmation import PLAIN, RESULT_FILE, TUNED, title
 from tune.findings.ranking import best_record
+from tune.findings.study import Study
 from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
-from tune.store.study_folder import Study, StudyFolder
 from tune.tracking.opening import open_log, open_tracker
 from tune.tracking.tracker import Tracker
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
-PLAIN, TUNED = "supervised", "supervised-tuned"
-"""Names of the two baselines among a study's confirmations."""
 BASELINES = ("tuned", "plain")
-RESULT_FILE = "confirm.json"
 
 
 @dataclass(frozen=True)
@@ -345,15 +343,3 @@ def _track(tracker: Tracker, task: Task, outcome: Trained) -> None:
         time_ms=outcome.ended_ms,
         warmup=outcome.warmup,
     )
-
-
-def title(who: str) -> str:
-    """A row's name for people."""
-    names = {PLAIN: "supervised baseline (untuned)", TUNED: "supervised baseline (tuned)"}
-    return names.get(who, f"trial {who}")
-
-
-def confirmed(folder: StudyFolder) -> dict[str, Any] | None:
-    """What the last confirmation of a study found, or None."""
-    path = folder.path / RESULT_FILE
-    return dict(json.loads(path.read_text())) if path.exists() else None

@@ -15,7 +15,6 @@ from ssl_core.config import RunConfig, Section, from_document
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import with_overrides
 
-STUDY_FILE = "study.yaml"
 REDUCTION_FACTOR = 3  # ASHA's eta: a third of a rung goes on (Li et al. 2020 take 3 or 4)
 
 

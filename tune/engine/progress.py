@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tune.findings.ranking import best_record
+from tune.findings.words import parameters
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
     from tune.definition.spec import StudySpec
-    from tune.trials.study_trials import TrialRecord
+    from tune.trials.record import TrialRecord
 
 REFRESH_SECONDS = 0.5
 SHARE_OF_TIME = 20  # looking at all trials may cost a twentieth of the driver's time at most
@@ -152,11 +153,6 @@ class LiveProgress(Progress):
                 record.trial, record.state, f"{record.epoch}", error, parameters(record.params), style=style
             )
         return table
-
-
-def parameters(params: dict[str, object]) -> str:
-    """Searched parameters on one line, floats to four digits."""
-    return "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
 
 
 def make_progress(*, quiet: bool = False) -> Progress:

@@ -11,7 +11,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ssl_core.system.faults import fault
 from tune.definition.rungs import rungs
 from tune.definition.spec import REDUCTION_FACTOR
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 from tune.worker.trainable import ERROR, SSL_EPOCH
 
 

@@ -42,7 +42,7 @@ class Study:
     @cached_property
     def records(self) -> Any:
         from tune.store.study_folder import StudyFolder
-        from tune.trials.study_trials import read_records
+        from tune.trials.reading import read_records
 
         return read_records(StudyFolder(self.folder))
 

@@ -18,8 +18,8 @@ from tune.figures.gallery import gallery
 from tune.figures.style import Drawing, save
 
 if TYPE_CHECKING:
-    from tune.store.study_folder import Study
-    from tune.trials.study_trials import TrialRecord
+    from tune.findings.study import Study
+    from tune.trials.record import TrialRecord
 
 FOLDER = "figures"
 
@@ -99,8 +99,8 @@ def figures(
 def _run(name: str | Path, trial: str | None, home: Path | str | None) -> tuple[RunFigures, Path]:
     """A run by the name of its study or of its folder, and where its figures go."""
     from ssl_core.training.result import CONFIG_FILE
+    from tune.findings.study import Study
     from tune.store.home import Home
-    from tune.store.study_folder import Study
 
     place, folder = Home(home), Path(name).expanduser()
     if not _is_study(place.studies, str(name)):
@@ -119,7 +119,7 @@ def _run(name: str | Path, trial: str | None, home: Path | str | None) -> tuple[
 
 
 def _is_study(studies: Path, name: str) -> bool:
-    from tune.definition.spec import STUDY_FILE
+    from tune.store.layout import STUDY_FILE
 
     return "/" not in name and (studies / name / STUDY_FILE).is_file()
 

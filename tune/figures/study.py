@@ -22,7 +22,7 @@ from tune.figures.style import (
     whole_numbers,
 )
 from tune.findings.ranking import best_record
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 MARKS = {
     "completed": ("ran the full budget", BLUE, "o"),

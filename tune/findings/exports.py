@@ -10,13 +10,13 @@ from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
 from ssl_core.system.errors import ConfigError
-from tune.confirmation.confirm import confirmed
 from tune.definition.inputs import read_text
+from tune.findings.confirmation import confirmed
 from tune.findings.ranking import best_record
+from tune.findings.study import Study, load_study
 from tune.revision import git_revision
 from tune.store.home import Home
-from tune.store.study_folder import Study, load_study
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 if TYPE_CHECKING:
-    from tune.store.study_folder import Study
+    pass
 
 
 def best_record(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, bool]:
@@ -64,39 +63,6 @@ def near_ties(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
         and r.val_error is not None
         and r.val_error <= reach
     ]
-
-
-def status(study: Study) -> dict[str, Any]:
-    """What ``ssl-tune status NAME --json`` prints."""
-    from tune.launch.plan import planned_and_actual
-    from tune.store.event_log import EventLog
-
-    records = study.records()
-    states = Counter(r.state for r in records)
-    record, full = best_record(records)
-    pending, refused, problem = 0, 0, None
-    if study.folder.events_db.exists():
-        with EventLog(study.folder.events_db, read_only=True) as log:
-            pending, refused, problem = log.pending(), log.refused(), log.get_meta("problem")
-    return {
-        "study": study.name,
-        "state": study.folder.state(),
-        "method": study.spec.config["method"],
-        "dataset": study.spec.config["dataset"],
-        "labels": study.spec.config["labels"],
-        "trials": {
-            "total": study.spec.trials,
-            **{name: states[name] for name in ("completed", "stopped_early", "failed", "running")},
-        },
-        "best": None if record is None else describe_best(record, full),
-        "tracking": {
-            "uri": study.spec.tracking_uri,
-            "pending": pending,
-            "refused": refused,
-            "problem": problem if pending else None,
-        },
-        "cost": planned_and_actual(study, records),
-    }
 
 
 def trials_document(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from tune.definition.spec import StudySpec
 from tune.findings.ranking import best_record, near_ties, resolution
 from tune.store.study_folder import StudyFolder, read_spec
 from tune.trials.optuna_storage import open_storage
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 TABLE_FILES = ("trials.csv", "trials.json")
 TABLE_TAG = {"mlflow.loggedArtifacts": json.dumps([{"path": TABLE_FILES[1], "type": "table"}])}

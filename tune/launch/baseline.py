@@ -15,9 +15,9 @@ from ssl_core.config import common_fields
 from ssl_core.system.errors import ConfigError
 from tune.definition.spec import StudySpec
 from tune.errors import Exit
+from tune.findings.study import Study
 from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
-from tune.store.study_folder import Study
 
 if TYPE_CHECKING:
     from tune.engine.progress import Progress

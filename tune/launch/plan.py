@@ -23,11 +23,10 @@ from tune.launch.start import joined, machines_of
 from tune.store.home import Home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from ssl_core.data.datasets import Dataset, Split
-    from tune.store.study_folder import Study, StudyFolder
-    from tune.trials.study_trials import TrialRecord
+    from tune.store.study_folder import StudyFolder
 
 FILE_NAME = "plan.json"
 PLAN_SECONDS, SEARCH_SECONDS = 8.0, 0.5
@@ -137,23 +136,6 @@ def keep_expectation(
     """Note beside a study what it is expected to take."""
     document = dataclasses.asdict(expect(spec, config, data, split, SEARCH_SECONDS))
     write_atomically(folder.path / FILE_NAME, json.dumps(document, indent=1).encode())
-
-
-def planned_and_actual(study: Study, records: Sequence[TrialRecord]) -> dict[str, dict[str, float] | None]:
-    """Epochs, seconds and bytes on disk that were expected of a study, and those it has taken so far."""
-    from tune.store.event_log import EventLog
-
-    folder, names = study.folder, ("epochs", "seconds", "disk_bytes")
-    planned, elapsed = None, 0.0
-    if (folder.path / FILE_NAME).exists():
-        document = json.loads((folder.path / FILE_NAME).read_text())
-        planned = {name: round(document[name], 1) for name in names}
-    if folder.events_db.exists():
-        with EventLog(folder.events_db, read_only=True) as log:
-            elapsed = float(log.get_meta("elapsed") or 0)
-    epochs = sum(r.epoch for r in records)
-    used = sum(p.stat().st_size for p in folder.trials.rglob("*.ckpt"))
-    return {"planned": planned, "actual": {"epochs": epochs, "seconds": elapsed, "disk_bytes": used}}
 
 
 def plan(request: SearchRequest, home: Home) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def resolve_request(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     if spec.sampler == "grid":
-        from tune.trials.sampling import grid_points
+        from tune.trials.grid import grid_points
 
         points = grid_points(spec, searched.distributions(config.epochs))
         spec = spec.model_copy(update={"trials": 1 + len(spec.points) + len(points)})
@@ -237,7 +237,7 @@ def _check_places(request: SearchRequest, tracking_uri: str) -> None:
 def _points(
     points: str | Sequence[Mapping[str, Any]] | None, space: SearchSpace, epochs: int
 ) -> tuple[dict[str, Any], ...]:
-    from tune.trials.handover import check_points, read_points
+    from tune.definition.points import check_points, read_points
 
     if points is None:
         return ()

@@ -19,10 +19,11 @@ from tune.cluster.capacity import Machine, check_fit
 from tune.definition.spec import StudySpec
 from tune.delivery.check import require_tracking
 from tune.errors import Exit, ServiceError
+from tune.findings.study import Study
 from tune.launch.preparation import HeadStart, head_start
 from tune.launch.request import SearchRequest, check_gpus, resolve_request
 from tune.store.home import Home
-from tune.store.study_folder import Study, StudyFolder
+from tune.store.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from tune.engine.progress import Progress

@@ -9,17 +9,17 @@ from typing import Any
 
 from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError
-from tune.confirmation.confirm import confirmed, title
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
 from tune.findings.comparisons import Spread
+from tune.findings.confirmation import confirmed, title
 from tune.findings.ranking import best_record, near_ties, resolution
+from tune.findings.study import Study
 from tune.page import plots, searched
 from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table, parameters, value
 from tune.page.searched import shown
 from tune.revision import git_revision
-from tune.store.study_folder import Study
 
 SHOWN_TRIALS = 10
 ENDED = ("completed", "stopped_early")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssl_core.config import RunConfig
+from tune.findings.study import Study
 from tune.store.event_log import EventLog, Report
-from tune.store.study_folder import Study
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 
 @dataclass(frozen=True)

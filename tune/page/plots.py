@@ -12,7 +12,7 @@ import optuna
 
 from tune.definition.rungs import rungs as rung_places
 from tune.figures.style import BLUE, GREY, ORANGE, drawing, dress, png, whole_numbers
-from tune.trials.study_trials import TrialRecord
+from tune.trials.record import TrialRecord
 
 CONTOURS = 4
 """Parameters in a contour plot at most: it draws every pair."""
@@ -45,7 +45,7 @@ def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
 
 def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
     """Test error of every final model, the models of one seed joined; None where there is none."""
-    from tune.confirmation.confirm import title
+    from tune.findings.confirmation import title
 
     rows = [row for row in confirmation["rows"] if row["test_error"]]
     if not rows:

@@ -8,8 +8,8 @@ from typing import Any
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
+from tune.findings.study import Study
 from tune.store.home import Home
-from tune.store.study_folder import Study
 from tune.tracking.opening import open_log, open_tracker
 
 PAGE = "report.html"

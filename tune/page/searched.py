@@ -7,8 +7,8 @@ from tune.figures.style import Drawing, png
 from tune.findings.summary import importances
 from tune.page import plots
 from tune.page.parts import Figure, Item, Look, Part
-from tune.trials.handover import is_taken_over
-from tune.trials.study_trials import stored_trials
+from tune.trials.reading import stored_trials
+from tune.trials.record import is_taken_over
 
 ENOUGH = 4
 """Full-budget trials from which on importance and contours say anything."""

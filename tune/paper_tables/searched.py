@@ -17,6 +17,7 @@ from tune.definition.spec import dataset_tag
 from tune.engine.progress import make_progress
 from tune.errors import Exit, ServiceError
 from tune.findings.exports import FORMAT, exported, read_exported
+from tune.findings.study import Study
 from tune.launch.request import SearchRequest
 from tune.paper_tables.entries import (
     BASELINE,
@@ -32,7 +33,6 @@ from tune.paper_tables.entries import (
 from tune.paper_tables.paper import DATASETS, Cell
 from tune.paper_tables.reproduce import Order
 from tune.store.home import Home
-from tune.store.study_folder import Study
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tune.store.layout import LIMIT_FILE
+
 FILE_NAME = "events.db"
 
 _SCHEMA = """
@@ -42,9 +44,6 @@ CREATE INDEX IF NOT EXISTS events_run ON events (run, kind, id);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _OWED = "delivered_at IS NULL AND error IS NULL"
-LIMIT_FILE = "durable"
-"""Beside the log of a study in an object store: the last event that is there, and that MLflow may hear of. What comes
-after it a driver that carries on elsewhere does not know, and may do otherwise."""
 _NO_LIMIT = 2**63 - 1
 _COLUMNS = "id, key, kind, run, payload, time_ms"
 _INSERT = (

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssl_core.system.errors import ConfigError
+from tune.store.layout import READINGS_FILE, STORE_FILE
+from tune.store.remote_study import remote_of
 
 if TYPE_CHECKING:
     from tune.store.object_store import ObjectStore
     from tune.store.remote_study import RemoteStudy
 
-READINGS_FILE = "test-readings.jsonl"
-STORE_FILE = "store-url"
-"""In a working copy: of which object store."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 
@@ -166,17 +165,6 @@ class Home:
 
             remote.check_writable(object_store.ObjectStore(self.url))
         check_writable(self.path, "the home folder", "Name another with --home or SSL_TUNE_HOME.")
-
-
-def remote_of(folder: Path) -> RemoteStudy | None:
-    """The place in an object store of which a study's folder is the working copy; None where it is none."""
-    marker = folder.parent.parent / STORE_FILE
-    if not marker.exists():
-        return None
-    from tune.store.object_store import ObjectStore
-    from tune.store.remote_study import RemoteStudy
-
-    return RemoteStudy(ObjectStore(marker.read_text()), folder)
 
 
 def _working_copies() -> Path:

@@ -13,10 +13,9 @@ from typing import Any
 
 from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
-from tune.store.event_log import LIMIT_FILE
-from tune.store.home import READINGS_FILE
+from tune.store.layout import DRIVER, LIMIT_FILE, READINGS_FILE, STOP, prefix_of
 from tune.store.object_store import StoreError
-from tune.store.remote_study import DRIVER, LEASE, STOP, RemoteStudy, prefix_of
+from tune.store.remote_study import LEASE, RemoteStudy
 from tune.store.snapshot import name_of, number_of, pack, signature
 
 BEAT, COMMIT, LOOK = 15.0, 5.0, 2.0

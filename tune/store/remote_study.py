@@ -25,23 +25,19 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
-from tune.store.event_log import LIMIT_FILE
+from tune.store.layout import DRIVER, INCARNATION, KNOWN, LIMIT_FILE, STOP, STORE_FILE, prefix_of
 from tune.store.object_store import ObjectStore, StoreError
-from tune.store.snapshot import KNOWN, name_of, number_of, unpack
-from tune.store.study_folder import INCARNATION
+from tune.store.snapshot import name_of, number_of, unpack
+
+if TYPE_CHECKING:
+    from tune.store.object_store import ObjectStore
 
 LEASE = 60.0
 """Seconds of silence after which a driver is taken for gone."""
-DRIVER, STOP = "driver.json", "stop"
-
-
-def prefix_of(study: str) -> str:
-    """Where a study lies in its store."""
-    return f"studies/{study}"
 
 
 class RemoteStudy:
@@ -172,3 +168,14 @@ def check_writable(store: ObjectStore) -> None:
         ) from None
     if found != word:
         raise ConfigError(f"the home {store.url} cannot be used: it does not give back what was written.")
+
+
+def remote_of(folder: Path) -> RemoteStudy | None:
+    """The place in an object store of which a study's folder is the working copy; None where it is none."""
+    marker = folder.parent.parent / STORE_FILE
+    if not marker.exists():
+        return None
+    from tune.store.object_store import ObjectStore
+    from tune.store.remote_study import RemoteStudy
+
+    return RemoteStudy(ObjectStore(marker.read_text()), folder)

@@ -16,11 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from tune.store.event_log import LIMIT_FILE
-from tune.store.study_folder import INCARNATION
-
-KNOWN = "store.json"
-"""In a working copy: which snapshot it was made from or has last become."""
+from tune.store.layout import INCARNATION, KNOWN, LIMIT_FILE
 
 _OWN_FILES = {KNOWN, LIMIT_FILE, "lock", "sender.lock", "stop"}  # of this machine alone
 _OWN_FOLDERS = {"trials", "ray"}  # objects of their own; what Ray leaves, which nobody reads

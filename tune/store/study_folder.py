@@ -23,26 +23,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pydantic import ValidationError
 
 from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
-from tune.definition.spec import STUDY_FILE, StudySpec
+from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
-from tune.store.home import Home, remote_of
+from tune.store.layout import INCARNATION, STUDY_FILE
+from tune.store.remote_study import remote_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from tune.store.mirror import Mirror
-    from tune.trials.study_trials import TrialRecord
 
 FETCH_SECONDS = 2.0
-INCARNATION = "incarnation"
-"""In a study of an object store: told apart from another study of this name by what is in this file."""
 
 
 class StudyFolder:
@@ -250,81 +246,6 @@ class StudyFolder:
                 parent.rmdir()
             except OSError:
                 break
-
-
-class Study:
-    """A study, to be read: works while it runs, and after.
-
-    Args:
-        folder: the study's folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = StudyFolder(folder)
-        self.spec = read_spec(folder)
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
-    def records(self) -> list[TrialRecord]:
-        """The trials in order of creation."""
-        from tune.trials.study_trials import read_records
-
-        return read_records(self.folder)
-
-    def trials(self) -> pd.DataFrame:
-        """One row a trial, in order of creation.
-
-        Columns: trial, state (completed, stopped_early, failed, running), stop_reason, val_error (percent),
-        val_loss (nats), epoch, ssl_epoch, seconds, and one for each searched parameter.
-        """
-        import pandas as pd
-
-        rows = [r.row() | r.params for r in self.records()]
-        return pd.DataFrame(rows, columns=None if rows else ["trial", "state", "stop_reason", "val_error"])
-
-    def curves(self) -> pd.DataFrame:
-        """One row for each trial and finished epoch: trial, epoch and every metric logged."""
-        import pandas as pd
-
-        from tune.store.event_log import EventLog
-
-        if not self.folder.events_db.exists():
-            return pd.DataFrame(columns=["trial", "epoch"])
-        with EventLog(self.folder.events_db, read_only=True) as log:
-            rows = [
-                {"trial": r.trial, "epoch": report.epoch, **report.metrics}
-                for r in self.records()
-                for report in log.reports(f"{self.name}/{r.trial}")
-            ]
-        return pd.DataFrame(rows)
-
-    def best(self) -> dict[str, Any] | None:
-        """The best trial as `status` shows it, or None where no trial has reported."""
-        from tune.findings.ranking import best_record, describe_best
-
-        record, full = best_record(self.records())
-        return None if record is None else describe_best(record, full)
-
-    def status(self) -> dict[str, Any]:
-        """What ``ssl-tune status --json`` prints."""
-        from tune.findings.ranking import status
-
-        return status(self)
-
-
-def load_study(name: str, *, home: Path | str | None = None) -> Study:
-    """A study by its name.
-
-    Args:
-        name: the study's name.
-        home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
-
-    Raises:
-        ConfigError: if there is no such study, or its folder is damaged.
-    """
-    return Study(Home(home).existing_study_folder(name))
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,94 +8,22 @@ were, so that the sampler starts from what they taught. The study keeps its own 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search_spaces import SearchSpace, describe, load_yaml
-from search_spaces.ranges import EPOCHS, SHARE, holds
-from ssl_core.config import warmup_from_share
-from ssl_core.system.errors import ConfigError, unknown
+from search_spaces import describe
+from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
+from tune.trials.record import TAKEN_OVER
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
     from tune.store.study_folder import StudyFolder
 
 FILE_NAME = "warm-start.json"
-TAKEN_OVER = "taken_over"
-"""Attribute of a trial that another study ran: which one."""
-
-
-def is_taken_over(trial: FrozenTrial) -> bool:
-    """Whether an earlier study ran this trial."""
-    return TAKEN_OVER in trial.user_attrs
-
-
-def read_points(path: Path) -> list[Mapping[str, Any]]:
-    """The list of points in a YAML file.
-
-    Raises:
-        ConfigError: a file that cannot be read, or that is no list of points.
-    """
-    from tune.definition.inputs import read_text
-
-    if not path.is_file():
-        raise ConfigError(f"--points {path}: there is no such file.")
-    document = load_yaml(read_text(path, "--points"), str(path))
-    if not isinstance(document, list):
-        raise ConfigError(f"{path}: a list of points is expected, such as `- {{lr: 0.03}}`.")
-    return document
-
-
-def check_points(
-    points: Sequence[Any], space: SearchSpace, epochs: int, where: str
-) -> tuple[dict[str, Any], ...]:
-    """Points in the space's own names, each value within its range.
-
-    A length of the warm-up may be given in epochs also where its share is searched, as `trials` shows it.
-
-    Raises:
-        ConfigError: a name that is not searched, or a value out of its range.
-    """
-    distributions = space.distributions(epochs)
-    checked = []
-    for number, point in enumerate(points, start=1):
-        place = f"{where}: point {number}"
-        if not isinstance(point, Mapping) or not point:
-            raise ConfigError(f"{place} = {point!r}: a mapping of searched parameters is expected.")
-        values = dict(point)
-        if SHARE in distributions and EPOCHS in values and SHARE not in values:
-            values[SHARE] = _share(values.pop(EPOCHS), distributions[SHARE], epochs, place)
-        for name, value in values.items():
-            if name not in distributions:
-                raise unknown("searched parameter", str(name), list(distributions), where=place)
-            if not holds(distributions[name], value):
-                raise ConfigError(
-                    f"{place}: {name} = {value!r}: {describe(distributions[name])} is searched."
-                )
-        checked.append({n: _typed(values[n], d) for n, d in distributions.items() if n in values})
-    return tuple(checked)
-
-
-def _typed(value: Any, distribution: BaseDistribution) -> Any:
-    return float(value) if isinstance(distribution, FloatDistribution) else value
-
-
-def _share(warmup: Any, distribution: BaseDistribution, epochs: int, place: str) -> float:
-    """The share of a run that comes to this many epochs of warm-up."""
-    if isinstance(warmup, int) and not isinstance(warmup, bool):
-        low, high = getattr(distribution, "low", 0.0), getattr(distribution, "high", 1.0)
-        share = min(max(warmup / epochs, low), high)
-        if warmup_from_share(share, epochs) == warmup:
-            return float(share)
-    raise ConfigError(
-        f"{place}: {EPOCHS} = {warmup!r}: {SHARE} from {describe(distribution)} is searched, in runs of "
-        f"{epochs} epochs."
-    )
 
 
 def check_warm_start(spec: StudySpec, earlier: StudySpec) -> list[str]:
@@ -130,7 +58,7 @@ def check_warm_start(spec: StudySpec, earlier: StudySpec) -> list[str]:
 def keep_warm_trials(folder: StudyFolder, spec: StudySpec) -> None:
     """Copy the earlier study's ended trials into the study's folder."""
     from tune.store.study_folder import StudyFolder
-    from tune.trials.study_trials import ended_trials
+    from tune.trials.reading import ended_trials
 
     assert spec.warm_start is not None
     earlier = StudyFolder(folder.path.parent / spec.warm_start)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -16,52 +15,15 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces import SearchSpace
 from ssl_core.system.faults import fault
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
-from tune.store.study_folder import StudyFolder, read_spec
-from tune.trials.handover import is_taken_over, warm_trials
+from tune.store.study_folder import StudyFolder
+from tune.trials.handover import warm_trials
 from tune.trials.optuna_storage import answering, note_epoch, open_storage, studies_in
+from tune.trials.reading import _records
+from tune.trials.record import TrialRecord, _record, is_taken_over
 from tune.trials.sampling import INFEASIBLE, Sampling, is_memory_parameter
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """A trial as it stands.
-
-    Attributes:
-        trial: its Optuna number as a string.
-        state: completed, stopped_early, failed or running (also while it waits for `resume`).
-        stop_reason: completed, asha, nan, oom, error, user or time; None while it runs.
-        val_error: percent, of the last finished epoch; None before the first.
-        val_loss: nats, likewise.
-        epoch: finished epochs; 0 before the first.
-        ssl_epoch: finished epochs after the warm-up; None during it.
-        seconds: spent in finished epochs.
-        params: searched hyperparameters, the warm-up in epochs.
-        error: first line of what made it fail.
-        values: the same as Optuna has them (the warm-up as searched).
-        intermediate: val/error by ssl_epoch, as Optuna has it.
-    """
-
-    trial: str
-    state: str
-    stop_reason: str | None
-    val_error: float | None
-    val_loss: float | None
-    epoch: int
-    ssl_epoch: int | None
-    seconds: float
-    params: dict[str, Any]
-    error: str | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
-    intermediate: Mapping[int, float] = field(default_factory=dict)
-
-    def row(self) -> dict[str, Any]:
-        """The record without its parameters, flat."""
-        names = ("trial", "state", "stop_reason", "val_error", "val_loss", "epoch", "ssl_epoch", "seconds")
-        return {name: getattr(self, name) for name in names}
 
 
 class Records:
@@ -221,68 +183,3 @@ def _own_study(storage: RDBStorage, spec: StudySpec) -> int:
             Exit.STORAGE,
         )
     return study_id
-
-
-def read_records(folder: StudyFolder) -> list[TrialRecord]:
-    """The trials of a study, for reading alone; none where it has not begun.
-
-    Raises:
-        ServiceError: a storage that does not answer, or a file that is damaged.
-    """
-    spec = read_spec(folder.path)
-    return _records(stored_trials(folder, spec), spec.search_space(), spec.config["epochs"])
-
-
-def ended_trials(folder: StudyFolder) -> list[FrozenTrial]:
-    """The trials of a study that taught something, its own and those it took over, for another to take over."""
-    kept = (TrialState.COMPLETE, TrialState.PRUNED)
-    return [t for t in stored_trials(folder, read_spec(folder.path)) if t.state in kept]
-
-
-def stored_trials(folder: StudyFolder, spec: StudySpec) -> list[FrozenTrial]:
-    """Every trial in a study's storage; none where it has not begun."""
-    if spec.storage is None and not folder.optuna_db.exists():
-        return []
-    storage = open_storage(folder, spec.storage)
-    try:
-        with answering(spec.storage or f"sqlite:///{folder.optuna_db}"):
-            if spec.name not in studies_in(storage):  # killed between making the database and the study in it
-                return []
-            return storage.get_all_trials(storage.get_study_id_from_name(spec.name), deepcopy=False)
-    finally:
-        storage.engine.dispose()
-
-
-_STATES = {
-    "completed": "completed",
-    "asha": "stopped_early",
-    "time": "stopped_early",
-    "user": "stopped_early",
-    "nan": "failed",
-    "oom": "failed",
-    "error": "failed",
-}
-
-
-def _records(trials: list[FrozenTrial], space: SearchSpace, epochs: int) -> list[TrialRecord]:
-    return [_record(t, space, epochs) for t in trials if not is_taken_over(t)]
-
-
-def _record(trial: FrozenTrial, space: SearchSpace, epochs: int) -> TrialRecord:
-    last = trial.user_attrs.get("last", {})
-    # A driver may die between noting the reason and telling: until it is told, the trial is running.
-    reason = trial.user_attrs.get("stop_reason") if trial.state.is_finished() else None
-    return TrialRecord(
-        trial=str(trial.number),
-        state=_STATES[reason] if reason else "running",
-        stop_reason=reason,
-        val_error=last.get("val_error"),
-        val_loss=last.get("val_loss"),
-        epoch=last.get("epoch", 0),
-        ssl_epoch=last.get("ssl_epoch"),
-        seconds=last.get("seconds", 0.0),
-        params=space.resolve(trial.params, epochs),
-        error=trial.user_attrs.get("error"),
-        values=trial.params,
-        intermediate=trial.intermediate_values,
-    )

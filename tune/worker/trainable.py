@@ -33,8 +33,8 @@ from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
 from ssl_core.training.loop import Report, Run, train
 from ssl_core.training.result import prepare
-from tune.definition.spec import STUDY_FILE
 from tune.engine.trouble import FULL
+from tune.store.layout import STUDY_FILE
 from tune.worker.system_metrics import SystemMetrics
 from tune.worker.trial_files import trial_store
 

@@ -13,9 +13,8 @@ from typing import Any, Protocol
 from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
 from tune.store.home import Home
+from tune.store.layout import INCARNATION, prefix_of
 from tune.store.object_store import ObjectStore
-from tune.store.remote_study import prefix_of
-from tune.store.study_folder import INCARNATION
 
 KEPT = 2
 """Checkpoints of a trial, as `ssl_core.training.checkpoint.save` keeps them."""

@@ -1,0 +1,31 @@
+"""NEEDS A DOCSTRING."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tune.launch.plan import FILE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tune.findings.study import Study
+    from tune.trials.record import TrialRecord
+
+
+def planned_and_actual(study: Study, records: Sequence[TrialRecord]) -> dict[str, dict[str, float] | None]:
+    """Epochs, seconds and bytes on disk that were expected of a study, and those it has taken so far."""
+    from tune.store.event_log import EventLog
+
+    folder, names = study.folder, ("epochs", "seconds", "disk_bytes")
+    planned, elapsed = None, 0.0
+    if (folder.path / FILE_NAME).exists():
+        document = json.loads((folder.path / FILE_NAME).read_text())
+        planned = {name: round(document[name], 1) for name in names}
+    if folder.events_db.exists():
+        with EventLog(folder.events_db, read_only=True) as log:
+            elapsed = float(log.get_meta("elapsed") or 0)
+    epochs = sum(r.epoch for r in records)
+    used = sum(p.stat().st_size for p in folder.trials.rglob("*.ckpt"))
+    return {"planned": planned, "actual": {"epochs": epochs, "seconds": elapsed, "disk_bytes": used}}

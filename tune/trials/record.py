@@ -1,0 +1,89 @@
+"""NEEDS A DOCSTRING."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from search_spaces import SearchSpace
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as it stands.
+
+    Attributes:
+        trial: its Optuna number as a string.
+        state: completed, stopped_early, failed or running (also while it waits for `resume`).
+        stop_reason: completed, asha, nan, oom, error, user or time; None while it runs.
+        val_error: percent, of the last finished epoch; None before the first.
+        val_loss: nats, likewise.
+        epoch: finished epochs; 0 before the first.
+        ssl_epoch: finished epochs after the warm-up; None during it.
+        seconds: spent in finished epochs.
+        params: searched hyperparameters, the warm-up in epochs.
+        error: first line of what made it fail.
+        values: the same as Optuna has them (the warm-up as searched).
+        intermediate: val/error by ssl_epoch, as Optuna has it.
+    """
+
+    trial: str
+    state: str
+    stop_reason: str | None
+    val_error: float | None
+    val_loss: float | None
+    epoch: int
+    ssl_epoch: int | None
+    seconds: float
+    params: dict[str, Any]
+    error: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    intermediate: Mapping[int, float] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """The record without its parameters, flat."""
+        names = ("trial", "state", "stop_reason", "val_error", "val_loss", "epoch", "ssl_epoch", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+
+_STATES = {
+    "completed": "completed",
+    "asha": "stopped_early",
+    "time": "stopped_early",
+    "user": "stopped_early",
+    "nan": "failed",
+    "oom": "failed",
+    "error": "failed",
+}
+
+
+def _record(trial: FrozenTrial, space: SearchSpace, epochs: int) -> TrialRecord:
+    last = trial.user_attrs.get("last", {})
+    # A driver may die between noting the reason and telling: until it is told, the trial is running.
+    reason = trial.user_attrs.get("stop_reason") if trial.state.is_finished() else None
+    return TrialRecord(
+        trial=str(trial.number),
+        state=_STATES[reason] if reason else "running",
+        stop_reason=reason,
+        val_error=last.get("val_error"),
+        val_loss=last.get("val_loss"),
+        epoch=last.get("epoch", 0),
+        ssl_epoch=last.get("ssl_epoch"),
+        seconds=last.get("seconds", 0.0),
+        params=space.resolve(trial.params, epochs),
+        error=trial.user_attrs.get("error"),
+        values=trial.params,
+        intermediate=trial.intermediate_values,
+    )
+
+
+TAKEN_OVER = "taken_over"
+"""Attribute of a trial that another study ran: which one."""
+
+
+def is_taken_over(trial: FrozenTrial) -> bool:
+    """Whether an earlier study ran this trial."""
+    return TAKEN_OVER in trial.user_attrs
