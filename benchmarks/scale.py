@@ -34,8 +34,8 @@ from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.opening import open_log, open_tracker
-from tune.trials.study_trials import Records
-from tune.worker.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
+from tune.trials.study_trials import StudyTrials
+from tune.worker.report_keys import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 
 STAGES = ("ask", "start", "schedule", "record", "end")
 WINDOW = 500  # trials between two lines of the table
@@ -81,7 +81,7 @@ class Simulation:
         self.spec = resolve_request(request, home).model_copy(update={"split_hash": "simulated"})
         self.folder = StudyFolder(home.study_folder("scale"))
         self.folder.create(self.spec)
-        self.records = Records(self.folder, self.spec)
+        self.records = StudyTrials(self.folder, self.spec)
         self.log = open_log(self.folder)
         self.tracker = open_tracker(self.log, self.spec, home)
         self.tracker.study_started({}, "")

@@ -19,8 +19,8 @@ from tune.engine.searcher import StudySearcher
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
-from tune.trials.study_trials import Records
-from tune.worker.trainable import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
+from tune.trials.study_trials import StudyTrials
+from tune.worker.report_keys import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Driver:
         home: Home,
         outcome_of: Callable[[Mapping[str, Any]], Outcome],
         *,
-        make_scheduler: Callable[[Records], StudyASHA] | None = None,
+        make_scheduler: Callable[[StudyTrials], StudyASHA] | None = None,
     ) -> None:
         from tune.tracking.opening import open_log, open_tracker
 
@@ -60,7 +60,7 @@ class Driver:
         self.spec, self.outcome_of = spec, outcome_of
         self.log = open_log(folder)
         self.tracker: Tracker = open_tracker(self.log, spec, home)
-        self.records = Records(folder, spec)
+        self.records = StudyTrials(folder, spec)
         self.recorder = Recorder(self.records, self.tracker, folder, lambda: None)
         if make_scheduler is None:
             self.scheduler = StudyASHA(self.records.epochs, self.records.history())

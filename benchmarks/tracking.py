@@ -269,7 +269,7 @@ class Backlog:
     def __init__(self, folder: Path, uri: str, raw_uri: str, runs: int) -> None:
         from mlflow.tracking import MlflowClient
 
-        from tune.delivery.deliverer import Sender
+        from tune.delivery.deliverer import Deliverer
         from tune.delivery.sender import configure_mlflow
 
         configure_mlflow()
@@ -282,7 +282,7 @@ class Backlog:
             experiment="backlog",
             common_tags={"ssl.method": "vat"},
         )
-        self.sender = Sender(self.log)
+        self.sender = Deliverer(self.log)
         self.client = MlflowClient(tracking_uri=raw_uri)
 
     def make_runs(self) -> float:

@@ -20,8 +20,9 @@ from tests.tune.helpers import Done, make_spec, make_study
 from tune.cli.jobs import request_words, take_files
 from tune.cli.options import takes_request
 from tune.cluster.connection import check_address, connected
+from tune.cluster.identity import identity
 from tune.cluster.jobs import job_server
-from tune.cluster.probe import Probe, check_probes, identity
+from tune.cluster.probe import Probe, check_probes
 from tune.errors import Exit, ServiceError
 from tune.launch.request import SearchRequest, check_request
 from tune.revision import code_digest

@@ -25,9 +25,10 @@ from tests.tune.helpers import (
     shapes_options,
     told,
 )
-from tune.engine import trouble
+from tune.engine import storage_faults as trouble
 from tune.engine.searcher import StudySearcher
-from tune.engine.trouble import HangWatch, is_storage_trouble
+from tune.engine.storage_faults import is_storage_trouble
+from tune.engine.worker_deaths import HangWatch
 from tune.findings.study import load_study
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
@@ -212,7 +213,7 @@ def test_stop_says_when_the_driver_takes_too_long(ssl_tune: Command, finished: H
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("tune.engine.trouble.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("tune.engine.storage_faults.time.monotonic", lambda: self.now)
 
 
 def test_a_worker_hangs_after_eight_of_its_epochs_and_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:

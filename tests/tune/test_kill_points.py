@@ -20,7 +20,7 @@ from tests.tune.helpers import make_study, told
 from tune.engine.scheduler import StudyASHA
 from tune.store.event_log import EventLog
 from tune.store.home import Home
-from tune.trials.study_trials import Records
+from tune.trials.study_trials import StudyTrials
 
 EPOCHS = 9
 POINTS = (
@@ -82,7 +82,7 @@ def events(home: Home) -> dict[str, list[tuple[int, dict[str, float]]]]:
 def rungs_of(home: Home) -> list[Any]:
     from tune.store.study_folder import StudyFolder
 
-    records = Records(StudyFolder(home.study_folder("s")), make_spec_again(home))
+    records = StudyTrials(StudyFolder(home.study_folder("s")), make_spec_again(home))
     found = StudyASHA(EPOCHS, records.history())._brackets[0]._rungs
     assert records.unfinished() == []
     records.close()

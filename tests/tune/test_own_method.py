@@ -108,8 +108,8 @@ def test_resume_goes_on_with_the_studys_own_copy_and_says_that_the_file_changed(
 def test_a_worker_needs_no_file(local_ray: None, ready_home: Home, pictures: Path, uda: Path) -> None:
     import ray
 
-    from tune.engine.searcher import trial_task
-    from tune.trials.study_trials import Records
+    from tune.trials.study_trials import StudyTrials
+    from tune.worker.task import trial_task
 
     uda.write_text(uda.read_text() + "\n# a content that no worker has seen\n")
     options = OPTIONS | {"method": f"file:{uda}", "dataset": f"folder:{pictures}"}
@@ -118,7 +118,7 @@ def test_a_worker_needs_no_file(local_ray: None, ready_home: Home, pictures: Pat
 
     _, _, split = prepare(spec.base_config(), cache=ready_home.cache)
     spec = spec.model_copy(update={"split_hash": split.hash})
-    task = trial_task(spec, Records(folder, spec).ask(), folder, ready_home)
+    task = trial_task(spec, StudyTrials(folder, spec).ask(), folder, ready_home)
     uda.unlink()
     shutil.rmtree(folder.path)
 

@@ -20,12 +20,12 @@ from tune.trials.optuna_storage import open_storage
 from tune.trials.reading import read_records
 from tune.trials.record import TrialRecord
 from tune.trials.sampling import make_sampler
-from tune.trials.study_trials import Records
+from tune.trials.study_trials import StudyTrials
 
 
-def open_records(home: Home, **options: Any) -> tuple[Records, StudyFolder, StudySpec]:
+def open_records(home: Home, **options: Any) -> tuple[StudyTrials, StudyFolder, StudySpec]:
     folder, spec = make_study(home, **options)
-    return Records(folder, spec), folder, spec
+    return StudyTrials(folder, spec), folder, spec
 
 
 def summary(epoch: int, error: float, ssl_epoch: int | None = None, reason: str | None = None) -> Any:
@@ -39,7 +39,7 @@ def summary(epoch: int, error: float, ssl_epoch: int | None = None, reason: str 
     }
 
 
-def run_through(records: Records, number: int) -> None:
+def run_through(records: StudyTrials, number: int) -> None:
     """A trial that completes with an error that depends on its parameters."""
     error = 100 * records.trial(number).params["pseudo_label.threshold"] % 37
     records.report(number, summary(6, error, 5))
@@ -66,7 +66,7 @@ def asked_points(home: Home, *, reopened: bool, **options: Any) -> list[dict[str
         points.append(dict(records.ask().params))
         run_through(records, number)
         if reopened:
-            records = Records(folder, spec)
+            records = StudyTrials(folder, spec)
     return points
 
 
@@ -171,7 +171,7 @@ def test_unfinished_trials_wait_in_order_of_creation(home: Home) -> None:
     for _ in range(4):
         records.ask()
     records.end(1, "nan")
-    again = Records(folder, spec)
+    again = StudyTrials(folder, spec)
     assert [t.number for t in again.unfinished()] == [0, 2, 3] and again.asked() == 4
     assert [r.state for r in again.all()] == ["running", "failed", "running", "running"]
     assert again.ask().number == 4  # and no second baseline
@@ -184,7 +184,7 @@ def test_the_searcher_hands_out_waiting_trials_before_new_ones_and_then_ends(hom
     records.report(0, summary(2, 10.0, 1))
     records.end(1, "nan")
     returned: deque[int] = deque()
-    searcher = StudySearcher(Records(folder, spec), folder, home, returned=returned)
+    searcher = StudySearcher(StudyTrials(folder, spec), folder, home, returned=returned)
     tasks = [searcher.suggest(f"ray-{i}") for i in range(3)]
     assert [t["trial"] for t in tasks] == [0, 2, 3]
     assert [t["known_epoch"] for t in tasks] == [2, 0, 0]
@@ -204,7 +204,7 @@ def test_a_study_that_has_not_begun_has_no_trials_and_reading_makes_none(home: H
     assert read_records(folder) == [] and not folder.optuna_db.exists()
     open_storage(folder)  # killed between making the database and the study in it
     assert read_records(folder) == []
-    assert Records(folder, spec).asked() == 0
+    assert StudyTrials(folder, spec).asked() == 0
 
 
 def record(

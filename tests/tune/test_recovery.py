@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune.tracked import EXPERIMENT, Home, check_exact, metrics, start, tracked_home
-from tune.delivery.deliverer import Sender
+from tune.delivery.deliverer import Deliverer
 from tune.delivery.sender import deliver
 from tune.tracking.tracker import Tracker
 
@@ -121,14 +121,14 @@ def test_an_experiment_that_was_renamed_is_gone_on_with(tracked: Home) -> None:
 def test_what_a_late_request_left_behind_is_taken_away(tracked: Home) -> None:
     """A server that was only slow carries out a request that its sender gave up and sent again."""
     tracker = whole_study(tracked, "0")
-    Sender(tracked.log).deliver_pending()
+    Deliverer(tracked.log).deliver_pending()
     run = tracked.runs()["trial 0"]
     client = tracked.store.client()
     late = client.create_run(run.info.experiment_id, run_name="trial 0", tags=run.data.tags)
     client.update_run(run.info.run_id, status="RUNNING")
     tracked.log.set_meta("doubtful:s/0", "1")
     tracker.study_ended("finished", {})
-    Sender(tracked.log).deliver_pending()
+    Deliverer(tracked.log).deliver_pending()
     check_exact(tracked)
     assert client.get_run(late.info.run_id).info.lifecycle_stage == "deleted"
     assert tracked.log.metas("doubtful:") == []

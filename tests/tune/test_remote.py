@@ -40,7 +40,7 @@ from tune.store.object_store import ObjectStore, StoreError
 from tune.store.remote_study import RemoteStudy
 from tune.store.study_folder import StudyFolder
 from tune.tracking.opening import open_log
-from tune.trials.study_trials import Records
+from tune.trials.study_trials import StudyTrials
 from tune.worker.trial_files import RemoteTrial
 
 Command = Callable[..., Done]
@@ -82,7 +82,7 @@ def begin(home: Home, name: str = "s", **options: Any) -> StudyFolder:
 
 def ask(folder: StudyFolder, trials: int = 1) -> None:
     """Ask for some trials."""
-    records = Records(folder, load_study(folder.path.name, home=folder.path.parent.parent).spec)
+    records = StudyTrials(folder, load_study(folder.path.name, home=folder.path.parent.parent).spec)
     for _ in range(trials):
         records.ask()
     records.close()

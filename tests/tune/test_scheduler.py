@@ -12,7 +12,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from tune.definition.rungs import expected_epochs, rungs
 from tune.engine.scheduler import StudyASHA
 from tune.trials.record import TrialRecord
-from tune.worker.trainable import ERROR, SSL_EPOCH
+from tune.worker.report_keys import ERROR, SSL_EPOCH
 
 CONTINUE, STOP = "CONTINUE", "STOP"
 

@@ -31,7 +31,7 @@ from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import open_storage
-from tune.trials.study_trials import Records
+from tune.trials.study_trials import StudyTrials
 
 Command = Callable[..., Done]
 
@@ -303,7 +303,7 @@ def test_trials_that_raise_or_diverge_fail_and_the_study_goes_on_and_exits_4(
 
 def test_a_study_whose_trials_all_failed_exits_3(ready_home: Home, ssl_tune: Command) -> None:
     folder, spec = make_study(ready_home, trials=2, name="bad")
-    records = Records(folder, spec)
+    records = StudyTrials(folder, spec)
     for _ in range(2):
         records.end(records.ask().number, "nan", error="the loss is not finite")
     done = ssl_tune("resume", "bad")
@@ -349,7 +349,7 @@ def test_a_trial_that_never_got_a_worker_is_in_mlflow_all_the_same(
     local_ray: None, ready_home: Home, ssl_tune: Command
 ) -> None:
     folder, spec = make_study(ready_home, time_budget="0.001")
-    Records(folder, spec).ask()
+    StudyTrials(folder, spec).ask()
     done = ssl_tune("resume", "s")
     assert done.code == 0 and "time budget is spent" in done.err
     (record,) = load_study("s").records()

@@ -19,7 +19,7 @@ import pytest
 from ssl_core.system.errors import ConfigError
 from tests.tune.tracked import EXPERIMENT, LARGEST, ROOT, TAGS, Home, Store, metrics, start, tracked_home
 from tune.delivery import sender
-from tune.delivery.deliverer import Sender, chunks
+from tune.delivery.deliverer import Deliverer, chunks
 from tune.delivery.sender import deliver
 from tune.tracking.text import MAX_PARAM_LENGTH, SHORTENED
 from tune.tracking.uri import check_tracking_uri
@@ -224,12 +224,12 @@ def test_a_deleted_experiment_is_restored(tracked: Home, same_sender: bool) -> N
     tracker = tracked.tracker()
     start(tracker, "0")
     tracker.report("0", 1, metrics(1))
-    sender = Sender(tracked.log)
+    sender = Deliverer(tracked.log)
     sender.deliver_pending()
     client = tracked.store.client()
     client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
     tracker.report("0", 2, metrics(2))
-    (sender if same_sender else Sender(tracked.log)).deliver_pending()
+    (sender if same_sender else Deliverer(tracked.log)).deliver_pending()
     assert tracked.log.pending() == 0 and tracked.log.dead() == []
     assert tracked.points(tracked.runs()["trial 0"]) == tracked.expected("s/0")
 

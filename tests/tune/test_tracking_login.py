@@ -138,12 +138,12 @@ def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
     served: Home, gate: Gate, home: StudyHome, ssl_tune: Command, short_clocks: None
 ) -> None:
     from tests.tune.helpers import make_study
-    from tune.trials.study_trials import Records
+    from tune.trials.study_trials import StudyTrials
 
     gate.shut()
     options = {"tracking_uri": served.tracking_uri, "tracking_timeout": "1s", "trials": 1, "epochs": 6}
     folder, spec = make_study(home, **options)
-    records = Records(folder, spec)
+    records = StudyTrials(folder, spec)
     number = records.ask().number
     last = {
         "epoch": 6,

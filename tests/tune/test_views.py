@@ -16,7 +16,7 @@ import tune
 from tests.tune.helpers import Done, make_study
 from tune.findings.study import load_study
 from tune.store.home import Home
-from tune.trials.study_trials import Records
+from tune.trials.study_trials import StudyTrials
 
 Command = Callable[..., Done]
 STATUS = {"study", "state", "method", "dataset", "labels", "trials", "best", "tracking", "cost"}
@@ -147,7 +147,7 @@ def test_a_study_that_was_interrupted_has_running_trials_and_says_how_to_carry_o
     ssl_tune: Command, home: Home
 ) -> None:
     folder, spec = make_study(home)
-    records = Records(folder, spec)
+    records = StudyTrials(folder, spec)
     for number, epochs in enumerate((3, 1, 0)):
         records.ask()
         for epoch in range(1, epochs + 1):
@@ -175,7 +175,7 @@ def test_a_study_that_was_interrupted_has_running_trials_and_says_how_to_carry_o
 
 def test_numbers_that_json_lacks_become_null(ssl_tune: Command, home: Home) -> None:
     folder, spec = make_study(home)
-    records = Records(folder, spec)
+    records = StudyTrials(folder, spec)
     records.ask()
     records.report(0, summary(2, float("nan")))
     records.end(0, "nan")

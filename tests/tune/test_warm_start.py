@@ -21,7 +21,7 @@ from tune.store.study_folder import StudyFolder
 from tune.trials.handover import keep_warm_trials
 from tune.trials.optuna_storage import check_name_is_free, check_storage_url, open_storage
 from tune.trials.reading import read_records
-from tune.trials.study_trials import Records
+from tune.trials.study_trials import StudyTrials
 
 Command = Callable[..., Done]
 
@@ -38,7 +38,7 @@ def test_points_come_after_the_baseline_and_the_sampler_fills_in_what_they_leave
     path.write_text(POINTS)
     folder, spec = make_study(home, points=str(path))
     path.unlink()  # the study has its own copy
-    records = Records(folder, spec)
+    records = StudyTrials(folder, spec)
     asked = [records.ask().params for _ in range(4)]
     assert asked[0] == {"pseudo_label.threshold": 0.95, "warmup_share": 0.0333}
     assert asked[1] == {"pseudo_label.threshold": 0.8, "warmup_share": 0.5}
@@ -83,7 +83,7 @@ def test_points_may_stand_in_the_study_file(ssl_tune: Command, home: Home, tmp_p
 def an_earlier_study(home: Home, **options: Any) -> None:
     """Five trials: completed, stopped, diverged, failed, and one that still runs."""
     folder, spec = make_study(home, name="earlier", **options)
-    records = Records(folder, spec)
+    records = StudyTrials(folder, spec)
     for number, reason in enumerate(("completed", "asha", "nan", "error", None)):
         records.ask()
         records.report(number, summary(3, 20.0 + number, 2, reason))
@@ -98,7 +98,7 @@ def test_a_warm_start_takes_over_what_taught_something_and_counts_it_as_no_trial
     an_earlier_study(home)
     folder, spec = make_study(home, warm_start="earlier", name="later")
     keep_warm_trials(folder, spec)
-    records = Records(folder, spec)
+    records = StudyTrials(folder, spec)
     assert records.asked() == 0 and records.all() == [] == read_records(folder)
     first = records.ask()
     assert first.number == 3 and first.params == {"pseudo_label.threshold": 0.95, "warmup_share": 0.0333}
@@ -109,23 +109,23 @@ def test_a_warm_start_takes_over_what_taught_something_and_counts_it_as_no_trial
     assert [t.user_attrs.get("taken_over") for t in stored] == ["earlier/0", "earlier/1", "earlier/2", None]
     assert [t.value for t in stored[:2]] == [20.0, 21.0] and stored[2].constraints == {"infeasible": 1.0}
     # The earlier study may go: this one has its copy. A driver that died while copying is made up for.
-    again = Records(folder, spec)
+    again = StudyTrials(folder, spec)
     assert again.asked() == 1 and again.ask().number == 4
 
 
 def test_a_driver_that_died_while_it_took_trials_over_takes_the_rest(home: Home) -> None:
     an_earlier_study(home)
     folder, spec = make_study(home, warm_start="earlier", name="later")
-    whole = Records(folder, spec)  # also copies them: nobody had
+    whole = StudyTrials(folder, spec)  # also copies them: nobody had
     rows = json.loads((folder.path / "warm-start.json").read_text())
     assert [row["from"] for row in rows] == ["earlier/0", "earlier/1", "earlier/2"]
     points = [whole.ask().params for _ in range(3)]
     whole.close()
     folder.optuna_db.unlink()
     (folder.path / "warm-start.json").write_text(json.dumps(rows[:1]))
-    Records(folder, spec).close()
+    StudyTrials(folder, spec).close()
     (folder.path / "warm-start.json").write_text(json.dumps(rows))
-    again = Records(folder, spec)
+    again = StudyTrials(folder, spec)
     assert [again.ask().params for _ in range(3)] == points
 
 
@@ -153,7 +153,7 @@ def test_trials_lie_where_storage_says_under_the_study_s_own_name(home: Home, tm
     url = f"sqlite:///{tmp_path / 'trials.db'}"
     folder, spec = make_study(home, storage=url)
     check_name_is_free(spec, folder)
-    records = Records(folder, spec)
+    records = StudyTrials(folder, spec)
     records.ask()
     run_through(records, 0)
     assert not folder.optuna_db.exists() and [r.state for r in read_records(folder)] == ["completed"]
@@ -165,7 +165,7 @@ def test_trials_lie_where_storage_says_under_the_study_s_own_name(home: Home, tm
     # A study of that name that came there behind our back is not mixed with this one.
     strange = spec.model_copy(update={"uid": "somebody else's"})
     with pytest.raises(ServiceError, match="is another one of the same name"):
-        Records(folder, strange)
+        StudyTrials(folder, strange)
 
 
 @pytest.mark.parametrize(

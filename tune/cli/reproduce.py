@@ -50,10 +50,10 @@ def reproduce_command(
     as_json: JsonOption = False,
 ) -> None:
     """Make the report's tables again: Markdown, LaTeX, CSV and PNG, beside the report's and published values."""
-    from tune.confirmation.trainings import resumable
     from tune.paper_tables.entries import Budget, parse_places
     from tune.paper_tables.rendering import write_all
     from tune.paper_tables.reproduce import Order, reproduce
+    from tune.signals import resumable
 
     if search and configs is not None:
         raise ConfigError("--search and --configs exclude each other: take one.")

@@ -298,8 +298,8 @@ def _confirmation(
     sender: subprocess.Popen[bytes] | None = None,
 ) -> dict[str, Any]:
     from tune.confirmation.confirm import confirm
-    from tune.confirmation.trainings import resumable
     from tune.engine.progress import make_progress
+    from tune.signals import resumable
 
     words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"
     with resumable(words):

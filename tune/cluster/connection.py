@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
@@ -255,3 +255,21 @@ def _choose(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     config = choose_device(from_document(document))
     chosen = {name: getattr(config, name) for name in ("device", "precision", "compile")}
     return chosen, fingerprint(config.device)
+
+
+def joined(address: str | None) -> AbstractContextManager[None]:
+    """Be in the cluster, where there is one."""
+    if address is None:
+        return nullcontext()
+    from tune.cluster.connection import connected
+
+    return connected(address)
+
+
+def machines_of(address: str | None) -> list[Machine] | None:
+    """The machines of the cluster that this process has joined; None where there is none."""
+    if address is None:
+        return None
+    from tune.cluster.connection import machines
+
+    return machines()

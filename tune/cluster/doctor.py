@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssl_core.system.errors import ConfigError
-from tune.launch.request import gpu_count
+from tune.cluster.gpus import gpu_count
 from tune.store.home import Home
 
 if TYPE_CHECKING:
@@ -155,17 +155,19 @@ def examine_cluster(address: str, home: Home) -> list[Finding]:
         ConfigError: this is no address.
         ServiceError: nobody answers, or the token is refused.
     """
-    from tune.cluster import connection as cluster
-    from tune.cluster.probe import identity, needs_network, probe
+    from tune.cluster.connection import connected
+    from tune.cluster.connection import machines as machines_there
+    from tune.cluster.identity import identity
+    from tune.cluster.probe import needs_network, probe
     from tune.tracking.uri import check_tracking_uri
 
-    with cluster.connected(address):
+    with connected(address):
         uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
         check_tracking_uri(uri)
         home.check_writable()
         shared = home.shared()
         server = uri if needs_network(uri) else None
-        mine, machines = identity(), cluster.machines()
+        mine, machines = identity(), machines_there()
         probes = probe(shared, tracking_uri=server, look_at_gpus=True)
         total = f"{len(machines)} machines, {sum(m.cpus for m in machines):g} processors, "
         total += f"{sum(m.gpus for m in machines):g} GPUs"

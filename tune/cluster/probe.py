@@ -6,32 +6,19 @@ Looked at from within, by a task on each, before a study's first trial starts th
 from __future__ import annotations
 
 import importlib
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ssl_core.system.errors import ConfigError
 from tune.errors import Exit, ServiceError
-from tune.revision import ROOT, code_digest
 from tune.store.object_store import ObjectStore
 
 PROBE_SECONDS = 60.0
-PACKAGES = ("ray", "torch", "torchvision", "numpy")
-
-
-def identity() -> dict[str, str]:
-    """What must be the same wherever a study's code runs."""
-    found = {"python": ".".join(map(str, sys.version_info[:2]))}
-    for name in PACKAGES:
-        found[name] = metadata.version(name)
-    found["ssl-tune"] = f"code {code_digest(ROOT)}"
-    return found
 
 
 @dataclass(frozen=True)
@@ -154,7 +141,7 @@ def _look() -> Any:
             missing.append(f"{token.rpartition('/')[0]} ({getattr(error, 'strerror', None) or error})")
         missing += [folder for folder in folders if not Path(folder).exists()]
         try:
-            from tune.cluster.probe import identity
+            from tune.cluster.identity import identity
 
             versions = identity()
         except (ImportError, SyntaxError, OSError) as error:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +19,6 @@ from ssl_core import method_file
 from ssl_core.config import RunConfig
 from ssl_core.data.datasets import DatasetInfo
 from ssl_core.system.errors import ConfigError, NonFiniteError
-from tune.errors import Exit, ServiceError
 from tune.store.event_log import Report
 from tune.store.home import Home
 
@@ -235,34 +232,3 @@ def _alone(folder: Path) -> Iterator[None]:
     with folder.with_name(f".{folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def resumable(carry_on: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block with the command that carries on.
-
-    Raises:
-        ServiceError: with exit code 130 or 143.
-    """
-
-    def terminate(number: int, frame: object) -> None:
-        raise _TerminatedError
-
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, terminate) if main else None
-    try:
-        yield
-    except (KeyboardInterrupt, _TerminatedError) as stop:
-        code = Exit.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else Exit.TERMINATED
-        raise ServiceError(f"interrupted; what is trained is kept. Carry on with: {carry_on}", code) from None
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _interrupted(carry_on: str) -> str:
-    return f"interrupted; what is trained is kept. Carry on with: {carry_on}"
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM, on its way out of a training loop."""

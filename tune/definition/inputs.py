@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING."""
+"""What people type (assignments, durations, files of text), as values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING."""
+"""Points that a person names: `--points FILE`, a YAML list; each is tried as it is, what it leaves out the sampler fills in."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ FIGURE_LOOK_SECONDS = 0.1  # while figures are drawn, other events are looked fo
 logger = logging.getLogger("tune.delivery.sender")
 
 
-class Sender:
+class Deliverer:
     """Delivers one study's events; see `deliver_pending`.
 
     Args:

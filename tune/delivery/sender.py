@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from ssl_core.system.errors import ConfigError
-from tune.delivery.deliverer import Sender
+from tune.delivery.deliverer import Deliverer
 from tune.delivery.refusals import AwayError
 from tune.store.event_log import FILE_NAME, EventLog
 from tune.tracking.uri import take_login
@@ -95,7 +95,7 @@ def serve(log: EventLog, parent: int | None) -> None:
     Raises:
         ReplacedError: if the database file is no longer the one that MLflow has open in this process.
     """
-    sender, patience = Sender(log), _Patience(log)
+    sender, patience = Deliverer(log), _Patience(log)
 
     def orphaned() -> bool:
         return parent is not None and os.getppid() != parent
@@ -158,7 +158,7 @@ def deliver(study_folder: Path, timeout: float) -> int:
             if not alone:
                 return log.pending()
             configure_mlflow()
-            sender, patience = Sender(log), _Patience(log)
+            sender, patience = Deliverer(log), _Patience(log)
             while True:
                 try:
                     sender.deliver_pending()

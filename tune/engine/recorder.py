@@ -21,11 +21,12 @@ from ray.tune import Callback
 
 from search_spaces import dump_yaml
 from ssl_core.pictures.file import FILE_NAME as PICTURE
-from tune.engine.trouble import HangWatch, headline, is_storage_trouble, out_of_memory_kills
+from tune.engine.storage_faults import headline, is_storage_trouble
+from tune.engine.worker_deaths import HangWatch, out_of_memory_kills
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
-from tune.trials.study_trials import Records
-from tune.worker.trainable import (
+from tune.trials.study_trials import StudyTrials
+from tune.worker.report_keys import (
     CLASSES,
     EPOCH,
     ERROR,
@@ -55,7 +56,7 @@ class Recorder(Callback):
     """
 
     def __init__(
-        self, records: Records, tracker: Tracker, folder: StudyFolder, watch: Callable[[], None]
+        self, records: StudyTrials, tracker: Tracker, folder: StudyFolder, watch: Callable[[], None]
     ) -> None:
         self._records, self._tracker, self._folder, self._watch = records, tracker, folder, watch
         self._last: dict[int, dict[str, Any]] = {}

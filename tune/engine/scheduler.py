@@ -12,7 +12,7 @@ from ssl_core.system.faults import fault
 from tune.definition.rungs import rungs
 from tune.definition.spec import REDUCTION_FACTOR
 from tune.trials.record import TrialRecord
-from tune.worker.trainable import ERROR, SSL_EPOCH
+from tune.worker.report_keys import ERROR, SSL_EPOCH
 
 
 class StudyASHA(AsyncHyperBandScheduler):

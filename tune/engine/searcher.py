@@ -15,11 +15,10 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from ray.tune.search import Searcher
 
-from ssl_core import method_file
-from tune.definition.spec import StudySpec
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
-from tune.trials.study_trials import Records
+from tune.trials.study_trials import StudyTrials
+from tune.worker.task import trial_task
 
 
 class StudySearcher(Searcher):
@@ -37,7 +36,7 @@ class StudySearcher(Searcher):
 
     def __init__(
         self,
-        records: Records,
+        records: StudyTrials,
         folder: StudyFolder,
         home: Home,
         *,
@@ -90,22 +89,3 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
-
-
-def trial_task(spec: StudySpec, trial: FrozenTrial, folder: StudyFolder, home: Home) -> dict[str, Any]:
-    """What a worker is told of a trial: plain data, the text of a method of the user's own included."""
-    digest = spec.config.get("method_digest")
-    return {
-        "trial": trial.number,
-        "config": spec.trial_config(trial.params).document(),
-        "method_text": None if digest is None else method_file.text_of(digest),
-        "folder": str(folder.trials / str(trial.number)),
-        "store": None if folder.remote is None else folder.remote.place(),
-        "max_failures": spec.max_failures,
-        "known_epoch": trial.user_attrs.get("last", {}).get("epoch", 0),
-        "split_hash": spec.split_hash,
-        "cache": str(home.cache),
-        "data_root": spec.data_root,
-        "gpus": spec.gpus_per_trial,
-        "system_metrics": spec.system_metrics,
-    }

@@ -27,7 +27,7 @@ from tune.store.study_folder import StudyFolder
 from tune.tracking.contents import tell_summary
 from tune.tracking.news import TrackingNews
 from tune.tracking.opening import open_log, open_tracker
-from tune.trials.study_trials import Records
+from tune.trials.study_trials import StudyTrials
 from tune.worker.trainable import TrialTrainable
 
 # Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
@@ -65,7 +65,7 @@ class Engine:
         self.log = open_log(folder, shared=spec.address is not None)
         self.tracker = open_tracker(self.log, spec, home)
         self.news = TrackingNews(self.log)
-        self.records = Records(folder, spec)
+        self.records = StudyTrials(folder, spec)
         self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
         self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
         self._began = time.monotonic()
@@ -197,11 +197,11 @@ class Engine:
     def _searcher(self) -> StudySearcher:
         of_cluster: dict[str, Any] = {}
         if self.spec.address is not None:
-            from tune.cluster import connection as cluster
-            from tune.cluster import probe
+            from tune.cluster.connection import Room
+            from tune.cluster.identity import identity
 
-            room = cluster.Room(self.spec) if self.spec.elastic else None
-            of_cluster = {"identity": probe.identity(), "room": room}
+            room = Room(self.spec) if self.spec.elastic else None
+            of_cluster = {"identity": identity(), "room": room}
         return StudySearcher(
             self.records,
             self.folder,

@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING."""
+"""What a confirmation found, for whoever reads it."""
 
 from __future__ import annotations
 

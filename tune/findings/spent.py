@@ -1,11 +1,11 @@
-"""NEEDS A DOCSTRING."""
+"""What a study has cost so far, beside what was expected."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
-from tune.launch.plan import FILE_NAME
+from tune.store.layout import PLAN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,8 @@ def planned_and_actual(study: Study, records: Sequence[TrialRecord]) -> dict[str
 
     folder, names = study.folder, ("epochs", "seconds", "disk_bytes")
     planned, elapsed = None, 0.0
-    if (folder.path / FILE_NAME).exists():
-        document = json.loads((folder.path / FILE_NAME).read_text())
+    if (folder.path / PLAN_FILE).exists():
+        document = json.loads((folder.path / PLAN_FILE).read_text())
         planned = {name: round(document[name], 1) for name in names}
     if folder.events_db.exists():
         with EventLog(folder.events_db, read_only=True) as log:

@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING."""
+"""A study as commands and notebooks read it: works while it runs, and after."""
 
 from __future__ import annotations
 

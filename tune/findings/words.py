@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING."""
+"""Wording that tables, pages and progress share."""
 
 from __future__ import annotations
 

@@ -14,13 +14,14 @@ from ssl_core.config import RunConfig, from_document
 from ssl_core.methods import method_of
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
+from tune.cluster.connection import joined, machines_of
 from tune.definition.inputs import with_overrides
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
 from tune.definition.spec import REDUCTION_FACTOR, StudySpec, generator_seed
 from tune.findings.ranking import resolution
 from tune.launch.request import SearchRequest, resolve_request
-from tune.launch.start import joined, machines_of
 from tune.store.home import Home
+from tune.store.layout import PLAN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ssl_core.data.datasets import Dataset, Split
     from tune.store.study_folder import StudyFolder
 
-FILE_NAME = "plan.json"
 PLAN_SECONDS, SEARCH_SECONDS = 8.0, 0.5
 """How long `plan` may measure, and how long `search` does before its first trial; one point is always measured."""
 POINTS = 8
@@ -135,7 +135,7 @@ def keep_expectation(
 ) -> None:
     """Note beside a study what it is expected to take."""
     document = dataclasses.asdict(expect(spec, config, data, split, SEARCH_SECONDS))
-    write_atomically(folder.path / FILE_NAME, json.dumps(document, indent=1).encode())
+    write_atomically(folder.path / PLAN_FILE, json.dumps(document, indent=1).encode())
 
 
 def plan(request: SearchRequest, home: Home) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tune.definition.spec import StudySpec
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.opening import open_log, open_tracker
-from tune.tracking.tracker import early_sender
+from tune.tracking.sender_process import early_sender
 
 
 class HeadStart:

@@ -20,6 +20,7 @@ from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, unknown
 from tune.cluster.capacity import Machine, share
+from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
 from tune.definition.inputs import parse_duration, with_overrides
 from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, without
@@ -282,27 +283,6 @@ def _fixed_by_set(space: SearchSpace, settings: Mapping[str, Any]) -> list[str]:
     if "warmup_epochs" in settings and "warmup_share" in names:
         fixed.append("warmup_epochs")
     return fixed
-
-
-def gpu_count() -> int:
-    """GPUs of this machine that this process may use, known without loading torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    dev = Path("/dev")
-    return len(list(dev.glob("nvidia[0-9]*"))) or int((dev / "dxg").exists())  # the latter on Windows' Linux
-
-
-def check_gpus(gpus: float, remedy: str) -> None:
-    """Refuse trials for which this machine has too few GPUs: they would wait for ever.
-
-    Raises:
-        ConfigError: says how many it has, and then the remedy.
-    """
-    there = gpu_count()
-    if gpus > there:
-        has = "1 GPU" if there == 1 else f"{there or 'no'} GPUs"
-        raise ConfigError(f"gpus_per_trial = {gpus:g}: this machine has {has} that may be used. {remedy}")
 
 
 def _gpus(request: SearchRequest, machines: Sequence[Machine] | None) -> float:

@@ -7,21 +7,23 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
-from tune.cluster.capacity import Machine, check_fit
+from tune.cluster.capacity import check_fit
+from tune.cluster.connection import joined, machines_of
+from tune.cluster.gpus import check_gpus
 from tune.definition.spec import StudySpec
 from tune.delivery.check import require_tracking
 from tune.errors import Exit, ServiceError
 from tune.findings.study import Study
 from tune.launch.preparation import HeadStart, head_start
-from tune.launch.request import SearchRequest, check_gpus, resolve_request
+from tune.launch.request import SearchRequest, resolve_request
+from tune.signals import asking_to_stop
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 
@@ -219,24 +221,6 @@ def _ready(
         yield spec, begun
 
 
-def joined(address: str | None) -> AbstractContextManager[None]:
-    """Be in the cluster, where there is one."""
-    if address is None:
-        return nullcontext()
-    from tune.cluster.connection import connected
-
-    return connected(address)
-
-
-def machines_of(address: str | None) -> list[Machine] | None:
-    """The machines of the cluster that this process has joined; None where there is none."""
-    if address is None:
-        return None
-    from tune.cluster.connection import machines
-
-    return machines()
-
-
 def _check_machines(spec: StudySpec, folder: StudyFolder) -> None:
     """Find what would make trials wait for ever, or fail on other machines, before any starts.
 
@@ -248,15 +232,15 @@ def _check_machines(spec: StudySpec, folder: StudyFolder) -> None:
         # Known of a new study, but this one may have begun elsewhere.
         check_gpus(spec.gpus_per_trial, "The study began with them: carry it on where they are.")
         return
-    from tune.cluster import connection as cluster
-    from tune.cluster import probe
+    from tune.cluster import connection, probe
+    from tune.cluster.identity import identity
 
     kind, _, path = spec.config["dataset"].partition("folder:")
     folders = [Path(path)] if path and not kind else []
     folders += [Path(spec.data_root)] if spec.data_root else []
     shared = folder.path if folder.remote is None else folder.remote.store
-    probe.check_probes(probe.probe(shared, folders), probe.identity())
-    check_fit(cluster.machines(), int(spec.config["threads"]), spec.gpus_per_trial)
+    probe.check_probes(probe.probe(shared, folders), identity())
+    check_fit(connection.machines(), int(spec.config["threads"]), spec.gpus_per_trial)
 
 
 def _say_if_changed(study: Study, progress: Progress) -> None:
@@ -344,7 +328,7 @@ def _run(
         raise
     state = "failed"
     try:
-        with _signals(engine.request_stop):
+        with asking_to_stop(engine.request_stop):
             state = engine.run()
     except KeyboardInterrupt:  # a second Ctrl-C, which did not wait for the trials to end their epoch
         engine.signal, state = signal.SIGINT, "interrupted"
@@ -370,28 +354,6 @@ def _code(study: Study, engine: Engine, undelivered: int) -> Exit:
     if "failed" in states:
         return Exit.SOME_TRIALS_FAILED
     return Exit.TRACKING_PENDING if undelivered else Exit.DONE
-
-
-@contextmanager
-def _signals(request_stop: Callable[[int], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the engine to stop; a second one is the ordinary, immediate one."""
-    before: dict[int, Any] = {}  # by signal
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        for other, handler in before.items():
-            signal.signal(other, handler)
-        request_stop(number)
-
-    try:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            before[each] = signal.signal(each, handle)
-    except ValueError:  # not the main thread: the caller's own handling stays
-        before.clear()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _progress(quiet: bool) -> Progress:

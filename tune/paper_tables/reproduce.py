@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
+from tune.cluster.gpus import gpu_count
 from tune.confirmation.trainings import (
     FIRST_SEED,
     Places,
@@ -31,7 +32,6 @@ from tune.confirmation.trainings import (
 from tune.definition.spec import dataset_tag
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Spread
-from tune.launch.request import gpu_count
 from tune.paper_tables.entries import Budget, Entry, baseline_entry, cut, info_of, report_entry
 from tune.paper_tables.paper import SETTINGS, Cell, cells_of, chosen, published
 from tune.revision import git_revision

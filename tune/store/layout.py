@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING."""
+"""Names of the files and folders of a home and of its studies, in one place."""
 
 from __future__ import annotations
 
@@ -31,3 +31,6 @@ DRIVER, STOP = "driver.json", "stop"
 def prefix_of(study: str) -> str:
     """Where a study lies in its store."""
     return f"studies/{study}"
+
+
+PLAN_FILE = "plan.json"

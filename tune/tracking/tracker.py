@@ -23,18 +23,16 @@ and MLflow sees each run go on rather than a second one.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tune.revision import child_environment
 from tune.store.event_log import EventLog, NewEvent, now_ms
 from tune.tracking.contents import run_figures
-from tune.tracking.run_states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
+from tune.tracking.sender_process import _spawn, early_sender
+from tune.tracking.states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
 from tune.tracking.text import flat, headline, parameter_text, user
 from tune.tracking.uri import absolute_uri, check_tracking_uri, sqlite_path
 
@@ -376,33 +374,3 @@ class Tracker:
         events.append(self._status(run, payload, after, time_ms))
         self.log.append_many(events)
         return True
-
-
-def early_sender(log: EventLog) -> subprocess.Popen[bytes]:
-    """A sender for a sitting of which nothing is known yet: MLflow takes seconds to load."""
-    for note in ("complete", "problem"):  # an earlier driver's
-        log.set_meta(note, None)
-    return _spawn(log.path.absolute().parent)
-
-
-def _spawn(study_folder: Path) -> subprocess.Popen[bytes]:
-    # -P: the folder that the command was typed in must not provide modules. A session of its own:
-    # Ctrl-C at the terminal must not reach the sender in the middle of a delivery.
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "tune.delivery.sender",
-        str(study_folder),
-        "--parent",
-        str(os.getpid()),
-    ]
-    with (study_folder / "sender.log").open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            env=child_environment(),
-        )

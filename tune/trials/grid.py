@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING."""
+"""The points of `--sampler grid`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING."""
+"""The trials of a study, for reading alone."""
 
 from __future__ import annotations
 

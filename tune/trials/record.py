@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING."""
+"""A trial as it stands, and which trials an earlier study ran."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from tune.trials.record import TrialRecord, _record, is_taken_over
 from tune.trials.sampling import INFEASIBLE, Sampling, is_memory_parameter
 
 
-class Records:
+class StudyTrials:
     """The driver's hand on Optuna's storage, of whose trials it is the only writer.
 
     What it needs between two reports it keeps: the trials that run, and a line about every other. So a report

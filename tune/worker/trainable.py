@@ -33,21 +33,31 @@ from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
 from ssl_core.training.loop import Report, Run, train
 from ssl_core.training.result import prepare
-from tune.engine.trouble import FULL
+from tune.errors import FULL
 from tune.store.layout import STUDY_FILE
+from tune.worker.report_keys import (
+    CLASSES,
+    EPOCH,
+    ERROR,
+    ERROR_FILE,
+    FAILURES_FILE,
+    LOSS,
+    MESSAGE,
+    METRICS,
+    SSL_EPOCH,
+    STOP_REASON,
+    STORAGE,
+    VERDICT_FILE,
+)
 from tune.worker.system_metrics import SystemMetrics
 from tune.worker.trial_files import trial_store
-
-EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
-STOP_REASON, MESSAGE, METRICS, CLASSES, STORAGE = "stop_reason", "message", "metrics", "classes", "storage"
-ERROR_FILE, FAILURES_FILE, VERDICT_FILE = "error.txt", "failures", "killed-for-memory.txt"
 
 CUDA_CONTEXT = 600 * 2**20
 """Bytes of a GPU that every process on it takes besides what PyTorch allocates and can cap."""
 
 
 class TrialTrainable(ray_tune.Trainable):
-    """Runs one trial of a study; its `config` is what `tune.engine.searcher.trial_task` gives."""
+    """Runs one trial of a study; its `config` is what `tune.worker.task.trial_task` gives."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the run; a worker that is used again comes here through `reset_config`."""
@@ -168,7 +178,7 @@ def cap_gpu_memory(gpus: float) -> None:
 
 def _check_machine(task: dict[str, Any]) -> None:
     """Refuse to run on a machine that joined a cluster late and is not like the others."""
-    from tune.cluster.probe import identity
+    from tune.cluster.identity import identity
 
     study = Path(task["folder"]).parent.parent
     if task["store"] is None and not (study / STUDY_FILE).is_file():

@@ -111,7 +111,7 @@ class RemoteTrial:
 
 
 def trial_store(task: dict[str, Any]) -> TrialStore:
-    """For a worker's task, as `tune.engine.searcher.trial_task` gives it."""
+    """For a worker's task, as `tune.worker.task.trial_task` gives it."""
     if task["store"] is None:
         return SharedFolder(Path(task["folder"]), Path(task["cache"]))
     return RemoteTrial(task["store"], task["trial"])

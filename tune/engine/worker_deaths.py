@@ -1,61 +1,29 @@
-"""Troubles that are not a trial's own: full disks and dead databases, workers that hang or are killed for memory."""
+"""Workers that hang, or that the kernel kills for memory."""
 
 from __future__ import annotations
 
-import errno
-import sqlite3
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-_SQLITE_WORDS = ("disk is full", "disk i/o error", "readonly database", "unable to open database file")
-_RAY_WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full")
 
 HANG_FLOOR_SECONDS = 120.0
 """No worker is taken for hung sooner: it may have to start Python, load libraries and decode images."""
+
+
 HANG_EPOCHS = 8
 """A worker hangs that has not reported for this many times what an epoch takes."""
+
+
 HANG_SECONDS_UNKNOWN = 3600.0
 """Where nobody knows yet what an epoch takes."""
+
+
 LONGER_AFTER_WARMUP = 10
 """How much longer an epoch after the warm-up may take than one of it, where none has been seen (times HANG_EPOCHS:
 at the defaults VAT's is some fifty times as long)."""
+
+
 PAUSE_SECONDS = 10.0
-
-
-def is_storage_trouble(error: BaseException) -> bool:
-    """Whether this came from a storage: a disk that is full or broken, a database that does not answer."""
-    import optuna
-    from sqlalchemy.exc import DBAPIError
-
-    for each in _chain(error):
-        if isinstance(each, OSError) and each.errno in FULL:
-            return True
-        if isinstance(each, sqlite3.OperationalError) and any(w in str(each).lower() for w in _SQLITE_WORDS):
-            return True
-        if isinstance(each, DBAPIError | optuna.exceptions.StorageInternalError):
-            return True
-        if any(word in str(each).lower() for word in _RAY_WORDS):  # Ray passes on the text alone
-            return True
-    return False
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        yield each
-        each = each.__cause__ or each.__context__
-
-
-def headline(error: BaseException) -> str:
-    """What went wrong, in a line: of an exception that wraps another, the inner one's words."""
-    *_, last = _chain(error)
-    lines = str(getattr(last, "orig", None) or last).strip().splitlines()
-    return lines[-1] if lines else type(last).__name__
 
 
 def out_of_memory_kills() -> int:

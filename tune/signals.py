@@ -1,0 +1,65 @@
+"""Ctrl-C and SIGTERM: ask a study to stop, or end a block of trainings with the command that carries on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from tune.errors import Exit, ServiceError
+
+
+@contextmanager
+def asking_to_stop(request_stop: Callable[[int], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the engine to stop; a second one is the ordinary, immediate one."""
+    before: dict[int, Any] = {}  # by signal
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for other, handler in before.items():
+            signal.signal(other, handler)
+        request_stop(number)
+
+    try:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            before[each] = signal.signal(each, handle)
+    except ValueError:  # not the main thread: the caller's own handling stays
+        before.clear()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def resumable(carry_on: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block with the command that carries on.
+
+    Raises:
+        ServiceError: with exit code 130 or 143.
+    """
+
+    def terminate(number: int, frame: object) -> None:
+        raise _TerminatedError
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if main else None
+    try:
+        yield
+    except (KeyboardInterrupt, _TerminatedError) as stop:
+        code = Exit.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else Exit.TERMINATED
+        raise ServiceError(f"interrupted; what is trained is kept. Carry on with: {carry_on}", code) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(carry_on: str) -> str:
+    return f"interrupted; what is trained is kept. Carry on with: {carry_on}"
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM, on its way out of a training loop."""
