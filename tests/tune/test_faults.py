@@ -25,7 +25,7 @@ from tests.tune.helpers import (
     shapes_options,
     told,
 )
-from tune.engine import storage_faults as trouble
+from tune.engine import worker_deaths
 from tune.engine.searcher import StudySearcher
 from tune.engine.storage_faults import is_storage_trouble
 from tune.engine.worker_deaths import HangWatch
@@ -107,10 +107,10 @@ def test_workers_that_are_killed_or_hang_and_a_damaged_checkpoint_change_nothing
         hanging = worker()
         assert hanging is not None and hanging.pid != killed.pid
         hanging.suspend()
-        monkeypatch.setattr(trouble, "HANG_FLOOR_SECONDS", 1.0)
+        monkeypatch.setattr(worker_deaths, "HANG_FLOOR_SECONDS", 1.0)
         while hanging.is_running() and hanging.status() != psutil.STATUS_ZOMBIE and not over.wait(0.1):
             pass
-        monkeypatch.setattr(trouble, "HANG_FLOOR_SECONDS", 120.0)  # the next one may take its time to start
+        monkeypatch.setattr(worker_deaths, "HANG_FLOOR_SECONDS", 120.0)  # the next one may take its time to start
         seen["over"] = over.is_set()
 
     suggest = StudySearcher.suggest
@@ -213,7 +213,7 @@ def test_stop_says_when_the_driver_takes_too_long(ssl_tune: Command, finished: H
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("tune.engine.storage_faults.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("tune.engine.worker_deaths.time.monotonic", lambda: self.now)
 
 
 def test_a_worker_hangs_after_eight_of_its_epochs_and_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,7 @@ def test_a_study_whose_data_changed_is_not_carried_on(
 def test_the_package_offers_functions_whatever_was_imported_before() -> None:
     script = (
         "import tune; first = [tune.search, tune.export, tune.resume]\n"
-        "import tune.cli, tune.search, tune.export, tune.store.study_folder\n"
+        "import tune.cli, tune.launch.start, tune.findings.exports\n"
         "from tune import search, export, resume\n"
         "assert first == [search, export, resume] == [tune.search, tune.export, tune.resume]\n"
         "print(*(callable(f) for f in first), tune.Study.__name__, hasattr(tune, 'nothing'))"
