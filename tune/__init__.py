@@ -16,11 +16,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.api.searching import resume as resume
+    from tune.api.searching import search as search
     from tune.findings.exports import export as export
     from tune.findings.study import Study as Study
     from tune.findings.study import load_study as load_study
-    from tune.launch.start import resume as resume
-    from tune.launch.start import search as search
     from tune.page.report import report as report
 
 _HOMES = {
@@ -28,8 +28,8 @@ _HOMES = {
     "export": "tune.findings.exports",
     "load_study": "tune.store.study_folder",
     "report": "tune.page.report",
-    "resume": "tune.launch.start",
-    "search": "tune.launch.start",
+    "resume": "tune.api.searching",
+    "search": "tune.api.searching",
 }
 __all__ = ["Study", "export", "load_study", "report", "resume", "search"]
 

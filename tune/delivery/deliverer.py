@@ -21,7 +21,8 @@ from ssl_core.system.faults import fault
 from tune.delivery.drawing import FEWEST, Drawing
 from tune.delivery.mlflow_runs import DOUBTFUL, Destination
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
-from tune.store.event_log import Event, EventLog
+from tune.store.event_log import EventLog
+from tune.store.events import Event
 from tune.tracking.contents import FOLDER
 
 MAX_EVENTS = 250  # in memory at a time: with four metrics each they fill a call

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
-from tune.store.event_log import Event, EventLog
+from tune.store.event_log import EventLog
+from tune.store.events import Event
 from tune.tracking.uri import sqlite_path
 
 RUN_ID, DOUBTFUL = "run_id:", "doubtful:"  # notes in the event log, one for each run

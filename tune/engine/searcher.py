@@ -60,8 +60,8 @@ class StudySearcher(Searcher):
         if trial is None:
             return None if self._running else Searcher.FINISHED  # one that runs may come back
         self._running.add(trial_id)
-        task = trial_task(self._records.spec, trial, self._folder, self._home)
-        return task if self._identity is None else task | {"identity": dict(self._identity)}
+        task = trial_task(self._records.spec, trial, self._folder, self._home, self._identity)
+        return task.as_config()
 
     def _next(self) -> FrozenTrial | None:
         if self._returned:

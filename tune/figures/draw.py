@@ -16,7 +16,9 @@ from typing import Any
 
 from ssl_core.system.errors import ConfigError
 from tune.figures.style import Drawing, save
-from tune.store.event_log import FILE_NAME, Event, EventLog
+from tune.store.event_log import EventLog
+from tune.store.events import Event
+from tune.store.layout import EVENTS_DB
 
 NICE = 19
 """Training goes first where processors are scarce: Ray's workers are at 15."""
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     """The process: see the head of this file."""
     folder, out = Path(arguments[0]), Path(arguments[1])
     os.nice(NICE)
-    with EventLog(folder / FILE_NAME, read_only=True) as log:
+    with EventLog(folder / EVENTS_DB, read_only=True) as log:
         study = Study(folder, log)
         for id in map(int, arguments[2:]):
             try:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.findings.ranking import best_record, describe_best
+from tune.findings.spent import planned_and_actual
+from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder, read_spec
 
@@ -33,7 +35,7 @@ class Study:
 
     def records(self) -> list[TrialRecord]:
         """The trials in order of creation."""
-        from tune.trials.reading import read_records
+        from tune.trials.reading import read_records  # loads Optuna and SQLAlchemy
 
         return read_records(self.folder)
 
@@ -52,8 +54,6 @@ class Study:
         """One row for each trial and finished epoch: trial, epoch and every metric logged."""
         import pandas as pd
 
-        from tune.store.event_log import EventLog
-
         if not self.folder.events_db.exists():
             return pd.DataFrame(columns=["trial", "epoch"])
         with EventLog(self.folder.events_db, read_only=True) as log:
@@ -66,14 +66,11 @@ class Study:
 
     def best(self) -> dict[str, Any] | None:
         """The best trial as `status` shows it, or None where no trial has reported."""
-        from tune.findings.ranking import best_record, describe_best
-
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 
     def status(self) -> dict[str, Any]:
         """What ``ssl-tune status --json`` prints."""
-
         return status(self)
 
 
@@ -92,9 +89,6 @@ def load_study(name: str, *, home: Path | str | None = None) -> Study:
 
 def status(study: Study) -> dict[str, Any]:
     """What ``ssl-tune status NAME --json`` prints."""
-    from tune.findings.spent import planned_and_actual
-    from tune.store.event_log import EventLog
-
     records = study.records()
     states = Counter(r.state for r in records)
     record, full = best_record(records)
@@ -119,5 +113,5 @@ def status(study: Study) -> dict[str, Any]:
             "refused": refused,
             "problem": problem if pending else None,
         },
-        "cost": planned_and_actual(study, records),
+        "cost": planned_and_actual(study.folder, records),
     }

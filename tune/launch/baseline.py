@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ssl_core.config import common_fields
 from ssl_core.system.errors import ConfigError
 from tune.definition.spec import StudySpec
-from tune.errors import Exit
+from tune.engine.outcome import Outcome
+from tune.engine.progress import Progress
 from tune.findings.study import Study
 from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.start import carry_on, start
 from tune.store.home import Home
-
-if TYPE_CHECKING:
-    from tune.engine.progress import Progress
-    from tune.launch.start import Outcome
 
 METHOD = "supervised"
 _OWN_OPTION = {"dataset", "labels", "network", "epochs", "seed", "warmup_epochs", "stop_after_epoch"}
@@ -121,8 +119,6 @@ def tune_baseline(study: Study, home: Home, progress: Progress) -> Outcome:
         ConfigError: nothing is left to tune (learning rate and weight decay are fixed).
         ServiceError: another driver has it.
     """
-    from tune.launch.start import carry_on, start
-
     _refuse_supervised(study.spec)
     found = find(study.spec, home)
     if found is not None:
@@ -132,18 +128,3 @@ def tune_baseline(study: Study, home: Home, progress: Progress) -> Outcome:
     name = _wanted(study.spec, home).name
     progress.say(f"the tuned baseline is made: study {name}, {study.spec.trials} trials")
     return start(replace(baseline_request(study.spec), name=name), home, progress)
-
-
-def worse(one: Exit, other: Exit) -> Exit:
-    """The exit code of two searches that were one command: an interruption, else the graver one."""
-    interrupted = [code for code in (one, other) if code in (Exit.INTERRUPTED, Exit.TERMINATED)]
-    if interrupted:
-        return interrupted[0]
-    gravity = [
-        Exit.STORAGE,
-        Exit.NO_TRIAL_SUCCEEDED,
-        Exit.SOME_TRIALS_FAILED,
-        Exit.TRACKING_PENDING,
-        Exit.DONE,
-    ]
-    return min((one, other), key=lambda code: gravity.index(code) if code in gravity else -1)
