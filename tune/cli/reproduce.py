@@ -51,7 +51,7 @@ def reproduce_command(
 ) -> None:
     """Make the report's tables again: Markdown, LaTeX, CSV and PNG, beside the report's and published values."""
     from tune.paper_tables.entries import Budget, parse_places
-    from tune.paper_tables.rendering import write_all
+    from tune.paper_tables.files import write_all
     from tune.paper_tables.reproduce import Order, reproduce
     from tune.signals import resumable
 
