@@ -52,7 +52,8 @@ def reproduce_command(
     """Make the report's tables again: Markdown, LaTeX, CSV and PNG, beside the report's and published values."""
     from tune.paper_tables.entries import Budget, parse_places
     from tune.paper_tables.files import write_all
-    from tune.paper_tables.reproduce import Order, reproduce
+    from tune.paper_tables.order import Order
+    from tune.paper_tables.reproduce import reproduce
     from tune.signals import resumable
 
     if search and configs is not None:

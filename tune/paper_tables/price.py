@@ -10,8 +10,9 @@ import time
 from typing import Any
 
 from ssl_core.config import RunConfig
+from ssl_core.methods import method_of
 from tune.paper_tables.entries import Entry, info_of
-from tune.paper_tables.reproduce import Declared, Order, declared_of_report
+from tune.paper_tables.order import Order, declared_of_report
 
 TEST_IMAGES = 10_000
 WARM_STEPS, STEPS = 1, 3
@@ -28,7 +29,7 @@ def cost(order: Order) -> dict[str, Any]:
     """
     from ssl_core.system.environment import fingerprint
 
-    declared: Declared = declared_of_report(order)
+    declared = declared_of_report(order)
     speeds: dict[object, _Speed] = {}
     rows: list[dict[str, Any]] = []
     for entry in declared.all():
@@ -81,8 +82,6 @@ def _speed_key(entry: Entry) -> object:
 
 def _run_seconds(entry: Entry, speed: _Speed, order: Order) -> float:
     """A run's seconds: its steps, validation after every epoch, relabelling where the method does, the test."""
-    from ssl_core.methods import method_of
-
     config = entry.config
     assert config.epochs and config.data.valid and config.labels
     evaluated = config.epochs * config.data.valid + TEST_IMAGES

@@ -18,7 +18,9 @@ from tune.engine.progress import make_progress
 from tune.errors import Exit, ServiceError
 from tune.findings.exports import FORMAT, exported, read_exported
 from tune.findings.study import Study
+from tune.launch.baseline import tune_baseline
 from tune.launch.request import SearchRequest
+from tune.launch.start import carry_on, start
 from tune.paper_tables.entries import (
     BASELINE,
     Budget,
@@ -30,8 +32,8 @@ from tune.paper_tables.entries import (
     tuned_config,
     tuned_entry,
 )
+from tune.paper_tables.order import Order
 from tune.paper_tables.paper import DATASETS, Cell
-from tune.paper_tables.reproduce import Order
 from tune.store.home import Home
 
 
@@ -149,8 +151,6 @@ def _match(
 
 def _searched_for(cell: Cell, order: Order, home: Home, say: Say) -> tuple[Found, Found]:
     """The best of a search of the method, and of one of the supervised baseline with as many trials."""
-    from tune.launch.baseline import tune_baseline
-
     study = _search(cell, order, home, say)
     outcome = tune_baseline(study, home, make_progress())
     if outcome.code in (Exit.INTERRUPTED, Exit.TERMINATED):
@@ -168,8 +168,6 @@ def _best(study: Study) -> Found:
 
 def _search(cell: Cell, order: Order, home: Home, say: Say) -> Study:
     """Search a column, or carry a search on that an earlier command began."""
-    from tune.launch.start import carry_on, start
-
     request = _request(cell, order)
     name = str(request.name)
     if home.has_study(name):
