@@ -14,15 +14,15 @@ from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
 from tune.findings.comparisons import Spread
 from tune.findings.confirmation import confirmed, title
-from tune.findings.ranking import best_record, near_ties, resolution
+from tune.findings.ranking import best_record, near_ties, ranked, resolution
 from tune.findings.study import Study
+from tune.findings.words import certainty, parameters_in_words, value
 from tune.page import plots, searched
-from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table, parameters, value
+from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table
 from tune.page.searched import shown
 from tune.revision import git_revision
 
 SHOWN_TRIALS = 10
-ENDED = ("completed", "stopped_early")
 
 
 def content_of(study: Study) -> Content:
@@ -33,7 +33,7 @@ def content_of(study: Study) -> Content:
     """
     records = study.records()
     best, full = best_record(records)
-    if best is None or not any(r.state in ENDED and r.val_error is not None for r in records):
+    if best is None or not ranked(records):
         raise ConfigError(_nothing_yet(study, len(records)))
     look = Look(study, records, best, full, study.spec.base_config(), confirmed(study.folder))
     config = look.config
@@ -108,7 +108,7 @@ def _confirmation(look: Look) -> Part:
     rows = [
         [
             title(row["who"]),
-            parameters(row["params"]),
+            parameters_in_words(row["params"]),
             _spread(row["val_error"]),
             _spread(row["test_error"]),
             "" if row["test_interval"] is None else "{:.2f} to {:.2f}".format(*row["test_interval"]),
@@ -136,11 +136,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _best_configurations(look: Look) -> Part:
-    done = [r for r in look.records if r.val_error is not None and r.state in ENDED]
-    # Errors at different depths cannot be compared: full budget first, then the deeper ones.
-    ranked = sorted(
-        done, key=lambda r: (r.state != "completed", -r.epoch, r.val_error or 0.0, r.val_loss or 0.0)
-    )[:SHOWN_TRIALS]
+    shown_trials = ranked(look.records)[:SHOWN_TRIALS]
     names = list(look.best.params)
     rows = [
         [
@@ -152,23 +148,26 @@ def _best_configurations(look: Look) -> Part:
             f"{r.seconds:.1f}",
             *[value(r.params.get(n)) for n in names],
         ]
-        for r in ranked
+        for r in shown_trials
     ]
     head = ["trial", "state", "val/error %", "val/loss", "epochs", "seconds", *names]
-    strong = frozenset(n for n, r in enumerate(ranked) if r.trial == look.best.trial)
+    strong = frozenset(n for n, r in enumerate(shown_trials) if r.trial == look.best.trial)
     return Part(
         "Best configurations", [_how_sure(look)], [Table(head, rows, frozenset(range(2, len(head))), strong)]
     )
 
 
 def _how_sure(look: Look) -> str:
-    spread = resolution(look.valid, look.best_error)
-    where = "" if look.full else f" No trial ran the full budget: this is after {look.best.epoch} epochs."
-    ties = near_ties(look.records, look.best, look.valid)
-    same = f" Not told from the best: trials {', '.join(r.trial for r in ties)}." if ties else ""
+    points = resolution(look.valid, look.best_error)
+    ties = [r.trial for r in near_ties(look.records, look.best, look.valid)]
+    depth = (
+        ""
+        if look.full
+        else f" No trial ran the full budget: these are errors after {look.best.epoch} epochs."
+    )
     return (
-        f"{look.valid} validation images resolve about {spread:.1f} points at this error (± is one binomial "
-        f"standard deviation).{same}{where}"
+        f"{certainty(look.valid, points, look.best.trial, ties)} ± is one standard deviation of a binomial "
+        f"distribution.{depth}"
     )
 
 
@@ -231,7 +230,8 @@ def _curves(look: Look) -> Iterator[Part]:
 def _failures(look: Look) -> Part:
     failed = [r for r in look.records if r.state == "failed"]
     rows = [
-        [r.trial, str(r.stop_reason), str(r.epoch), parameters(r.params), _last_line(r.error)] for r in failed
+        [r.trial, str(r.stop_reason), str(r.epoch), parameters_in_words(r.params), _last_line(r.error)]
+        for r in failed
     ]
     table = Table(["trial", "reason", "epochs", "searched", "error"], rows, frozenset({2}))
     return Part("Failed trials", items=[table] if failed else [])
