@@ -80,8 +80,6 @@ def test_files_that_are_not_python_are_carried(package: str) -> None:
     left_out = [
         path
         for path in files
-        if not any(
-            fnmatch(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns
-        )
+        if not any(fnmatch(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns)
     ]
     assert left_out == []

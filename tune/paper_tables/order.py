@@ -1,4 +1,4 @@
-"""What `reproduce` is asked for, and the runs that this comes to."""
+"""What `reproduce` is asked for, and the rows and baselines that have to be trained for it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Order:
 
     Attributes:
         tables: "table1", "table2", "table3".
-        cells: as ``--cell`` takes them; none: all.
-        budget: what is not the report's own.
-        seeds: trainings of each cell.
-        configs: folder of configurations that `export` wrote, in place of the report's settings.
-        search: trials of a search that tunes each column first; None: no search.
-        concurrent: trainings side by side; None: what the machine holds.
+        cells: cells as ``--cell`` names them; empty: all.
+        budget: what replaces the published report's values.
+        seeds: how often each cell is trained.
+        configs: folder of exported configurations that replace the published report's settings.
+        search: number of trials of a search that tunes each column first; None: no search.
+        concurrent: how many trainings run at a time; None: as many as the machine has room for.
     """
 
     tables: tuple[str, ...]
@@ -35,30 +35,32 @@ class Order:
     concurrent: int | None = None
 
     def wanted(self) -> list[Cell]:
-        """The report's cells that are asked for."""
+        """The cells that are asked for."""
         return chosen([c for table in dict.fromkeys(self.tables) for c in cells_of(table)], self.cells)
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What a table is made of: its rows, and for each the baseline beside it."""
+    """The rows of the tables, and the baseline of each row."""
 
     entries: list[Entry]
-    baselines: dict[str, Entry]  # by `key_of` of a row
+    baselines: dict[str, Entry]
+    """By `key_of` of the row."""
     beside: tuple[Entry, ...] = ()
-    """Rows that are shown where they happen to be done, and not trained for this."""
+    """Rows that are not trained, but shown if an earlier command trained them."""
 
     def baseline_of(self, entry: Entry) -> Entry:
+        """The baseline of a row."""
         return self.baselines[key_of(entry)]
 
     def all(self) -> list[Entry]:
-        """What is trained, baselines first: they are cheap, and every row is read against one."""
+        """What is trained, without repetitions; the baselines come first, since every row is compared with one."""
         needed = [self.baseline_of(e) for e in self.entries]
         return list({_identity(e): e for e in [*needed, *self.entries]}.values())
 
 
 def key_of(entry: Entry) -> str:
-    """What names a row among those of all tables."""
+    """A name of a row that is unique among all tables."""
     return f"{entry.table}/{entry.name}"
 
 
@@ -67,10 +69,10 @@ def _identity(entry: Entry) -> Path:
 
 
 def declared_of_report(order: Order) -> Declared:
-    """The cells in the report's own settings, at the budget that is asked for.
+    """The cells in the published report's settings, at the budget that is asked for.
 
     Raises:
-        ConfigError: anything wrong with what is asked for.
+        ConfigError: anything in the order is invalid.
     """
     if order.seeds < 1:
         raise ConfigError(f"--seeds {order.seeds}: at least 1.")

@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def cells(row: Document) -> list[str]:
-    """A row as text, in the order of `COLUMNS`."""
+    """The cells of a row as text, in the order of `COLUMNS`."""
     mark = CUT if row["cut"] else ""
     missing = "not run" if row["test_error"] is None else ""
     note = f" ({row['report_note']})" if row["report_note"] else ""
@@ -80,7 +80,7 @@ def _published(known: Mapping[str, Any] | None) -> str:
 
 
 def spread(values: Mapping[str, Any] | None, *, sign: bool = False) -> str:
-    """``12.34 ± 0.56 (n = 3)``; empty where there is no value."""
+    """``12.34 ± 0.56 (n = 3)``; empty if there is no value."""
     if values is None:
         return ""
     mean = f"{values['mean']:{'+' if sign else ''}.2f}"
@@ -89,17 +89,17 @@ def spread(values: Mapping[str, Any] | None, *, sign: bool = False) -> str:
 
 
 def notes(document: Document) -> list[str]:
-    """What has to be known to read the table, a sentence or two each."""
+    """What a reader of the table has to know: notes of a sentence or two."""
     rows = document["rows"]
     found = [
         "test/error: percent of test images misclassified, mean ± standard deviation over training seeds and "
-        "labelled sets (the validation images stay); the test set was read once for each final model.",
+        "labelled sets; the validation images are always the same. The test set was read once for each final model.",
     ]
     cuts = {word for row in rows for word in row["cut"]}
     if cuts:
         found.append(
-            f"{CUT} At a cut budget: {'; '.join(sorted(cuts))}. Such a cell is no measure of the report's or the "
-            "published value: it shows that the whole way runs, and how methods compare at this budget."
+            f"{CUT} At a cut budget: {'; '.join(sorted(cuts))}. Such a cell cannot be compared with the report's or "
+            "the published value. It shows that all steps run, and how the methods compare at this budget."
         )
     images = sorted(
         {f"{r['batch_size']} labelled and at most {r['mu'] * r['batch_size']} unlabelled" for r in rows}
@@ -107,7 +107,9 @@ def notes(document: Document) -> list[str]:
     found.append(f"Images a step: {'; '.join(images)}.")
     found += [f"{rule[0].upper()}{rule[1:]}." for rule in dict.fromkeys(_rule(row) for row in rows)]
     for rule in dict.fromkeys(row["supervised"]["rule"] for row in rows):
-        found.append(f"Supervised here: labelled images alone, as many steps, the same seeds; {rule}.")
+        found.append(
+            f"Supervised here: labelled images only, the same number of steps, the same seeds; {rule}."
+        )
     known = [row["published"] for row in rows if row["published"]]
     if known:
         first = known[0]

@@ -1,8 +1,8 @@
-"""The report's tables again: every cell trained on several seeds, beside the report's value, the published one
-and the supervised baseline at the same budget.
+"""Train the tables of the published report: every cell on several seeds, beside the report's value, a public
+benchmark's value and a supervised baseline at the same budget.
 
-Runs lie under ``HOME/reproduce``, one folder for each configuration and seed; a run that is done is not made
-again, whatever table or command asks for it next.
+The runs are kept under ``HOME/reproduce``, in a folder for each configuration and seed. A finished run is never
+trained again, also if another table or command needs it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from tune.store.home import Home
 
 
 def declare(order: Order, home: Home, say: Say) -> Declared:
-    """What has to be trained; searches first where that is asked for.
+    """The rows to train. If the order asks for searches, they run here.
 
     Raises:
-        ConfigError: anything wrong that can be known without training.
+        ConfigError: anything in the order is invalid.
     """
     declared = declared_of_report(order)
     if order.configs is not None or order.search is not None:
@@ -58,19 +58,19 @@ def declare(order: Order, home: Home, say: Say) -> Declared:
 def reproduce(
     order: Order, home: Home, say: Say, write: Callable[[dict[str, dict[str, Any]]], None]
 ) -> dict[str, dict[str, Any]]:
-    """Train what is not trained yet; each table's document (see `documents`).
+    """Train the runs that are not finished yet, and return a document for each table (see `documents`).
 
     Args:
         order: what is asked for.
         home: the home folder.
-        say: told how it goes.
-        write: given the documents at the end, and also where an interruption ends it before.
+        say: called with each line of progress.
+        write: called with the documents at the end, also if an interruption or an error ends the command early.
 
     Raises:
-        ConfigError: anything wrong with what is asked for, before anything is trained.
-        ServiceError: another `reproduce` is at work in this home.
+        ConfigError: anything in the order is invalid; raised before anything is trained.
+        ServiceError: another `reproduce` runs in this home.
     """
-    declared_of_report(order)  # what is wrong is told before anything is made
+    declared_of_report(order)  # an invalid order is refused before the home is made
     home.check_writable()
     with _alone(home):
         declared = declare(order, home, say)
@@ -85,7 +85,7 @@ def reproduce(
 
 
 def trainings_of(declared: Declared, seeds: int, home: Home) -> list[Training]:
-    """Every run, seed by seed, so that a table is whole in width before it is in depth."""
+    """All runs, ordered by seed: after the first seed every cell has a value."""
     return [
         Training(
             f"{entry.table or 'baseline'} {entry.name}, seed {number}",
@@ -102,7 +102,7 @@ def _out(entry: Entry, number: int, home: Home) -> Path:
 
 
 def places_of(order: Order, home: Home, count: int) -> Places:
-    """Where the runs run: a GPU each, or a processor each."""
+    """How many runs train at a time, each on a GPU or on a processor core of its own."""
     gpus = 1.0 if gpu_count() else 0.0
     room = gpu_count() if gpus else len(os.sched_getaffinity(0))
     root = order.budget.data_root
@@ -116,8 +116,8 @@ def places_of(order: Order, home: Home, count: int) -> Places:
 
 
 def documents(order: Order, declared: Declared, home: Home) -> dict[str, dict[str, Any]]:
-    """Each table as plain data, from what is trained so far."""
-    from ssl_core.system.environment import fingerprint
+    """The tables as plain data, from the runs that are finished."""
+    from ssl_core.system.environment import fingerprint  # loads torch
 
     result = {}
     for table in dict.fromkeys(order.tables):
@@ -177,7 +177,7 @@ def _row(entry: Entry, baseline: Entry, order: Order, home: Home) -> dict[str, A
 
 
 def _results(entry: Entry, seeds: int, home: Home) -> dict[int, Trained]:
-    """What is done of an entry, by the number of its seed."""
+    """The finished runs of an entry, by the number of the seed."""
     found = {
         n: finished(Training("", fresh(entry.config, n), _out(entry, n, home))) for n in range(1, seeds + 1)
     }
@@ -194,6 +194,7 @@ def _spread(values: Iterable[float]) -> dict[str, Any] | None:
 
 @contextmanager
 def _alone(home: Home) -> Iterator[None]:
+    """Hold the lock that lets one `reproduce` at a time work in a home."""
     folder = home.path / "reproduce"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
@@ -201,7 +202,7 @@ def _alone(home: Home) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ServiceError(
-                f"another `ssl-tune reproduce` is at work in {home.path}. Wait for it, or name another --home.",
+                f"another `ssl-tune reproduce` is at work in {home.path}. Wait until it ends, or name another --home.",
                 Exit.IN_USE,
             ) from None
         yield
