@@ -1,4 +1,4 @@
-"""What a study's page shows, gathered: text, tables and pictures, in order; `tune.page.template` sets them."""
+"""The content of a study's page in order: sentences, tables and pictures. `tune.page.template` makes HTML of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOWN_TRIALS = 10
 
 
 def content_of(study: Study) -> Content:
-    """Gather a study's page.
+    """The content of a study's page.
 
     Raises:
         ConfigError: no trial has ended with a result yet.
@@ -54,7 +54,7 @@ def _nothing_yet(study: Study, begun: int) -> str:
     elif state == "running":
         remedy = f"Wait for its first trial: `ssl-tune status {study.name}` shows how far it is."
     else:
-        remedy = f"Carry it on with `ssl-tune resume {study.name}`."
+        remedy = f"Resume it with `ssl-tune resume {study.name}`."
     return (
         f"the study {study.name!r} has no finished trial with a result ({begun} of {study.spec.trials} begun): there "
         f"is nothing to report. {remedy}"
@@ -94,9 +94,10 @@ def _verdict(look: Look) -> list[str]:
     if look.confirmation is not None:
         return [text[0].upper() + text[1:] for text in look.confirmation["verdict"]] + standing
     return [
-        f"Unconfirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images, "
-        "which flatters it, and nothing is known of the test set.",
-        f"Fresh seeds, the supervised baseline and the test set come with: ssl-tune confirm {look.study.name}",
+        f"Unconfirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images. Its "
+        "error there is too low on average, because it was selected by it; its test error is not known.",
+        f"To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "
+        f"{look.study.name}",
         *standing,
     ]
 
@@ -121,7 +122,7 @@ def _confirmation(look: Look) -> Part:
     sentences = [
         f"{len(found['seeds'])} fresh training seeds and labelled sets, the same for every row, {found['steps']:,} "
         "steps each; the test set was read once for each final model. The winner (bold) is the one with the "
-        "lowest mean val/error: the test set chose nothing."
+        "lowest mean val/error; the test set was not used to choose."
     ]
     items: list[Item] = [Table(head, rows, frozenset(range(2, 6)), strong)]
     picture = plots.seeds(found)
@@ -178,8 +179,8 @@ def _history(look: Look) -> Part:
         "Where early stopping looks: how many trials came to each rung, and how many were stopped there.",
     )
     caption = (
-        "Every trial in the order in which it was begun, at the validation error of its last epoch; the line is the "
-        "best one at full budget so far."
+        "Every trial in the order in which it was begun, at the validation error of its last epoch. The line is the "
+        "lowest error at full budget so far."
     )
     return Part(
         "How the search went", items=[*shown(drawn.optimisation_history(look.records), caption), rungs]
@@ -187,7 +188,7 @@ def _history(look: Look) -> Part:
 
 
 def _curves(look: Look) -> Iterator[Part]:
-    """Curves of all trials; of the best one also its losses, its pseudo-labels and its method's own picture."""
+    """Learning curves of all trials; for the best trial also its losses, its pseudo-labels and its method's picture."""
     trial, method = look.best.trial, look.config.method
     best = run_of_trial(look.study, look.best)
     yield Part(
@@ -195,8 +196,8 @@ def _curves(look: Look) -> Iterator[Part]:
         items=[
             *shown(
                 drawn.study_curves(look.records, look.reports(look.records)),
-                "Validation error over epochs, the best trial in front; a mark is where early stopping ended one. "
-                "Curves over training are always those of validation images.",
+                "Validation error over epochs. A mark shows where early stopping ended a trial. The curves are always "
+                "those of validation images.",
             ),
             *shown(
                 learning_curves(best.reports, warmup=best.warmup),
@@ -207,18 +208,21 @@ def _curves(look: Look) -> Iterator[Part]:
     health = best.pseudo_labels()
     monitored = (
         f"Of trial {trial}. The true labels of unlabelled images are used for these curves and for nothing else. "
-        "Classes far apart mean that the method is collapsing onto some of them."
+        "Classes far apart mean that most pseudo-labels go to a few classes: the method collapses."
     )
     yield Part(
         "Pseudo-labels",
         [monitored if health is not None else f"Trial {trial} ({method}) made no pseudo-labels."],
         shown(
-            health, "How many unlabelled images were used and how many of their labels were right, by class."
+            health,
+            "How many unlabelled images were used and how many of their labels were right, by class.",
         ),
     )
     picture = best.picture()
     none = (
-        f"{method} has no picture of its own." if look.full else f"Trial {trial} did not come to its picture."
+        f"{method} has no picture of its own."
+        if look.full
+        else f"Trial {trial} ended before its picture was made."
     )
     yield Part(
         "What the method does",
@@ -270,14 +274,14 @@ def _environment(look: Look) -> Part:
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the machine's own paths."""
+    """The configuration without the paths of this machine."""
     dataset = str(config["dataset"])
     name = f"folder:.../{dataset.rsplit('/', 1)[-1]}" if dataset.startswith("folder:") else dataset
     return {**config, "dataset": name}
 
 
 def _closing(look: Look) -> str:
-    sealed = "Search, early stopping and selection never saw a test image."
+    sealed = "Search, early stopping and selection used no test image."
     if look.confirmation is None:
         return f"Made by ssl-tune. val/error is the percentage of validation images misclassified. {sealed}"
     return (
