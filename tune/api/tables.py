@@ -11,7 +11,7 @@ from tune.signals import resumable
 from tune.store.home import Home
 
 if TYPE_CHECKING:
-    from tune.paper_tables.reproduce import Order
+    from tune.paper_tables.order import Order
 
 DEFAULT_SEEDS, DEFAULT_TRIALS = 3, 16
 
@@ -37,7 +37,7 @@ def order_of(
         ConfigError: an unknown table or cell, a setting or place that cannot be read, or both configs and search.
     """
     from tune.paper_tables.entries import Budget, parse_places  # reads the tables with pandas
-    from tune.paper_tables.reproduce import Order
+    from tune.paper_tables.order import Order
 
     if search and configs is not None:
         raise ConfigError("--search and --configs exclude each other: take one.")
@@ -85,7 +85,7 @@ def reproduce(
         ConfigError: anything wrong with what is asked for, before anything is trained.
         ServiceError: another `reproduce` is at work in this home, or it was interrupted.
     """
-    from tune.paper_tables.rendering import write_all  # loads pandas
+    from tune.paper_tables.files import write_all  # loads pandas
     from tune.paper_tables.reproduce import reproduce as train_tables
 
     place = Home(home).folder_for("reproduce")
