@@ -1,7 +1,7 @@
 """Draw figures of a study's event log: `python -m tune.figures.draw STUDY_FOLDER OUT EVENT_ID...`.
 
-The process that `tune.delivery.drawing` starts. For each event it leaves OUT/ID.png, or OUT/ID.none where there is nothing
-to draw, or OUT/ID.error with the reason.
+The process that `tune.delivery.drawing` starts. For each event it leaves OUT/ID.png, or OUT/ID.none where there is
+nothing to draw, or OUT/ID.error with the reason.
 """
 
 from __future__ import annotations
