@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from tune.page.report import report as report
 
 _HOMES = {
-    "Study": "tune.store.study_folder",
+    "Study": "tune.findings.study",
     "export": "tune.findings.exports",
-    "load_study": "tune.store.study_folder",
+    "load_study": "tune.findings.study",
     "report": "tune.page.report",
     "resume": "tune.launch.start",
     "search": "tune.launch.start",
