@@ -5,13 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ssl_core.system.errors import ConfigError
 from tune.cli.options import DataRootOption, EpochsOption, HomeOption, JsonOption, SetOption, home_of
 from tune.cli.show import console, print_json, print_table
+
+if TYPE_CHECKING:
+    from tune.paper_tables.reproduce import Order
+    from tune.store.home import Home
 
 
 def register(app: typer.Typer) -> None:
@@ -51,9 +55,7 @@ def reproduce_command(
 ) -> None:
     """Make the report's tables again: Markdown, LaTeX, CSV and PNG, beside the report's and published values."""
     from tune.paper_tables.entries import Budget, parse_places
-    from tune.paper_tables.rendering import write_all
-    from tune.paper_tables.reproduce import Order, reproduce
-    from tune.signals import resumable
+    from tune.paper_tables.reproduce import Order
 
     if search and configs is not None:
         raise ConfigError("--search and --configs exclude each other: take one.")
@@ -75,8 +77,15 @@ def reproduce_command(
     )
     if dry_run:
         _print_cost(order, as_json)
-        return
-    folder = output or place.path / "tables"
+    else:
+        _reproduce(order, place, output or place.path / "tables", as_json)
+
+
+def _reproduce(order: Order, home: Home, folder: Path, as_json: bool) -> None:
+    """Train what the tables need, write each table when it is whole, and print them."""
+    from tune.paper_tables.rendering import write_all
+    from tune.paper_tables.reproduce import reproduce
+    from tune.signals import resumable
 
     def write(documents: dict[str, Any]) -> None:
         for document in documents.values():
@@ -84,7 +93,7 @@ def reproduce_command(
                 _say(f"wrote {path}")
 
     with resumable(shlex.join(["ssl-tune", *sys.argv[1:]])):
-        documents = reproduce(order, place, _say, write)
+        documents = reproduce(order, home, _say, write)
     if as_json:
         print_json(documents)
         return
@@ -109,7 +118,7 @@ def _print_document(document: dict[str, Any]) -> None:
         console().print(f"- {note}")
 
 
-def _print_cost(order: Any, as_json: bool) -> None:
+def _print_cost(order: Order, as_json: bool) -> None:
     from tune.paper_tables.price import cost
 
     document = cost(order)
