@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import search_spaces
 import ssl_core
 import tune
 from tests.imports import Import, Module, circles, exports, functions, read_imports, read_modules, upward
@@ -292,7 +293,7 @@ def test_modules_that_are_started_as_processes_can_be() -> None:
 
 
 def test_names_of_the_packages_are_there() -> None:
-    for package in (ssl_core, tune):
+    for package in (ssl_core, search_spaces, tune):
         for name in package.__all__:
             assert getattr(package, name).__name__ == name
         with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'trian'"):
@@ -338,6 +339,11 @@ def test_a_command_that_only_explains_loads_nothing_heavy(
     loaded = loaded_by_command(*words)
     assert "tune" in loaded
     assert not loaded & (HEAVY | {"sqlalchemy"})
+
+
+def test_yaml_is_read_and_written_without_optuna() -> None:
+    code = "from search_spaces import dump_yaml, load_yaml; assert load_yaml(dump_yaml({'a': 1}), 'text') == {'a': 1}"
+    assert not loaded_by(code) & (HEAVY | {"optuna", "numpy"})
 
 
 def test_status_and_trials_read_a_study_without_what_runs_it(tmp_path: Path) -> None:
