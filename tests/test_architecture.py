@@ -231,7 +231,7 @@ FILE = re.compile(
 @cache
 def texts() -> dict[str, str]:
     """The repository's code and pages, by path; this file aside, which names modules that there are not."""
-    suffixes = {".py", ".md", ".toml", ".yaml", ".yml", ".sh", ""}
+    suffixes = {".py", ".md", ".svg", ".toml", ".yaml", ".yml", ".sh", ""}
     folders = (*PACKAGES, "benchmarks", "tests", "docs", "docker")
     files = [p for folder in folders for p in sorted((ROOT / folder).rglob("*")) if p.is_file()]
     files += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml", "Makefile")]
