@@ -58,7 +58,8 @@ def cost(document: dict[str, float]) -> str:
 def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """How a study stands, also while it runs."""
     study = load_study(name, home=home)
-    document = study.status()
+    records = study.records()
+    document = study.status(records)
     if as_json:
         print_json(document)
         return
@@ -80,7 +81,7 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         console().print(
             f"MLflow refused {tracking['refused']} events for good; see which with: {typed('sync', name, home)}"
         )
-    print_study(study)
+    print_study(study, records)
     if document["state"] == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
 
@@ -100,8 +101,9 @@ def trials_command(
     elif as_csv:
         study.trials().to_csv(sys.stdout, index=False)
     else:
-        print_trials(study.records(), title=f"study {name}")
-        for record in study.records():
+        records = study.records()
+        print_trials(records, title=f"study {name}")
+        for record in records:
             if record.error:
                 console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")
 

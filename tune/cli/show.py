@@ -67,9 +67,15 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_study(study: Study, top: int = 10) -> None:
-    """A study's outcome: the ten best trials, and how much the best one's lead means."""
-    records = study.records()
+def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top: int = 10) -> None:
+    """A study's outcome: the ten best trials, and how much the best one's lead means.
+
+    Args:
+        study: the study.
+        records: its trials, where they have been read already.
+        top: how many trials to show.
+    """
+    records = study.records() if records is None else records
     shown = ranked(records)[:top]
     print_trials(shown, title=f"study {study.name}: best {len(shown)} of {len(records)} trials")
     best, full = best_record(records)
