@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from tune.api.reading import studies as studies
     from tune.api.reading import sync as sync
     from tune.api.reading import trial_records as trial_records
+    from tune.api.searching import resume as resume
+    from tune.api.searching import search as search
     from tune.api.single import train as train
     from tune.api.tables import reproduce as reproduce
     from tune.findings.study import Study as Study
     from tune.findings.study import load_study as load_study
-    from tune.api.searching import resume as resume
-    from tune.api.searching import search as search
 
 _PLACES = {
     "Study": "tune.findings.study",

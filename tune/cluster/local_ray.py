@@ -132,7 +132,7 @@ def is_running() -> bool:
 
 @contextmanager
 def running(concurrent: int, preload: str) -> Iterator[None]:
-    """Ray for the block: the one that this process has, or else a new one, which ends with the block. As `start_ray`."""
+    """Ray for the block: the one that this process has, or else a new one that ends with it. As `start_ray`."""
     if is_running():
         yield
         return

@@ -132,7 +132,7 @@ class StudyRun:
         return state == "finished" and record is not None
 
     def wait_for_tracking(self, timeout: float) -> int:
-        """Wait until MLflow has all events, for so many seconds at most, and end the sender; what is then still owed."""
+        """Wait for MLflow, so many seconds at most, and end the sender; returns how many events are still owed."""
         if pending := self.tracker.pending():
             self.progress.say(f"delivering {pending} events to MLflow")
         try:

@@ -67,10 +67,6 @@ class Study:
 
     def best(self) -> dict[str, Any] | None:
         """The best trial as `status` shows it, or None where no trial has reported."""
-        from tune.findings.ranking import best_record, describe_best
-from tune.findings.spent import planned_and_actual
-from tune.store.event_log import EventLog
-
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from tune.revision import child_environment
 from tune.store.event_log import EventLog
@@ -73,12 +74,10 @@ class SenderProcess:
             watch()
             time.sleep(_POLL_SECONDS)
         owed = self._log.pending()
-        try:
-            # With nothing owed it ends by itself, after it has checked what an outage may have left in doubt.
-            # It can be stopped safely at any point.
+        # With nothing owed it ends by itself, after it has checked what an outage may have left in doubt. It can be
+        # stopped safely at any point.
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(0 if owed else max(_STOP_SECONDS, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
         self.kill()
         return self._log.pending()
 
