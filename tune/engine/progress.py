@@ -110,7 +110,7 @@ class LiveProgress(Progress):
         self, spec: StudySpec, records: Callable[[], Sequence[TrialRecord]], waiting: Callable[[], str]
     ) -> None:
         """Open the live table."""
-        from rich.console import Console
+        from rich.console import Console  # a search without a terminal needs none of rich
         from rich.live import Live
 
         super().begin(spec, records, waiting)

@@ -1,6 +1,6 @@
 """Begin a study, or carry one on.
 
-`new_sitting` and `resumed_sitting` give a sitting that is ready for its first trial; `start` and `carry_on` run it, too.
+`new_sitting` and `resumed_sitting` give a sitting that is ready for its first trial; `start` and `carry_on` run it.
 """
 
 from __future__ import annotations

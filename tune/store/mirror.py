@@ -37,8 +37,7 @@ class Mirror:
         self._committed: object = None
         self._ended_trials: list[int] = []
         self._readings = 0
-        self.trouble: str | None = None
-        """What could not be written for too long, or who has taken the study over."""
+        self._unwritten: str | None = None
         self._lease = Lease(remote)
         self._states = remote.states()
         if self._states and remote.known() != self._states[-1]:
@@ -51,6 +50,11 @@ class Mirror:
             self.commit()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._thread.start()
+
+    @property
+    def trouble(self) -> str | None:
+        """What could not be written for too long, or who has taken the study over; None where all is well."""
+        return self._lease.lost or self._unwritten
 
     def commit(self) -> None:
         """Write what has changed since the last snapshot; returns when it is in the store.
@@ -127,5 +131,5 @@ class Mirror:
             except OSError as error:
                 # No other driver takes the study over before the lease is out, so until then there is time.
                 if self._lease.lost or time.monotonic() - self._lease.written > LEASE - BEAT:
-                    self.trouble = self._lease.lost or str(error)
+                    self._unwritten = str(error)
                     return
