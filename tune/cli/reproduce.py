@@ -32,11 +32,10 @@ def reproduce_command(
     seeds: Annotated[int, typer.Option(help="Trainings of each cell")] = api.DEFAULT_SEEDS,
     settings: SetOption = None,
     configs: Annotated[
-        Path | None, typer.Option(help="Folder of `export --all`: its configurations instead of the report's settings")
+        Path | None,
+        typer.Option(help="Folder of `export --all`: its configurations instead of the report's settings"),
     ] = None,
-    search: Annotated[
-        bool, typer.Option("--search", help="Tune each column and its baseline first")
-    ] = False,
+    search: Annotated[bool, typer.Option("--search", help="Tune each column and its baseline first")] = False,
     trials: Annotated[int, typer.Option(help="Configurations of such a search")] = api.DEFAULT_TRIALS,
     concurrent: Annotated[int | None, typer.Option(help="Runs side by side [what the machine holds]")] = None,
     dry_run: Annotated[
