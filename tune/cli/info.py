@@ -23,11 +23,11 @@ def register(app: typer.Typer) -> None:
 
 def methods_command(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, one of your own")
+        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, your own")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The training methods, and their parameters with ranges, defaults and sources."""
+    """List the training methods with their parameters, defaults and descriptions."""
     found = explaining.methods(method)
     if as_json:
         print_json([asdict(each) for each in found])
@@ -40,12 +40,12 @@ def methods_command(
 
 def spaces_command(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="One method's space; or file:PATH's")
+        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, your own")
     ] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="The wide variant")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="The wider variant of the space")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """The search spaces: what is searched, in which range, and why."""
+    """Show the search spaces: what is searched, in which range, and why."""
     found = explaining.spaces(method, wide=wide)
     if as_json:
         print_json([explaining.describe_space(space) for space in found])
@@ -64,7 +64,7 @@ def doctor_command(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What this machine has (with --address, a cluster), and what to do about what it lacks."""
+    """Check this machine (with --address a cluster): what it has, what it lacks, and how to get it."""
     findings = explaining.doctor(address=address, data_root=data_root, home=home)
     if as_json:
         print_json([asdict(f) for f in findings])
