@@ -124,20 +124,6 @@ def test_the_module_that_workers_preload_can_be_imported() -> None:
     assert importlib.import_module(PRELOAD).TrialTrainable
 
 
-def test_workers_have_loaded_it_before_their_first_trial(local_ray: None) -> None:
-    import ray
-
-    name = PRELOAD
-
-    @ray.remote
-    def loaded() -> bool:
-        import sys
-
-        return name in sys.modules
-
-    assert ray.get(loaded.remote())
-
-
 def test_a_task_is_the_same_after_it_was_rays_configuration() -> None:
     task = Task(
         trial=3, config={"method": "vat"}, method_text=None, folder="/f/3", store={"url": "memory://a"},
