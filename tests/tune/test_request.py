@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -150,8 +151,8 @@ def test_python_takes_every_option_by_keyword() -> None:
         ({"time_budget": 0}, "--time-budget 0: no trial fits into it"),
         ({"time_budget": "soon"}, "--time-budget 'soon': write a time such as 90s"),
         ({"gpus_per_trial": float("nan")}, "gpus_per_trial = nan"),
-        ({"points": 3}, "points = 3: a valid string or a valid sequence is expected"),
-        ({"settings": [1]}, r"settings = \[1\]: a valid mapping is expected"),
+        ({"points": 3}, "points = 3: text or a list is expected"),
+        ({"settings": [1]}, r"settings = \[1\]: a mapping of names to values is expected"),
         ({"confirm_seeds": 0}, r"confirm_seeds = 0: must be greater than or equal to 1"),
     ],
 )
@@ -344,3 +345,9 @@ def test_a_study_keeps_its_options_and_lacks_none(home: Home) -> None:
     path.write_text("".join(line for line in path.open() if not line.startswith("trials:")))
     with pytest.raises(ConfigError, match="is damaged: .*trials"):
         read_spec(folder.path)
+
+
+def test_the_page_on_python_lists_every_option() -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    listed = page[page.index("The keywords are the options") : page.index("An\neditor completes them")]
+    assert set(re.findall(r"`(\w+)`", listed)) - {"_"} == set(FIELDS) - set(POSITIONAL)

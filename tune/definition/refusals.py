@@ -11,6 +11,12 @@ from pydantic import BaseModel, ValidationError
 from ssl_core.system.errors import ConfigError, unknown
 from tune.definition.option import choices
 
+_PLAIN = {
+    "string_type": "text",
+    "is_instance_of": "a list",
+    "dict_type": "a mapping of names to values",
+    "mapping_type": "a mapping of names to values",
+}
 _RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
 
@@ -34,10 +40,14 @@ def refused(error: ValidationError, model: type[BaseModel], given: Mapping[str, 
     accepted = choices(model.model_fields[name])
     if accepted and isinstance(value, str):
         return unknown(name, value, accepted)
-    wanted = " or ".join(dict.fromkeys(p["msg"].removeprefix("Input should be ") for p in own))
+    wanted = " or ".join(dict.fromkeys(_PLAIN.get(p["type"]) or _accepted(p["msg"]) for p in own))
     if own[0]["type"] not in _RANGE:
         return ConfigError(f"{name} = {value!r}: {wanted} is expected.")
     ends = {type(part): part for part in model.model_fields[name].metadata}
     if Ge in ends and Le in ends:
         wanted = f"between {ends[Ge].ge} and {ends[Le].le}"
     return ConfigError(f"{name} = {value!r}: must be {wanted}.")
+
+
+def _accepted(message: str) -> str:
+    return message.removeprefix("Input should be ")
