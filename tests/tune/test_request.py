@@ -279,7 +279,9 @@ def test_flags_and_what_comes_afterwards_are_sent_as_they_are_typed() -> None:
 
 
 def test_values_that_are_no_words_are_sent_whole() -> None:
-    request = SearchRequest(settings={"threads": None, "precision": "auto", "data.valid": 20}, time_budget=1e6)
+    request = SearchRequest(
+        settings={"threads": None, "precision": "auto", "data.valid": 20}, time_budget=1e6
+    )
     assert typed(request_words(request)) == request
 
 
