@@ -320,6 +320,11 @@ def test_the_baseline_runs_where_the_study_runs(home: Home) -> None:
     assert (asked.method, asked.name, asked.time_budget) == ("supervised", None, None)
 
 
+def test_resume_and_confirm_are_no_part_of_python_search() -> None:
+    with pytest.raises(ConfigError, match="confirm_seeds = 3: `search` does not confirm"):
+        tune.search(confirm_seeds=3)
+
+
 def test_the_baseline_of_an_elastic_study_is_elastic(home: Home) -> None:
     study = make_spec(home).model_copy(update={"address": "head:6379", "elastic": True})
     assert baseline_request(study).concurrent is None
@@ -345,7 +350,7 @@ def test_a_study_keeps_its_options_and_lacks_none(home: Home) -> None:
     assert path.read_text().startswith("name: ")
     assert (read_spec(folder.path), spec.max_failures, spec.time_budget) == (spec, 2, 7200)
     path.write_text("".join(line for line in path.open() if not line.startswith("trials:")))
-    with pytest.raises(ConfigError, match="is damaged: .*trials"):
+    with pytest.raises(ConfigError, match=r"is damaged: .*trials"):
         read_spec(folder.path)
 
 
