@@ -15,11 +15,12 @@ import pytest
 import tune
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_study, mlflow_runs, reports, shapes_options
+from tune.definition.request import SearchRequest
 from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
 from tune.errors import Exit, ServiceError
+from tune.findings.confirmation import confirmed
 from tune.findings.study import load_study
-from tune.launch.request import SearchRequest
 from tune.launch.start import new_sitting
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
@@ -32,7 +33,7 @@ import sys
 import psutil, ray
 from tests.tune.helpers import shapes_options
 from tune.engine.progress import Progress
-from tune.launch.request import SearchRequest
+from tune.definition.request import SearchRequest
 from tune.launch.start import new_sitting
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
@@ -142,3 +143,13 @@ def test_a_search_that_is_resumed_confirms_in_the_same_sitting(
     assert done.code == 0, done
     assert "finished already" in done.out and "2/2 " in done.err and "cannot tell below 3 seeds" in done.out
     assert load_study("shapes", home=copied.path).status()["tracking"]["pending"] == 0
+
+
+def test_search_in_python_confirms_too(
+    local_ray: None, readable: None, ready_home: Home, pictures: Path
+) -> None:
+    options = shapes_options(ready_home, pictures) | {"trials": 1, "epochs": 2, "confirm_seeds": 1}
+    study = tune.search(**options, home=ready_home.path, quiet=True)
+    found = confirmed(study.folder)
+    assert found is not None and [row["who"] for row in found["rows"]] == ["0", "supervised"]
+    assert study.status()["tracking"]["pending"] == 0 and not study.folder.is_locked()

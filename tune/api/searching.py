@@ -6,39 +6,48 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from tune.confirmation.confirm import check_can_be_confirmed, confirm
+from tune.confirmation.confirm import confirm
+from tune.definition.request import SearchRequest
+from tune.definition.request_options import RequestOptions
 from tune.engine.outcome import Outcome, worse
 from tune.engine.progress import Progress, make_progress
 from tune.engine.sitting import Sitting
 from tune.errors import Exit
 from tune.findings.study import Study
-from tune.launch.baseline import check_can_be_tuned, tune_baseline
-from tune.launch.request import SearchRequest
-from tune.launch.start import finished_before, new_sitting, resumed_sitting
+from tune.launch.start import finished_before, new_sitting, resumed_sitting, tune_baseline
 from tune.signals import resumable
 from tune.store.home import Home
 
 
+def _nothing(_: object) -> None:
+    """What is done with news that nobody wants."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Afterwards:
-    """What is done after a search, and what is told as it goes.
+class Listener:
+    """Who is told what, as soon as it is known.
 
     Attributes:
-        with_baseline: also tune the supervised baseline of the same setting, with as many trials.
-        confirm_seeds: confirm the best configuration on so many fresh seeds, beside the supervised baseline (the
-            tuned one `with_baseline`, else a plain one); None: do not.
-        searched: told how each search ended, the baseline's too, as soon as it has.
+        progress: makes what shows how a search goes, one for each.
+        searched: told how each search ended, the baseline's too.
         confirmed: told what the confirmation found.
         say: told as each training of the confirmation ends.
     """
 
-    with_baseline: bool = False
-    confirm_seeds: int | None = None
-    searched: Callable[[Outcome], None] = lambda outcome: None
-    confirmed: Callable[[dict[str, Any]], None] = lambda document: None
-    say: Callable[[str], None] = lambda message: None
+    progress: Callable[[], Progress] = Progress
+    searched: Callable[[Outcome], None] = _nothing
+    confirmed: Callable[[dict[str, Any]], None] = _nothing
+    say: Callable[[str], None] = _nothing
+
+
+@dataclass(frozen=True)
+class _Afterwards:
+    """What is done after a search: see the fields of a request of the same names."""
+
+    with_baseline: bool
+    confirm_seeds: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,80 +79,75 @@ class Searched:
         return self.code in (Exit.INTERRUPTED, Exit.TERMINATED, Exit.STORAGE)
 
 
-NOTHING = Afterwards()
+SILENT = Listener()
 
 
-def run_search(
-    request: SearchRequest, home: Home, progress: Callable[[], Progress], afterwards: Afterwards = NOTHING
-) -> Searched:
-    """Make the study that is asked for, run it, and do what comes after it.
+def run_search(request: SearchRequest, home: Home, listener: Listener = SILENT) -> Searched:
+    """Make the study that is asked for, run it, then tune the baseline and confirm the best where that is asked for.
 
     Args:
         request: what is asked for.
         home: the home folder.
-        progress: makes what shows how a search goes, one for each.
-        afterwards: what is done after the search.
+        listener: told as it goes.
 
     Raises:
         ConfigError: anything wrong with what is asked for; nothing is left behind.
         ServiceError: a cluster, a storage or MLflow does not answer; another driver has the study; Ctrl-C before the
             first trial or within the confirmation: the message says how to carry on.
     """
-    if afterwards.with_baseline:
-        check_can_be_tuned(request, home)
-    if afterwards.confirm_seeds is not None:
-        check_can_be_confirmed(request, home, afterwards.confirm_seeds)
-    with new_sitting(request, home, progress()) as sitting:
-        return _search_and_more(sitting, home, progress, afterwards)
+    afterwards = _Afterwards(request.with_baseline, request.confirm_seeds)
+    with new_sitting(request, home, listener.progress()) as sitting:
+        return _search_and_more(sitting, home, listener, afterwards)
 
 
 def run_resume(
     name: str,
     home: Home,
-    progress: Callable[[], Progress],
-    afterwards: Afterwards = NOTHING,
+    listener: Listener = SILENT,
+    *,
+    with_baseline: bool = False,
+    confirm_seeds: int | None = None,
     address: str | None = None,
 ) -> Searched:
     """Run what is left of a study, and do what comes after it, also where the study is finished already.
 
     Args:
         name: the study's name.
-        home, progress, afterwards: as of `run_search`.
+        home: the home folder.
+        listener: told as it goes.
+        with_baseline: also tune the supervised baseline of the same setting, with as many trials.
+        confirm_seeds: confirm the best configuration on so many fresh seeds, beside the supervised baseline (the
+            tuned one `with_baseline`, else a plain one); None: do not.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
 
     Raises:
         ConfigError: no such study, or its data changed since.
         ServiceError: as `run_search`.
     """
+    afterwards = _Afterwards(with_baseline, confirm_seeds)
     study = Study(home.existing_study_folder(name))
     if study.folder.state() == "finished":
-        return _what_follows(finished_before(study), None, home, progress, afterwards)
-    with resumed_sitting(study, home, progress(), address) as sitting:
-        return _search_and_more(sitting, home, progress, afterwards)
+        return _what_follows(finished_before(study), None, home, listener, afterwards)
+    with resumed_sitting(study, home, listener.progress(), address) as sitting:
+        return _search_and_more(sitting, home, listener, afterwards)
 
 
-def _search_and_more(
-    sitting: Sitting, home: Home, progress: Callable[[], Progress], afterwards: Afterwards
-) -> Searched:
+def _search_and_more(sitting: Sitting, home: Home, listener: Listener, afterwards: _Afterwards) -> Searched:
     # A confirmation that follows at once uses the sender that is at work; nobody waits for MLflow in between.
     outcome = sitting.search(stay=afterwards.confirm_seeds is not None and not afterwards.with_baseline)
-    return _what_follows(outcome, sitting if sitting.is_open else None, home, progress, afterwards)
+    return _what_follows(outcome, sitting if sitting.is_open else None, home, listener, afterwards)
 
 
 def _what_follows(
-    outcome: Outcome,
-    sitting: Sitting | None,
-    home: Home,
-    progress: Callable[[], Progress],
-    afterwards: Afterwards,
+    outcome: Outcome, sitting: Sitting | None, home: Home, listener: Listener, afterwards: _Afterwards
 ) -> Searched:
     name, code = outcome.study.name, outcome.code
     undelivered = {name: (outcome.pending, outcome.refused)}
     baseline, confirmation = None, None
-    afterwards.searched(outcome)
+    listener.searched(outcome)
     if afterwards.with_baseline and not outcome.interrupted:
-        baseline = tune_baseline(outcome.study, home, progress())
-        afterwards.searched(baseline)
+        baseline = tune_baseline(outcome.study, home, listener.progress())
+        listener.searched(baseline)
         undelivered[baseline.study.name] = (baseline.pending, baseline.refused)
         code = worse(code, baseline.code)
     ended_early = outcome.interrupted or (baseline is not None and baseline.interrupted)
@@ -151,13 +155,13 @@ def _what_follows(
         confirmation = run_confirm(
             name,
             home,
-            progress(),
+            listener.progress(),
             seeds=afterwards.confirm_seeds,
             baseline="tuned" if afterwards.with_baseline else "plain",
-            say=afterwards.say,
+            say=listener.say,
             sitting=sitting,
         )
-        afterwards.confirmed(confirmation)
+        listener.confirmed(confirmation)
         tracking = outcome.study.status()["tracking"]
         undelivered[name] = (tracking["pending"], tracking["refused"])
         code = worse(code, Exit.TRACKING_PENDING if any(undelivered[name]) else Exit.DONE)
@@ -202,9 +206,7 @@ def search(
     *,
     home: Path | str | None = None,
     quiet: bool = False,
-    with_baseline: bool = False,
-    confirm_seeds: int | None = None,
-    **options: Any,
+    **options: Unpack[RequestOptions],
 ) -> Study:
     """Search a method's hyperparameters on this machine; returns the finished study.
 
@@ -213,20 +215,14 @@ def search(
         dataset: digits, cifar10, cifar100 or folder:PATH.
         home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
         quiet: show no progress.
-        with_baseline: also tune the supervised baseline of the same setting, with as many trials.
-        confirm_seeds: then confirm the best on so many fresh seeds, beside the supervised baseline.
-        options: the other fields of `tune.launch.request.SearchRequest`: labels, network, epochs, trials, name,
-            space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, startup_trials, points,
-            warm_start, storage, max_failures, tracking_uri, tracking_timeout, require_tracking, system_metrics,
-            data_root, address.
+        options: the other options of a search, see `tune.definition.request_options.RequestOptions`.
 
     Raises:
         ConfigError: anything wrong with what is asked for; nothing is left behind.
         ServiceError: another driver has the study.
     """
     request = SearchRequest(method=method, dataset=dataset, **options)
-    afterwards = Afterwards(with_baseline=with_baseline, confirm_seeds=confirm_seeds)
-    return run_search(request, Home(home), lambda: make_progress(quiet=quiet), afterwards).study
+    return run_search(request, Home(home), Listener(progress=lambda: make_progress(quiet=quiet))).study
 
 
 def resume(
@@ -242,12 +238,21 @@ def resume(
 
     Args:
         name: the study's name.
-        home, quiet, with_baseline, confirm_seeds: as of `search`.
+        home, quiet: as of `search`.
+        with_baseline, confirm_seeds: as of `run_resume`.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
 
     Raises:
         ConfigError: no such study, or its data changed since.
         ServiceError: another driver has it.
     """
-    afterwards = Afterwards(with_baseline=with_baseline, confirm_seeds=confirm_seeds)
-    return run_resume(name, Home(home), lambda: make_progress(quiet=quiet), afterwards, address).study
+    listener = Listener(progress=lambda: make_progress(quiet=quiet))
+    found = run_resume(
+        name,
+        Home(home),
+        listener,
+        with_baseline=with_baseline,
+        confirm_seeds=confirm_seeds,
+        address=address,
+    )
+    return found.study

@@ -12,6 +12,8 @@ import typer
 from tune.cli.jobs import JobsOption, stop_job
 from tune.cli.options import (
     AddressOption,
+    BaselineOption,
+    ConfirmOption,
     HomeOption,
     JsonOption,
     NameArgument,
@@ -19,19 +21,19 @@ from tune.cli.options import (
     takes_request,
 )
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
+from tune.definition.request import SearchRequest
 from tune.errors import Exit, ServiceError
-from tune.launch.request import SearchRequest
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
-    from tune.api.searching import Afterwards, Searched
+    from tune.api.searching import Listener, Searched
     from tune.engine.outcome import Outcome
     from tune.findings.study import Study
 
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    app.command("plan")(takes_request(plan_command))
+    app.command("plan")(takes_request(plan_command, afterwards=False))
     app.command("search")(takes_request(search_command))
     app.command("resume")(resume_command)
     app.command("stop")(stop_command)
@@ -88,32 +90,12 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
-BaselineOption = Annotated[
-    bool, typer.Option("--with-baseline", help="Also tune the supervised baseline, with as many trials")
-]
-ConfirmOption = Annotated[
-    int | None,
-    typer.Option(
-        "--confirm-seeds",
-        metavar="N",
-        help="Then confirm the best on N fresh seeds, beside the supervised baseline (tuned where --with-baseline is)",
-    ),
-]
-
-
-def search_command(
-    request: SearchRequest,
-    with_baseline: BaselineOption = False,
-    confirm_seeds: ConfirmOption = None,
-    home: HomeOption = None,
-) -> None:
+def search_command(request: SearchRequest, home: HomeOption = None) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
     from tune.api.searching import run_search
-    from tune.engine.progress import make_progress
 
-    afterwards = _afterwards(with_baseline, confirm_seeds)
-    found = run_search(request, home_of(home), make_progress, afterwards)
-    _say_end(found, afterwards, home)
+    found = run_search(request, home_of(home), _printing())
+    _say_end(found, home, request.with_baseline, request.confirm_seeds)
     sys.exit(found.code)
 
 
@@ -126,25 +108,25 @@ def resume_command(
 ) -> None:
     """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
     from tune.api.searching import run_resume
-    from tune.engine.progress import make_progress
 
-    afterwards = _afterwards(with_baseline, confirm_seeds)
-    found = run_resume(name, home_of(home), make_progress, afterwards, address)
-    _say_end(found, afterwards, home)
+    found = run_resume(
+        name,
+        home_of(home),
+        _printing(),
+        with_baseline=with_baseline,
+        confirm_seeds=confirm_seeds,
+        address=address,
+    )
+    _say_end(found, home, with_baseline, confirm_seeds)
     sys.exit(found.code)
 
 
-def _afterwards(with_baseline: bool, confirm_seeds: int | None) -> Afterwards:
-    """What comes after a search, printed as it comes."""
-    from tune.api.searching import Afterwards
+def _printing() -> Listener:
+    """Prints what a search and what comes after it find, as soon as it is known."""
+    from tune.api.searching import Listener
+    from tune.engine.progress import make_progress
 
-    return Afterwards(
-        with_baseline=with_baseline,
-        confirm_seeds=confirm_seeds,
-        searched=_print_search,
-        confirmed=print_confirmation,
-        say=say,
-    )
+    return Listener(progress=make_progress, searched=_print_search, confirmed=print_confirmation, say=say)
 
 
 def _print_search(outcome: Outcome) -> None:
@@ -153,7 +135,7 @@ def _print_search(outcome: Outcome) -> None:
     print_study(outcome.study)
 
 
-def _say_end(found: Searched, afterwards: Afterwards, home: str | None) -> None:
+def _say_end(found: Searched, home: str | None, with_baseline: bool, confirm_seeds: int | None) -> None:
     """What MLflow lacks, and what to do next."""
     for study, (pending, refused) in found.undelivered.items():
         command = typed("sync", study, home)
@@ -166,15 +148,13 @@ def _say_end(found: Searched, afterwards: Afterwards, home: str | None) -> None:
         say(f"ssl-tune: storage: {trouble}. What was written so far is whole; mend it, then")
         say(f"carry on with: {typed('resume', name, home)}")
     elif found.interrupted:
-        again = " --with-baseline" if afterwards.with_baseline else ""
-        again += (
-            f" --confirm-seeds {afterwards.confirm_seeds}" if afterwards.confirm_seeds is not None else ""
-        )
+        again = " --with-baseline" if with_baseline else ""
+        again += f" --confirm-seeds {confirm_seeds}" if confirm_seeds is not None else ""
         console().print(f"interrupted. Carry on with: {typed('resume', name, home)}{again}")
     elif found.code == Exit.NO_TRIAL_SUCCEEDED:
         console().print(f"no trial succeeded. See why with: {typed('trials', name, home)}")
     else:
-        _say_next(found.study, home, confirmed=afterwards.confirm_seeds is not None)
+        _say_next(found.study, home, confirmed=confirm_seeds is not None)
 
 
 def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:

@@ -10,7 +10,6 @@ fresh seeds: the test set chooses nothing, so the winner's test error flatters n
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +21,8 @@ from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from tune.confirmation.document import Candidate, FinalTraining, document_of, trainings_of
-from tune.confirmation.trainings import Places, Trained, Training, check_fresh_sets, train_all
+from tune.confirmation.trainings import Places, Trained, Training, train_all
+from tune.definition.coherence import check_fresh_sets
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
@@ -30,8 +30,7 @@ from tune.errors import Exit, ServiceError
 from tune.findings.confirmation import PLAIN, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
-from tune.launch.baseline import tune_baseline
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.start import tune_baseline
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
 from tune.tracking.tracker import Tracker
@@ -116,19 +115,6 @@ def _chosen(study: Study, top: int, seeds: int) -> list[TrialRecord]:
         )
     _check_seeds(study.spec, seeds)
     return chosen
-
-
-def check_can_be_confirmed(request: SearchRequest, home: Home, seeds: int) -> None:
-    """Refuse, before anything runs, a search that could not be confirmed on so many seeds.
-
-    Raises:
-        ConfigError: no seeds, or too little data for them.
-    """
-    if seeds < 1:
-        raise ConfigError(f"--confirm-seeds {seeds}: must be at least 1.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the search itself gives them
-        _check_seeds(resolve_request(request, home), seeds)
 
 
 def _check_seeds(spec: StudySpec, seeds: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tune.cluster.connection import joined, machines_of
+from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
 from tune.delivery.check import require_tracking
 from tune.engine.outcome import Outcome
@@ -16,8 +17,10 @@ from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
 from tune.errors import Exit
 from tune.findings.study import Study
+from tune.launch.afterwards import check_afterwards
+from tune.launch.baseline import baseline_request, find_baseline, refuse_supervised, wanted_baseline
 from tune.launch.preparation import create_study, prepared, remove_study, say_if_method_changed
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 
@@ -37,6 +40,7 @@ def new_sitting(request: SearchRequest, home: Home, progress: Progress) -> Itera
     """
     with joined(request.address):
         spec = resolve_request(request, home, machines_of(request.address))
+        check_afterwards(request, spec, home)
         if spec.require_tracking:
             require_tracking(spec.tracking_uri)
         folder, is_first = StudyFolder(home.study_folder(spec.name)), not home.path.exists()
@@ -120,3 +124,21 @@ def finished_before(study: Study) -> Outcome:
         with study.folder.settled():  # in an object store: write what an earlier driver here could not
             pass
     return Outcome(study, code, tracking["pending"], 0.0, tracking["refused"], was_finished=True)
+
+
+def tune_baseline(study: Study, home: Home, progress: Progress) -> Outcome:
+    """Find the tuned baseline of a study and run what is left of it, or make it.
+
+    Raises:
+        ConfigError: nothing is left to tune (learning rate and weight decay are fixed).
+        ServiceError: another driver has it.
+    """
+    refuse_supervised(study.spec)
+    found = find_baseline(study.spec, home)
+    if found is not None:
+        if found.folder.state() != "finished":
+            progress.say(f"the tuned baseline is the study {found.name}, which is carried on")
+        return carry_on(found.name, home, progress)
+    name = wanted_baseline(study.spec, home).name
+    progress.say(f"the tuned baseline is made: study {name}, {study.spec.trials} trials")
+    return start(baseline_request(study.spec).model_copy(update={"name": name}), home, progress)
