@@ -13,8 +13,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from search_spaces.ranges import EPOCHS, RANGE_KEYS, SHARE, Parameter, describe, holds, is_number
 from search_spaces.yaml_text import Document, KeyPath
 from ssl_core.config import from_document, parameter_names
-from ssl_core.methods import method_names
-from ssl_core.methods.base import Method
+from ssl_core.methods.base import AnyMethod
+from ssl_core.registry import method_names
 from ssl_core.system.errors import ConfigError, unknown
 
 VARIANTS = ("default", "wide")
@@ -38,7 +38,7 @@ class Reader:
     """Checks of one document; every refusal names the line."""
 
     document: Document
-    method: Method
+    method: AnyMethod
 
     @property
     def data(self) -> Any:
@@ -256,7 +256,7 @@ class Reader:
         return result
 
 
-def _document(method: Method, values: Mapping[str, Any]) -> dict[str, Any]:
+def _document(method: AnyMethod, values: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration document from dotted values: the method's own go into its section."""
     document: dict[str, Any] = {"method": method.name, "method_digest": method.digest}
     section: dict[str, Any] = {}

@@ -34,8 +34,8 @@ from search_spaces.reader import VARIANTS, Reader
 from search_spaces.yaml_text import load_document
 from ssl_core import method_file
 from ssl_core.config import parameter_names, warmup_from_share
-from ssl_core.methods import get_method
-from ssl_core.methods.base import Method
+from ssl_core.methods.base import AnyMethod
+from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError, unknown
 
 
@@ -169,7 +169,7 @@ def _read(path: Path, what: str, remedy: str) -> str:
     raise ConfigError(f"{what} {path}: {problem}. {remedy}")
 
 
-def _how_to_write(method: Method) -> str:
+def _how_to_write(method: AnyMethod) -> str:
     """What a space for this method has to say."""
     own = ", ".join(sorted(n for n in parameter_names(method) if n.startswith(f"{method.name}.")))
     return (
@@ -197,7 +197,7 @@ def parse_space(
     return _parse(text, where, get_method(method, digest), variant, source=where)
 
 
-def _parse(text: str, where: str, method: Method, variant: str, *, source: str) -> SearchSpace:
+def _parse(text: str, where: str, method: AnyMethod, variant: str, *, source: str) -> SearchSpace:
     reader = Reader(load_document(text, where), method)
     reader.check_sections()
     if variant not in VARIANTS:

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssl_core.config import RunConfig as RunConfig
+    from ssl_core.schema import RunConfig as RunConfig
     from ssl_core.system.errors import ConfigError as ConfigError
     from ssl_core.system.errors import MemoryExhaustedError as MemoryExhaustedError
     from ssl_core.system.errors import NonFiniteError as NonFiniteError

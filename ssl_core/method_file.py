@@ -1,4 +1,4 @@
-"""A method of one's own in a file outside of the package, named as ``file:my_method.py``.
+"""A user's own method in a file outside of the package, named as ``file:my_method.py``.
 
 The file holds a METHOD, as the files of `ssl_core.methods` do. To load it is to run it: that is done where its user
 names the file, and with the copy that their own study or run keeps, nowhere else.
@@ -10,6 +10,7 @@ loaded once wherever it lies, and a file that was changed is another method.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import keyword
 import linecache
@@ -21,9 +22,10 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
-from ssl_core.config import MethodConfig, RunConfig
+from ssl_core import earlier_methods
 from ssl_core.methods import method_names
-from ssl_core.methods.base import Method
+from ssl_core.methods.base import AnyMethod, Method
+from ssl_core.schema import MethodConfig, RunConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 
@@ -37,7 +39,7 @@ _VIEWS = ("weak", "strong")
 
 @dataclass(frozen=True)
 class _Loaded:
-    method: Method
+    method: AnyMethod
     text: str
 
 
@@ -80,7 +82,7 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def load(text: str, where: str) -> Method:
+def load(text: str, where: str) -> AnyMethod:
     """The method of a file's text; the file is run the first time that its content is seen.
 
     Args:
@@ -98,7 +100,7 @@ def load(text: str, where: str) -> Method:
     return _loaded[digest].method
 
 
-def loaded(name: str, digest: str) -> Method:
+def loaded(name: str, digest: str) -> AnyMethod:
     """The method of a digest that this process has loaded.
 
     Raises:
@@ -133,7 +135,7 @@ def write(path: Path, digest: str) -> None:
     write_atomically(path, text_of(digest).encode("utf-8"))
 
 
-def load_kept(folder: Path, name: str, digest: str) -> Method:
+def load_kept(folder: Path, name: str, digest: str) -> AnyMethod:
     """Load the copy that a folder keeps.
 
     Raises:
@@ -175,7 +177,8 @@ def _run(text: str, where: str, name: str) -> ModuleType:
 
 def _compiled(text: str, where: str) -> CodeType:
     try:
-        return compile(text.removeprefix("\ufeff"), where, "exec", dont_inherit=True)
+        tree = ast.parse(text.removeprefix("\ufeff"), where)
+        return compile(earlier_methods.with_new_imports(tree), where, "exec", dont_inherit=True)
     except SyntaxError as error:
         raise ConfigError(
             f"{where}, line {error.lineno}: this is not Python that can be read: {error.msg}."
@@ -184,7 +187,7 @@ def _compiled(text: str, where: str) -> CodeType:
         raise ConfigError(f"{where}: this is not Python that can be read: {error}.") from None
 
 
-def _checked(module: ModuleType, where: str) -> Method:
+def _checked(module: ModuleType, where: str) -> AnyMethod:
     def fail(message: str) -> NoReturn:
         del sys.modules[module.__name__]
         raise ConfigError(f"{where}: {message}.")
@@ -203,7 +206,7 @@ def _checked(module: ModuleType, where: str) -> Method:
         fail(f"METHOD.summary = {summary!r}: a sentence on one line is expected")
     if not (isinstance(method.Config, type) and issubclass(method.Config, MethodConfig)):
         fail(
-            f"METHOD.Config = {method.Config!r}: a class derived from ssl_core.config.MethodConfig is expected"
+            f"METHOD.Config = {method.Config!r}: a class derived from ssl_core.schema.MethodConfig is expected"
         )
     views: object = method.unlabelled_views
     if not isinstance(views, tuple) or not set(views) <= set(_VIEWS):
@@ -211,6 +214,8 @@ def _checked(module: ModuleType, where: str) -> Method:
     share: object = method.warmup_share
     if not isinstance(share, int | float) or not 0 <= share < 1:
         fail(f"METHOD.warmup_share = {share!r}: a share of the run is expected, from 0 to below 1")
+    if not earlier_methods.adapt(method):
+        fail("METHOD.compute_loss takes other arguments. Write it as def compute_loss(self, config, step)")
     return method
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from ssl_core.methods.base import Progress, Relabel
-from ssl_core.training.loop import Run, finite_guard, train_step
+from ssl_core.training.run import Run
+from ssl_core.training.step import finite_guard, train_step
 
 SLOW_STEP_SECONDS = 1.0
 

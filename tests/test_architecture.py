@@ -71,9 +71,9 @@ for name in ssl_core.__all__:
 
 def test_a_configuration_is_read_and_resolved_without_torch() -> None:
     code = """
-import ssl_core, ssl_core.config, ssl_core.data.datasets, ssl_core.methods
-for name in ssl_core.methods.method_names():
-    method = ssl_core.methods.get_method(name)
+import ssl_core, ssl_core.config, ssl_core.data.datasets, ssl_core.registry
+for name in ssl_core.registry.method_names():
+    method = ssl_core.registry.get_method(name)
     config = ssl_core.config.from_document({"method": name, "dataset": "digits"})
     resolved = ssl_core.config.resolve(config, ssl_core.data.datasets.describe("digits"))
     ssl_core.config.parameter_names(method), resolved.document()

@@ -1,6 +1,6 @@
 """FixMatch whose two views must also attend to the same places (report, section 2.3: its own method).
 
-A head makes M maps from the last feature maps F (`ssl_core.networks.wide_resnet.AttentionHead`); their sum A weighs F
+A head makes M maps from the last feature maps F (`ssl_core.networks.attention.AttentionHead`); their sum A weighs F
 before the global average that the classifier reads. With q_i and mask_i of FixMatch,
 
     a_w  = softmax(A(weak(u_i))),   a_s = softmax(A(strong(u_i)))   over the positions that are compared
@@ -27,18 +27,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import (
-    Batch,
-    Forward,
-    LossOutput,
-    Method,
-    Panel,
-    Progress,
-    PseudoLabels,
-    Scene,
-)
+from ssl_core.methods.base import LossOutput, Method, Panel, PseudoLabels, Scene, Step
 from ssl_core.methods.consistency import DESCRIPTION, WeakForward, forward_views
+from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:
@@ -118,7 +109,7 @@ def attention_divergence(
     return divergence, compared.to(dtype).mean()
 
 
-class AttentionFixMatch(Method):
+class AttentionFixMatch(Method[AttentionFixMatchConfig, None]):
     """FixMatch with an attention head and a distance between the attention of both views."""
 
     name = "attention_fixmatch"
@@ -138,22 +129,14 @@ class AttentionFixMatch(Method):
     def shares_crop(self, config: AttentionFixMatchConfig) -> bool:
         return config.maps > 0 and config.align == "geometry"
 
-    def compute_loss(
-        self,
-        config: AttentionFixMatchConfig,
-        forward: Forward,
-        batch: Batch,
-        state: Any,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
+    def compute_loss(self, config: AttentionFixMatchConfig, step: Step[None]) -> LossOutput[None]:
         """Cross-entropy on labelled images and, where weak views are sure, on strong ones; distance of attention.
 
         Logged besides the losses: the share of positions compared, and the maps' similarity.
         """
-        logits, maps = forward_views(forward, batch, config.weak_forward)
+        logits, maps = forward_views(step.forward, step.batch, config.weak_forward)
 
-        supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()
+        supervised = losses.cross_entropy(logits.labelled, step.batch.labels).mean()
         confidence, predicted = losses.confident_class(logits.weak)
         pseudo_mask = confidence >= config.threshold
         unsupervised = (pseudo_mask * losses.cross_entropy(logits.strong, predicted)).mean()
@@ -162,8 +145,8 @@ class AttentionFixMatch(Method):
 
         if maps is not None:
             aligned = config.align == "geometry"
-            assert not aligned or batch.geometry is not None
-            geometry, size = (batch.geometry if aligned else None), batch.labelled.shape[2:]
+            assert not aligned or step.batch.geometry is not None
+            geometry, size = (step.batch.geometry if aligned else None), step.batch.labelled.shape[2:]
             divergence, compared = attention_divergence(maps.weak, maps.strong, geometry, size)
             attention = (pseudo_mask * divergence).mean()
             total = total + config.lambda_att * attention
@@ -173,8 +156,8 @@ class AttentionFixMatch(Method):
                 total = total + config.diversity_weight * similarity
                 terms["map_similarity"] = similarity
 
-        pseudo = PseudoLabels(indices=batch.indices, labels=predicted, accepted=pseudo_mask)
-        return LossOutput(total=total, terms=terms, state=state, pseudo=pseudo)
+        pseudo = PseudoLabels(indices=step.batch.indices, labels=predicted, accepted=pseudo_mask)
+        return LossOutput(total=total, terms=terms, pseudo=pseudo)
 
     def picture(self, config: AttentionFixMatchConfig, scene: Scene) -> tuple[Panel, ...]:
         """Attention over weak and strong views; aligned, the weak one's also where the strong view has it."""

@@ -13,14 +13,11 @@ Shapes: B labelled and U unlabelled images of a step, C classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress
-from ssl_core.system.lazy_torch import torch
+from ssl_core.methods.base import LossOutput, Method, Step
+from ssl_core.schema import MethodConfig
 
 
 class EntropyMinimisationConfig(MethodConfig):
@@ -35,7 +32,7 @@ class EntropyMinimisationConfig(MethodConfig):
     )
 
 
-class EntropyMinimisation(Method):
+class EntropyMinimisation(Method[EntropyMinimisationConfig, None]):
     """Cross-entropy on labelled images, entropy on the others."""
 
     name = "entropy_minimisation"
@@ -44,22 +41,15 @@ class EntropyMinimisation(Method):
     warmup_share = 35 / 300  # vat's: they are compared
     unlabelled_views = ("weak",)
 
-    def compute_loss(
-        self,
-        config: EntropyMinimisationConfig,
-        forward: Forward,
-        batch: Batch,
-        state: Any,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
+    def compute_loss(self, config: EntropyMinimisationConfig, step: Step[None]) -> LossOutput[None]:
         """Cross-entropy on labelled images, mean entropy of the predictions on unlabelled ones."""
-        supervised = losses.cross_entropy(forward(batch.labelled).logits, batch.labels).mean()
-        entropy = losses.entropy(forward(batch.views["weak"], update_statistics=False).logits).mean()
+        supervised = losses.cross_entropy(step.forward(step.batch.labelled).logits, step.batch.labels).mean()
+        entropy = losses.entropy(
+            step.forward(step.batch.views["weak"], update_statistics=False).logits
+        ).mean()
         return LossOutput(
             total=supervised + config.weight * entropy,
             terms={"loss_supervised": supervised, "loss_unsupervised": entropy},
-            state=state,
         )
 
 

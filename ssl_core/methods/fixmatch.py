@@ -16,15 +16,13 @@ Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels
+from ssl_core.methods.base import LossOutput, Method, PseudoLabels, Step
 from ssl_core.methods.consistency import DESCRIPTION, WeakForward, forward_views
-from ssl_core.system.lazy_torch import torch
+from ssl_core.schema import MethodConfig
 
 
 class FixMatchConfig(MethodConfig):
@@ -37,7 +35,7 @@ class FixMatchConfig(MethodConfig):
     weak_forward: WeakForward = Field("joint", description=DESCRIPTION)
 
 
-class FixMatch(Method):
+class FixMatch(Method[FixMatchConfig, None]):
     """Pseudo-labels from the weak view, cross-entropy on the strong one."""
 
     name = "fixmatch"
@@ -49,19 +47,11 @@ class FixMatch(Method):
     def idle(self, config: FixMatchConfig) -> Mapping[str, str]:
         return {"threshold": "fixmatch.lambda_u = 0"} if config.lambda_u == 0 else {}
 
-    def compute_loss(
-        self,
-        config: FixMatchConfig,
-        forward: Forward,
-        batch: Batch,
-        state: Any,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
+    def compute_loss(self, config: FixMatchConfig, step: Step[None]) -> LossOutput[None]:
         """Cross-entropy on labelled images, and on strong views where the weak view is sure."""
-        logits, _ = forward_views(forward, batch, config.weak_forward)
+        logits, _ = forward_views(step.forward, step.batch, config.weak_forward)
 
-        supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()
+        supervised = losses.cross_entropy(logits.labelled, step.batch.labels).mean()
         confidence, predicted = losses.confident_class(logits.weak)
         pseudo_mask = confidence >= config.threshold
         unsupervised = (pseudo_mask * losses.cross_entropy(logits.strong, predicted)).mean()
@@ -69,8 +59,7 @@ class FixMatch(Method):
         return LossOutput(
             total=supervised + config.lambda_u * unsupervised,
             terms={"loss_supervised": supervised, "loss_unsupervised": unsupervised},
-            state=state,
-            pseudo=PseudoLabels(indices=batch.indices, labels=predicted, accepted=pseudo_mask),
+            pseudo=PseudoLabels(indices=step.batch.indices, labels=predicted, accepted=pseudo_mask),
         )
 
 

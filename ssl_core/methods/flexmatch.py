@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels, Setup
+from ssl_core.methods.base import LossOutput, Method, PseudoLabels, Setup, Step
 from ssl_core.methods.consistency import DESCRIPTION, WeakForward, forward_views
+from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 NEVER = -1
@@ -84,7 +84,7 @@ def remember(
     return torch.where(newest == NEVER, last, newest)
 
 
-class FlexMatch(Method):
+class FlexMatch(Method[FlexMatchConfig, FlexMatchState]):
     """FixMatch whose threshold of a class follows how far the class has been learnt."""
 
     name = "flexmatch"
@@ -99,27 +99,19 @@ class FlexMatch(Method):
     def init_state(self, config: FlexMatchConfig, setup: Setup) -> FlexMatchState:
         return FlexMatchState(last=torch.full((setup.num_images,), NEVER), unlabelled=setup.unlabelled)
 
-    def compute_loss(
-        self,
-        config: FlexMatchConfig,
-        forward: Forward,
-        batch: Batch,
-        state: FlexMatchState,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
+    def compute_loss(self, config: FlexMatchConfig, step: Step[FlexMatchState]) -> LossOutput[FlexMatchState]:
         """FixMatch's loss under the thresholds that the steps before give; then this step is remembered."""
-        logits, _ = forward_views(forward, batch, config.weak_forward)
+        logits, _ = forward_views(step.forward, step.batch, config.weak_forward)
 
-        supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()
+        supervised = losses.cross_entropy(logits.labelled, step.batch.labels).mean()
         confidence, predicted = losses.confident_class(logits.weak)
-        last = state.last.to(confidence.device)
-        status = learning_status(last, state.unlabelled, logits.weak.shape[1])
+        last = step.state.last.to(confidence.device)
+        status = learning_status(last, step.state.unlabelled, logits.weak.shape[1])
         class_thresholds = thresholds(status, config.threshold).to(confidence.dtype)
         pseudo_mask = confidence >= class_thresholds[predicted]
         unsupervised = (pseudo_mask * losses.cross_entropy(logits.strong, predicted)).mean()
 
-        last = remember(last, batch.indices, predicted, confidence >= config.threshold)
+        last = remember(last, step.batch.indices, predicted, confidence >= config.threshold)
         return LossOutput(
             total=supervised + config.lambda_u * unsupervised,
             terms={
@@ -128,8 +120,8 @@ class FlexMatch(Method):
                 "threshold_mean": class_thresholds.mean(),
                 "threshold_lowest": class_thresholds.min(),
             },
-            state=FlexMatchState(last=last, unlabelled=state.unlabelled),
-            pseudo=PseudoLabels(indices=batch.indices, labels=predicted, accepted=pseudo_mask),
+            state=FlexMatchState(last=last, unlabelled=step.state.unlabelled),
+            pseudo=PseudoLabels(indices=step.batch.indices, labels=predicted, accepted=pseudo_mask),
         )
 
 

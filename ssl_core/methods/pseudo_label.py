@@ -23,18 +23,8 @@ from typing import Any
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import (
-    Batch,
-    Draw,
-    Forward,
-    LossOutput,
-    Method,
-    Progress,
-    PseudoLabels,
-    Relabel,
-    Setup,
-)
+from ssl_core.methods.base import Draw, LossOutput, Method, Progress, PseudoLabels, Relabel, Setup, Step
+from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 
@@ -71,7 +61,7 @@ def images_of_a_step(accepted: int, labelled: int, batch_size: int, mu: int) -> 
     return min(mu * batch_size, round(batch_size * accepted / labelled))
 
 
-class PseudoLabel(Method):
+class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
     """Pseudo-labelling, rebuilt each epoch."""
 
     name = "pseudo_label"
@@ -121,23 +111,19 @@ class PseudoLabel(Method):
         return Draw(indices=state.indices[chosen], targets=state.targets[chosen])
 
     def compute_loss(
-        self,
-        config: PseudoLabelConfig,
-        forward: Forward,
-        batch: Batch,
-        state: PseudoLabelState,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
+        self, config: PseudoLabelConfig, step: Step[PseudoLabelState]
+    ) -> LossOutput[PseudoLabelState]:
         """Cross-entropy on labelled images and on accepted ones with their pseudo-labels."""
-        assert batch.targets is not None
-        images = torch.cat([batch.labelled, batch.views["weak"]])
-        each = losses.cross_entropy(forward(images).logits, torch.cat([batch.labels, batch.targets]))
-        supervised, unsupervised = each[: len(batch.labels)], each[len(batch.labels) :]
+        assert step.batch.targets is not None
+        images = torch.cat([step.batch.labelled, step.batch.views["weak"]])
+        each = losses.cross_entropy(
+            step.forward(images).logits, torch.cat([step.batch.labels, step.batch.targets])
+        )
+        supervised, unsupervised = each[: len(step.batch.labels)], each[len(step.batch.labels) :]
         terms: dict[str, Any] = {"loss_supervised": supervised.mean()}
         if len(unsupervised):
             terms["loss_unsupervised"] = unsupervised.mean()
-        return LossOutput(total=each.mean(), terms=terms, state=state)
+        return LossOutput(total=each.mean(), terms=terms, state=step.state)
 
 
 METHOD = PseudoLabel()

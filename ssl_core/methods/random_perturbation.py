@@ -9,15 +9,13 @@ What VAT gains over it is what the adversarial direction is worth. It is VAT wit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Panel, Progress, Scene
+from ssl_core.methods.base import LossOutput, Method, Panel, Scene, Step
 from ssl_core.methods.vat import METHOD as VAT
 from ssl_core.methods.vat import VATConfig
-from ssl_core.system.lazy_torch import torch
+from ssl_core.schema import MethodConfig
 
 
 class RandomPerturbationConfig(MethodConfig):
@@ -43,7 +41,7 @@ def as_vat(config: RandomPerturbationConfig) -> VATConfig:
     return VATConfig(eps=config.eps, alpha=config.alpha, iterations=0)
 
 
-class RandomPerturbation(Method):
+class RandomPerturbation(Method[RandomPerturbationConfig, None]):
     """VAT in a random direction."""
 
     name = "random_perturbation"
@@ -55,17 +53,9 @@ class RandomPerturbation(Method):
     def idle(self, config: RandomPerturbationConfig) -> Mapping[str, str]:
         return {"eps": "random_perturbation.alpha = 0"} if config.alpha == 0 else {}
 
-    def compute_loss(
-        self,
-        config: RandomPerturbationConfig,
-        forward: Forward,
-        batch: Batch,
-        state: Any,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
+    def compute_loss(self, config: RandomPerturbationConfig, step: Step[None]) -> LossOutput[None]:
         """VAT's loss along a random direction."""
-        return VAT.compute_loss(as_vat(config), forward, batch, state, progress, generator)
+        return VAT.compute_loss(as_vat(config), step)
 
     def picture(self, config: RandomPerturbationConfig, scene: Scene) -> tuple[Panel, ...]:
         """As vat's."""

@@ -25,13 +25,12 @@ Shapes: B labelled and U unlabelled images of a step, C classes; images, d, g an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Panel, Progress, Scene
+from ssl_core.methods.base import Forward, LossOutput, Method, Panel, Scene, Step
+from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 
@@ -133,7 +132,7 @@ def in_full_precision(logits: torch.Tensor) -> bool:
     return logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
 
 
-class VAT(Method):
+class VAT(Method[VATConfig, None]):
     """Virtual adversarial training, entropy minimisation and random perturbation training."""
 
     name = "vat"
@@ -147,31 +146,25 @@ class VAT(Method):
             return dict.fromkeys(("xi", "eps", "iterations"), "vat.alpha = 0")
         return {"xi": "vat.iterations = 0"} if config.iterations == 0 else {}
 
-    def compute_loss(
-        self,
-        config: VATConfig,
-        forward: Forward,
-        batch: Batch,
-        state: Any,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
+    def compute_loss(self, config: VATConfig, step: Step[None]) -> LossOutput[None]:
         """Cross-entropy on labelled images, divergence along the adversarial direction, and entropy if asked for.
 
         Logged besides the losses: eps as a share of the images' own norm.
         """
-        images = batch.views["weak"]
-        total = losses.cross_entropy(forward(batch.labelled).logits, batch.labels).mean()
+        images = step.batch.views["weak"]
+        total = losses.cross_entropy(step.forward(step.batch.labelled).logits, step.batch.labels).mean()
         terms = {"loss_supervised": total}
         if config.alpha == 0 and not config.use_entmin:
-            return LossOutput(total=total, terms=terms, state=state)
+            return LossOutput(total=total, terms=terms)
 
         with torch.set_grad_enabled(config.use_entmin):  # as the target of LDS it is detached anyway
-            clean = forward(images, update_statistics=False).logits
+            clean = step.forward(images, update_statistics=False).logits
         if config.alpha > 0:
-            noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+            noise = torch.randn(
+                images.shape, generator=step.generator, dtype=images.dtype, device=images.device
+            )
             d = adversarial_direction(
-                forward,
+                step.forward,
                 images,
                 noise,
                 xi=config.xi,
@@ -179,14 +172,14 @@ class VAT(Method):
                 # The pass of the loss serves the power iteration too where both are the same to the last bit.
                 clean=clean if in_full_precision(clean) else None,
             )
-            perturbed = forward(images + config.eps * d, update_statistics=False).logits
+            perturbed = step.forward(images + config.eps * d, update_statistics=False).logits
             lds = losses.kl_divergence(clean.detach(), perturbed).mean()
             terms |= {"loss_unsupervised": lds, "vat_eps_share": (config.eps / norms(images)).mean()}
             total = total + config.alpha * lds
         if config.use_entmin:
             terms["loss_entropy"] = losses.entropy(clean).mean()
             total = total + terms["loss_entropy"]
-        return LossOutput(total=total, terms=terms, state=state)
+        return LossOutput(total=total, terms=terms)
 
     def picture(self, config: VATConfig, scene: Scene) -> tuple[Panel, ...]:
         """Original, perturbation and perturbed images, as in the report's figure 5."""

@@ -9,15 +9,13 @@ Shapes: n images, D = 64 * width channels of the last feature maps, h = w = side
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ssl_core.config import parse_network
-from ssl_core.training.rng import generator
+from ssl_core.networks.attention import AttentionHead
 
 LEAK = 0.1
 
@@ -54,26 +52,6 @@ class Block(nn.Module):
 def _activate(normalised: torch.Tensor) -> torch.Tensor:
     """LeakyReLU, in place: BatchNorm's gradient needs its input, not its output, so nothing is lost."""
     return functional.leaky_relu_(normalised, LEAK)
-
-
-class AttentionHead(nn.Module):
-    """M attention maps over the last feature maps: conv 1x1 (D to D), BatchNorm, ReLU, conv 1x1 (D to M).
-
-    Report, section 2.3. The maps are divided by sqrt(D), which the report does not have: their sum then starts
-    with unit variance whatever D and M are, and one step of the optimiser cannot multiply it. Without it the
-    sum starts with a spread of sqrt(D), an untrained network is sure of its predictions, and at lr 0.1 (batch
-    of 16, D = 128) weights overflow within 20 steps, also from a small start.
-    """
-
-    def __init__(self, channels: int, maps: int, bn: float) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels, momentum=bn)
-        self.conv2 = nn.Conv2d(channels, maps, 1)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        maps: torch.Tensor = self.conv2(functional.relu(self.bn(self.conv1(features))))
-        return maps / math.sqrt(features.shape[1])
 
 
 class WideResNet(nn.Module):
@@ -129,17 +107,3 @@ class WideResNet(nn.Module):
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight, generator=stream)
                 nn.init.zeros_(module.bias)
-
-
-def build_network(
-    name: str, num_classes: int, *, bn_momentum: float, seed: int, attention_maps: int = 0
-) -> WideResNet:
-    """The initialised network of a name such as ``wrn-28-2``, on the CPU, channels-last.
-
-    Raises:
-        ValueError: if the name is not a network's.
-    """
-    depth, width = parse_network(name)
-    network = WideResNet(depth, width, num_classes, bn_momentum, attention_maps)
-    network.initialise(generator(seed, "initialisation"), generator(seed, "attention head"))
-    return network.to(memory_format=torch.channels_last)

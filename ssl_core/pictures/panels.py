@@ -20,8 +20,9 @@ import torch
 from ssl_core.methods.base import Scene
 from ssl_core.networks.wide_resnet import NetworkOutput
 from ssl_core.pictures.file import FILE_NAME, Picture, save
-from ssl_core.training.loop import Run, unlabelled_views
 from ssl_core.training.rng import generator
+from ssl_core.training.run import Run
+from ssl_core.training.step import unlabelled_views
 
 IMAGES = 8
 """Images of a picture."""

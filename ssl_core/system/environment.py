@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ssl_core.config import RunConfig
+from ssl_core.schema import RunConfig
 from ssl_core.system.errors import ConfigError
 
 

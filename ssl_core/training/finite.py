@@ -9,6 +9,7 @@ or average has moved from the first bad step on, and the error names that step a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class FiniteGuard:
         self._steps: list[_Step] = []
         self.found_inf = None if at_once else torch.zeros((), device=parameters[0].device)
 
-    def watch(self, output: LossOutput, step: int) -> None:
+    def watch(self, output: LossOutput[Any], step: int) -> None:
         """Judge a step by its loss and gradients, before the update.
 
         Raises:

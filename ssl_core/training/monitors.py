@@ -6,6 +6,8 @@ Sums stay on the device until the epoch's end, so that watching costs no synchro
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ssl_core.methods.base import LossOutput, PseudoLabels
@@ -32,7 +34,7 @@ class EpochMonitor:
         self._seen = torch.zeros((), dtype=torch.int64, device=true_labels.device)
         self._has_pseudo = False
 
-    def add(self, output: LossOutput) -> None:
+    def add(self, output: LossOutput[Any]) -> None:
         """Take in one step."""
         for name, value in {"loss": output.total, **output.terms}.items():
             total, count = self._terms.get(name, (torch.zeros((), device=value.device), 0))

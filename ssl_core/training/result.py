@@ -13,15 +13,16 @@ from typing import Any
 import torch
 
 from ssl_core import method_file
-from ssl_core.config import RunConfig, from_document, resolve
+from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, Split, TestSet, describe, draw_split, load_test, load_train
 from ssl_core.pictures import panels as pictures
+from ssl_core.schema import RunConfig
 from ssl_core.system import environment
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
-from ssl_core.training.loop import Report, Run, differences
-from ssl_core.training.loop import train as run_epochs
+from ssl_core.training.loop import run_epochs
+from ssl_core.training.run import Report, Run, differences
 
 CONFIG_FILE, RESULT_FILE, READINGS_FILE, CHECKPOINTS = (
     "config.json",

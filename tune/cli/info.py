@@ -25,7 +25,7 @@ def methods_command(
     as_json: JsonOption = False,
 ) -> None:
     """The training methods, and their parameters with ranges, defaults and sources."""
-    from ssl_core.methods import get_method, method_names
+    from ssl_core.registry import get_method, method_names
 
     documents: list[dict[str, Any]] = []
     for found in [get_method(each) for each in ([method] if method else method_names())]:

@@ -34,8 +34,8 @@ from tune.errors import Exit
 from tune.store.home import Home, check_writable
 
 if TYPE_CHECKING:
-    from ssl_core.training.loop import Report
     from ssl_core.training.result import Result
+    from ssl_core.training.run import Report
 
 
 def register(app: typer.Typer) -> None:

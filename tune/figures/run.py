@@ -163,8 +163,8 @@ def run_of_trial(study: Study, record: TrialRecord, *, titled: bool = False) -> 
 def run_of_folder(folder: Path) -> RunFigures:
     """The figures of a training's folder, as far as its newest checkpoint goes."""
     from ssl_core.training import checkpoint
-    from ssl_core.training.loop import Report
     from ssl_core.training.result import CHECKPOINTS
+    from ssl_core.training.run import Report
     from tune.definition.spec import dataset_tag
 
     state = checkpoint.load_newest(folder / CHECKPOINTS)

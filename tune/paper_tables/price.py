@@ -81,7 +81,7 @@ def _speed_key(entry: Entry) -> object:
 
 def _run_seconds(entry: Entry, speed: _Speed, order: Order) -> float:
     """A run's seconds: its steps, validation after every epoch, relabelling where the method does, the test."""
-    from ssl_core.methods import method_of
+    from ssl_core.registry import method_of
 
     config = entry.config
     assert config.epochs and config.data.valid and config.labels
@@ -96,12 +96,13 @@ def _measure(entry: Entry, order: Order) -> _Speed:
     """Train a few steps of an entry on noise; the least time of a step, and of evaluating an image."""
     import torch
 
-    from ssl_core.training.loop import Run, train
+    from ssl_core.training.loop import run_epochs
+    from ssl_core.training.run import Run
 
     info = info_of(entry, order.budget)
     data, split = _noise(info.num_classes, info.image_size or 32, info.flip, entry.config)
     run = Run(_short(entry.config), data, split)
-    reports = list(train(run))
+    reports = list(run_epochs(run))
     validated = len(split.valid)
     began = time.perf_counter()
     pixels = torch.arange(min(500, len(data.labels)))
