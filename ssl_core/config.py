@@ -101,7 +101,7 @@ def _named(document: Mapping[str, Any], prefix: str) -> AnyMethod:
     if digest not in (None, method.digest):
         raise ConfigError(
             f"{prefix}method = {name!r}: the file was changed: method_digest is {digest}, the file's is now "
-            f"{method.digest}. Bring back the file as it was, or remove method_digest to take it as it is."
+            f"{method.digest}. Restore the file, or remove method_digest to use it as it is now."
         )
     return method
 
@@ -118,7 +118,7 @@ def _validated(model: type[Model], values: Any, prefix: str, path: str) -> Model
 
 
 def _explain(error: ValidationError, model: type[BaseModel], path: str) -> str:
-    """The first problem of a ValidationError in one sentence: field, value, what is accepted."""
+    """The first problem of a ValidationError as a sentence: field, value, what is accepted."""
     problem = error.errors()[0]
     place = [str(part) for part in problem["loc"]]
     name = path + ".".join(place)
@@ -138,11 +138,11 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
 
     Args:
         config: what was asked for.
-        info: what `ssl_core.data.datasets.describe` says of its data set.
+        info: of its data set, from `ssl_core.data.datasets.describe`.
         cores: threads of the run where the configuration names none; None: all this process may use.
 
     Raises:
-        ConfigError: labels that the data cannot give, or a warm-up as long as the run.
+        ConfigError: more labels than the data has, or a warm-up as long as the run.
     """
     from ssl_core.data.datasets import check_counts  # delayed: reading a configuration loads no numpy
 
@@ -181,7 +181,7 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
 
 def _warmup(config: RunConfig, method: AnyMethod, epochs: int) -> int:
     if not method.has_warmup:
-        return config.warmup_epochs or 0  # accepted for every method, without effect here
+        return config.warmup_epochs or 0  # accepted for every method, without effect on this one
     if config.warmup_epochs is None:
         return warmup_from_share(method.warmup_share, epochs)
     if config.warmup_epochs >= epochs:
@@ -193,11 +193,10 @@ def _warmup(config: RunConfig, method: AnyMethod, epochs: int) -> int:
 
 
 def bn_momentum_of(steps: int) -> float:
-    """BatchNorm's weight of a new batch that suits a run of so many steps (see the field of that name)."""
+    """BatchNorm's weight of a new batch in a run of so many steps (see the field `bn_momentum`)."""
     return min(0.1, max(0.001, 30 / steps))
 
 
 def warmup_from_share(share: float, epochs: int) -> int:
-    """A warm-up given as a share of the run, in whole epochs: at least 1 (a share of 0: none), always
-    shorter than the run."""
+    """Epochs of a warm-up given as a share of the run: at least 1 (0 for a share of 0), less than `epochs`."""
     return min(max(1, round(share * epochs)), epochs - 1) if share > 0 else 0

@@ -1,11 +1,11 @@
 """A user's own method in a file outside of the package, named as ``file:my_method.py``.
 
-The file holds a METHOD, as the files of `ssl_core.methods` do. To load it is to run it: that is done where its user
-names the file, and with the copy that their own study or run keeps, nowhere else.
+The file holds a METHOD, like the modules of `ssl_core.methods`. Loading it runs its code. This happens only where its
+user names the file, and with the copy that their own study or run keeps.
 
-What such a method is, is its file's content, not its place. Configurations carry the method's own name and a digest
-of the content, never a path: another machine runs the same once it has been handed the text, the same content is
-loaded once wherever it lies, and a file that was changed is another method.
+Such a method is identified by its file's content, not by its path. Configurations carry the method's name and a digest
+of the content. So another machine can run it from the text alone, the same content is loaded once wherever it is, and a
+changed file is another method.
 """
 
 from __future__ import annotations
@@ -120,12 +120,12 @@ def loaded(name: str, digest: str) -> AnyMethod:
 
 
 def text_of(digest: str) -> str:
-    """The text of a method that this process has loaded."""
+    """The text of a method's file that this process has loaded."""
     return _loaded[digest].text
 
 
 def keep(folder: Path, digest: str | None) -> None:
-    """Write a copy of a loaded method's file into a folder; None, a method of the package: nothing to keep."""
+    """Write a copy of a loaded method's file into a folder; None: a method of the package, nothing is written."""
     if digest is not None:
         write(folder / COPY, digest)
 
@@ -139,7 +139,7 @@ def load_kept(folder: Path, name: str, digest: str) -> AnyMethod:
     """Load the copy that a folder keeps.
 
     Raises:
-        ConfigError: it is gone, or is not what was kept.
+        ConfigError: the copy is missing or was changed.
     """
     if digest not in _loaded:
         path = folder / COPY
@@ -162,7 +162,7 @@ def _run(text: str, where: str, name: str) -> ModuleType:
     linecache.cache[where] = (len(text), None, text.splitlines(keepends=True), where)
     try:
         exec(code, module.__dict__)
-    except (Exception, SystemExit) as error:  # the user's own code: it may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         del sys.modules[name]
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == where
@@ -220,7 +220,7 @@ def _checked(module: ModuleType, where: str) -> AnyMethod:
 
 
 def _problem_of_name(name: object) -> str | None:
-    """Why a method cannot be called this, if it cannot: its name is a section of configurations, too."""
+    """Why a method cannot have this name, which is also that of its section in configurations; None: it can."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
         return (
             f"METHOD.name = {name!r}: a plain name is expected, such as 'my_method' (letters, digits and _, the first "

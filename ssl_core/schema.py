@@ -20,14 +20,14 @@ class Section(BaseModel):
 
 
 class MethodConfig(Section):
-    """Base of every method's own section; a method without parameters uses it as it is."""
+    """Base of the section of a method's parameters; used itself by a method without parameters."""
 
 
 class DataConfig(Section):
     """How the images are split and sized."""
 
     image_size: int | None = Field(
-        None, ge=8, le=512, description="side in pixels that images are resized to; none: as they are"
+        None, ge=8, le=512, description="side in pixels that images are resized to; none: their own size"
     )
     valid: int | None = Field(
         None, ge=1, description="validation images, balanced per class; none: as many as labels"
@@ -41,7 +41,7 @@ class RunConfig(Section):
 
     method: str = Field(description="the training method's own name")
     method_digest: str | None = Field(
-        None, description="of the file that the method came from; none: it comes with the package"
+        None, description="digest of the method's file; none: the method comes with the package"
     )
     parameters: SerializeAsAny[MethodConfig] = Field(description="the method's own section")
     dataset: str = Field("digits", description="digits, cifar10, cifar100 or folder:PATH")
@@ -73,7 +73,7 @@ class RunConfig(Section):
         gt=0,
         le=1,
         description="BatchNorm's weight of a new batch; none: 30 / steps of the run, within 0.001 (ibid.) "
-        "and 0.1 (PyTorch's default), since 0.001 is far too slow for a short run",
+        "and 0.1 (PyTorch's default), because 0.001 is far too slow for a short run",
     )
     eval_batch_size: int = Field(500, ge=1, description="images of one evaluation pass")
     precision: Literal["auto", "float32", "bfloat16", "float64"] = Field(
@@ -82,11 +82,14 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     compile: Literal["auto"] | bool = Field(
         "auto",
-        description="torch.compile and CUDA graphs for a step's passes (they change the last bits); auto: on a "
-        "GPU, for runs of 4000 steps or more, which earn the minute that it takes",
+        description="torch.compile and CUDA graphs for the network (they change the last bits); auto: on a "
+        "GPU, for runs of 4000 steps or more, which regain the minute that it takes",
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="processor threads of the run (they change the bits); none: all"
+        None,
+        ge=1,
+        le=1024,
+        description="processor threads of the run (their number changes the bits); none: all",
     )
     seed: int = Field(
         0, ge=0, lt=2**31, description="training seed: initialisation, order, augmentation, noise"
@@ -110,7 +113,7 @@ class RunConfig(Section):
 
     @property
     def total_steps(self) -> int:
-        """K of the schedule: steps of the whole budget, whatever `stop_after_epoch` says."""
+        """K of the learning rate's schedule: steps of all `epochs`, also where `stop_after_epoch` is less."""
         assert self.epochs is not None and self.steps_per_epoch is not None
         return self.epochs * self.steps_per_epoch
 

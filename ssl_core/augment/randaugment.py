@@ -9,8 +9,8 @@ Where the public implementations differ:
   1..4 bits, whole pixels;
 - drawn operations are always applied, as the paper says; both codes skip each with probability 1/2;
 - magnitudes are continuous, as in the paper; both codes draw one of nine levels;
-- what a geometric operation uncovers is grey, as google-research/fixmatch has it (kekmodel's: black), and
-  nearest neighbour resampling, Pillow's default, as in both. Grey is laid before the second operation;
+- pixels that a geometric operation uncovers are grey, as in google-research/fixmatch (kekmodel's: black), before the
+  second operation is applied; resampling is nearest neighbour, Pillow's default, as in both;
 - the cut-out box is google-research/fixmatch's: a whole-pixel centre anywhere in the image, half a side to
   both sides, clipped (kekmodel's is a pixel larger and is moved inwards at the top and the left).
 
@@ -46,7 +46,7 @@ DRAWN = 2
 
 @dataclass(frozen=True)
 class Draws:
-    """Everything random about n strong views; `apply` itself draws nothing.
+    """The random numbers of n strong views; `apply` draws none.
 
     Attributes:
         operations: (n, DRAWN) int64, places in OPERATIONS, first applied first.
@@ -103,7 +103,7 @@ RANGES: dict[str, tuple[float, float]] = {
 """Lowest and highest magnitude, uniform between them; absent for operations that have none (drawn as 0)."""
 
 
-@cache  # a list made into a tensor anew would be a copy to the device, and so a wait, at every step
+@cache  # making a tensor from a list at every step would copy it to the device, and wait
 def _ranges(device: torch.device) -> tuple[Tensor, Tensor]:
     """Lowest magnitude and width of the range of every operation, (14,) float32 each."""
     pairs = torch.tensor([RANGES.get(name, (0.0, 0.0)) for name in OPERATIONS], dtype=torch.float32)
@@ -156,8 +156,8 @@ def strong_view(
 
     Args:
         images: the weak view, (n, H, W, 3) uint8, on any device.
-        generator: of all that is random here, on any device; one on the images' own saves a copy.
-        apply: `apply`, or it compiled.
+        generator: of all random numbers, on any device; on the images' device it saves a copy.
+        apply: the function `apply`, or its compiled version.
 
     Returns:
         The strong view, (n, H, W, 3) uint8, and where its pixels come from.
@@ -180,7 +180,7 @@ def _run(kind: int, images: Tensor, magnitudes: Tensor, matrices: Tensor) -> Ten
 
 
 def _each_on_its_own(images: Tensor, kinds: Tensor, magnitudes: Tensor, matrices: Tensor) -> Tensor:
-    """Every operation on the images that drew it: shapes depend on the draws, which costs the CPU nothing."""
+    """Every operation on the images that drew it. Shapes depend on the draws, which costs nothing on a CPU."""
     order = kinds.argsort()
     counts = torch.bincount(kinds, minlength=len(PHOTOMETRIC) + 1).tolist()
     groups = [torch.split(part.index_select(0, order), counts) for part in (images, magnitudes, matrices)]
@@ -189,7 +189,7 @@ def _each_on_its_own(images: Tensor, kinds: Tensor, magnitudes: Tensor, matrices
 
 
 def _all_and_pick(images: Tensor, kinds: Tensor, magnitudes: Tensor, matrices: Tensor) -> Tensor:
-    """Every operation on every image: nothing has to be known before it is launched."""
+    """Every operation on every image, so that no shape depends on the draws."""
     result = images
     for kind in range(1, len(PHOTOMETRIC) + 1):
         chosen = per_image(kinds == kind)
@@ -212,7 +212,7 @@ def _matrices(draws: Draws, height: int, width: int) -> Tensor:
 def _normalised(matrices: Tensor, height: int, width: int) -> Tensor:
     """(n, DRAWN, 2, 3) in pixels, first applied first, to their composition (n, 2, 3) in [-1, 1]."""
     linear, shift = matrices[..., :2], matrices[..., 2:]
-    # The last operation made the pixel we look at, so it is undone first and the first operation last.
+    # The last operation produced the pixel, so it is undone first, and the first operation last.
     turn, move = linear[:, 0], shift[:, 0]
     for k in range(1, DRAWN):
         turn, move = turn @ linear[:, k], turn @ shift[:, k] + move

@@ -1,15 +1,15 @@
 """Pseudo-labelling with a per-epoch rebuild (report, section 2.1; Lee 2013).
 
-After a warm-up on labelled images, at the start of every epoch one pass of the evaluated (EMA) model over
-the images without a label, un-augmented, gives
+After a warm-up on labelled images, every epoch begins with one pass of the evaluated (EMA) model over the images
+without a label, un-augmented. It gives
 
     X = {(u_i, argmax_c p_ic) : max_c p_ic > tau}
 
 and the epoch trains on the labelled images and X together: a step draws B labelled images and
-min(mu*B, round(B*|X| / |L|)) images of X, and averages the cross-entropy over all of them. This samples the
-union, capped at mu.
+min(mu*B, round(B*|X| / |L|)) images of X, and averages the cross-entropy over all of them. This samples the union of
+both, with at most mu*B images of X a step.
 
-The report rebuilds X in its algorithm and "accumulates" in its text; `accumulate` reads the text literally.
+The report's algorithm rebuilds X every epoch, its text "accumulates" it; `accumulate` does what the text says.
 
 Shapes: B labelled images of a step, m images of X of a step, n images without a label, C classes.
 """
@@ -35,7 +35,7 @@ class PseudoLabelConfig(MethodConfig):
         0.95, gt=0, le=1, description="tau, confidence above which a prediction is accepted (report, table 1)"
     )
     accumulate: bool = Field(
-        False, description="keep what was once accepted, the report's wording read literally"
+        False, description="keep accepted pseudo-labels in later epochs, as the report's text says"
     )
 
 
@@ -57,7 +57,7 @@ def select(probabilities: torch.Tensor, threshold: float) -> tuple[torch.Tensor,
 
 
 def images_of_a_step(accepted: int, labelled: int, batch_size: int, mu: int) -> int:
-    """min(mu*B, round(B*|X| / |L|)): X's share of a step, capped at mu batches."""
+    """min(mu*B, round(B*|X| / |L|)): how many images of X a step draws."""
     return min(mu * batch_size, round(batch_size * accepted / labelled))
 
 
@@ -65,7 +65,7 @@ class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
     """Pseudo-labelling, rebuilt each epoch."""
 
     name = "pseudo_label"
-    summary = "trains on its own confident predictions, rebuilt every epoch (report, section 2.1)"
+    summary = "trains on its own confident predictions, made anew every epoch (report, section 2.1)"
     Config = PseudoLabelConfig
     warmup_share = 10 / 300  # report, section 2.4
     relabels = True
@@ -81,7 +81,7 @@ class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
     def start_epoch(
         self, config: PseudoLabelConfig, state: PseudoLabelState, relabel: Relabel
     ) -> tuple[PseudoLabelState, PseudoLabels]:
-        """Label the pool anew; with `accumulate` an earlier pseudo-label stays until a newer one is accepted."""
+        """Predict the pool again; with `accumulate` an earlier pseudo-label stays until a newer one is accepted."""
         predicted, accepted = select(relabel.predict(relabel.pool), config.threshold)
         predicted, accepted = predicted.cpu(), accepted.cpu()
         if config.accumulate:

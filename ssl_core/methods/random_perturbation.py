@@ -3,7 +3,7 @@
     d    ~ N(0, I), scaled to |d| = 1
     loss = mean_B CE(p(labelled), label) + alpha * mean_U KL(sg p(x) || p(x + eps * d))
 
-What VAT gains over it is what the adversarial direction is worth. It is VAT with `iterations: 0`, and computed by it.
+The difference to VAT is what the adversarial direction gains. It is VAT with `iterations: 0`, and is computed by it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class RandomPerturbationConfig(MethodConfig):
         10.0,
         gt=0,
         le=1e3,
-        description="size of the perturbation, L2 norm in the normalised input's units (as vat's, whose baseline this "
-        "is: report, section 2.4)",
+        description="size of the perturbation, L2 norm in the normalised input's units (report, section 2.4, "
+        "for vat, whose baseline this is)",
     )
     alpha: float = Field(
         1.0,
@@ -37,7 +37,7 @@ class RandomPerturbationConfig(MethodConfig):
 
 
 def as_vat(config: RandomPerturbationConfig) -> VATConfig:
-    """The same as VAT's parameters; xi is of no effect."""
+    """The parameters of VAT that do the same; xi has no effect."""
     return VATConfig(eps=config.eps, alpha=config.alpha, iterations=0)
 
 
@@ -45,7 +45,7 @@ class RandomPerturbation(Method[RandomPerturbationConfig, None]):
     """VAT in a random direction."""
 
     name = "random_perturbation"
-    summary = "smooth in random directions: the baseline of vat (Miyato et al. 2018)"
+    summary = "the same prediction in random directions: the baseline of vat (Miyato et al. 2018)"
     Config = RandomPerturbationConfig
     warmup_share = VAT.warmup_share
     unlabelled_views = VAT.unlabelled_views

@@ -1,4 +1,4 @@
-"""Supervised training on the labelled images alone: the baseline of every table, and every warm-up's step.
+"""Supervised training on the labelled images alone: the baseline of every table, and the step of every warm-up.
 
     loss = mean_B CE(p(y | weak(x)), label)
 

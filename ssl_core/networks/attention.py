@@ -12,10 +12,10 @@ from torch.nn import functional
 class AttentionHead(nn.Module):
     """M attention maps over the last feature maps: conv 1x1 (D to D), BatchNorm, ReLU, conv 1x1 (D to M).
 
-    Report, section 2.3. The maps are divided by sqrt(D), which the report does not have: their sum then starts
-    with unit variance whatever D and M are, and one step of the optimiser cannot multiply it. Without it the
-    sum starts with a spread of sqrt(D), an untrained network is sure of its predictions, and at lr 0.1 (batch
-    of 16, D = 128) weights overflow within 20 steps, also from a small start.
+    Unlike in the report, the maps are divided by sqrt(D). Their sum then starts with unit variance for every D and M,
+    and one step of the optimiser cannot multiply it. Without the division the sum starts with a standard deviation of
+    sqrt(D): an untrained network makes confident predictions, and at lr 0.1 (batch of 16, D = 128) weights overflow
+    within 20 steps, even from small initial weights.
     """
 
     def __init__(self, channels: int, maps: int, bn: float) -> None:

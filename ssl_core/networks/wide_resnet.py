@@ -1,6 +1,6 @@
-"""WideResNet (Zagoruyko and Komodakis 2016) as the FixMatch reference builds it.
+"""WideResNet (Zagoruyko and Komodakis 2016) as in the FixMatch reference code.
 
-Facts follow google-research/fixmatch, libml/models.py: LeakyReLU 0.1, pre-activation, only the first block
+As in google-research/fixmatch, libml/models.py: LeakyReLU 0.1, pre-activation, only the first block
 of stage 1 activates before the residual, convolutions N(0, sqrt(2 / (k*k*out))), classifier Xavier normal
 with zero bias. BatchNorm's momentum is a field of the configuration.
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 def _activate(normalised: torch.Tensor) -> torch.Tensor:
-    """LeakyReLU, in place: BatchNorm's gradient needs its input, not its output, so nothing is lost."""
+    """LeakyReLU, in place: BatchNorm's gradient needs its input and not its output."""
     return functional.leaky_relu_(normalised, LEAK)
 
 
@@ -87,14 +87,14 @@ class WideResNet(nn.Module):
         if self.head is None:
             return NetworkOutput(self.classifier(features.mean(dim=(2, 3))), features)
         maps = self.head(features)
-        # The report's "bi-pooling": the sum of the maps weighs the features before the global average.
+        # The report's "bi-pooling": the sum of the maps weights the features before the global average.
         pooled = (maps.sum(dim=1, keepdim=True) * features).mean(dim=(2, 3))
         return NetworkOutput(self.classifier(pooled), features, maps)
 
     def initialise(self, backbone: torch.Generator, head: torch.Generator) -> None:
-        """Draw every parameter anew (on the CPU, so that every device starts alike).
+        """Initialise every parameter (on the CPU, so that every device starts with the same bits).
 
-        The head has a stream of its own, so the backbone's bits are the same with and without it.
+        The head has its own random stream, so the backbone's bits are the same with and without it.
         """
         own_stream = set() if self.head is None else set(self.head.modules())
         for module in self.modules():

@@ -1,9 +1,8 @@
-"""A method's own picture as arrays: what it does to some validation images once it is trained.
+"""A method's picture as arrays: what the trained method does with some validation images.
 
-The validation images are never trained on, so what the network says of them is what it says of new images.
-They are taken class by class; noise and views come from the run's own streams at the step after the last,
-so the same run always gives the same picture, and making one changes nothing in the run. Drawing it is others'
-work.
+Validation images are never trained on, so the network treats them like new images. They are taken class by class. Noise
+and views come from the run's random streams at the step after the last, so a run always gives the same picture, and
+making it changes nothing in the run. `tune.figures` draws it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ IMAGES = 8
 
 
 def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
-    """The method's picture of a run as it stands; None where the method shows nothing.
+    """The method's picture of a run in its present state; None where the method shows nothing.
 
     Args:
         run: trained, or not.
@@ -58,7 +57,7 @@ def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
 def keep(folder: Path, run: Run) -> None:
     """Write a run's picture into a folder, if its method shows one and it is not there yet.
 
-    A picture that cannot be made never harms the run: why is written to ``picture-error.txt``, and warned of.
+    A picture that cannot be made does not stop the run: the reason is written to ``picture-error.txt``, with a warning.
     """
     path = folder / FILE_NAME
     if path.exists():
@@ -67,7 +66,7 @@ def keep(folder: Path, run: Run) -> None:
         picture = picture_of(run)
         if picture is not None:
             save(path, picture)
-    except Exception:  # a method of the user's own may raise anything; it is told, and the training stands
+    except Exception:  # a user's own method may raise anything; it is reported, and the run's result is kept
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "picture-error.txt"
         note.write_text(traceback.format_exc())
@@ -100,7 +99,7 @@ def said(
 
 
 def _evaluated(run: Run) -> Any:
-    """The EMA network as a method calls it, in full precision always; nothing of it moves."""
+    """The EMA network as a function for methods, always in full precision; it does not change."""
 
     def forward(
         images: torch.Tensor, *, update_statistics: bool = True, full_precision: bool = False

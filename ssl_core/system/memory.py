@@ -23,7 +23,7 @@ from ssl_core.networks.registry import SMALLEST
 from ssl_core.schema import RunConfig
 from ssl_core.system.errors import MemoryExhaustedError
 
-# Numbers of malloc.h, the values this process wants, and the variables that set the same from outside.
+# Parameters of mallopt(3) with their numbers in malloc.h, our values, and the environment variables that set the same.
 _SETTINGS = (
     (-1, -1, "MALLOC_TRIM_THRESHOLD_"),  # M_TRIM_THRESHOLD: never shrink the heap
     (-2, 64 * 1024**2, "MALLOC_TOP_PAD_"),  # M_TOP_PAD: grow it by so many bytes beyond what is asked
@@ -33,13 +33,13 @@ _SETTINGS = (
 
 @cache  # once a process
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep freed memory, from here on and for the whole process.
+    """Make the C library keep freed memory from now on, for the whole process.
 
-    Only the GNU C library knows how; with another one nothing is done. A value that the environment sets
-    (`MALLOC_TRIM_THRESHOLD_` and its like) is left as it is.
+    Only the GNU C library can; with another one nothing is done. A value that the environment sets
+    (`MALLOC_TRIM_THRESHOLD_` and the like) is not changed.
 
     Returns:
-        Whether the library was told.
+        Whether it was done.
     """
     try:
         library = ctypes.CDLL(None)
@@ -83,16 +83,16 @@ def explained(device: str, doing: str, advice: str) -> Iterator[None]:
 
 
 def of_images(count: int, side: int) -> tuple[str, str]:
-    """What the data set needs memory for and what to lower, for `explained`."""
+    """For `explained`: what needs memory when the data set is loaded, and what to lower."""
     return f"{count} images of {side}x{side} pixels", "Lower data.image_size, or take device=cpu."
 
 
 def in_step(config: RunConfig, views: int) -> tuple[str, str]:
-    """What a step needs memory for and what to lower, for `explained`.
+    """For `explained`: what needs memory in a step, and what to lower.
 
     Args:
         config: resolved.
-        views: views of each unlabelled image that the method looks at.
+        views: number of views of each unlabelled image that the method uses.
     """
     assert config.batch_size and config.mu
     labelled, unlabelled = config.batch_size, config.batch_size * config.mu * views
@@ -106,7 +106,7 @@ def in_step(config: RunConfig, views: int) -> tuple[str, str]:
 
 
 def in_evaluation(config: RunConfig) -> tuple[str, str]:
-    """What an evaluation needs memory for and what to lower, for `explained`."""
+    """For `explained`: what needs memory in an evaluation, and what to lower."""
     size = config.eval_batch_size
     doing = f"the evaluation of {size} images at once in {config.network}"
     return doing, f"Lower eval_batch_size (now {size}){_or_network(config)}."

@@ -27,7 +27,7 @@ def train_step(run: Run, progress: Progress, guard: FiniteGuard) -> tuple[Batch,
     """Draw a batch and update the weights with it.
 
     Raises:
-        NonFiniteError: before the update, where the guard judges every step at once.
+        NonFiniteError: before the update, where the guard reads its checks at once.
         ConfigError: the method did not return its state.
     """
     run.begin_step()
