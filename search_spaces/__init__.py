@@ -1,4 +1,4 @@
-"""What is searched: one YAML file per method (data to copy and edit) and its loader."""
+"""Search spaces: a YAML file for each method, to be copied and edited (docs/search-spaces.md), and their reader."""
 
 from search_spaces.ranges import Parameter, describe
 from search_spaces.space import SearchSpace, load_space, parse_space, space_names

@@ -21,7 +21,7 @@ Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -32,6 +32,9 @@ from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ssl_core.augment.randaugment import Geometry
 
 
@@ -176,7 +179,13 @@ class AttentionFixMatch(Method[AttentionFixMatchConfig, None]):
         under_weak, under_strong = (scene.pixels(view).clip(0, 1) for view in (weak, strong))
         nothing = ("",) * len(weak)
 
-        def attention(title: str, scores: Any, compared: Any, beneath: Any, captions: Any = nothing) -> Panel:
+        def attention(
+            title: str,
+            scores: torch.Tensor,
+            compared: torch.Tensor,
+            beneath: npt.NDArray[np.float32],
+            captions: tuple[str, ...] = nothing,
+        ) -> Panel:
             shares = losses.map_shares(scores, compared).cpu().numpy()
             return Panel(title, "map", shares, captions, beneath=beneath)
 

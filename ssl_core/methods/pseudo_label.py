@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 
@@ -100,7 +99,7 @@ class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
         self, config: PseudoLabelConfig, state: PseudoLabelState, setup: Setup, progress: Progress, seed: int
     ) -> Draw:
         """Accepted images of a step, shuffled anew each epoch; none where none was accepted."""
-        from ssl_core.training.rng import Shuffled
+        from ssl_core.training.rng import Shuffled  # delayed: it loads torch
 
         accepted = len(state.indices)
         size = images_of_a_step(accepted, setup.labelled, setup.batch_size, setup.mu)
@@ -114,13 +113,12 @@ class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
         self, config: PseudoLabelConfig, step: Step[PseudoLabelState]
     ) -> LossOutput[PseudoLabelState]:
         """Cross-entropy on labelled images and on accepted ones with their pseudo-labels."""
-        assert step.batch.targets is not None
-        images = torch.cat([step.batch.labelled, step.batch.views["weak"]])
-        each = losses.cross_entropy(
-            step.forward(images).logits, torch.cat([step.batch.labels, step.batch.targets])
-        )
-        supervised, unsupervised = each[: len(step.batch.labels)], each[len(step.batch.labels) :]
-        terms: dict[str, Any] = {"loss_supervised": supervised.mean()}
+        batch = step.batch
+        assert batch.targets is not None
+        images = torch.cat([batch.labelled, batch.views["weak"]])
+        each = losses.cross_entropy(step.forward(images).logits, torch.cat([batch.labels, batch.targets]))
+        supervised, unsupervised = each[: len(batch.labels)], each[len(batch.labels) :]
+        terms: dict[str, torch.Tensor] = {"loss_supervised": supervised.mean()}
         if len(unsupervised):
             terms["loss_unsupervised"] = unsupervised.mean()
         return LossOutput(total=each.mean(), terms=terms, state=step.state)

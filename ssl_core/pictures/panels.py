@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ssl_core.methods.base import Scene
+from ssl_core.methods.base import Forward, Scene
 from ssl_core.networks.wide_resnet import NetworkOutput
 from ssl_core.pictures.file import FILE_NAME, Picture, save
 from ssl_core.training.rng import generator
@@ -83,10 +83,10 @@ def one_of_each_class(run: Run, count: int) -> torch.Tensor:
     return torch.from_numpy(valid[np.lexsort((labels, rank))][:count])
 
 
-def shown(images: torch.Tensor, mean: Any, std: Any) -> npt.NDArray[np.float32]:
+def shown(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
     """Normalised images as pixels, 0 to 1 where they were pixels: (n, 3, H, W) to (n, H, W, 3)."""
     pixels = images.detach().permute(0, 2, 3, 1).float().cpu().numpy()
-    return np.asarray(pixels * np.float32(std) + np.float32(mean), dtype=np.float32)
+    return np.asarray(pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32), dtype=np.float32)
 
 
 def said(
@@ -98,7 +98,7 @@ def said(
     return tuple(f"{classes[c]} {p:.2f}" for c, p in pairs), tuple((predicted == labels).tolist())
 
 
-def _evaluated(run: Run) -> Any:
+def _evaluated(run: Run) -> Forward:
     """The EMA network as a function for methods, always in full precision; it does not change."""
 
     def forward(

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ssl_core import method_file
@@ -203,7 +205,7 @@ def result_of(run: Run, test_error: float | None = None) -> Result:
     )
 
 
-def error_percent(run: Run, images: Any, labels: Any) -> float:
+def error_percent(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> float:
     """Percent of some images, (n, H, W, 3) uint8 and (n,) int64 arrays, that the EMA model misclassifies."""
     pixels, truth = torch.tensor(images).to(run.device), torch.tensor(labels).to(run.device)
     logits = run.evaluated_in_batches(pixels, torch.arange(len(truth), device=run.device))
