@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ssl_core.training.result import train as train
 
 _HOMES = {
-    "RunConfig": "ssl_core.config",
+    "RunConfig": "ssl_core.schema",
     "ConfigError": "ssl_core.system.errors",
     "MemoryExhaustedError": "ssl_core.system.errors",
     "NonFiniteError": "ssl_core.system.errors",
