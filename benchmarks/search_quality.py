@@ -15,10 +15,10 @@ epochs are spent, those of trials under way included.
 - This project's search is its own searcher, scheduler, recorder and storages (`benchmarks.simulated`). It tries the
   space's baseline first; one of the stock contenders is given the same first point, to tell that from the rest.
 
-All recommend by the project's rule (`tune.findings.ranking.best_record`): the lowest val_error, then val_loss, of the trials that
-ran to the end; before there is one, of those deepest after their warm-up. Regret is the recommended configuration's
-error at the end of its curve, less the lowest of all curves, in points: on the validation images, which is what a
-search can work on, and on images that no decision sees, where the luck of the choice counts too.
+All recommend by the project's rule (`tune.findings.ranking.best_record`): the lowest val_error, then val_loss, of the
+trials that ran to the end; before there is one, of those deepest after their warm-up. Regret is the recommended
+configuration's error at the end of its curve, less the lowest of all curves, in points: on the validation images, which
+is what a search can work on, and on images that no decision sees, where the luck of the choice counts too.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from tune.findings.ranking import best_record, near_ties, resolution
-from tune.findings.words import parameters
+from tune.findings.ranking import best_record, near_ties, ranked, resolution
+from tune.findings.words import certainty, parameters
 
 if TYPE_CHECKING:
     from tune.findings.study import Study
@@ -67,17 +67,17 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_study(study: Study, top: int = 10) -> None:
-    """A study's outcome: the ten best trials, and how much the best one's lead means."""
-    records = study.records()
-    done = [r for r in records if r.val_error is not None and r.state in ("completed", "stopped_early")]
-    # Errors at different depths cannot be compared: full budget first, then the deeper ones.
-    ranked = sorted(
-        done, key=lambda r: (r.state != "completed", -r.epoch, r.val_error or 0.0, r.val_loss or 0.0)
-    )
-    print_trials(
-        ranked[:top], title=f"study {study.name}: best {min(top, len(ranked))} of {len(records)} trials"
-    )
+def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top: int = 10) -> None:
+    """A study's outcome: the ten best trials, and how much the best one's lead means.
+
+    Args:
+        study: the study.
+        records: its trials, where they have been read already.
+        top: how many trials to show.
+    """
+    records = study.records() if records is None else records
+    shown = ranked(records)[:top]
+    print_trials(shown, title=f"study {study.name}: best {len(shown)} of {len(records)} trials")
     best, full = best_record(records)
     if best is None or best.val_error is None:
         return
@@ -88,11 +88,7 @@ def print_study(study: Study, top: int = 10) -> None:
     out.print(f"best: trial {best.trial}, val/error {best.val_error:.2f} % ± {spread:.2f}{where}")
     ties = near_ties(records, best, valid)
     if ties:
-        others = ", ".join(r.trial for r in ties[:8]) + (", ..." if len(ties) > 8 else "")
-        out.print(
-            f"{valid} validation images resolve about {spread:.1f} points: trial {best.trial} leads by val/loss "
-            f"or by less than that; not told from trials {others}."
-        )
+        out.print(certainty(valid, spread, best.trial, [r.trial for r in ties]))
 
 
 def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:
