@@ -1,8 +1,9 @@
-"""The limit: the passes that a method itself requires, on tensors that are there already.
+"""The limit: only the passes that a method itself requires, on tensors that are in memory already.
 
-Forward, backward and update of this project's network, channels-last, in the run's own precision and compiled where a
-run's is; no index, view, monitor, guard or average. Images stay the same from step to step. It has the freed memory
-kept, as a run has (`ssl_core.system.memory`): without that the limit would be lower, and easier to come near to.
+Forward, backward and update of this project's network, channels-last, in the run's own precision, compiled where a run
+is compiled. There are no indices, views, monitors, guards or averages, and the images are the same in every step. Freed
+memory is kept, as in a run (`ssl_core.system.memory`). Without that the limit would be lower, and this project's
+share of it would look better than it is.
 
 U: unlabelled images of a step.
 """
@@ -20,7 +21,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.setting import CLASSES, Cell, config_of, data_of
-from ssl_core.networks.registry import build_network
+from ssl_core.networks.wide_resnet import build_network
 from ssl_core.registry import method_of
 from ssl_core.system.memory import keep_freed_memory
 from ssl_core.training import compile as compiled

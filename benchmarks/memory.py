@@ -1,4 +1,4 @@
-"""Memory of trials side by side on one machine: the decoded data set is there once, whatever their number.
+"""Memory of trials side by side on one machine: they share one copy of the decoded data set.
 
     python -m benchmarks.memory --trials 4
 

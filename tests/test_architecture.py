@@ -31,6 +31,8 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LAYERS = next(c["layers"] for c in CONTRACTS if c.get("containers") == ["tune"])
 
 LINES_OF_A_MODULE, LINES_OF_A_FUNCTION, MODULES_OF_A_FOLDER = 350, 60, 12
+EARLIER = {"ssl_core/earlier_methods.py", "tests/ssl_core/test_earlier_methods.py"}
+"""Files that name modules as they were, for method files of an earlier version."""
 PLUG_INS = {"ssl_core.methods"}  # as many modules as there are methods
 
 
@@ -256,7 +258,7 @@ def missing_names(text: str, modules: dict[str, Module]) -> list[str]:
 
 def test_modules_that_are_named_in_code_and_pages_exist() -> None:
     modules = read_modules(ROOT, (*PACKAGES, "benchmarks", "tests"))
-    found = {path: missing_names(text, modules) for path, text in texts().items()}
+    found = {path: missing_names(text, modules) for path, text in texts().items() if path not in EARLIER}
     assert {path: names for path, names in found.items() if names} == {}
     assert missing_names("`tune.store.nothing`, tune.store.home.Nothing", modules) == [
         "tune.store.nothing",
@@ -267,7 +269,7 @@ def test_modules_that_are_named_in_code_and_pages_exist() -> None:
 
 def test_files_that_are_named_in_code_and_pages_exist() -> None:
     found = {
-        path: [name for name in FILE.findall(text) if not (ROOT / name).exists()]
+        path: [name for name in FILE.findall(text) if "NAME" not in name and not (ROOT / name).exists()]
         for path, text in texts().items()
     }
     assert {path: names for path, names in found.items() if names} == {}

@@ -25,7 +25,7 @@ def export_command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write [standard output]")
     ] = None,
-    trial: Annotated[str | None, typer.Option(help="A trial of your choice [the best]")] = None,
+    trial: Annotated[str | None, typer.Option(help="The trial to export [the best]")] = None,
     every: Annotated[
         Path | None, typer.Option("--all", metavar="DIR", help="One file for each study, in this folder")
     ] = None,
@@ -60,7 +60,7 @@ def export_command(
 
 
 def _outcome(document: dict[str, Any]) -> str:
-    """What is known of an exported configuration, in a sentence without its full stop."""
+    """What is known of an exported configuration: a sentence without its full stop."""
     origin, confirmation = document["origin"], document.get("confirmation")
     error = document["expect"]["val_error"]
     what = f"trial {origin['trial']} of {origin['study']}, val/error {error:.2f} % in the search"

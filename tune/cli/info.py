@@ -1,4 +1,4 @@
-"""Commands that explain: methods, spaces, doctor."""
+"""Commands that explain: methods, spaces, schema, doctor."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("methods")(methods_command)
     app.command("spaces")(spaces_command)
+    app.command("schema")(schema_command)
     app.command("doctor")(doctor_command)
 
 
 def methods_command(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, one of your own")
+        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, your own")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The training methods, and their parameters with ranges, defaults and sources."""
+    """List the training methods with their parameters, defaults and descriptions."""
     found = explaining.methods(method)
     if as_json:
         print_json([asdict(each) for each in found])
@@ -40,12 +41,12 @@ def methods_command(
 
 def spaces_command(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="One method's space; or file:PATH's")
+        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, your own")
     ] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="The wide variant")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="The wider variant of the space")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """The search spaces: what is searched, in which range, and why."""
+    """Show the search spaces: what is searched, in which range, and why."""
     found = explaining.spaces(method, wide=wide)
     if as_json:
         print_json([explaining.describe_space(space) for space in found])
@@ -58,13 +59,20 @@ def spaces_command(
         print_table(["parameter", "range", "role", "tried first", "why"], rows, title=space.source)
 
 
+def schema_command() -> None:
+    """The JSON schema of a study's file (`--study FILE`), for editors and for check-jsonschema."""
+    from tune.definition.study_file import study_schema
+
+    print_json(study_schema())
+
+
 def doctor_command(
     home: HomeOption = None,
     data_root: DataRootOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What this machine has (with --address, a cluster), and what to do about what it lacks."""
+    """Check this machine (with --address a cluster): what it has, what it lacks, and how to get it."""
     findings = explaining.doctor(address=address, data_root=data_root, home=home)
     if as_json:
         print_json([asdict(f) for f in findings])

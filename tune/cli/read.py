@@ -56,7 +56,7 @@ def cost(document: dict[str, float]) -> str:
 
 
 def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """How a study stands, also while it runs."""
+    """Show the state of a study, also while it runs."""
     study = load_study(name, home=home)
     records = study.records()
     document = study.status(records)
@@ -92,7 +92,7 @@ def trials_command(
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on standard output")] = False,
 ) -> None:
-    """The trials of a study in order of creation."""
+    """List the trials of a study in order of creation."""
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other: take one.")
     study = load_study(name, home=home)
@@ -139,7 +139,7 @@ def sync_command(
     ] = False,
     home: HomeOption = None,
 ) -> None:
-    """Deliver to MLflow what a study still owes."""
+    """Deliver to MLflow the events of a study that still wait."""
     delivery = reading.sync(name, timeout=timeout, retry_refused=retry_refused, home=home)
     pending, dead, problem = delivery.pending, delivery.refused, delivery.problem
     for letter in dead:

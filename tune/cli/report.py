@@ -28,7 +28,7 @@ def report_command(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a study as one HTML page that opens without a network, and keep it with the study's run in MLflow."""
+    """Write a study as one HTML page that opens without a network, and attach it to the study's run in MLflow."""
     document = reading.report(name, output, home=home)
     pending = document["pending"]
     if as_json:

@@ -32,11 +32,10 @@ def reproduce_command(
     seeds: Annotated[int, typer.Option(help="Trainings of each cell")] = api.DEFAULT_SEEDS,
     settings: SetOption = None,
     configs: Annotated[
-        Path | None, typer.Option(help="Folder of `export --all`: these instead of the report's settings")
+        Path | None,
+        typer.Option(help="Folder of `export --all`: its configurations instead of the report's settings"),
     ] = None,
-    search: Annotated[
-        bool, typer.Option("--search", help="Tune each column first, and its baseline")
-    ] = False,
+    search: Annotated[bool, typer.Option("--search", help="Tune each column and its baseline first")] = False,
     trials: Annotated[int, typer.Option(help="Configurations of such a search")] = api.DEFAULT_TRIALS,
     concurrent: Annotated[int | None, typer.Option(help="Runs side by side [what the machine holds]")] = None,
     dry_run: Annotated[
@@ -49,7 +48,10 @@ def reproduce_command(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the report's tables again: Markdown, LaTeX, CSV and PNG, beside the report's and published values."""
+    """Make the report's tables again (Markdown, LaTeX, CSV, PNG), beside its own and published values.
+
+    The report is named in docs/report.md.
+    """
     order: dict[str, Any] = {
         "cells": cell or (),
         "data": data or (),

@@ -22,7 +22,7 @@ WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
 
 def console() -> Console:
-    """Standard output, wide where it is a file or a pipe; brackets in values are text, not markup.
+    """Standard output, wide if it is a file or a pipe; brackets in values are text, not markup.
 
     Sentences are not broken into lines: a command that is printed can be copied whole.
     """
@@ -31,7 +31,7 @@ def console() -> Console:
 
 
 def typed(verb: str, name: str | None, home: str | None) -> str:
-    """A command as it is to be typed, with the same home."""
+    """A command as the user would type it, with the same home."""
     words = ["ssl-tune", verb, *([name] if name else []), *(["--home", str(home)] if home else [])]
     return shlex.join(words)
 
@@ -50,7 +50,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table; numbers to the right."""
+    """Print a table; numbers are aligned to the right."""
     listed = [list(row) for row in rows]
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(columns):
@@ -92,7 +92,7 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
 
 
 def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:
-    """Trials as a table."""
+    """Print trials as a table."""
     names = list(records[0].params) if records else []
     rows = [
         [
@@ -111,7 +111,7 @@ def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> No
 
 
 def print_confirmation(document: dict[str, Any]) -> None:
-    """Configurations and the baseline on fresh seeds, side by side."""
+    """Print configurations and the baseline on fresh seeds, side by side."""
     from tune.findings.confirmation import title
 
     rows = [

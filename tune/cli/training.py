@@ -45,7 +45,7 @@ def train_command(
     ] = None,
     final: Annotated[bool, typer.Option("--final", help="Read the test set, once, at the end")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on in --out from the last whole checkpoint")
+        bool, typer.Option("--resume", help="Continue in --out from the last whole checkpoint")
     ] = False,
     data_root: DataRootOption = None,
     home: HomeOption = None,

@@ -16,10 +16,11 @@ from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
 from tune.cluster.connection import joined, machines_of
 from tune.definition.inputs import with_overrides
+from tune.definition.request import SearchRequest
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
 from tune.definition.spec import REDUCTION_FACTOR, StudySpec, generator_seed
 from tune.findings.ranking import resolution
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.layout import PLAN_FILE
 
