@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.setting import CLASSES, Cell, config_of, data_of
-from ssl_core.networks.wide_resnet import build_network
+from ssl_core.networks.registry import build_network
 from ssl_core.registry import method_of
 from ssl_core.system.memory import keep_freed_memory
 from ssl_core.training import compile as compiled
