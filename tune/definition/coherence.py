@@ -18,7 +18,7 @@ from search_spaces import SearchSpace
 from search_spaces.ranges import EPOCHS, SHARE, choices
 from ssl_core.config import RunConfig, from_document
 from ssl_core.data.datasets import DatasetInfo
-from ssl_core.methods import method_of
+from ssl_core.registry import method_of
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import with_overrides
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from search_spaces import load_yaml
 from ssl_core.config import parameter_names
-from ssl_core.methods import get_method
+from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError, unknown
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import RunConfig, from_document
-from ssl_core.methods import method_of
+from ssl_core.registry import method_of
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
 from tune.cluster.connection import joined, machines_of
@@ -92,7 +92,7 @@ def _price(
 ) -> tuple[float, float, int]:
     """Mean seconds of an epoch of the warm-up and of one after it, and bytes of the network's parameters."""
     from ssl_core.price import Price, measure  # loads torch
-    from ssl_core.training.loop import Run  # loads torch
+    from ssl_core.training.run import Run  # loads torch
 
     assert config.epochs is not None
     began, prices, parameters = time.monotonic(), list[Price](), 0
