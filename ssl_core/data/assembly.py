@@ -1,0 +1,252 @@
+"""From listed files to the training part and the test part: decoded, checked, and held out where asked for.
+
+Private to `ssl_core.data`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from ssl_core.data.decoding.headers import Unreadable, shape_of, survey
+from ssl_core.data.decoding.picture import Shape
+from ssl_core.data.decoding.stream import Decoded, Progress, decode_files
+from ssl_core.data.layouts.listing import Listing, left_out_sentence, shown
+from ssl_core.data.options import MAX_SIDE, MIN_SIDE, Options
+from ssl_core.data.part import UNLABELLED, Facts, Hashes, Images, Indices, Part, Rows, make_part
+from ssl_core.data.splits.holdout import Membership, hold_out
+from ssl_core.system.errors import ConfigError
+
+TRAINING = ("train", "unlabelled", "valid")
+_SEALED = ("valid", "test")
+_COPY_BLOCK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Decoded files of several parts, in one array.
+
+    Attributes:
+        decoded: images and hashes, rows of skipped files included.
+        kept: indices of the rows that are images.
+        labels: (N,) of all rows.
+        rows: of all rows.
+        shape: what the images were made into.
+        facts: so far.
+    """
+
+    decoded: Decoded
+    kept: Indices
+    labels: Any
+    rows: Rows
+    shape: Shape
+    facts: Facts
+
+
+def decode_pool(
+    listing: Listing,
+    parts: Sequence[str],
+    options: Options,
+    place: Path | None,
+    progress: Progress | None,
+    *,
+    shape: Shape | None = None,
+) -> Pool:
+    """Decode some parts of a listing to one array, in the order of `parts`.
+
+    Args:
+        listing: the files.
+        parts: of it, those that exist are taken.
+        options: how they are read.
+        place: folder for the array; None: memory.
+        progress: told how far it is.
+        shape: what the images are made into; None: what the headers say (`shape_of`).
+
+    Raises:
+        ConfigError: files that cannot be decoded, unless they are left out; images that no size can be found
+            for; a class that is left without an image.
+    """
+    present = [part for part in parts if part in listing.parts]
+    names = [name for part in present for name in listing.parts[part].names]
+    roles = [part for part in present for _ in listing.parts[part].names]
+    labels = np.concatenate([listing.parts[part].labels for part in present])
+    groups = tuple(group for part in present for group in listing.parts[part].groups)
+    facts = Facts(notes=list(listing.notes))
+    if shape is None:
+        surveyed = survey(listing.root, names)
+        shape, notes = shape_of(listing.root, surveyed, options)
+        facts.notes += notes
+        if not surveyed.headers:  # nothing can be decoded; the error says why
+            shape = Shape(MIN_SIDE)
+    facts.bits = shape.bits
+    decoded = decode_files(listing.root, names, shape, place, progress)
+    kept = _kept(listing, decoded, roles, options, facts)
+    for label, name in enumerate(listing.classes if "train" in present else ()):
+        if not (labels[kept] == label).any():
+            raise ConfigError(
+                f"{listing.what}: no image of class {name!r} is left once damaged ones are skipped."
+            )
+    rows = Rows(tuple(names), decoded.hashes, groups, tuple(roles))
+    return Pool(decoded, kept, labels, rows, shape, facts)
+
+
+def _kept(
+    listing: Listing, decoded: Decoded, roles: Sequence[str], options: Options, facts: Facts
+) -> Indices:
+    """Indices of the images; what is damaged is refused, or left out and recorded."""
+    damaged = decoded.damaged
+    listed = {one.file: one.sha256 for one in options.skipped or ()}
+    refused = [
+        bad
+        for index, bad in damaged.items()
+        if roles[index] in _SEALED
+        or (options.on_damaged == "refuse" and options.skipped is None)
+        or (options.skipped is not None and listed.get(bad.file) != bad.sha256)
+    ]
+    if refused:
+        sealed = any(roles[index] in _SEALED for index in damaged)
+        raise ConfigError(_damaged_message(listing.what, refused, len(roles), sealed, bool(listed)))
+    mended = sorted(listed.keys() - {bad.file for bad in damaged.values()})
+    present = set(mended) & {name for part in listing.parts.values() for name in part.names}
+    if present:
+        raise ConfigError(
+            f"{listing.what}: {shown(sorted(present))} was skipped as damaged when this configuration was made, "
+            f"but can be read now. Bring back the file as it was, or start anew without data.skipped."
+        )
+    if damaged:
+        facts.skipped = [[bad.file, bad.sha256] for bad in damaged.values()]
+        files = [bad.file for bad in damaged.values()]
+        facts.notes.append(f"{len(files)} damaged files are skipped: {shown(files, width=80)}.")
+    is_kept = np.ones(len(roles), dtype=bool)
+    is_kept[list(damaged)] = False
+    return np.flatnonzero(is_kept).astype(np.int64)
+
+
+def _damaged_message(
+    what: str, damaged: Sequence[Unreadable], total: int, sealed: bool, resumed: bool
+) -> str:
+    first = damaged[0]
+    remedy = "Replace or remove the file" + "s" * (len(damaged) > 1)
+    if resumed:
+        remedy += "; only the damaged files that this configuration records are skipped"
+    elif sealed:
+        remedy += "; damaged validation and test images are never skipped"
+    else:
+        remedy += ", or leave out damaged training images with data.on_damaged: skip"
+    if len(damaged) == 1:
+        return f"{what}: image {first.file} cannot be read: {first.error}. {remedy}."
+    names = shown([bad.file for bad in damaged], width=80)
+    return f"{what}: {len(damaged)} of {total} images cannot be read: {names}. The first: {first.error}. {remedy}."
+
+
+def training_part(
+    listing: Listing,
+    options: Options,
+    place: Path | None,
+    progress: Progress | None,
+    *,
+    test_hashes: Hashes | None = None,
+    recorded: Membership | None = None,
+) -> tuple[Part, Part | None]:
+    """The training part, and the test part where it is held out of the training images.
+
+    Args:
+        listing: the files.
+        options: how they are read.
+        place: folder for the images; None: memory.
+        progress: told how far it is.
+        test_hashes: (n, 16), of the pixels of the test images where there is a test part: unlabelled copies
+            of them are left out. None: nothing is compared.
+        recorded: the test images of earlier studies.
+
+    Raises:
+        ConfigError: as for `decode_pool`; a class that cannot give what is held out of it.
+    """
+    pool = decode_pool(listing, TRAINING, options, place, progress)
+    facts = pool.facts
+    sentence = left_out_sentence(listing.left_out)
+    if sentence is not None:
+        facts.notes.append(sentence)
+    chosen, test = pool.kept, None
+    if "test" not in listing.parts:
+        held = _held_out(listing, options, pool, recorded)
+        facts.membership = held.membership.document()
+        facts.copies_left_out = len(held.excluded)
+        test = _taken(pool, listing.classes, pool.kept[held.test], place and place / "test.npy", Facts())
+        chosen = np.setdiff1d(chosen, pool.kept[np.concatenate([held.test, held.excluded])])
+    elif test_hashes is not None:
+        is_copy = _equals_any(pool.rows.hashes[chosen], test_hashes)
+        is_copy &= pool.labels[chosen] == UNLABELLED
+        facts.copies_left_out = int(is_copy.sum())
+        chosen = chosen[~is_copy]
+    if facts.copies_left_out:
+        facts.notes.append(
+            f"{facts.copies_left_out} unlabelled images are copies of test images (or of their group) and are "
+            f"left out."
+        )
+    return _taken(pool, listing.classes, chosen, place and place / "train.npy", facts), test
+
+
+def _held_out(listing: Listing, options: Options, pool: Pool, recorded: Membership | None) -> Any:
+    kept = pool.kept
+    is_pool = np.asarray([role != "valid" for role in pool.rows.roles])[kept]
+    # Images of valid/ stay what they are: they are no candidates, and copies of them neither.
+    labels = np.where(is_pool, pool.labels[kept], UNLABELLED)
+    rows = pool.rows.select(kept)
+    keep = 1 if "valid" in listing.parts else 2
+    held = hold_out(
+        listing.classes,
+        labels,
+        rows.hashes,
+        rows.groups,
+        options.test_share,
+        keep=keep,
+        recorded=recorded,
+        what=listing.what,
+    )
+    pool.facts.notes.append(
+        f"there is no test/: {len(held.test)} of {int((labels != UNLABELLED).sum())} labelled images are held "
+        f"out as test images (data.test_share: {held.membership.share})."
+    )
+    return held
+
+
+def _equals_any(hashes: Hashes, others: Hashes) -> Any:
+    first, second = (np.ascontiguousarray(array).view("V16").ravel() for array in (hashes, others))
+    known = {bytes(one) for one in second}
+    return np.fromiter((bytes(one) in known for one in first), dtype=bool, count=len(first))
+
+
+def test_part(
+    listing: Listing, shape: Shape, options: Options, place: Path | None, progress: Progress | None
+) -> Part:
+    """The test part of a listing that has one, made into the training images' shape.
+
+    Raises:
+        ConfigError: as for `decode_pool`.
+    """
+    pool = decode_pool(listing, ("test",), options, place, progress, shape=shape)
+    return _taken(pool, listing.classes, pool.kept, place and place / "test.npy", Facts())
+
+
+def _taken(pool: Pool, classes: tuple[str, ...], chosen: Indices, path: Path | None, facts: Facts) -> Part:
+    """Some rows of a pool as a part; all of them without a copy."""
+    everything = len(chosen) == len(pool.labels)
+    images = pool.decoded.images if everything else _copied(pool.decoded.images, chosen, path)
+    side = images.shape[1]
+    assert MIN_SIDE <= side <= MAX_SIDE
+    return make_part(images, pool.labels[chosen], classes, pool.rows.select(chosen), facts.text())
+
+
+def _copied(images: Images, chosen: Indices, path: Path | None) -> Images:
+    if path is None:
+        return images[chosen]
+    copy: Any = open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(chosen), *images.shape[1:]))
+    for start in range(0, len(chosen), _COPY_BLOCK):
+        copy[start : start + _COPY_BLOCK] = images[chosen[start : start + _COPY_BLOCK]]
+    return copy  # type: ignore[no-any-return]

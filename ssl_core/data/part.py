@@ -1,0 +1,139 @@
+"""A decoded part of a data set: images, labels, what is known of each row, and what follows from the pixels.
+
+N: images, S: side in pixels. A part is "train" or "test".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+PartName = Literal["train", "test"]
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
+
+UNLABELLED = -1
+_BLOCK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What is known of each image that came from a file; every field has N entries.
+
+    Attributes:
+        files: paths relative to the data set's folder.
+        hashes: (N, 16) uint8, of the pixels as they were before resizing.
+        groups: names of what belongs together, "" for an image on its own.
+        roles: the part that the data set's layout put each image in: "train", "unlabelled", "valid", "test".
+    """
+
+    files: tuple[str, ...]
+    hashes: Hashes
+    groups: tuple[str, ...]
+    roles: tuple[str, ...]
+
+    def select(self, chosen: npt.NDArray[np.int64]) -> Rows:
+        """Some of the rows, in the order of `chosen`."""
+        return Rows(
+            tuple(self.files[i] for i in chosen),
+            self.hashes[chosen],
+            tuple(self.groups[i] for i in chosen),
+            tuple(self.roles[i] for i in chosen),
+        )
+
+
+@dataclass
+class Facts:
+    """What is told and recorded of a part, beside its rows; stored with it as JSON.
+
+    Attributes:
+        notes: sentences for the user.
+        skipped: damaged files that were left out, path and sha256.
+        membership: the record of the held-out test images; None where there is a test part.
+        copies_left_out: unlabelled images that are copies of test images, or of their group.
+        bits: of grey images with more than 8 bits.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    skipped: list[list[str]] = field(default_factory=list)
+    membership: dict[str, Any] | None = None
+    copies_left_out: int = 0
+    bits: int = 16
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(vars(self), sort_keys=True)
+
+    @staticmethod
+    def of(text: str) -> Facts:
+        """From what `text` gave."""
+        return Facts(**json.loads(text))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One decoded part of a dataset: images (N, S, S, 3) and labels (N,), both read-only.
+
+    `rows` and `facts` (plain data that is stored with the part) are there for images that came from files.
+    """
+
+    images: Images
+    labels: Labels
+    classes: tuple[str, ...]
+    fingerprint: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rows: Rows | None = None
+    facts: str = "{}"
+
+
+def make_part(
+    images: Images, labels: Labels, classes: tuple[str, ...], rows: Rows | None = None, facts: str = "{}"
+) -> Part:
+    """A Part with its fingerprint and its statistics per channel, of pixel / 255.
+
+    `images` may be a map of a file: it is read block by block and never held in memory as a whole.
+    """
+    if not isinstance(images, np.memmap):
+        images = np.ascontiguousarray(images, dtype=np.uint8)
+    labels = np.ascontiguousarray(labels, dtype=np.int64)
+    images.setflags(write=False)
+    labels.setflags(write=False)
+    mean, std = _statistics(images)
+    return Part(images, labels, classes, fingerprint_of(images, labels, classes), mean, std, rows, facts)
+
+
+def fingerprint_of(images: Images, labels: Labels, classes: tuple[str, ...]) -> str:
+    """sha256 (hex) over shape, class names, pixels and labels."""
+    digest = hashlib.sha256(json.dumps([images.shape, classes]).encode())
+    for start in range(0, len(images), _BLOCK):
+        digest.update(images[start : start + _BLOCK].data.cast("B"))
+    digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _statistics(images: Images) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    # Counted in whole numbers, so the result does not depend on the order of a floating-point sum.
+    counts = np.zeros((3, 256), dtype=np.int64)
+    for start in range(0, len(images), _BLOCK):
+        block = images[start : start + _BLOCK]
+        for channel in range(3):
+            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+    values = np.arange(256, dtype=np.int64)
+    pixels = int(counts[0].sum())
+    mean, std = [], []
+    for channel in range(3):
+        total = int((counts[channel] * values).sum())
+        squares = int((counts[channel] * values**2).sum())
+        mean.append(total / pixels / 255)
+        variance = (pixels * squares - total**2) / pixels**2
+        # At least one grey level: a constant channel normalises to 0 instead of NaN.
+        std.append(max(float(np.sqrt(variance)), 1.0) / 255)
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])

@@ -1,0 +1,229 @@
+"""The split of any data set: images without labels, groups, copies, unequal classes, a validation part of its own.
+
+C: classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ssl_core.data.options import DEFAULT_VALID_SHARE
+from ssl_core.data.part import UNLABELLED, Indices
+from ssl_core.data.splits.balanced import Split, random_order, split_from, warn_of_large_validation
+from ssl_core.data.splits.units import units_of
+from ssl_core.data.types import Dataset
+from ssl_core.system.errors import ConfigError
+
+Mode = Literal["balanced", "proportional"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The numbers of a split.
+
+    Attributes:
+        labelled: labelled images, over all classes; None: all that are not validation images.
+        valid: validation images, over all classes; None: `valid_share`, or all that the data set has.
+        valid_share: of the labelled images of each class, where there is neither a number nor a valid part.
+        mode: how numbers are shared out among the classes; None: balanced where every class can give as
+            much, else proportional.
+        split_seed: of the validation images.
+        label_seed: of the labelled images.
+    """
+
+    labelled: int | None = None
+    valid: int | None = None
+    valid_share: float = DEFAULT_VALID_SHARE
+    mode: Mode | None = None
+    split_seed: int = 0
+    label_seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A split, and sentences that tell how it was drawn."""
+
+    split: Split
+    notes: list[str] = field(default_factory=list)
+
+
+def draw(data: Dataset, wanted: Wanted) -> Drawn:
+    """Draw labelled, validation and unlabelled images of any data set.
+
+    Copies of one picture and images of one group are never torn apart between the validation images and the
+    others: the unlabelled copies of a validation image are in no part. Where nothing is tied together and
+    the numbers are balanced, the result is that of `draw_split`, to the last bit.
+
+    Args:
+        data: the training images.
+        wanted: how many of each.
+
+    Raises:
+        ConfigError: numbers or shares that the data set or one of its classes cannot give.
+    """
+    return _Draw(data, wanted).drawn()
+
+
+class _Draw:
+    """One call of `draw`."""
+
+    def __init__(self, data: Dataset, wanted: Wanted) -> None:
+        self.data, self.wanted = data, wanted
+        self.notes: list[str] = []
+        count, rows = len(data.labels), data.rows
+        self.units = np.arange(count, dtype=np.int64) if rows is None else units_of(rows.hashes, rows.groups)
+        is_valid = [False] * count if rows is None else [role == "valid" for role in rows.roles]
+        self.is_valid_part = np.asarray(is_valid, dtype=bool)
+        self.members = [
+            np.flatnonzero((data.labels == c) & ~self.is_valid_part) for c in range(data.num_classes)
+        ]
+
+    def drawn(self) -> Drawn:
+        data, wanted = self.data, self.wanted
+        valid = self._valid_of_part() if self.is_valid_part.any() else self._valid_of_labelled()
+        with_valid = np.isin(self.units, self.units[valid])
+        labelled = self._labelled(with_valid)
+        unlabelled = np.flatnonzero(~with_valid & ~self.is_valid_part)
+        if wanted.valid is not None and len(valid) > len(labelled):
+            warn_of_large_validation(len(valid), len(labelled))
+        copies = int((with_valid & (data.labels == UNLABELLED)).sum())
+        if copies:
+            self.notes.append(
+                f"{copies} unlabelled images are copies of validation images (or of their group) and are left out."
+            )
+        parts = [np.sort(indices).astype(np.int64) for indices in (labelled, valid, unlabelled)]
+        return Drawn(split_from(parts[0], parts[1], parts[2], data.fingerprint), self.notes)
+
+    def _valid_of_part(self) -> Indices:
+        """Validation images of the data set's own: all, or as many as were asked for."""
+        part = np.flatnonzero(self.is_valid_part)
+        if self.wanted.valid is None:
+            return part
+        members = [part[self.data.labels[part] == c] for c in range(self.data.num_classes)]
+        counts = self._shared_out(self.wanted.valid, [len(m) for m in members], "validation")
+        chosen = [
+            m[random_order(len(m), f"split/valid/{self.wanted.split_seed}/{c}")[:n]]
+            for c, (m, n) in enumerate(zip(members, counts, strict=True))
+        ]
+        return np.concatenate(chosen)
+
+    def _valid_of_labelled(self) -> Indices:
+        """Validation images held out of the labelled ones, unit by unit, in a random order of each class."""
+        counts, inside = self._valid_counts(), self._classes_of_units()
+        available = [len(members) for members in self.members]
+        given = [0] * len(available)
+        taken: set[int] = set()
+        for c, (members, count) in enumerate(zip(self.members, counts, strict=True)):
+            for index in members[random_order(len(members), f"split/valid/{self.wanted.split_seed}/{c}")]:
+                unit = int(self.units[index])
+                if given[c] >= count:
+                    break
+                # A unit with the last images of a class would leave none for training.
+                if unit not in taken and all(given[k] + n < available[k] for k, n in inside[unit]):
+                    taken.add(unit)
+                    for k, n in inside[unit]:
+                        given[k] += n
+            if not given[c]:
+                raise ConfigError(self._torn(c))
+        in_valid = np.isin(self.units, np.asarray(sorted(taken), dtype=np.int64))
+        return np.flatnonzero(in_valid & (self.data.labels != UNLABELLED))
+
+    def _classes_of_units(self) -> dict[int, list[tuple[int, int]]]:
+        """(class, number of labelled images) of each unit."""
+        inside: dict[int, list[tuple[int, int]]] = {}
+        for c, members in enumerate(self.members):
+            units, counts = np.unique(self.units[members], return_counts=True)
+            for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
+                inside.setdefault(unit, []).append((c, count))
+        return inside
+
+    def _torn(self, c: int) -> str:
+        units = self.units[self.members[c]]
+        return (
+            f"class {self.data.classes[c]!r} of {self.data.name!r} has {len(units)} labelled images in "
+            f"{len(set(units.tolist()))} groups that must stay together: validation and training cannot both have "
+            f"some. Label more images of it, or bring valid/ of your own."
+        )
+
+    def _valid_counts(self) -> list[int]:
+        available = [len(members) for members in self.members]
+        if self.wanted.valid is not None:
+            return self._shared_out(self.wanted.valid, [n - 1 for n in available], "validation")
+        share = self.wanted.valid_share
+        counts = [max(1, round(share * n)) for n in available]
+        for name, n, count in zip(self.data.classes, available, counts, strict=True):
+            if count >= n:
+                raise ConfigError(
+                    f"data.valid_share = {share} takes {count} of the {n} labelled images of class {name!r} and "
+                    f"leaves none for training. Lower it, or label more images of {name!r}."
+                )
+        self.notes.append(
+            f"there is no valid/: {sum(counts)} of {sum(available)} labelled images are held out as validation "
+            f"images (data.valid_share: {share})."
+        )
+        return counts
+
+    def _labelled(self, with_valid: npt.NDArray[np.bool_]) -> Indices:
+        rest = []
+        for c, members in enumerate(self.members):
+            order = members[random_order(len(members), f"split/labelled/{self.wanted.label_seed}/{c}")]
+            rest.append(order[~with_valid[order]])
+        if self.wanted.labelled is None:
+            return np.concatenate(rest)
+        counts = self._shared_out(self.wanted.labelled, [len(r) for r in rest], "labelled")
+        return np.concatenate([r[:n] for r, n in zip(rest, counts, strict=True)])
+
+    def _shared_out(self, number: int, available: Sequence[int], what: str) -> list[int]:
+        """How many images of each class make up a number."""
+        classes, name = self.data.classes, repr(self.data.name)
+        if number < len(classes):
+            raise ConfigError(
+                f"number of {what} images {number} is less than one for each of the {len(classes)} classes of {name}."
+            )
+        if number > sum(available):
+            raise ConfigError(
+                f"number of {what} images {number}: {name} can give {sum(available)}. Lower it, or label more."
+            )
+        each, more = divmod(number, len(classes))
+        fits = not more and min(available) >= each
+        if fits and self.wanted.mode != "proportional":
+            return [each] * len(classes)
+        if self.wanted.mode == "balanced":
+            short = classes[int(np.argmin(available))]
+            raise ConfigError(
+                f"{number} {what} images cannot be balanced over the {len(classes)} classes of {name}: class "
+                f"{short!r} can give {min(available)}. Take a multiple of {len(classes)} up to "
+                f"{min(available) * len(classes)}, or data.split: proportional."
+            )
+        counts = proportional(number, available)
+        if self.wanted.mode is None:
+            self.notes.append(
+                f"{number} {what} images are drawn in proportion to the classes, since not every class can give "
+                f"{number / len(classes):g}: from {min(counts)} to {max(counts)} of each (data.split: proportional)."
+            )
+        return counts
+
+
+def proportional(number: int, available: Sequence[int]) -> list[int]:
+    """A number shared out in proportion to what there is, at least one of each and never more than there is.
+
+    The largest remainders get what rounding down leaves; of equal ones the first.
+
+    Args:
+        number: from len(available) to sum(available).
+        available: of each class, all positive.
+    """
+    total = sum(available)
+    exact = [number * n / total for n in available]
+    counts = [min(max(1, int(x)), n) for x, n in zip(exact, available, strict=True)]
+    while sum(counts) != number:
+        step = 1 if sum(counts) < number else -1
+        open_ones = [i for i, n in enumerate(available) if (counts[i] < n if step > 0 else counts[i] > 1)]
+        best = max(open_ones, key=lambda i: (step * (exact[i] - counts[i]), -i))
+        counts[best] += step
+    return counts
