@@ -113,23 +113,40 @@ class _Draw:
         return np.concatenate(chosen)
 
     def _valid_of_labelled(self) -> Indices:
-        """Validation images held out of the labelled ones, unit by unit, in a random order of each class."""
+        """Validation images held out of the labelled ones, unit by unit, in a random order of each class.
+
+        A unit is taken where it brings the numbers nearer to what is wanted. A class that such units leave
+        without validation images takes its smallest one.
+        """
         counts, inside = self._valid_counts(), self._classes_of_units()
-        available = [len(members) for members in self.members]
-        given = [0] * len(available)
+        given = [0] * len(counts)
         taken: set[int] = set()
+
+        def leaves_some(unit: int) -> bool:
+            return all(given[k] + n < len(self.members[k]) for k, n in inside[unit])
+
+        def brings_nearer(unit: int) -> bool:
+            gain = [abs(given[k] - counts[k]) - abs(given[k] + n - counts[k]) for k, n in inside[unit]]
+            return sum(gain) > 0
+
+        def take(unit: int) -> None:
+            taken.add(unit)
+            for k, n in inside[unit]:
+                given[k] += n
+
         for c, (members, count) in enumerate(zip(self.members, counts, strict=True)):
-            for index in members[random_order(len(members), f"split/valid/{self.wanted.split_seed}/{c}")]:
-                unit = int(self.units[index])
+            order = members[random_order(len(members), f"split/valid/{self.wanted.split_seed}/{c}")]
+            units = list(dict.fromkeys(self.units[order].tolist()))
+            for unit in units:
                 if given[c] >= count:
                     break
-                # A unit with the last images of a class would leave none for training.
-                if unit not in taken and all(given[k] + n < available[k] for k, n in inside[unit]):
-                    taken.add(unit)
-                    for k, n in inside[unit]:
-                        given[k] += n
+                if unit not in taken and leaves_some(unit) and brings_nearer(unit):
+                    take(unit)
             if not given[c]:
-                raise ConfigError(self._torn(c))
+                possible = [unit for unit in units if leaves_some(unit)]
+                if not possible:
+                    raise ConfigError(self._torn(c))
+                take(min(possible, key=lambda unit: sum(n for _, n in inside[unit])))
         in_valid = np.isin(self.units, np.asarray(sorted(taken), dtype=np.int64))
         return np.flatnonzero(in_valid & (self.data.labels != UNLABELLED))
 
