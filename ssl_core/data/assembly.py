@@ -24,7 +24,6 @@ from ssl_core.system.errors import ConfigError
 
 TRAINING = ("train", "unlabelled", "valid")
 _SEALED = ("valid", "test")
-_COPY_BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +246,6 @@ def _copied(images: Images, chosen: Indices, path: Path | None) -> Images:
     if path is None:
         return images[chosen]
     copy: Any = open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(chosen), *images.shape[1:]))
-    for start in range(0, len(chosen), _COPY_BLOCK):
-        copy[start : start + _COPY_BLOCK] = images[chosen[start : start + _COPY_BLOCK]]
+    for index, row in enumerate(chosen):
+        copy[index] = images[row]
     return copy  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ import http.client
 import importlib.util
 import socket
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from numpy.lib.format import open_memmap
 
 from ssl_core.data.cache import locked
 from ssl_core.data.decoding.picture import Shape, resized
-from ssl_core.data.part import UNLABELLED, Images, Labels, Part, PartName, Rows, make_part
+from ssl_core.data.part import UNLABELLED, Facts, Hashes, Images, Labels, Part, PartName, Rows, make_part
 from ssl_core.data.splits.balanced import random_order
 from ssl_core.system.errors import ConfigError
 
@@ -225,11 +225,44 @@ def _sized(images: Images, side: int) -> Images:
 
 
 def _read_stl10(root: Path, part: PartName, side: int, place: Path | None, progress: Progress | None) -> Part:
-    """STL-10, with its 100,000 images without a label in the training part.
+    """STL-10, with its 100,000 images without a label in the training part, but for copies of test images.
 
     The files are mapped and made block by block: as arrays they would take 2.8 GB.
     """
-    splits = ("train", "unlabeled") if part == "train" else ("test",)
+    splits = ("train", "unlabeled", "test") if part == "train" else ("test",)
+    loaded = dict(zip(splits, _map_stl10(root, splits), strict=True))
+    hashes = {split: _hashes(one.data) for split, one in loaded.items()}
+    facts, chosen = Facts(), {split: np.arange(len(one.data)) for split, one in loaded.items()}
+    if part == "train":
+        sealed = {one.tobytes() for one in hashes.pop("test")}
+        is_copy = np.asarray([one.tobytes() in sealed for one in hashes["unlabeled"]], dtype=bool)
+        chosen["unlabeled"] = np.flatnonzero(~is_copy)
+        facts.copies_left_out = int(is_copy.sum())
+    total = sum(len(chosen[split]) for split in hashes)
+    shape = (total, side, side, 3)
+    images: Any = np.empty(shape, dtype=np.uint8)
+    if place is not None:
+        images = open_memmap(place / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    labels = np.full(total, UNLABELLED, dtype=np.int64)
+    roles: list[str] = []
+    for split in hashes:
+        for start in range(0, len(chosen[split]), _BLOCK):
+            indices, first = chosen[split][start : start + _BLOCK], len(roles)
+            block = np.ascontiguousarray(loaded[split].data[indices].transpose(0, 2, 3, 1))
+            images[first : first + len(block)] = _sized(block, side)
+            if split != "unlabeled":
+                labels[first : first + len(block)] = loaded[split].labels[indices]
+            roles += ["unlabelled" if split == "unlabeled" else split] * len(block)
+            if progress is not None:
+                progress(len(roles), total)
+    files = tuple(f"{split}/{index}" for split in hashes for index in chosen[split])
+    known = np.concatenate([hashes[split][chosen[split]] for split in hashes])
+    rows = Rows(files, known, ("",) * total, tuple(roles))
+    return make_part(images, labels, BUILTIN["stl10"].classes, rows, facts.text())
+
+
+def _map_stl10(root: Path, splits: Sequence[str]) -> list[Any]:
+    """torchvision's data sets, with maps of the files in place of arrays: data (N, 3, 96, 96), labels (N,)."""
 
     def map_file(_: Any, data_file: str, labels_file: str | None = None) -> tuple[Any, Any]:
         path = root / "stl10_binary" / data_file
@@ -243,31 +276,11 @@ def _read_stl10(root: Path, part: PartName, side: int, place: Path | None, progr
         mapped = type(base.__name__, (base,), {"_STL10__loadfile": map_file})
         return [mapped(root, split=split, download=True) for split in splits]
 
-    loaded = _loaded("stl10", root, load)
-    total = sum(len(one.data) for one in loaded)
-    shape = (total, side, side, 3)
-    images: Any = np.empty(shape, dtype=np.uint8)
-    if place is not None:
-        images = open_memmap(place / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-    hashes = np.zeros((total, 16), dtype=np.uint8)
-    labels = np.full(total, UNLABELLED, dtype=np.int64)
-    roles: list[str] = []
-    for split, one in zip(splits, loaded, strict=True):
-        first = len(roles)
-        if split != "unlabeled":
-            labels[first : first + len(one.data)] = one.labels
-        _copy_blocks(one.data, images[first:], hashes[first:], side)
-        roles += ["unlabelled" if split == "unlabeled" else split] * len(one.data)
-        if progress is not None:
-            progress(len(roles), total)
-    files = tuple(f"{role}/{index}" for index, role in enumerate(roles))
-    rows = Rows(files, hashes, ("",) * total, tuple(roles))
-    return make_part(images, labels, BUILTIN["stl10"].classes, rows)
+    found: list[Any] = _loaded("stl10", root, load)
+    return found
 
 
-def _copy_blocks(source: Any, images: Images, hashes: Images, side: int) -> None:
-    for start in range(0, len(source), _BLOCK):
-        block = np.ascontiguousarray(source[start : start + _BLOCK].transpose(0, 2, 3, 1))
-        for index, image in enumerate(block, start=start):
-            hashes[index] = np.frombuffer(hashlib.sha256(image).digest()[:16], dtype=np.uint8)
-        images[start : start + len(block)] = _sized(block, side)
+def _hashes(source: Any) -> Hashes:
+    """(N, 16) uint8, of images (N, 3, 96, 96)."""
+    digests = [hashlib.sha256(np.ascontiguousarray(image).data).digest()[:16] for image in source]
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ Hashes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
 UNLABELLED = -1
-_BLOCK = 4096
+_BLOCK_BYTES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,17 +114,23 @@ def make_part(
 def fingerprint_of(images: Images, labels: Labels, classes: tuple[str, ...]) -> str:
     """sha256 (hex) over shape, class names, pixels and labels."""
     digest = hashlib.sha256(json.dumps([images.shape, classes]).encode())
-    for start in range(0, len(images), _BLOCK):
-        digest.update(images[start : start + _BLOCK].data.cast("B"))
+    for block in blocks_of(images):
+        digest.update(block.data.cast("B"))
     digest.update(labels.astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def blocks_of(images: Images) -> Iterator[Images]:
+    """Consecutive images, a few megabytes at a time."""
+    count = max(1, _BLOCK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), count):
+        yield images[start : start + count]
 
 
 def _statistics(images: Images) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     # Counted in whole numbers, so the result does not depend on the order of a floating-point sum.
     counts = np.zeros((3, 256), dtype=np.int64)
-    for start in range(0, len(images), _BLOCK):
-        block = images[start : start + _BLOCK]
+    for block in blocks_of(images):
         for channel in range(3):
             counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
     values = np.arange(256, dtype=np.int64)
