@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
 from ssl_core.data.decoding.headers import Unreadable, shape_of, survey
 from ssl_core.data.decoding.picture import Shape
 from ssl_core.data.decoding.stream import Decoded, Progress, decode_files
-from ssl_core.data.layouts.listing import Listing, left_out_sentence, shown
+from ssl_core.data.layouts.listing import Listing, counted, left_out_sentence, shown
 from ssl_core.data.options import MAX_SIDE, MIN_SIDE, Options
 from ssl_core.data.part import UNLABELLED, Facts, Hashes, Images, Indices, Part, Rows, make_part
-from ssl_core.data.splits.holdout import Membership, hold_out
+from ssl_core.data.splits.holdout import Holdout, Membership, hold_out
 from ssl_core.system.errors import ConfigError
 
 TRAINING = ("train", "unlabelled", "valid")
@@ -35,7 +36,6 @@ class Pool:
         kept: indices of the rows that are images.
         labels: (N,) of all rows.
         rows: of all rows.
-        shape: what the images were made into.
         facts: so far.
     """
 
@@ -43,7 +43,6 @@ class Pool:
     kept: Indices
     labels: Any
     rows: Rows
-    shape: Shape
     facts: Facts
 
 
@@ -91,7 +90,7 @@ def decode_pool(
                 f"{listing.what}: no image of class {name!r} is left once damaged ones are skipped."
             )
     rows = Rows(tuple(names), decoded.hashes, groups, tuple(roles))
-    return Pool(decoded, kept, labels, rows, shape, facts)
+    return Pool(decoded, kept, labels, rows, facts)
 
 
 def _kept(
@@ -120,7 +119,7 @@ def _kept(
     if damaged:
         facts.skipped = [[bad.file, bad.sha256] for bad in damaged.values()]
         files = [bad.file for bad in damaged.values()]
-        facts.notes.append(f"{len(files)} damaged files are skipped: {shown(files, width=80)}.")
+        facts.notes.append(f"skipped: {counted(len(files), 'damaged file')}, {shown(files, width=80)}.")
     is_kept = np.ones(len(roles), dtype=bool)
     is_kept[list(damaged)] = False
     return np.flatnonzero(is_kept).astype(np.int64)
@@ -167,31 +166,53 @@ def training_part(
         ConfigError: as for `decode_pool`; a class that cannot give what is held out of it.
     """
     pool = decode_pool(listing, TRAINING, options, place, progress)
-    facts = pool.facts
+    chosen, held = select(listing, options, pool, test_hashes, recorded)
+    test = None
+    if held is not None:
+        test = _taken(pool, listing.classes, held, place and place / "test.npy", Facts())
+    return _taken(pool, listing.classes, chosen, place and place / "train.npy", pool.facts), test
+
+
+def select(
+    listing: Listing,
+    options: Options,
+    pool: Pool,
+    test_hashes: Hashes | None,
+    recorded: Membership | None,
+) -> tuple[Indices, Indices | None]:
+    """Which rows of a pool are training images and, where there is no test part, which are test images.
+
+    The pool's facts say afterwards what was decided. The pixels are not looked at.
+
+    Args:
+        listing, options, test_hashes, recorded: as for `training_part`.
+        pool: of the listing's training parts.
+
+    Raises:
+        ConfigError: a class that cannot give what is held out of it.
+    """
+    facts, chosen, held = pool.facts, pool.kept, None
     sentence = left_out_sentence(listing.left_out)
     if sentence is not None:
         facts.notes.append(sentence)
-    chosen, test = pool.kept, None
     if "test" not in listing.parts:
-        held = _held_out(listing, options, pool, recorded)
-        facts.membership = held.membership.document()
-        facts.copies_left_out = len(held.excluded)
-        test = _taken(pool, listing.classes, pool.kept[held.test], place and place / "test.npy", Facts())
-        chosen = np.setdiff1d(chosen, pool.kept[np.concatenate([held.test, held.excluded])])
+        found = _held_out(listing, options, pool, recorded)
+        facts.membership = found.membership.document()
+        facts.copies_left_out = len(found.excluded)
+        held = pool.kept[found.test]
+        chosen = np.setdiff1d(chosen, pool.kept[np.concatenate([found.test, found.excluded])])
     elif test_hashes is not None:
-        is_copy = _equals_any(pool.rows.hashes[chosen], test_hashes)
+        is_copy = equals_any(pool.rows.hashes[chosen], test_hashes)
         is_copy &= pool.labels[chosen] == UNLABELLED
         facts.copies_left_out = int(is_copy.sum())
         chosen = chosen[~is_copy]
     if facts.copies_left_out:
-        facts.notes.append(
-            f"{facts.copies_left_out} unlabelled images are copies of test images (or of their group) and are "
-            f"left out."
-        )
-    return _taken(pool, listing.classes, chosen, place and place / "train.npy", facts), test
+        copies = counted(facts.copies_left_out, "unlabelled image")
+        facts.notes.append(f"left out as copies of test images, or of their group: {copies}.")
+    return chosen, held
 
 
-def _held_out(listing: Listing, options: Options, pool: Pool, recorded: Membership | None) -> Any:
+def _held_out(listing: Listing, options: Options, pool: Pool, recorded: Membership | None) -> Holdout:
     kept = pool.kept
     is_pool = np.asarray([role != "valid" for role in pool.rows.roles])[kept]
     # Images of valid/ stay what they are: they are no candidates, and copies of them neither.
@@ -215,7 +236,8 @@ def _held_out(listing: Listing, options: Options, pool: Pool, recorded: Membersh
     return held
 
 
-def _equals_any(hashes: Hashes, others: Hashes) -> Any:
+def equals_any(hashes: Hashes, others: Hashes) -> npt.NDArray[np.bool_]:
+    """Which of (n, 16) hashes are among others, (n,) bool."""
     first, second = (np.ascontiguousarray(array).view("V16").ravel() for array in (hashes, others))
     known = {bytes(one) for one in second}
     return np.fromiter((bytes(one) in known for one in first), dtype=bool, count=len(first))

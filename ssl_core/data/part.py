@@ -144,3 +144,9 @@ def _statistics(images: Images) -> tuple[tuple[float, float, float], tuple[float
         # At least one grey level: a constant channel normalises to 0 instead of NaN.
         std.append(max(float(np.sqrt(variance)), 1.0) / 255)
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def hashes_of_images(images: Images) -> Hashes:
+    """(N, 16) uint8: hashes that tell the images of one array, or of several of one size, apart."""
+    digests = [hashlib.sha256(np.ascontiguousarray(image).data).digest()[:16] for image in images]
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16)

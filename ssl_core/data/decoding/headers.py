@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_core.data.decoding.picture import DEEP_MODES, Header, Shape, colour, deep_values, opened, read_header
+from ssl_core.data.layouts.listing import counted
 from ssl_core.data.options import MAX_SIDE, MIN_SIDE, Options
 
 MAX_DEFAULT_SIDE = 96
@@ -119,17 +120,20 @@ def shape_of(root: Path, surveyed: Survey, options: Options) -> tuple[Shape, lis
     bits = bits_of(root, deep) if deep else 16
     if bits < 16:
         notes.append(
-            f"{len(deep)} grey images with more than 8 bits use {bits} of them (values up to {2**bits - 1}): "
-            f"this range is scaled to 8 bits."
+            f"{counted(len(deep), 'grey image')} with more than 8 bits: {bits} bits are used (values up to "
+            f"{2**bits - 1}), and this range is scaled to 8 bits."
         )
     transparent = sum(header.is_transparent for header in surveyed.headers.values())
     if transparent:
         notes.append(
-            f"{transparent} images are transparent: they are put on {options.background} (data.background)."
+            f"transparent: {counted(transparent, 'image')}, put on {options.background} (data.background)."
         )
     paged = [name for name, header in surveyed.headers.items() if header.frames > 1]
     if paged:
-        notes.append(f"{len(paged)} files hold several images, for example {paged[0]}: the first is taken.")
+        notes.append(
+            f"several images in one file: {counted(len(paged), 'file')}, for example {paged[0]}; the first image "
+            f"is taken."
+        )
     return replace(Shape(side, options.resize, colour(options.background)), bits=bits), notes
 
 

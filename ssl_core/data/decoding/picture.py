@@ -106,12 +106,15 @@ def read_header(path: str | Path) -> Header:
         Exception: whatever PIL raises for a file that it cannot read.
     """
     with opened(path) as image:
-        width, height = image.size
-        if _turns(image):
-            width, height = height, width
-        frames = int(getattr(image, "n_frames", 1)) if image.format in ("TIFF", "GIF", "WEBP") else 1
-        is_transparent = _has_alpha(image)
-        return Header(width, height, image.mode, image.format or "", frames, is_transparent)
+        return _header_of(image)
+
+
+def _header_of(image: Image.Image) -> Header:
+    width, height = image.size
+    if _turns(image):
+        width, height = height, width
+    frames = int(getattr(image, "n_frames", 1)) if image.format in ("TIFF", "GIF", "WEBP") else 1
+    return Header(width, height, image.mode, image.format or "", frames, _has_alpha(image))
 
 
 def _turns(image: Image.Image) -> bool:
@@ -140,12 +143,27 @@ def decode(path: str | Path, shape: Shape) -> tuple[Images, bytes]:
             fixed range, or too many of them.
     """
     with opened(path) as image:
-        image.load()
-        picture = _upright(image)
-        picture, pixels = _as_rgb(picture, shape)
-        digest = hashlib.sha256(b"%d %d " % picture.size)
-        digest.update(pixels)
-        return resized(picture, shape), digest.digest()[:16]
+        picture, digest = _picture_and_hash(image, shape)
+        return resized(picture, shape), digest
+
+
+def examine(path: str | Path) -> tuple[Header, bytes]:
+    """The header of an image file and the hash of its pixels, as `decode` gives it.
+
+    Raises:
+        Exception: as for `decode`.
+    """
+    with opened(path) as image:
+        header = _header_of(image)
+        return header, _picture_and_hash(image, Shape())[1]
+
+
+def _picture_and_hash(image: Image.Image, shape: Shape) -> tuple[Image.Image, bytes]:
+    image.load()
+    picture, pixels = _as_rgb(_upright(image), shape)
+    digest = hashlib.sha256(b"%d %d " % picture.size)
+    digest.update(pixels)
+    return picture, digest.digest()[:16]
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from ssl_core.data.decoding.headers import Unreadable, unreadable_file
-from ssl_core.data.decoding.picture import Shape, decode
+from ssl_core.data.decoding.headers import Survey, Unreadable, unreadable_file
+from ssl_core.data.decoding.picture import Header, Shape, decode, examine
 from ssl_core.data.part import Hashes, Images
 
 Progress = Callable[[int, int], None]
@@ -43,6 +43,21 @@ class Decoded:
     """
 
     images: Images
+    hashes: Hashes
+    damaged: dict[int, Unreadable] = field(default_factory=dict)
+
+
+@dataclass
+class Examined:
+    """What was seen of files without keeping their pixels, in the order of the files.
+
+    Attributes:
+        survey: their headers.
+        hashes: (N, 16) uint8, of the pixels.
+        damaged: what could not be decoded, by its index; these rows are zero.
+    """
+
+    survey: Survey
     hashes: Hashes
     damaged: dict[int, Unreadable] = field(default_factory=dict)
 
@@ -80,6 +95,7 @@ def decode_files(
 
 
 Block = tuple[int, dict[int, Unreadable]]
+Each = Callable[[int, str], None]
 
 
 def _blocks(
@@ -87,17 +103,51 @@ def _blocks(
 ) -> Iterator[Block]:
     """Decode the blocks that begin at `starts`, several at a time; each is yielded when it is done."""
 
-    def decode_block(start: int) -> Block:
+    def decode_one(index: int, path: str) -> None:
+        pixels, digest = decode(path, shape)
+        into.images[index] = pixels
+        into.hashes[index] = np.frombuffer(digest, dtype=np.uint8)
+
+    yield from _in_blocks(root, files, starts, decode_one)
+
+
+def examine_files(root: Path, files: Sequence[str], progress: Progress | None = None) -> Examined:
+    """The headers of files and the hashes of their pixels; the pixels are not kept.
+
+    Args:
+        root: the folder that the names are relative to.
+        files: relative paths.
+        progress: told how far it is.
+    """
+    headers: dict[str, Header] = {}
+    found = Examined(Survey(headers, {}), np.zeros((len(files), 16), dtype=np.uint8))
+
+    def examine_one(index: int, path: str) -> None:
+        header, digest = examine(path)
+        headers[files[index]] = header
+        found.hashes[index] = np.frombuffer(digest, dtype=np.uint8)
+
+    count = 0
+    for start, damaged in _in_blocks(root, files, range(0, len(files), _FILES_PER_TASK), examine_one):
+        found.damaged.update(damaged)
+        count += min(_FILES_PER_TASK, len(files) - start)
+        if progress is not None:
+            progress(count, len(files))
+    found.survey.unreadable.update({bad.file: bad for bad in found.damaged.values()})
+    return found
+
+
+def _in_blocks(root: Path, files: Sequence[str], starts: Sequence[int], each: Each) -> Iterator[Block]:
+    """Call `each(index, path)` for the files of the blocks that begin at `starts`, on several threads."""
+
+    def work(start: int) -> Block:
         damaged = {}
         for index in range(start, min(start + _FILES_PER_TASK, len(files))):
             name = files[index]
             try:
-                pixels, digest = decode(os.path.join(root, name), shape)  # noqa: PTH118
+                each(index, os.path.join(root, name))  # noqa: PTH118 (many files: Path doubles the time)
             except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error and more
                 damaged[index] = unreadable_file(root, name, error)
-                continue
-            into.images[index] = pixels
-            into.hashes[index] = np.frombuffer(digest, dtype=np.uint8)
         return start, damaged
 
     threads = _threads(root, files)
@@ -105,7 +155,7 @@ def _blocks(
     running: list[Future[Block]] = []
     try:
         for start in starts:
-            running.append(pool.submit(decode_block, start))
+            running.append(pool.submit(work, start))
             if len(running) >= 2 * threads:
                 yield running.pop(0).result()
         for future in running:

@@ -157,10 +157,15 @@ class Walker:
         self.left_out.setdefault(reason, []).append(name)
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: 1 file, 2 files."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def left_out_sentence(left_out: dict[str, list[str]]) -> str | None:
     """One sentence that counts what was left out and shows an example of each reason; None: nothing was."""
     told = [
-        f"{len(names)} {'file' if len(names) == 1 else 'files'} ({reason}; for example {names[0]})"
+        f"{counted(len(names), 'file')} ({reason}; for example {names[0]})"
         for reason, names in left_out.items()
         if names
     ]

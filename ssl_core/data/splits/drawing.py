@@ -6,15 +6,22 @@ C: classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ssl_core.data.layouts.listing import counted
 from ssl_core.data.options import DEFAULT_VALID_SHARE
 from ssl_core.data.part import UNLABELLED, Indices
-from ssl_core.data.splits.balanced import Split, random_order, split_from, warn_of_large_validation
+from ssl_core.data.splits.balanced import (
+    Split,
+    draw_split,
+    random_order,
+    split_from,
+    warn_of_large_validation,
+)
 from ssl_core.data.splits.units import units_of
 from ssl_core.data.types import Dataset
 from ssl_core.system.errors import ConfigError
@@ -69,6 +76,41 @@ def draw(data: Dataset, wanted: Wanted) -> Drawn:
     return _Draw(data, wanted).drawn()
 
 
+def split_for(data: Dataset, wanted: Wanted) -> Drawn:
+    """The split of any data set: of plain ones that of `draw_split` wherever it can be drawn, else that of `draw`.
+
+    Args:
+        data: the training images.
+        wanted: how many of each. A plain data set needs `labelled`; its validation set is by default as large
+            as the labelled one.
+
+    Raises:
+        ConfigError: as for `draw`; a plain data set without a number of labels.
+    """
+    if not data.is_plain:
+        return draw(data, wanted)
+    if wanted.labelled is None:
+        raise ConfigError(f"labels is missing: say how many images of {data.name!r} keep their label.")
+    valid = wanted.valid or wanted.labelled
+    each, rest = divmod(wanted.labelled, data.num_classes)
+    each_valid, rest_valid = divmod(valid, data.num_classes)
+    smallest = int(np.bincount(data.labels, minlength=data.num_classes).min())
+    # Numbers that are no multiple are refused, unless they were asked for in proportion: most are slips.
+    is_slip = wanted.mode is None and bool(rest or rest_valid)
+    if wanted.mode == "balanced" or is_slip or (wanted.mode is None and each + each_valid <= smallest):
+        split = draw_split(
+            data.labels,
+            data.num_classes,
+            labelled=wanted.labelled,
+            valid=valid,
+            split_seed=wanted.split_seed,
+            label_seed=wanted.label_seed,
+            fingerprint=data.fingerprint,
+        )
+        return Drawn(split)
+    return draw(data, replace(wanted, valid=valid))
+
+
 class _Draw:
     """One call of `draw`."""
 
@@ -94,7 +136,7 @@ class _Draw:
         copies = int((with_valid & (data.labels == UNLABELLED)).sum())
         if copies:
             self.notes.append(
-                f"{copies} unlabelled images are copies of validation images (or of their group) and are left out."
+                f"left out as copies of validation images, or of their group: {counted(copies, 'unlabelled image')}."
             )
         parts = [np.sort(indices).astype(np.int64) for indices in (labelled, valid, unlabelled)]
         return Drawn(split_from(parts[0], parts[1], parts[2], data.fingerprint), self.notes)
@@ -163,8 +205,8 @@ class _Draw:
         units = self.units[self.members[c]]
         return (
             f"class {self.data.classes[c]!r} of {self.data.name!r} has {len(units)} labelled images in "
-            f"{len(set(units.tolist()))} groups that must stay together: validation and training cannot both have "
-            f"some. Label more images of it, or bring valid/ of your own."
+            f"{counted(len(set(units.tolist())), 'group')} that must stay together: validation and training "
+            f"cannot both have some. Label more images of it, or bring valid/ of your own."
         )
 
     def _valid_counts(self) -> list[int]:

@@ -150,7 +150,8 @@ def test_unlabelled_copies_of_validation_images_leave_the_unlabelled_ones() -> N
     gone = {i + 150 for i in valid if i < 70}
     assert gone and unlabelled == set(range(220)) - valid - gone
     assert any(
-        f"{len(gone)} unlabelled images are copies of validation images" in note for note in drawn.notes
+        f"copies of validation images, or of their group: {len(gone)} unlabelled" in note
+        for note in drawn.notes
     )
 
 
@@ -171,7 +172,7 @@ def test_one_group_for_a_class_is_refused() -> None:
     labels = [0] * 10 + [1] * 10 + [2] * 10
     groups = ["p"] * 10 + [f"q{k}" for k in range(20)]
     text = message(draw, dataset(labels, groups=groups), Wanted())
-    assert "class 'a' of 'pets' has 10 labelled images in 1 groups that must stay together" in text
+    assert "class 'a' of 'pets' has 10 labelled images in 1 group that must stay together" in text
 
 
 def test_a_class_of_large_groups_gives_its_smallest() -> None:

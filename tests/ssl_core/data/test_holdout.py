@@ -236,7 +236,8 @@ def test_unlabelled_copies_of_test_images_leave_training(folder: Path, tmp_path:
         ]
         assert train.facts.copies_left_out == 2
         assert any(
-            note.startswith("2 unlabelled images are copies of test images") for note in train.facts.notes
+            note.startswith("left out as copies of test images") and "2 unlabelled images" in note
+            for note in train.facts.notes
         )
 
 

@@ -183,7 +183,7 @@ def test_transparent_pictures_are_told_once(folder: Path) -> None:
     for name in ("train/cat/000.png", "train/dog/001.png"):
         picture(3, mode="RGBA").save(folder / name)
     (note,) = [note for note in notes_of(folder, background="black") if "transparent" in note]
-    assert note.startswith("2 images") and "black (data.background)" in note
+    assert "2 images" in note and "black (data.background)" in note
     text = message(notes_of, folder, background="blak")
     assert "data.background = 'blak'" in text and "#336699" in text
 
@@ -215,7 +215,7 @@ def test_deep_grey_is_scaled_by_the_range_of_all_images(tmp_path: Path, largest:
     assert test.images[0, 0, 0, 0] == (largest // 2) >> (bits - 8)  # the training images' range
     assert train.facts.bits == bits
     told = [note for note in train.facts.notes if "more than 8 bits" in note]
-    assert (f"use {bits} of them (values up to {2**bits - 1})" in told[0]) if bits < 16 else not told
+    assert (f"{bits} bits are used (values up to {2**bits - 1})" in told[0]) if bits < 16 else not told
 
 
 def test_a_brighter_test_image_is_clipped(tmp_path: Path) -> None:
@@ -239,7 +239,9 @@ def test_of_several_images_the_first_is_taken(folder: Path) -> None:
     pages[0].save(folder / "train/cat/pages.tif", save_all=True, append_images=pages[1:])
     train = data.load_train(f"folder:{folder}")
     np.testing.assert_array_equal(train.images[3], np.asarray(pages[0]))
-    assert any("1 files hold several images, for example train/cat/pages.tif" in n for n in train.facts.notes)
+    assert any(
+        "1 file, for example train/cat/pages.tif; the first image is taken" in n for n in train.facts.notes
+    )
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(folder: Path) -> None:
