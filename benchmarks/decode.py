@@ -1,0 +1,178 @@
+"""Decoding image files: rate, memory, and how long a look at many small files takes.
+
+    python -m benchmarks.decode                      # 20,000 JPEGs of 400x300 to 96x96
+    python -m benchmarks.decode --tiny 100000        # a look (`inspect`) at 100,000 files of 8x8
+
+The files are made first: noise that was enlarged, so that a JPEG of 400x300 has some 35 KB, as photographs have. Every
+rate is that of a process of its own. The plain rate is that of `PIL.Image.open`, `resize` and `numpy.asarray` in one
+process; the others are those of `load_train` with a cache, for all the files and for a quarter of them, each with the
+peak of its anonymous memory (RssAnon: what is not a map of a file, and what a memory limit counts without remedy).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ssl_core.data.datasets import load_train
+from ssl_core.data.inspection import inspect
+from ssl_core.data.splits.drawing import Wanted
+
+WIDTH, HEIGHT, SIDE, CLASSES, SAMPLE = 400, 300, 96, "abcde", 2000
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one process did: images, seconds, and its peak of anonymous memory in MiB."""
+
+    what: str
+    images: int
+    seconds: float
+    images_per_second: float
+    peak_anonymous_mib: float
+
+
+def write_photographs(place: Path, count: int) -> None:
+    """PLACE/train/<class>/N.jpg, all different, on every core."""
+    for part, number in (("train", count), ("test", len(CLASSES))):
+        for name in CLASSES:
+            (place / part / name).mkdir(parents=True)
+        names = [place / part / CLASSES[i % len(CLASSES)] / f"{i:06}.jpg" for i in range(number)]
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+            for _ in pool.map(_write_photograph, names, range(number), chunksize=256):
+                pass
+
+
+def _write_photograph(path: Path, seed: int) -> None:
+    coarse = np.random.default_rng(seed).integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+def write_tiny(place: Path, count: int) -> None:
+    """PLACE/{train,test}/<class>/N.png of 8x8, one in fifty of them a copy of the one before."""
+    for part, number in (("train", count), ("test", len(CLASSES))):
+        for name in CLASSES:
+            (place / part / name).mkdir(parents=True)
+        random = np.random.default_rng(0 if part == "train" else 1)
+        pixels = random.integers(0, 256, (number, 8, 8, 3), dtype=np.uint8)
+        pixels[49::50] = pixels[48::50][: len(pixels[49::50])]
+        for i in range(number):
+            Image.fromarray(pixels[i]).save(place / part / CLASSES[i % len(CLASSES)] / f"{i:06}.png")
+
+
+@contextmanager
+def peak_anonymous() -> Iterator[Callable[[], float]]:
+    """Watch this process's anonymous memory; the callable gives its peak in MiB."""
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    peak[0] = max(peak[0], int(line.split()[1]) / 1024)
+            done.wait(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield lambda: peak[0]
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _measured(what: str, images: int, work: Callable[[], object]) -> Row:
+    with peak_anonymous() as peak:
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+        time.sleep(0.05)
+        return Row(what, images, seconds, images / seconds, peak())
+
+
+def plain(place: Path) -> Row:
+    """`PIL.Image.open` and resize in one process, on a sample."""
+    files = sorted(place.rglob("*.jpg"))
+    files = files[:: max(1, len(files) // SAMPLE)]
+
+    def work() -> None:
+        for file in files:
+            with Image.open(file) as image:
+                np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+    return _measured("PIL in one process", len(files), work)
+
+
+def decoded(place: Path, cache: Path) -> Row:
+    """`load_train` with a cache."""
+    count = sum(1 for _ in (place / "train").rglob("*.jpg"))
+    work = lambda: load_train(f"folder:{place}", image_size=SIDE, cache=cache)  # noqa: E731
+    return _measured("load_train", count, work)
+
+
+def looked_at(place: Path) -> Row:
+    """`inspect`."""
+    count = sum(1 for _ in place.rglob("*.png"))
+    return _measured("inspect", count, lambda: inspect(f"folder:{place}", wanted=Wanted(labelled=50)))
+
+
+def alone(work: Callable[..., Row], *words: Path) -> Row:
+    """Call something in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *words).result()
+
+
+def photographs(place: Path, count: int, rounds: int) -> Iterator[Row]:
+    """Rows of all files and of a quarter of them; the plain rate is measured before and after each."""
+    for number in (count // 4, count):
+        write_photographs(place / str(number), number)
+        for round_ in range(rounds):
+            yield alone(plain, place / str(number))
+            yield alone(decoded, place / str(number), place / f"cache-{number}-{round_}")
+        yield alone(plain, place / str(number))
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, and print a row for each process."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=20_000, help="JPEGs of 400x300")
+    parser.add_argument("--tiny", type=int, help="look at so many files of 8x8 instead")
+    parser.add_argument("--rounds", type=int, default=1, help="measure each number of files so often")
+    parser.add_argument("--place", type=Path, help="folder to work in (default: a temporary one)")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    asked = parser.parse_args(words)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(dir=asked.place) as folder:
+        place = Path(folder)
+        if asked.tiny:
+            write_tiny(place / "tiny", asked.tiny)
+            rows.append(alone(looked_at, place / "tiny"))
+        else:
+            rows.extend(photographs(place, asked.images, asked.rounds))
+    if asked.json:
+        print(json.dumps({"cores": len(os.sched_getaffinity(0)), "rows": [asdict(row) for row in rows]}))
+        return
+    for row in rows:
+        print(
+            f"{row.what:20} {row.images:7} images {row.seconds:7.1f} s {row.images_per_second:7.0f} images/s "
+            f"RssAnon {row.peak_anonymous_mib:6.0f} MiB"
+        )
+
+
+if __name__ == "__main__":
+    main()
