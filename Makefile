@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11 or newer and make; they set up the rest.
+# `make demo` and `make test` need Python 3.11 or newer and make; they install everything else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,16 +11,16 @@ DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 help:
 	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
 	@echo "make test    the test suite"
-	@echo "make cluster-test  as root: a cluster on network namespaces, machines of which are cut off and killed"
+	@echo "make cluster-test  as root: a cluster on network namespaces whose machines are cut off and killed"
 	@echo "make check   lint, types and the test suite"
-	@echo "make chaos   a study whose drivers and workers are killed thirty times (nine minutes)"
+	@echo "make chaos   a study whose driver and workers are killed thirty times (nine minutes)"
 	@echo "make lint    ruff and mypy alone"
-	@echo "make golden  record the golden loss traces again (after a change that is meant to alter them)"
-	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; carries on where it was)"
-	@echo "make weak-forward  joint or separate passes for weak views: the experiment behind the default (carries on)"
+	@echo "make golden  record the golden loss traces again (after a change that is meant to change them)"
+	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; can be interrupted)"
+	@echo "make weak-forward  joint or separate passes for weak views: the experiment behind the default (can be interrupted)"
 	@echo "make bench   training speed, views, memory and trials side by side: the tables of docs/results.md (20 minutes)"
-	@echo "make bench-tracking  what tracking costs a study, and how fast a back-log is delivered (needs PostgreSQL)"
-	@echo "make tutorial  run the commands of docs/tutorial.md and write down what they print (minutes)"
+	@echo "make bench-tracking  what tracking costs a study, and how fast waiting events are delivered (needs PostgreSQL)"
+	@echo "make tutorial  run the commands of docs/tutorial.md and write their output into the page (minutes)"
 	@echo "make clean   remove the virtual environment and caches (never results)"
 
 install: $(VENV)/.installed
@@ -35,7 +35,7 @@ demo: install
 	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --set steps_per_epoch=12 --confirm-seeds 3 --tracking-timeout 60s
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 
-# Side by side, each process with a Ray of its own; a file's tests share what they set up.
+# Processes side by side, each with its own Ray; the tests of a file run in one process and share what they set up.
 test: install
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

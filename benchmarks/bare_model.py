@@ -1,8 +1,9 @@
-"""The limit: the passes that a method itself requires, on tensors that are there already.
+"""The limit: only the passes that a method itself requires, on tensors that are in memory already.
 
-Forward, backward and update of this project's network, channels-last, in the run's own precision and compiled where a
-run's is; no index, view, monitor, guard or average. Images stay the same from step to step. It has the freed memory
-kept, as a run has (`ssl_core.system.allocator`): without that the limit would be lower, and easier to come near to.
+Forward, backward and update of this project's network, channels-last, in the run's own precision, compiled where a run
+is compiled. There are no indices, views, monitors, guards or averages, and the images are the same in every step. Freed
+memory is kept, as in a run (`ssl_core.system.allocator`). Without that the limit would be lower, and this project's
+share of it would look better than it is.
 
 U: unlabelled images of a step.
 """

@@ -2,10 +2,11 @@
 
     python -m benchmarks.clock      # half a minute; prints the tables of docs/results.md
 
-ASHA compares trials at a few places of a clock. Where the warm-up's length is searched, epochs after the warm-up judge
-a short warm-up after little training, and all epochs judge a long one before it has begun. For each clock: how well
-the errors at a rung rank the trials as their final errors do (Spearman, the final error on images that no decision
-sees), and whom a simulated ASHA stops, by the length of the warm-up.
+ASHA compares trials when they have trained for a certain time. A clock says how that time is counted. Where the length
+of the warm-up is searched, counting epochs after the warm-up judges a trial with a short warm-up after little training;
+counting all epochs judges a trial with a long warm-up before its method has begun. For each clock the tables show how
+well the errors at a rung rank the trials as their final errors do (Spearman; the final error is on images that no
+decision sees), and which trials a simulated ASHA stops, by the length of their warm-up.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Learning, not only running: every method at the same number of steps, beside the supervised baseline.
+"""What the methods learn: every method at the same number of steps, beside the supervised baseline.
 
     make evidence CIFAR10=folder:PATH      # hours on two cores; carries on where it was
     python -m benchmarks.evidence --table  # the tables of what is done so far, trains nothing
     python -m benchmarks.evidence --cost   # seconds of each method's epochs, on a machine that does nothing else
 
-A run is one `ssl_core.train` in a process of its own, with a checkpoint after every epoch; at its end it reads
-the test set, once. What came out is a row of docs/evidence.csv, which is committed: a run that has its row
-there is not made again, whatever machine made it. Threads are part of the bits, so every run has one.
+A run is one `ssl_core.train` in a process of its own, with a checkpoint after every epoch. At its end it reads the test
+set, once. Its result is a row of docs/evidence.csv, which is committed: a run that has a row there is not made again,
+on whatever machine it was made. The number of threads changes the bits, so every run has one thread.
 """
 
 from __future__ import annotations

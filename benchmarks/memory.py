@@ -1,11 +1,12 @@
-"""Memory of trials side by side on one machine: the decoded data set is there once, whatever their number.
+"""Memory of trials side by side on one machine: they share one copy of the decoded data set.
 
     python -m benchmarks.memory --trials 4
 
 Each trial is a process of its own that opens the cache of decoded images, makes its run and trains a step, by the calls
-a worker of a study makes (`tune.worker.trainable`). Then, while all are alive, each reads what the system says of it: resident
-memory counts a page once for every process that has it, proportional set size shares it among them. The data set is a
-folder made for this, whose 1000 images are decoded to the size of CIFAR-10's 50,000: 147 MiB.
+that a study's worker makes (`tune.worker.trainable`). While all of them are alive, each reads its memory from the
+system: the resident size counts a page once for every process that has it, the proportional set size divides it among
+them. The data set is a folder made for this purpose; its 1000 images are decoded to the size of CIFAR-10's 50,000:
+147 MiB.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""This project's training as it is: the loop's own steps, from indices to the average of the weights."""
+"""This project's training without changes: the loop's own steps, from image indices to the average of the weights."""
 
 from __future__ import annotations
 

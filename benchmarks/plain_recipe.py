@@ -1,10 +1,10 @@
-"""The recipe to compare with: semi-supervised training as people write it with PyTorch and torchvision.
+"""The recipe to compare with: semi-supervised training as it is usually written with PyTorch and torchvision.
 
-After the most used ports, rewritten: kekmodel/FixMatch-pytorch (train.py, dataset/, models/ema.py) and
-lyakaap/VAT-pytorch (vat.py). float32 and contiguous tensors; every image goes through PIL and torchvision transforms of
-its own, in the workers of a DataLoader; SGD as torch makes it; the average in a loop over the state's entries; losses
-read every step. Only the network is this project's (kekmodel's WideResNet computes the same), so that both train the
-same thing.
+It is written anew after the most used ports: kekmodel/FixMatch-pytorch (train.py, dataset/, models/ema.py) and
+lyakaap/VAT-pytorch (vat.py). Tensors are float32 and contiguous. Each image goes through PIL and torchvision transforms
+in the workers of a DataLoader. SGD is torch's in its default form, the average is a loop over the entries of the state,
+and losses are read every step. Only the network is this project's (kekmodel's WideResNet computes the same), so that
+both train the same network.
 
 B: labelled images of a step, U = mu * B unlabelled ones, C classes.
 """

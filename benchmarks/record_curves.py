@@ -1,4 +1,4 @@
-"""Learning curves of random configurations at full length: what the scheduler and the search are judged on.
+"""Learning curves of random configurations, each trained to its end: the data that searches are compared on.
 
     python -m benchmarks.record_curves --configs 120     # about half an hour of one core; carries on where it was
 
@@ -6,9 +6,9 @@ Pseudo-labelling on digits with 50 labels (wrn-10-1 at 16x16, 27 epochs of 16 st
 from data/curves-space.yaml, where the warm-up takes from 2 % to 70 % of the run. One thread, one training seed and one
 split for all, as the trials of a study have.
 
-A study would see the error on its 50 validation images: `val_error` and `val_loss`. How good a configuration is
-beyond that luck is measured on 200 other training images that no loss and no pseudo-label ever sees: `held_error`.
-The test set is not read. A row of data/curves.csv is one configuration; its curves are numbers with spaces between.
+A study sees the error on its 50 validation images: `val_error` and `val_loss`. How good a configuration really is, is
+measured on 200 other training images that no loss and no pseudo-label uses: `held_error`. The test set is not read. A
+row of data/curves.csv is one configuration; its curves are numbers with spaces between them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finished runs as rows of a committed CSV file: an experiment that stops carries on where it was."""
+"""Finished runs as rows of a committed CSV file; an interrupted experiment continues with the rest."""
 
 from __future__ import annotations
 

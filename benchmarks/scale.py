@@ -3,12 +3,12 @@
     python -m benchmarks.scale --trials 10000 --workers 64 --json
 
 Workers are simulated in virtual time: each trains one trial, reports an epoch after a time drawn for it, and takes
-the next trial when it ends or is stopped. The driver's work is real and measured part by part: asking Optuna for a
-trial, ASHA's decision, Optuna's report, the event log's append, ending a trial. Ray's own loop is left out; the
-driver is one process, so what it can take in a second is one over the sum of the parts. The delivery to MLflow runs
-beside it in a process of its own, and is measured with `--deliver`.
+the next trial when it ends or is stopped. The driver's work is real, and each part is measured: asking Optuna for a
+trial, ASHA's decision, Optuna's report, the append to the event log, ending a trial. Ray's own loop is left out. The
+driver is one process, so the number of reports that it can take in a second is one over the sum of the parts. The
+delivery to MLflow runs beside it in a process of its own, and is measured with `--deliver`.
 
-`--seconds` ends the measurement early, on a whole trial; what was reached is in the result.
+`--seconds` ends the measurement early, after a whole trial; the result says how far it came.
 """
 
 from __future__ import annotations

@@ -3,22 +3,23 @@
     python -m benchmarks.search_quality --plot docs/search-quality.png     # minutes of one core; prints the tables
     python -m benchmarks.search_quality --repetitions 2 --marks 135 --json # smaller; every repetition's regret
 
-No training: a configuration that is asked for is answered by the nearest of the curves in data/curves.csv, in the unit
-cube of data/curves-space.yaml, where ranges that are logarithmic are so (the learning rate, the weight decay) and the
-warm-up is its whole number of epochs over the run's. It is the same for every contender. Four workers in virtual time
-train an epoch each in turn; one that ends is replaced at once. Trials are not limited: a search goes on until its
-epochs are spent, those of trials under way included.
+Nothing is trained. A configuration that a search asks for gets the curve of the nearest configuration in
+data/curves.csv. Distances are taken in the unit cube of data/curves-space.yaml: the learning rate and the weight decay
+on a logarithmic scale, the warm-up as its whole number of epochs over the run's. This is the same for every contender.
+Four workers in virtual time train one epoch each in turn; a trial that ends is replaced at once. The number of trials
+is not limited: a search goes on until its epochs are spent, those of trials under way included.
 
-- Contenders of Ray's parts: `OptunaSearch` and `ASHAScheduler` themselves, wired as their documentation has it
-  (val/error, all epochs counted, grace 1, factor 3), called in the order in which Ray Tune's controller calls them.
-  Random search is the same class with Optuna's random sampler, without early stopping a `FIFOScheduler`.
+- Contenders of Ray's parts: `OptunaSearch` and `ASHAScheduler` themselves, set up as in their documentation (val/error,
+  all epochs counted, grace 1, factor 3) and called in the order in which Ray Tune's controller calls them. Random
+  search is the same class with Optuna's random sampler. Searches without early stopping have a `FIFOScheduler`.
 - This project's search is its own searcher, scheduler, recorder and storages (`benchmarks.simulated`). It tries the
-  space's baseline first; one of the stock contenders is given the same first point, to tell that from the rest.
+  space's baseline first. One of the stock contenders starts with the same point, to show what that alone is worth.
 
-All recommend by the project's rule (`tune.findings.ranking.best_record`): the lowest val_error, then val_loss, of the trials that
-ran to the end; before there is one, of those deepest after their warm-up. Regret is the recommended configuration's
-error at the end of its curve, less the lowest of all curves, in points: on the validation images, which is what a
-search can work on, and on images that no decision sees, where the luck of the choice counts too.
+All recommend a configuration by the project's rule (`tune.findings.ranking.best_record`): the lowest val_error, then
+val_loss, of the trials that ran to the end; before there is one, of those that came furthest after their warm-up.
+Regret is the error of the recommended configuration at the end of its curve, less the lowest of all curves, in points.
+It is given on the validation images, which the search works on, and on images that no decision sees, where it includes
+the luck of having been chosen.
 """
 
 from __future__ import annotations

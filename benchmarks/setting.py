@@ -1,8 +1,8 @@
-"""What the training-speed benchmarks are run on: a cell of their tables, and made-up images of CIFAR-10's size.
+"""What the training-speed benchmarks run on: a cell of their tables, and generated images of CIFAR-10's size.
 
-Speed depends on the images' size and number, hardly on what they show: made-up ones, smooth as photographs are, need no
-download. An epoch is a slice of a measurement: it passes once over the unlabelled images, as a real one does, so a
-method that relabels them pays its due share in every slice.
+Speed depends on the size and number of the images, hardly on what they show. Generated images, as smooth as
+photographs, need no download. An epoch is a slice of a measurement. It passes once over the unlabelled images, as a
+real epoch does, so the relabelling of a method that relabels them is part of every slice.
 """
 
 from __future__ import annotations

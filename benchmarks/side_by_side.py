@@ -3,8 +3,8 @@
     python -m benchmarks.side_by_side                 # trials alone, in processes of their own
     python -m benchmarks.side_by_side --study         # whole studies: Ray, checkpoints and tracking included
 
-A study gives each of K trials its share of the cores (`tune.cluster.capacity.share`, `tune.launch.request`). What that is worth shows
-beside trials that each take all of them, as torch does by itself: they fight. Trials are FixMatch on images of
+A study gives each of K trials its share of the cores (`tune.cluster.capacity.share`, `tune.launch.request`). The
+benchmark compares that with trials that each use all cores, as torch does by default. Trials are FixMatch on images of
 CIFAR-10's size; all begin at once and train whole epochs for a fixed time.
 """
 

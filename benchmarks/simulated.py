@@ -1,7 +1,7 @@
-"""A study without training: the real searcher, scheduler, recorder and storages, fed with curves that are known.
+"""A study without training: the real searcher, scheduler, recorder and storages, with known learning curves.
 
-What a trial's epochs would have given comes from a function of its parameters; each epoch takes one unit of time
-on one of `concurrent` places, and the driver's code runs in the order in which Ray Tune would run it.
+A function of a trial's parameters gives the results of its epochs. Each epoch takes one unit of time on one of
+`concurrent` places, and the driver's code runs in the order in which Ray Tune would run it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Ray's own searcher and scheduler on recorded learning curves: what benchmarks/search_quality.py compares with.
 
-Without Ray's processes and without training: the parts themselves, called in the order in which Ray Tune's controller
-calls them, with a stand-in for each trial. A configuration that they ask for is answered by the nearest recorded curve;
-trials run side by side in virtual time.
+There are neither Ray's processes nor training: the parts themselves are called in the order in which Ray Tune's
+controller calls them, with a substitute object for each trial. A configuration that they ask for gets the nearest
+recorded curve. Trials run side by side in virtual time.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-"""What tracking costs a study, and how fast a back-log is delivered.
+"""What tracking costs a study, and how fast events that have waited are delivered.
 
     make bench-tracking                                        # all of it, some fifteen minutes
     python -m benchmarks.tracking reports --rounds 2           # trials that do nothing but report
     python -m benchmarks.tracking epochs --rounds 4            # epochs of 0.2 s
-    python -m benchmarks.tracking backfill --backend sqlite    # what was owed, beside MLflow's own log_batch
+    python -m benchmarks.tracking backfill --backend sqlite    # events that have waited, beside MLflow's own log_batch
 
-`reports` and `epochs`: the real search (Ray Tune, Optuna, recorder, event log, sender) with two trials side by side,
-whose training is replaced by a report of ten metrics and, in `epochs`, 0.2 s before it, asleep as a trial on a GPU
-leaves the processor alone, or with --busy computing. No checkpoints are written and nothing is drawn. Tracking off,
-to SQLite and to an MLflow server on PostgreSQL (on this machine, too) take turns, so that what else the machine does
-falls on all of them. A study's time is what its trials take; what is delivered after that is told apart.
+`reports` and `epochs`: the real search (Ray Tune, Optuna, recorder, event log, sender) with two trials side by side.
+Their training is replaced by a report of ten metrics. In `epochs` 0.2 s pass before it: asleep, since a trial on a GPU
+leaves the processor free, or computing with --busy. No checkpoints are written and nothing is drawn. Three kinds take
+turns: without tracking, to SQLite, and to an MLflow server on PostgreSQL (on this machine as well). So other work on
+the machine affects all of them. A study's time is that of its trials; the time of what is delivered afterwards is given
+apart.
 
-`backfill`: runs of 100 epochs of 10 metrics are delivered by the sender's own code, a quarter at a time, and in turns
-with it the same points are logged by MLflow's client in calls of 1000, each into a database of its own. Making the
-runs is timed apart. The process's memory is read after each quarter.
+`backfill`: the sender's own code delivers runs of 100 epochs of 10 metrics, a quarter at a time. In turns with it,
+MLflow's client logs the same points in calls of 1000. Each writes into a database of its own. The creation of the runs
+is timed apart. The process's memory is read after each quarter.
 """
 
 from __future__ import annotations

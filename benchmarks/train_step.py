@@ -1,4 +1,4 @@
-"""Training speed, images/s: this project's step, the recipe that people write, and the bare model, which is the limit.
+"""Training speed, images/s: this project's step, the usual recipe, and the bare model, which is the limit.
 
     make bench                                            # this table and the others (docs/results.md)
     python benchmarks/train_step.py --json                # the same, one object a row
@@ -6,13 +6,14 @@
     python benchmarks/train_step.py --methods fixmatch --networks wrn-28-2 --rounds 5
     python benchmarks/train_step.py --device cuda         # with the memory peak
 
-Three contenders, each in a process of its own: `own_step`, `plain_recipe` and `bare_model` say what each does. They
-take turns, a slice of a few steps each, so that what else the machine does meets all of them; the order turns, too.
-Rates are medians over the rounds, ratios medians of the rounds' own ratios. An image counts once for each of its views
-that is trained on: 960 a step for FixMatch at batch 64, mu 7. Relabelling counts as time, not as images.
+There are three contenders, each in a process of its own: `own_step`, `plain_recipe` and `bare_model` say what each
+does. They take turns, a slice of a few steps each, so that other work on the machine affects all of them; the order
+changes, too. Rates are medians over the rounds, ratios are medians of the rounds' own ratios. An image counts once for
+each of its views that is trained on: 960 a step for FixMatch at batch 64, mu 7. Relabelling counts as time, not as
+images.
 
-The share of the matrix rate: multiplications and additions of the bare passes (torch's count), at this project's speed,
-over what a large matrix product reaches here with as many threads in the same precision.
+The share of the matrix rate is the multiplications and additions of the bare passes (as torch counts them) at this
+project's speed, over those of a large matrix product on this machine with as many threads in the same precision.
 """
 
 from __future__ import annotations

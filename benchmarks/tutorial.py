@@ -3,8 +3,8 @@
     python -m benchmarks.tutorial            # minutes: trains and searches for real; rewrites the page
     python -m benchmarks.tutorial --list     # the commands, runs nothing
 
-The page's ``console`` blocks hold commands after ``$`` and what they print below. They run in order in one
-fresh folder, so that each finds what the earlier ones left. A command that fails ends the run.
+The page's ``console`` blocks hold commands after ``$`` and, below them, what they print. They run in order in one
+fresh folder, so that each finds the files of the earlier ones. A command that fails ends the run.
 """
 
 from __future__ import annotations

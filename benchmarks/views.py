@@ -2,11 +2,11 @@
 
     python -m benchmarks.views
 
-What a FixMatch step of 960 images needs: 64 labelled and 448 unlabelled images weak, the same 448 strong, all of them
-normalised as the network takes them. The plain pipeline is `plain_recipe`'s, without workers, so that both have one
-core; once as it is written (each drawn operation skipped half of the time), once applying every one, as this project
-does. They take turns; time is the processor's, which other work on the machine hardly touches; rates are medians over
-the rounds, ratios medians of the rounds' own ratios.
+A FixMatch step of 960 images needs weak views of 64 labelled and 448 unlabelled images and strong views of the same
+448, all of them normalised for the network. The plain pipeline is that of `plain_recipe`, without workers, so that both
+have one core. It runs in two forms: as it is written (each drawn operation is skipped half of the time), and applying
+every operation, as this project does. They take turns. Time is processor time, which other work on the machine hardly
+affects. Rates are medians over the rounds, ratios are medians of the rounds' own ratios.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 
 FixMatch on digits with 50 labels: joint; separate for as many steps; and separate for as long, PRICE times as many.
 A run is one `ssl_core.train` with a checkpoint after every epoch, judged by 400 validation images: a choice of
-defaults is model selection, so the test set is not read. What came out is a row of docs/weak_forward.csv, which is
-committed: a run that has its row there is not made again.
+defaults is model selection, so the test set is not read. Its result is a row of docs/weak_forward.csv, which is
+committed: a run that has a row there is not made again.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the secrets that are missing, each a file that only you can read: make-secrets.sh [FOLDER]
+# Create the missing secrets, each in a file that only you can read: make-secrets.sh [FOLDER]
 set -euo pipefail
 folder="${1:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/secrets}"
 umask 077

@@ -70,3 +70,76 @@ def test_the_tutorial_s_reader_tells_commands_from_what_they_print() -> None:
     assert tutorial.shortened(long).splitlines()[19:22] == ["19", "[60 lines left out]", "80"]
     table = "│ home │ /tmp/x1/home │ x │\nin /tmp/x1\n"
     assert tutorial.at_home(table, "/tmp/x1") == "│ home │ ~/demo/home  │ x │\nin ~/demo\n"
+
+
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def prose(text: str) -> str:
+    """A page without its blocks of code, fenced or indented."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that a code host gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Relative links of a page to a file that does not exist, or to a heading that its page does not have."""
+    broken = []
+    for match in LINK.finditer(prose(text)):
+        target = match.group(1) or match.group(2)
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_a_broken_link_is_found() -> None:
+    text = "[a](nothing.md) [b](README.md#nothing) ![c](none.png) [d](https://x.org) [e](README.md#use-it)\n"
+    assert broken_links(ROOT / "x.md", text) == ["nothing.md", "README.md#nothing", "none.png"]
+
+
+def invariants() -> dict[int, str]:
+    """CONTRIBUTING.md's numbered invariants."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## Invariants")[2].partition("\n## ")[0]
+    return {
+        int(number): body
+        for number, body in re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |\Z)", section, re.M | re.S)
+    }
+
+
+def test_every_invariant_names_tests_that_there_are() -> None:
+    found = invariants()
+    assert sorted(found) == list(range(1, 10))
+    for number, body in found.items():
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", body)
+        assert tests, number
+        for file, name in tests:
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), (number, name)
+
+
+def test_the_code_cites_invariants_by_their_numbers() -> None:
+    titles = {number: body.replace("**", "").lower() for number, body in invariants().items()}
+    cited = 0
+    for folder in ("ssl_core", "search_spaces", "tune", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert {int(n) for n in re.findall(r"[Ii]nvariant (\d+)", text)} <= set(titles), path
+            for number, title in re.findall(r"# Invariant (\d+): (.*)\.$", text, re.M):
+                assert title.lower() in titles[int(number)], path
+                cited += 1
+    assert cited >= 7

@@ -12,29 +12,32 @@ Names are loaded at first use, so that a command that only reads is quick.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from tune.findings.exports import export as export
-    from tune.findings.study import Study as Study
-    from tune.findings.study import load_study as load_study
-    from tune.launch.start import resume as resume
-    from tune.launch.start import search as search
-    from tune.page.report import report as report
+from tune import api
 
-_HOMES = {
-    "Study": "tune.store.study_folder",
-    "export": "tune.findings.exports",
-    "load_study": "tune.store.study_folder",
-    "report": "tune.page.report",
-    "resume": "tune.launch.start",
-    "search": "tune.launch.start",
-}
-__all__ = ["Study", "export", "load_study", "report", "resume", "search"]
+if TYPE_CHECKING:
+    from tune.api import Study as Study
+    from tune.api import doctor as doctor
+    from tune.api import export as export
+    from tune.api import load_study as load_study
+    from tune.api import methods as methods
+    from tune.api import pictures as pictures
+    from tune.api import report as report
+    from tune.api import reproduce as reproduce
+    from tune.api import resume as resume
+    from tune.api import search as search
+    from tune.api import spaces as spaces
+    from tune.api import status as status
+    from tune.api import studies as studies
+    from tune.api import sync as sync
+    from tune.api import train as train
+    from tune.api import trial_records as trial_records
+
+__all__ = api.__all__
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(api, name)

@@ -1,4 +1,4 @@
-"""Which code this is: its place on disk, a digest of its files, git's name for it; and what a child process needs of it."""
+"""Which code this is: its place on disk, a digest of its files, its git revision; and a child process's environment."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `ssl-tune` with the cluster's logins: driver.sh ARGUMENTS OF ssl-tune.
 #
-# RAY_TOKEN_FILE                  Ray's token, where there is one
+# RAY_TOKEN_FILE                  Ray's token, if there is one
 # MLFLOW_TRACKING_PASSWORD_FILE   MLflow's password, read by ssl-tune itself
 set -euo pipefail
 # shellcheck source=common.sh

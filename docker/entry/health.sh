@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whether the service of this container answers.
+# Check whether the service of this container answers.
 #
 # MLFLOW_PORT   as for mlflow.sh
 set -euo pipefail

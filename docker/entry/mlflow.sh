@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The MLflow server: runs in PostgreSQL, artifacts through the server, a login for every request.
+# The MLflow server: runs are kept in PostgreSQL, artifacts go through the server, every request needs a login.
 #
 # MLFLOW_ADMIN_PASSWORD_FILE   the first login's password        [/run/secrets/mlflow_password]
 # MLFLOW_ADMIN                 the first login's name            [ssl-tune]
@@ -7,7 +7,7 @@
 # MLFLOW_ARTIFACTS             folder (or s3://...) of artifacts  [/artifacts]
 # MLFLOW_PORT                  port to listen on                 [5000]
 # MLFLOW_LISTEN                address to listen on              [0.0.0.0]
-# MLFLOW_ALLOWED_HOSTS         names by which it may be called, besides private addresses and localhost
+# MLFLOW_ALLOWED_HOSTS         host names that it answers to, besides private addresses and localhost
 # MLFLOW_WORKERS               processes                         [2]
 # POSTGRES_HOST, POSTGRES_PORT the database                      [postgres, 5432]
 # POSTGRES_PASSWORD_FILE       its password                      [/run/secrets/postgres_password]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# PostgreSQL for MLflow: makes the databases where the folder is empty, then serves. Runs in the official image and
-# on a machine where PostgreSQL is installed; started by root, it goes on as the user postgres.
+# PostgreSQL for MLflow: creates the databases if the folder is empty, then serves them. Runs in the official image and
+# on a machine where PostgreSQL is installed. Started by root, it continues as the user postgres.
 #
 # POSTGRES_PASSWORD_FILE   password of the user ssl_tune    [/run/secrets/postgres_password]
 # PGDATA                   folder of the databases          [/var/lib/postgresql/data]
@@ -11,14 +11,14 @@ set -euo pipefail
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/common.sh"
 
 export PGDATA="${PGDATA:-/var/lib/postgresql/data}"
-if ! command -v initdb >/dev/null; then # Debian keeps a version's programs apart
+if ! command -v initdb >/dev/null; then # Debian has a folder of programs for each version
     for folder in /usr/lib/postgresql/*/bin; do PATH="$folder:$PATH"; done
 fi
 command -v initdb >/dev/null || { echo "ssl-tune: PostgreSQL is not installed here: initdb is missing." >&2; exit 1; }
 
 if [ "$(id -u)" = 0 ]; then
     install --directory --owner=postgres --group=postgres --mode=0700 "$PGDATA"
-    # The file may be readable for root alone: hand the password on in a pipe.
+    # Perhaps only root can read the file, so the password is passed on in a pipe.
     password="$(secret "${POSTGRES_PASSWORD_FILE:-/run/secrets/postgres_password}" "PostgreSQL's password")"
     exec setpriv --reuid=postgres --regid=postgres --init-groups \
         env POSTGRES_PASSWORD_PIPE=1 "$0" "$@" 9< <(printf %s "$password")
@@ -34,7 +34,7 @@ host  mlflow_auth ssl_tune all scram-sha-256
 host  optuna      ssl_tune all scram-sha-256
 HBA
 fi
-if [ ! -e "$PGDATA/ssl-tune-ready" ]; then # also where the first start was cut short
+if [ ! -e "$PGDATA/ssl-tune-ready" ]; then # also after a first start that was interrupted
     if [ -n "${POSTGRES_PASSWORD_PIPE:-}" ]; then
         password="$(cat <&9)"
     else

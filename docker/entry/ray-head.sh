@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The head of a Ray cluster: its directory, its job server and dashboard. Studies are driven here; trials run on workers.
+# The head of a Ray cluster, with job server and dashboard. Drivers of studies run here; trials run on the workers.
 #
 # RAY_TOKEN_FILE       file with the token that every caller must know  [/run/secrets/ray_token]
 # RAY_NODE_IP          address by which the others reach this machine   [Ray's guess]
@@ -12,8 +12,8 @@ set -euo pipefail
 
 ray_login
 note_role ray-head
-# A machine that does not answer three times is given up after about 40 s, and its trials go on elsewhere (Ray's own
-# patience is 65 s). Much less, and a machine whose processors are busy is given up, too.
+# A machine that does not answer three times is given up after about 40 s, and its trials go on elsewhere (Ray's default
+# is 65 s). With a much shorter time, machines whose processors are busy would be given up as well.
 export RAY_health_check_period_ms=3000 RAY_health_check_timeout_ms=10000 RAY_health_check_failure_threshold=3
 exec ray start --head --block --disable-usage-stats \
     ${RAY_NODE_IP:+--node-ip-address "$RAY_NODE_IP"} \

@@ -4,9 +4,10 @@
 `SSL_TUNE_FAULT=tell:before:3` the third time. Every process that inherits the variable counts for itself.
 `SSL_TUNE_FAULT_ALSO=PID` takes another process along, first: a worker at its point its driver, for example.
 
-The points: ask:before, ask:after, tell:before, tell:after (`tune.trials.study_trials`), report:inside (`tune.trials.optuna_storage`),
-rung:before, rung:after (`tune.engine.scheduler`), rename:before, rename:after (of a checkpoint: `ssl_core.system.files`),
-sender:after-send (`tune.delivery.deliverer`). Without the variable a point costs a comparison.
+The points: ask:before, ask:after, tell:before, tell:after (`tune.trials.study_trials`), report:inside
+(`tune.trials.optuna_storage`), rung:before, rung:after (`tune.engine.scheduler`), rename:before, rename:after (of a
+checkpoint: `ssl_core.system.files`), sender:after-send (`tune.delivery.deliverer`). Without the variable a point costs
+a comparison.
 """
 
 from __future__ import annotations

@@ -110,7 +110,8 @@ def test_workers_that_are_killed_or_hang_and_a_damaged_checkpoint_change_nothing
         monkeypatch.setattr(worker_deaths, "HANG_FLOOR_SECONDS", 1.0)
         while hanging.is_running() and hanging.status() != psutil.STATUS_ZOMBIE and not over.wait(0.1):
             pass
-        monkeypatch.setattr(worker_deaths, "HANG_FLOOR_SECONDS", 120.0)  # the next one may take its time to start
+        # The next trial may take longer to start.
+        monkeypatch.setattr(worker_deaths, "HANG_FLOOR_SECONDS", 120.0)
         seen["over"] = over.is_set()
 
     suggest = StudySearcher.suggest

@@ -16,9 +16,10 @@ import tune
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, carry_on_words, driver, signal_when, wait_until
 from tune.paper_tables.entries import Budget
+from tune.paper_tables.order import Order, declared_of_report
 from tune.paper_tables.price import cost
 from tune.paper_tables.rendering import COLUMNS
-from tune.paper_tables.reproduce import Order, declared_of_report, reproduce, trainings_of
+from tune.paper_tables.reproduce import reproduce, trainings_of
 from tune.store.home import Home
 
 Command = Callable[..., Done]

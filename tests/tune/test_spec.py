@@ -203,7 +203,8 @@ def test_options_win_over_the_file_and_the_environment_over_the_default(
 
 def test_a_request_resolves_without_torch_ray_mlflow_or_optuna_storage() -> None:
     script = (
-        "import sys; from tune.launch.request import *; from tune.store.home import Home; from tune.store.study_folder import *\n"
+        "import sys; from tune.launch.request import *; from tune.store.home import Home\n"
+        "from tune.store.study_folder import *\n"
         "resolve_request(SearchRequest(), Home('/tmp/never-made'))\n"
         "print([m for m in ('torch', 'ray', 'mlflow', 'pandas', 'sqlalchemy') if m in sys.modules])"
     )

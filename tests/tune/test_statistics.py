@@ -28,6 +28,28 @@ def test_the_interval_of_a_mean_is_students() -> None:
     assert Spread((10.0, 12.0)).interval is None  # too few to claim anything
 
 
+def test_the_interval_of_a_paired_difference_is_that_of_the_paired_test() -> None:
+    random = np.random.default_rng(2)
+    for n in (3, 5, 20):
+        one, other = random.normal(20, 3, n), random.normal(18, 3, n)
+        (found,) = compare_all({"one": dict(enumerate(one)), "other": dict(enumerate(other))})
+        expected = stats.ttest_rel(one, other).confidence_interval(0.95)
+        assert found.difference.interval == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("same", [0.0, 5.0, -5.0, 0.1])
+def test_identical_differences_have_an_interval_without_width_and_no_warning(same: float) -> None:
+    assert Spread((same,) * 4).interval == pytest.approx((same, same), abs=1e-12)
+    assert paired_p([same] * 4) == (0.0 if same else 1.0)
+
+
+def test_one_seed_has_neither_interval_nor_test() -> None:
+    (found,) = compare_all({"one": {1: 10.0}, "other": {1: 12.0}})
+    assert found.difference.values == (-2.0,) and found.difference.std is None
+    assert found.difference.interval is None and found.p is None and not found.told_apart
+
+
 def test_the_paired_test_is_scipys() -> None:
     random = np.random.default_rng(0)
     for n in (3, 5, 20):
@@ -88,7 +110,7 @@ def test_luck_is_what_fresh_seeds_do_worse() -> None:
 
 
 def document(errors: dict[str, list[float]], **more: object) -> dict[str, object]:
-    """A confirmation as `tune.confirm` writes it, from test errors alone."""
+    """A confirmation as `tune.confirmation.confirm` writes it, from test errors alone."""
     from tune.confirmation.confirm import _comparison
 
     by_seed = {who: dict(enumerate(values)) for who, values in errors.items()}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +20,9 @@ from tune.paper_tables.entries import (
     tuned_config,
     tuned_entry,
 )
+from tune.paper_tables.files import comma_separated
 from tune.paper_tables.paper import SETTINGS, cells_of, chosen, published
+from tune.paper_tables.rendering import COLUMNS, latex, markdown
 
 SMALL = Budget(
     network="wrn-10-1",
@@ -166,3 +171,71 @@ def test_a_searched_configuration_stands_for_a_column() -> None:
     longer = tuned_config(searched, "cifar10", Budget(epochs=300, places={"cifar10": "digits"}))
     assert longer.epochs == 300 and longer.warmup_epochs == 100
     assert searched["bn_momentum"] == 0.1 and longer.bn_momentum == 30 / 600
+
+
+# What a table is written as
+
+SPECIAL = r"a$b{c}d~e\f|g_h&i%j#k^l"
+
+
+def table(text: str) -> dict[str, Any]:
+    """A table of one cell, as `documents` makes it, with this text wherever a name may stand."""
+    spread = {"values": [50.0, 52.0], "mean": 51.0, "std": 2**0.5, "interval": None}
+    row = {
+        "cell": text,
+        "column": "cifar10@250",
+        "source": "exported",
+        "method": "vat",
+        "threshold": None,
+        "parameters": {"align": text, "xi": 10.0, "use_entmin": False},
+        "data": "digits",
+        "network": "wrn-10-1",
+        "epochs": 2,
+        "warmup_epochs": 0,
+        "steps": 4000,
+        "batch_size": 4,
+        "mu": 1,
+        "cut": ["4,000 of 33,600 steps"],
+        "rule": f"lowest val/error of study {text}",
+        "seeds": [1001, 1002],
+        "failed": 0,
+        "test_error": spread,
+        "val_error": spread,
+        "seconds": spread,
+        "report": 50.5,
+        "report_note": "",
+        "published": None,
+        "supervised": {"test_error": spread, "seconds": None, "rule": "untuned"},
+        "difference": None,
+    }
+    return {
+        "table": "table2",
+        "title": f"Test error of {text}",
+        "rows": [row],
+        "choices": [],
+        "fingerprint": {"processor": "one", "torch": "2", "ssl-tune": "0"},
+        "git_revision": "abc",
+        "made": "2026-01-01",
+    }
+
+
+def test_every_character_that_latex_would_read_as_a_command_is_escaped() -> None:
+    text = latex(table(SPECIAL))
+    escaped = r"a\$b\{c\}d\textasciitilde e\textbackslash f|g\_h\&i\%j\#k\textasciicircum l"  # a title, a cell, a note
+    assert text.count(escaped) == 4  # title, cell, setting and note
+    row = next(line for line in text.splitlines() if line.startswith(escaped))
+    assert re.split(r"(?<!\\)&", row)[2] == r" 51.00 $\pm$ 1.41 (n = 2)$^\dagger$ "
+    assert len(re.split(r"(?<!\\)&", row)) == len(COLUMNS)
+
+
+def test_a_bar_in_a_cell_of_markdown_ends_no_column() -> None:
+    lines = [line for line in markdown(table(SPECIAL)).splitlines() if line.startswith("|")]
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in lines] == [len(COLUMNS) + 2] * 3
+
+
+def test_the_csv_holds_whole_numbers_and_leaves_the_unknown_empty() -> None:
+    (row,) = csv.DictReader(comma_separated(table('x, "y"')).splitlines())
+    assert row["cell"] == 'x, "y"' and float(row["test_error_std"]) == 2**0.5
+    assert (row["steps"], row["n"], row["threshold"], row["published"]) == ("4000", "2", "", "")
+    assert (row["difference_mean"], row["supervised_seconds"], row["seconds"]) == ("", "", "51.0")
+    assert (row["seeds"], row["test_errors"]) == ("1001 1002", "50 52")

@@ -30,3 +30,16 @@ def test_a_shared_gpu_is_shared_in_memory_too(
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", caps.append)
     cap_gpu_memory(gpus)
     assert caps == ([] if capped is None else [pytest.approx(capped)])
+
+
+def test_a_worker_has_loaded_the_trainable_before_it_gets_a_trial(local_ray: None) -> None:
+    """A wrong name of the module to preload would cost every worker seconds, and nobody would be told."""
+    from tune.cluster.local_ray import ray
+
+    @ray.remote(runtime_env={"env_vars": {"SSL_TUNE_TEST": "1"}})  # a worker that no trial has used before
+    def loaded() -> bool:
+        import sys
+
+        return "tune.worker.trainable" in sys.modules
+
+    assert ray.get(loaded.remote())

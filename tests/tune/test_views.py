@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from tune.findings.study import load_study
 from tune.store.home import Home
 from tune.trials.study_trials import StudyTrials
 
+ROOT = Path(tune.__file__).parent.parent
 Command = Callable[..., Done]
 STATUS = {"study", "state", "method", "dataset", "labels", "trials", "best", "tracking", "cost"}
 BEST = {"trial", "val_error", "val_loss", "epoch", "params", "full_budget"}
@@ -201,3 +205,25 @@ def test_the_event_log_says_what_the_views_say(finished: Home) -> None:
         reports = log.execute("SELECT count(*) FROM events WHERE kind = 'metrics'").fetchone()[0]
     epochs = sum(r.epoch for r in load_study("shapes", home=finished.path).records())
     assert reports == epochs + 1  # and the study's summary
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status", "s"], ["status", "s", "--json"], ["trials", "s"]])
+def test_commands_that_only_look_load_no_library_that_they_do_not_use(
+    ready_home: Home, words: list[str]
+) -> None:
+    make_study(ready_home)
+    script = (
+        "import atexit, sys\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'pandas', 'scipy', 'jinja2', 'matplotlib'}\n"
+        "atexit.register(lambda: print('loaded', sorted(heavy & set(sys.modules))))\n"
+        "from tune.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        env={**os.environ, "SSL_TUNE_HOME": str(ready_home.path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "loaded []" and len(done.stdout.splitlines()) > 1

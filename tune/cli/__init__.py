@@ -28,7 +28,7 @@ for module in (training, study, jobs, read, export, report, tables, info):
 
 
 def main() -> None:
-    """Run the command; a problem that a user can mend is one message and an exit code."""
+    """Run the command. A problem that a user can solve gives one message and an exit code."""
     warnings.showwarning = _one_line
     try:
         app()
@@ -54,6 +54,6 @@ def _fail(message: str, code: Exit) -> None:
 
 
 def _one_line(message: object, category: type[Warning], *_: object, **__: object) -> None:
-    """Warnings for people: the sentence, without the line of code that gave it."""
+    """Print a warning as one sentence, without the line of code that caused it."""
     if category is UserWarning:
         print(f"ssl-tune: warning: {message}", file=sys.stderr)  # noqa: T201

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from search_spaces import dump_yaml
 from ssl_core.system.errors import ConfigError
+from tune.api import reading
 from tune.cli.options import HomeOption
 from tune.cli.show import console
 
@@ -23,7 +25,7 @@ def export_command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write [standard output]")
     ] = None,
-    trial: Annotated[str | None, typer.Option(help="A trial of your choice [the best]")] = None,
+    trial: Annotated[str | None, typer.Option(help="The trial to export [the best]")] = None,
     every: Annotated[
         Path | None, typer.Option("--all", metavar="DIR", help="One file for each study, in this folder")
     ] = None,
@@ -49,10 +51,7 @@ def export_command(
             raise ConfigError("--csv and --parquet write all trials: leave --output and --trial out.")
         _export_tables(name, csv, parquet, home)
         return
-    from search_spaces import dump_yaml
-    from tune.findings.exports import export
-
-    document = export(name, output, trial=trial, home=home)
+    document = reading.export(name, output, trial=trial, home=home)
     if output is None:
         print(dump_yaml(document), end="")  # noqa: T201
         return
@@ -61,7 +60,7 @@ def export_command(
 
 
 def _outcome(document: dict[str, Any]) -> str:
-    """What is known of an exported configuration, in a sentence without its full stop."""
+    """What is known of an exported configuration: a sentence without its full stop."""
     origin, confirmation = document["origin"], document.get("confirmation")
     error = document["expect"]["val_error"]
     what = f"trial {origin['trial']} of {origin['study']}, val/error {error:.2f} % in the search"
@@ -75,9 +74,7 @@ def _outcome(document: dict[str, Any]) -> str:
 
 
 def _export_all(folder: Path, home: str | None) -> None:
-    from tune.findings.exports import export_all
-
-    found = export_all(folder, home=home)
+    found = reading.export_all(folder, home=home)
     written = [path for path in found.values() if isinstance(path, Path)]
     for name, path in found.items():
         if not isinstance(path, Path):
@@ -89,12 +86,10 @@ def _export_all(folder: Path, home: str | None) -> None:
 
 
 def _export_tables(name: str, csv: Path | None, parquet: Path | None, home: str | None) -> None:
-    from tune.findings.exports import export_table
-
     for path, suffix in ((csv, ".csv"), (parquet, ".parquet")):
         if path is None:
             continue
         if path.suffix != suffix:
             raise ConfigError(f"--{suffix[1:]} {path}: name a file that ends in {suffix}.")
-        count = export_table(name, path, home=home)
+        count = reading.export_table(name, path, home=home)
         console().print(f"{path}: {count} trials of {name}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
-from tune.cli.options import AddressOption, DataRootOption, HomeOption, JsonOption, home_of
+from search_spaces import describe
+from tune.api import explaining
+from tune.cli.options import AddressOption, DataRootOption, HomeOption, JsonOption
 from tune.cli.show import console, print_json, print_table
 
 
@@ -20,65 +23,34 @@ def register(app: typer.Typer) -> None:
 
 def methods_command(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, one of your own")
+        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, your own")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The training methods, and their parameters with ranges, defaults and sources."""
-    from ssl_core.methods import get_method, method_names
-
-    documents: list[dict[str, Any]] = []
-    for found in [get_method(each) for each in ([method] if method else method_names())]:
-        name, fields = found.name, found.Config.model_fields
-        documents.append(
-            {
-                "method": name,
-                "summary": found.summary,
-                "parameters": [
-                    {"name": f"{name}.{key}", "default": field.default, "description": field.description}
-                    for key, field in fields.items()
-                ],
-            }
-        )
+    """List the training methods with their parameters, defaults and descriptions."""
+    found = explaining.methods(method)
     if as_json:
-        print_json(documents)
+        print_json([asdict(each) for each in found])
         return
-    for document in documents:
-        console().print(f"{document['method']}: {document['summary']}")
-        for parameter in document["parameters"]:
-            console().print(f"    {parameter['name']} [{parameter['default']}]: {parameter['description']}")
+    for each in found:
+        console().print(f"{each.method}: {each.summary}")
+        for parameter in each.parameters:
+            console().print(f"    {parameter.name} [{parameter.default}]: {parameter.description}")
 
 
 def spaces_command(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="One method's space; or file:PATH's")
+        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, your own")
     ] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="The wide variant")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="The wider variant of the space")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """The search spaces: what is searched, in which range, and why."""
-    from search_spaces import describe, load_space, space_names
-
-    names = [method] if method else space_names()
-    spaces = [load_space(name, "wide" if wide else None) for name in names]
+    """Show the search spaces: what is searched, in which range, and why."""
+    found = explaining.spaces(method, wide=wide)
     if as_json:
-        print_json(
-            [
-                {
-                    "method": s.method,
-                    "source": s.source,
-                    "digest": s.digest(),
-                    "baseline": dict(s.baseline),
-                    "parameters": [
-                        {"name": p.name, "range": describe(p.distribution), "role": p.role, "why": p.why}
-                        for p in s.parameters
-                    ],
-                }
-                for s in spaces
-            ]
-        )
+        print_json([explaining.describe_space(space) for space in found])
         return
-    for space in spaces:
+    for space in found:
         rows = [
             [p.name, describe(p.distribution), p.role, space.baseline[p.name], p.why]
             for p in space.parameters
@@ -92,13 +64,10 @@ def doctor_command(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What this machine has (with --address, a cluster), and what to do about what it lacks."""
-    from tune.cluster.doctor import examine, examine_cluster
-
-    place = home_of(home)
-    findings = examine(place, data_root) if address is None else examine_cluster(address, place)
+    """Check this machine (with --address a cluster): what it has, what it lacks, and how to get it."""
+    findings = explaining.doctor(address=address, data_root=data_root, home=home)
     if as_json:
-        print_json([f.__dict__ for f in findings])
+        print_json([asdict(f) for f in findings])
     else:
         print_table(
             ["", "what", "found", "remedy"], [[f.verdict, f.what, f.found, f.remedy] for f in findings]

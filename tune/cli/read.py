@@ -9,8 +9,12 @@ from typing import Annotated
 import typer
 
 from ssl_core.system.errors import ConfigError
+from tune.api import reading
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
 from tune.cli.show import console, print_json, print_study, print_table, print_trials, typed
+from tune.errors import Exit
+from tune.findings.ranking import trials_document
+from tune.findings.study import load_study
 
 
 def register(app: typer.Typer) -> None:
@@ -24,15 +28,12 @@ def register(app: typer.Typer) -> None:
 
 def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the studies of this home."""
-    from tune.findings.study import Study
-
-    place = home_of(home)
-    documents = [Study(place.study_folder(name)).status() for name in place.study_names()]
+    documents = reading.studies(home=home)
     if as_json:
         print_json(documents)
         return
     if not documents:
-        console().print(f"no study in {place.shown} yet. Start one with: ssl-tune search")
+        console().print(f"no study in {home_of(home).shown} yet. Start one with: ssl-tune search")
         return
     rows = [
         [
@@ -55,11 +56,10 @@ def cost(document: dict[str, float]) -> str:
 
 
 def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """How a study stands, also while it runs."""
-    from tune.findings.study import load_study
-
+    """Show the state of a study, also while it runs."""
     study = load_study(name, home=home)
-    document = study.status()
+    records = study.records()
+    document = study.status(records)
     if as_json:
         print_json(document)
         return
@@ -81,7 +81,7 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         console().print(
             f"MLflow refused {tracking['refused']} events for good; see which with: {typed('sync', name, home)}"
         )
-    print_study(study)
+    print_study(study, records)
     if document["state"] == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
 
@@ -92,10 +92,7 @@ def trials_command(
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on standard output")] = False,
 ) -> None:
-    """The trials of a study in order of creation."""
-    from tune.findings.ranking import trials_document
-    from tune.findings.study import load_study
-
+    """List the trials of a study in order of creation."""
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other: take one.")
     study = load_study(name, home=home)
@@ -104,8 +101,9 @@ def trials_command(
     elif as_csv:
         study.trials().to_csv(sys.stdout, index=False)
     else:
-        print_trials(study.records(), title=f"study {name}")
-        for record in study.records():
+        records = study.records()
+        print_trials(records, title=f"study {name}")
+        for record in records:
             if record.error:
                 console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")
 
@@ -141,26 +139,9 @@ def sync_command(
     ] = False,
     home: HomeOption = None,
 ) -> None:
-    """Deliver to MLflow what a study still owes."""
-    from tune.definition.inputs import parse_duration
-    from tune.delivery.sender import deliver
-    from tune.errors import Exit, ServiceError
-    from tune.findings.study import load_study
-    from tune.store.event_log import EventLog
-
-    folder = load_study(name, home=home).folder
-    seconds = parse_duration(timeout, "--timeout")
-    if retry_refused and folder.events_db.exists():
-        with EventLog(folder.events_db) as log:
-            log.mark_refused_undelivered()
-    if folder.remote is not None and folder.is_locked():
-        raise ServiceError(
-            f"the study {name!r} is being driven: its driver delivers what is owed.", Exit.IN_USE
-        )
-    with folder.settled():
-        pending = deliver(folder.path, seconds)
-    with EventLog(folder.events_db, read_only=True) as log:
-        dead, problem = log.dead(), log.get_meta("problem")
+    """Deliver to MLflow the events of a study that still wait."""
+    delivery = reading.sync(name, timeout=timeout, retry_refused=retry_refused, home=home)
+    pending, dead, problem = delivery.pending, delivery.refused, delivery.problem
     for letter in dead:
         console().print(f"refused for good: {letter.event.kind} of {letter.event.run}: {letter.reason}")
     if pending:

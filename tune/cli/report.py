@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from tune.api import reading
 from tune.cli.options import HomeOption, JsonOption, NameArgument
 from tune.cli.show import console, print_json, typed
+from tune.errors import Exit
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +28,8 @@ def report_command(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a study as one HTML page that opens without a network, and keep it with the study's run in MLflow."""
-    from tune.errors import Exit
-    from tune.page.report import report
-
-    document = report(name, output, home=home)
+    """Write a study as one HTML page that opens without a network, and attach it to the study's run in MLflow."""
+    document = reading.report(name, output, home=home)
     pending = document["pending"]
     if as_json:
         print_json(document)
@@ -54,7 +53,5 @@ def figures_command(
     home: HomeOption = None,
 ) -> None:
     """Draw a run: its validation error and losses, its pseudo-labels, and its method's own picture."""
-    from tune.figures.run import figures
-
-    for path in figures(name, output, trial=trial, home=home):
+    for path in reading.pictures(name, output, trial=trial, home=home):
         console().print(str(path))

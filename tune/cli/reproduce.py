@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ssl_core.system.errors import ConfigError
-from tune.cli.options import DataRootOption, EpochsOption, HomeOption, JsonOption, SetOption, home_of
+from tune.api import tables as api
+from tune.cli.options import DataRootOption, EpochsOption, HomeOption, JsonOption, SetOption
 from tune.cli.show import console, print_json, print_table
 
 
@@ -29,15 +29,14 @@ def reproduce_command(
     ] = None,
     network: Annotated[str | None, typer.Option("--network", help="wrn-DEPTH-WIDTH [wrn-28-2]")] = None,
     epochs: EpochsOption = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each cell")] = 3,
+    seeds: Annotated[int, typer.Option(help="Trainings of each cell")] = api.DEFAULT_SEEDS,
     settings: SetOption = None,
     configs: Annotated[
-        Path | None, typer.Option(help="Folder of `export --all`: these instead of the report's settings")
+        Path | None,
+        typer.Option(help="Folder of `export --all`: its configurations instead of the report's settings"),
     ] = None,
-    search: Annotated[
-        bool, typer.Option("--search", help="Tune each column first, and its baseline")
-    ] = False,
-    trials: Annotated[int, typer.Option(help="Configurations of such a search")] = 16,
+    search: Annotated[bool, typer.Option("--search", help="Tune each column and its baseline first")] = False,
+    trials: Annotated[int, typer.Option(help="Configurations of such a search")] = api.DEFAULT_TRIALS,
     concurrent: Annotated[int | None, typer.Option(help="Runs side by side [what the machine holds]")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost; trains nothing")
@@ -49,42 +48,28 @@ def reproduce_command(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the report's tables again: Markdown, LaTeX, CSV and PNG, beside the report's and published values."""
-    from tune.paper_tables.entries import Budget, parse_places
-    from tune.paper_tables.rendering import write_all
-    from tune.paper_tables.reproduce import Order, reproduce
-    from tune.signals import resumable
+    """Make the report's tables again (Markdown, LaTeX, CSV, PNG), beside its own and published values.
 
-    if search and configs is not None:
-        raise ConfigError("--search and --configs exclude each other: take one.")
-    place = home_of(home).folder_for("reproduce")
-    order = Order(
-        tables=tuple(dict.fromkeys(tables)),
-        cells=tuple(cell or ()),
-        budget=Budget(
-            network=network,
-            epochs=epochs,
-            settings=tuple(settings or ()),
-            places=parse_places(data or ()),
-            data_root=data_root,
-        ),
-        seeds=seeds,
-        configs=configs,
-        search=trials if search else None,
-        concurrent=concurrent,
-    )
+    The report is named in docs/report.md.
+    """
+    order: dict[str, Any] = {
+        "cells": cell or (),
+        "data": data or (),
+        "network": network,
+        "epochs": epochs,
+        "seeds": seeds,
+        "settings": settings or (),
+        "configs": configs,
+        "search": search,
+        "trials": trials,
+        "concurrent": concurrent,
+        "data_root": data_root,
+    }
     if dry_run:
-        _print_cost(order, as_json)
+        _print_cost(api.price(*tables, **order), as_json)
         return
-    folder = output or place.path / "tables"
-
-    def write(documents: dict[str, Any]) -> None:
-        for document in documents.values():
-            for path in write_all(document, folder):
-                _say(f"wrote {path}")
-
-    with resumable(shlex.join(["ssl-tune", *sys.argv[1:]])):
-        documents = reproduce(order, place, _say, write)
+    words = shlex.join(["ssl-tune", *sys.argv[1:]])
+    documents = api.reproduce(*tables, output=output, home=home, say=_say, carry_on=words, **order)
     if as_json:
         print_json(documents)
         return
@@ -97,7 +82,7 @@ def _say(message: str) -> None:
 
 
 def _print_document(document: dict[str, Any]) -> None:
-    from tune.paper_tables.rendering import COLUMNS, cells, notes
+    from tune.paper_tables.rendering import COLUMNS, cells, notes  # loads pandas
 
     shown = [c for c in COLUMNS if c != "setting"]
     rows = [
@@ -109,10 +94,7 @@ def _print_document(document: dict[str, Any]) -> None:
         console().print(f"- {note}")
 
 
-def _print_cost(order: Any, as_json: bool) -> None:
-    from tune.paper_tables.price import cost
-
-    document = cost(order)
+def _print_cost(document: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(document)
         return

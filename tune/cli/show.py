@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from tune.findings.ranking import best_record, near_ties, resolution
-from tune.findings.words import parameters
+from tune.findings.ranking import best_record, near_ties, ranked, resolution
+from tune.findings.words import certainty, parameters
 
 if TYPE_CHECKING:
     from tune.findings.study import Study
@@ -22,7 +22,7 @@ WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
 
 def console() -> Console:
-    """Standard output, wide where it is a file or a pipe; brackets in values are text, not markup.
+    """Standard output, wide if it is a file or a pipe; brackets in values are text, not markup.
 
     Sentences are not broken into lines: a command that is printed can be copied whole.
     """
@@ -31,7 +31,7 @@ def console() -> Console:
 
 
 def typed(verb: str, name: str | None, home: str | None) -> str:
-    """A command as it is to be typed, with the same home."""
+    """A command as the user would type it, with the same home."""
     words = ["ssl-tune", verb, *([name] if name else []), *(["--home", str(home)] if home else [])]
     return shlex.join(words)
 
@@ -50,7 +50,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table; numbers to the right."""
+    """Print a table; numbers are aligned to the right."""
     listed = [list(row) for row in rows]
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(columns):
@@ -67,17 +67,17 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_study(study: Study, top: int = 10) -> None:
-    """A study's outcome: the ten best trials, and how much the best one's lead means."""
-    records = study.records()
-    done = [r for r in records if r.val_error is not None and r.state in ("completed", "stopped_early")]
-    # Errors at different depths cannot be compared: full budget first, then the deeper ones.
-    ranked = sorted(
-        done, key=lambda r: (r.state != "completed", -r.epoch, r.val_error or 0.0, r.val_loss or 0.0)
-    )
-    print_trials(
-        ranked[:top], title=f"study {study.name}: best {min(top, len(ranked))} of {len(records)} trials"
-    )
+def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top: int = 10) -> None:
+    """A study's outcome: the ten best trials, and how much the best one's lead means.
+
+    Args:
+        study: the study.
+        records: its trials, where they have been read already.
+        top: how many trials to show.
+    """
+    records = study.records() if records is None else records
+    shown = ranked(records)[:top]
+    print_trials(shown, title=f"study {study.name}: best {len(shown)} of {len(records)} trials")
     best, full = best_record(records)
     if best is None or best.val_error is None:
         return
@@ -88,15 +88,11 @@ def print_study(study: Study, top: int = 10) -> None:
     out.print(f"best: trial {best.trial}, val/error {best.val_error:.2f} % ± {spread:.2f}{where}")
     ties = near_ties(records, best, valid)
     if ties:
-        others = ", ".join(r.trial for r in ties[:8]) + (", ..." if len(ties) > 8 else "")
-        out.print(
-            f"{valid} validation images resolve about {spread:.1f} points: trial {best.trial} leads by val/loss "
-            f"or by less than that; not told from trials {others}."
-        )
+        out.print(certainty(valid, spread, best.trial, [r.trial for r in ties]))
 
 
 def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:
-    """Trials as a table."""
+    """Print trials as a table."""
     names = list(records[0].params) if records else []
     rows = [
         [
@@ -115,7 +111,7 @@ def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> No
 
 
 def print_confirmation(document: dict[str, Any]) -> None:
-    """Configurations and the baseline on fresh seeds, side by side."""
+    """Print configurations and the baseline on fresh seeds, side by side."""
     from tune.findings.confirmation import title
 
     rows = [

@@ -1,8 +1,8 @@
 """An existing Ray cluster: getting in, what its machines have, and what must be the same on all of them.
 
-A study's driver runs on a machine of the cluster (`ray start` was run there); from elsewhere, `tune.cluster.jobs` sends it
-there. Everything that would make trials fail later is looked for before the first one starts: a machine that sees
-other folders, or has other versions than the driver.
+A study's driver runs on a machine of the cluster (`ray start` was run there); from elsewhere, `tune.cluster.jobs`
+sends it there. Everything that would make trials fail later is looked for before the first one starts: a machine that
+sees other folders, or has other versions than the driver.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Points that a person names: `--points FILE`, a YAML list; each is tried as it is, what it leaves out the sampler fills in."""
+"""Points that a person names: `--points FILE`, a YAML list of configurations to try.
+
+Each is tried as it is; the sampler chooses the parameters that it leaves out.
+"""
 
 from __future__ import annotations
 

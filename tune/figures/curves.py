@@ -1,6 +1,6 @@
-"""What a run did over its epochs: learning curves, and the health of its pseudo-labels class by class.
+"""Figures of a run over its epochs: learning curves, and number and accuracy of its pseudo-labels by class.
 
-All errors and accuracies over training are those of the validation images, and say so: the test set has no curve.
+All errors and accuracies are those of the validation images, and say so; there is no curve of the test set.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LINES = (
     ("train/loss_attention", "its attention part, unweighted", PURPLE, ":"),
     ("train/loss_entropy", "its entropy part", VERMILLION, ":"),
 )
-FEW_EPOCHS = 40  # up to here each epoch is marked
+FEW_EPOCHS = 40  # a curve of at most this many epochs has a mark at each
 
 
 class Reported(Protocol):
@@ -49,12 +49,12 @@ class Reported(Protocol):
 
 
 def learning_curves(reports: Sequence[Reported], *, title: str = "", warmup: int = 0) -> Drawing:
-    """Validation error (and accuracy) and the losses over epochs, as in the report's figures 1 to 4.
+    """Validation error (and accuracy) and the losses over epochs, as in the published report's figures 1 to 4.
 
     Args:
         reports: one for each epoch.
-        title: of the whole figure.
-        warmup: epochs of the warm-up, which are shaded.
+        title: title of the whole figure.
+        warmup: number of warm-up epochs, which are shaded.
     """
     figure = drawing(12.5, 4.2, title)
     errors, losses = figure.subplots(1, 2)
@@ -82,8 +82,8 @@ def pseudo_label_health(
     Args:
         reports: one for each epoch.
         classes: names in the order of the labels; numbers where there are none.
-        title: of the whole figure.
-        warmup: epochs of the warm-up, which are shaded.
+        title: title of the whole figure.
+        warmup: number of warm-up epochs, which are shaded.
     """
     with_labels = [r for r in reports if r.classes]
     if not with_labels:

@@ -1,7 +1,7 @@
-"""Draw figures of a study's event log: `python -m tune.figures.draw STUDY_FOLDER OUT EVENT_ID...`.
+"""Draw figures for events of a study's log: `python -m tune.figures.draw STUDY_FOLDER OUT EVENT_ID...`.
 
-The process that `tune.delivery.drawing` starts. For each event it leaves OUT/ID.png, or OUT/ID.none where there is nothing
-to draw, or OUT/ID.error with the reason.
+`tune.delivery.drawing` starts this process. For each event it writes OUT/ID.png, or OUT/ID.none if there is nothing
+to draw, or OUT/ID.error with the reason. What loads Optuna is imported only for the figures that need it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tune.figures.style import Drawing, save
 from tune.store.event_log import FILE_NAME, Event, EventLog
 
 NICE = 19
-"""Training goes first where processors are scarce: Ray's workers are at 15."""
+"""Process priority: lower than that of Ray's workers (15), so that drawing does not slow training down."""
 
 
 class Study:
-    """What figures of a study are drawn from; read when it is needed.
+    """The data that figures of a study are drawn from; each is read when it is first needed.
 
     Args:
         folder: the study's folder.
@@ -48,16 +48,16 @@ class Study:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; none where the data are no longer there."""
+        """Names of the classes; empty if the data can no longer be read."""
         from tune.figures.run import class_names
 
         try:
             return class_names(self.spec.config["dataset"])
-        except (ConfigError, OSError):  # the study's own file is gone
+        except (ConfigError, OSError):  # the study's own file cannot be read
             return ()
 
     def title(self, run: str) -> str:
-        """What a run's figures are called."""
+        """The title of a run's figures."""
         start = self.log.find(f"{run}:start")
         if start is None:
             return run
@@ -68,7 +68,7 @@ class Study:
 
 
 def figure_of(study: Study, event: Event) -> Drawing | None:
-    """The figure of an event; None where there is nothing to draw."""
+    """The figure of an event; None if there is nothing to draw."""
     name, title = str(event.payload["figure"]), study.title(event.run)
     if "/" not in event.run:
         return _of_study(study, name, title)
@@ -85,7 +85,7 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
     if name == "pseudo_labels":
         return pseudo_label_health(reports, classes=study.classes, title=title, warmup=warmup)
     if name == "learning_curves":
-        # One epoch is a point, which the run's metrics tell as well; many trials of a study are stopped there.
+        # A curve of one epoch is a point, and many trials are stopped after one: the run's metrics say as much.
         return learning_curves(reports, title=title, warmup=warmup) if len(reports) > 1 else None
     raise ValueError(f"no figure is called {name!r}")
 
@@ -113,7 +113,7 @@ def _of_study(study: Study, name: str, title: str) -> Drawing | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The process: see the head of this file."""
+    """Draw the figures; see the docstring of this module."""
     folder, out = Path(arguments[0]), Path(arguments[1])
     os.nice(NICE)
     with EventLog(folder / FILE_NAME, read_only=True) as log:
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
         for id in map(int, arguments[2:]):
             try:
                 figure = figure_of(study, log.by_id(id))
-            except Exception:  # whatever it is, it is told, and the other figures are drawn
+            except Exception:  # any error is written down, and the other figures are still drawn
                 (out / f"{id}.error").write_text(traceback.format_exc())
             else:
                 if figure is None:

@@ -1,4 +1,4 @@
-"""A method's own picture drawn: rows are what it shows, columns are images."""
+"""A method's own picture as a figure: a row for each kind of panel, a column for each image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MAP_COLOURS = "viridis"
 
 
 def gallery(picture: Picture, *, title: str = "") -> Drawing:
-    """VAT's original, perturbation and perturbed images (the report's figure 5), attention maps over views.
+    """VAT's original, perturbation and perturbed images (the published report's figure 5), or attention maps.
 
-    Perturbations are drawn around grey, all of a picture on one scale, which the row's title names; attention is
-    drawn over its view in grey, which is left bare where the views are not compared.
+    Perturbations are drawn around grey, all on one scale, which the row's title names. Attention is drawn over its
+    view in grey; nothing is drawn over parts where the views are not compared.
 
     Args:
         picture: see `ssl_core.pictures.panels`.
-        title: of the whole figure.
+        title: title of the whole figure.
     """
     rows, columns = len(picture.panels), len(picture.truth)
     figure = drawing(1.45 * columns + 1.2, 1.75 * rows + 0.9, title)
@@ -50,7 +50,7 @@ def gallery(picture: Picture, *, title: str = "") -> Drawing:
 
 
 def _shower(panel: Panel) -> tuple[str, Any]:
-    """What a row is called, and what draws an entry of it."""
+    """The title of a row, and the function that draws one of its images."""
     if panel.kind == "difference":
         largest = float(np.abs(panel.values).max()) or 1.0
         around_grey = 0.5 + panel.values / (2 * largest)
@@ -74,7 +74,7 @@ def _shower(panel: Panel) -> tuple[str, Any]:
                 cmap=MAP_COLOURS,
                 vmin=0,
                 vmax=highest,
-                # Little attention leaves the image to be seen; where nothing is compared there is none.
+                # Where there is little attention, or none is compared, the image beneath shows through.
                 alpha=np.nan_to_num(0.1 + 0.7 * panel.values[column] / highest),
                 extent=extent,
                 interpolation="nearest",

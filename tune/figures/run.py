@@ -1,6 +1,6 @@
-"""The figures of one run, a trial of a study or the folder of a training: the report's figures 1 to 5.
+"""The figures of one run, which is a trial of a study or the folder of a training.
 
-Curves over training are those of validation images, and say so; the images are validation images, too.
+They are the published report's figures 1 to 5. Curves and pictures are those of validation images, and say so.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FOLDER = "figures"
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What the figures of a run are drawn from.
+    """The data that the figures of a run are drawn from.
 
     Attributes:
-        title: of each figure; none where it is empty.
-        reports: of its epochs.
-        warmup: epochs of its warm-up.
-        folder: where its method's picture is, if it made one.
-        classes: their names; none where the data are no longer there.
+        title: the title of each figure; "": no title.
+        reports: the reports of its epochs, in order.
+        warmup: number of warm-up epochs.
+        folder: the folder of the method's picture, if it made one.
+        classes: names of the classes; empty if the data can no longer be read.
     """
 
     title: str
@@ -47,11 +47,11 @@ class RunFigures:
         return learning_curves(self.reports, title=self.title, warmup=self.warmup)
 
     def pseudo_labels(self) -> Drawing | None:
-        """The health of its pseudo-labels, class by class; None where it made none."""
+        """Number and accuracy of its pseudo-labels by class; None if it made none."""
         return pseudo_label_health(self.reports, classes=self.classes, title=self.title, warmup=self.warmup)
 
     def picture(self) -> Drawing | None:
-        """The method's own picture, such as VAT's perturbed images: figure 5; None where it made none."""
+        """The method's own picture, such as VAT's perturbed images: figure 5; None if it made none."""
         path = self.folder / PICTURE_FILE
         return gallery(load(path), title=self.title) if path.exists() else None
 
@@ -62,17 +62,18 @@ def figures(
     """Draw the figures of a run.
 
     Args:
-        name: a study, or the folder of a training; of two of one name the study.
-        output: the folder of the figures; None: ``figures`` in the trial's folder or in that of the training.
+        name: a study, or the folder of a training; the study if both have this name.
+        output: the folder of the figures; None: ``figures/trial-N`` in the study's folder, or ``figures`` in the
+            training's folder.
         trial: a trial of the study; None: its best.
         home: the home folder.
 
     Returns:
-        The files: learning_curves.png, and pseudo_labels.png and picture.png where there is something to draw.
+        The files: learning_curves.png, and pseudo_labels.png and picture.png if there is something to draw.
 
     Raises:
-        ConfigError: neither a study nor a training, no such trial, nothing trained yet, or a folder that cannot
-            be written.
+        ConfigError: `name` is neither a study nor a training, there is no such trial, no epoch is finished yet, or
+            the folder cannot be written.
     """
     run, default = _run(name, trial, home)
     if not run.reports:
@@ -97,7 +98,7 @@ def figures(
 
 
 def _run(name: str | Path, trial: str | None, home: Path | str | None) -> tuple[RunFigures, Path]:
-    """A run by the name of its study or of its folder, and where its figures go."""
+    """The run that is named by its study or its folder, and the default folder of its figures."""
     from ssl_core.training.result import CONFIG_FILE
     from tune.findings.study import Study
     from tune.store.home import Home
@@ -144,7 +145,7 @@ def _trial(study: Study, trial: str | None) -> TrialRecord:
 
 
 def run_of_trial(study: Study, record: TrialRecord, *, titled: bool = False) -> RunFigures:
-    """A trial's figures; with a title of their own where they leave the study's page."""
+    """The figures of a trial; `titled` gives each a title, which it needs outside of the study's page."""
     from tune.store.event_log import EventLog
 
     config = study.spec.config
@@ -161,7 +162,12 @@ def run_of_trial(study: Study, record: TrialRecord, *, titled: bool = False) -> 
 
 
 def run_of_folder(folder: Path) -> RunFigures:
-    """The figures of a training's folder, as far as its newest checkpoint goes."""
+    """The figures of a training, up to its newest checkpoint.
+
+    Raises:
+        ConfigError: no epoch is finished yet.
+    """
+    # these load torch
     from ssl_core.training import checkpoint
     from ssl_core.training.loop import Report
     from ssl_core.training.result import CHECKPOINTS
@@ -182,7 +188,7 @@ def run_of_folder(folder: Path) -> RunFigures:
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """Names of a data set's classes; none where the data are no longer there."""
+    """Names of a data set's classes; empty if the data can no longer be read."""
     from ssl_core.data.datasets import describe
 
     try:

@@ -1,4 +1,4 @@
-"""What a study found, drawn from its trials: history, importance, slices, learning curves."""
+"""Figures of a study, drawn from its trials: history, importance, slices, learning curves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def optimisation_history(records: Sequence[TrialRecord], *, title: str = "") -> 
 
     Args:
         records: the trials.
-        title: of the whole figure.
+        title: title of the whole figure.
     """
     shown = [r for r in records if r.val_error is not None and r.state in MARKS]
     if not shown:
@@ -67,7 +67,7 @@ def parameter_importances(importances: Mapping[str, float], *, title: str = "") 
 
     Args:
         importances: shares by parameter, as `tune.findings.summary.importances` gives them.
-        title: of the whole figure.
+        title: title of the whole figure.
     """
     if not importances:
         return None
@@ -88,7 +88,7 @@ def slices(records: Sequence[TrialRecord], *, log: Sequence[str] = (), title: st
     Args:
         records: the trials.
         log: parameters that are searched on a logarithmic scale.
-        title: of the whole figure.
+        title: title of the whole figure.
     """
     shown = [r for r in records if r.val_error is not None and r.state in MARKS and r.params]
     if not shown:
@@ -134,12 +134,12 @@ def _slice(axes: Axes, records: Sequence[TrialRecord], name: str, log: bool) -> 
 def study_curves(
     records: Sequence[TrialRecord], reports: Mapping[str, Sequence[Reported]], *, title: str = ""
 ) -> Drawing | None:
-    """Validation error of the trials over their epochs: the best one, those at full budget, those stopped.
+    """Validation error of the trials over their epochs: the best trial, those at full budget, those stopped.
 
     Args:
         records: the trials.
-        reports: of each, by its name.
-        title: of the whole figure.
+        reports: the reports of each trial, by its name.
+        title: title of the whole figure.
     """
     best, _ = best_record(records)
     drawn = [r for r in records if reports.get(r.trial)]
@@ -148,11 +148,11 @@ def study_curves(
     figure = drawing(9, 4.4, title)
     axes = figure.subplots()
     labelled = set()
-    # The deepest are drawn where there are too many to be told apart.
+    # Too many curves cannot be told apart: those with the most epochs are drawn.
     for record in sorted(drawn, key=lambda r: -r.epoch)[:MOST_CURVES]:
         if best is not None and record.trial == best.trial:
             continue
-        label, colour, mark = MARKS.get(record.state, ("under way", GREY, ""))
+        label, colour, mark = MARKS.get(record.state, ("running", GREY, ""))
         label = label.partition(",")[0]
         axes.plot(
             [p.epoch for p in reports[record.trial]],
@@ -169,7 +169,7 @@ def study_curves(
         curve = reports[best.trial]
         epochs, errors = [p.epoch for p in curve], [p.metrics["val/error"] for p in curve]
         axes.plot(epochs, errors, color=BLACK, lw=2.2, label=f"best: trial {best.trial}", zorder=4)
-    count = f"{MOST_CURVES} deepest of {len(drawn)} trials" if len(drawn) > MOST_CURVES else "all trials"
+    count = f"{MOST_CURVES} longest of {len(drawn)} trials" if len(drawn) > MOST_CURVES else "all trials"
     dress(axes, title=f"Learning curves ({count})", x="epoch", y=f"{ERROR} (EMA model)")
     axes.set_ylim(bottom=0)
     whole_numbers(axes.xaxis)

@@ -1,7 +1,7 @@
-"""How figures look: colours that colour-blind readers can tell apart, readable type, no global state.
+"""The style of all figures: colours that colour-blind readers can tell apart, readable type, no global state.
 
-Figures are made with matplotlib's object-oriented interface alone: nothing here touches pyplot, so they can be
-drawn in any thread and process, and a notebook's own settings stay as they are.
+Figures are made with matplotlib's object-oriented interface. Nothing here uses pyplot, so figures can be drawn in
+any thread and process, and the settings of a notebook stay as they are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
     "#000000",
 )
 GREY, LIGHT = "#777777", "#EEEEEE"
-# Paul Tol's "muted" scheme: as many colours as lines are drawn for classes.
+# Paul Tol's "muted" scheme: one colour for each class that is drawn.
 CLASSES = (
     "#332288",
     "#88CCEE",
@@ -43,14 +43,14 @@ DPI = 110
 
 
 class Drawing(Figure):
-    """A matplotlib figure that notebooks show by themselves."""
+    """A matplotlib figure that a notebook displays."""
 
     def _repr_png_(self) -> bytes:
         return png(self)
 
 
 def drawing(width: float, height: float, title: str | None = None) -> Drawing:
-    """An empty figure, in inches."""
+    """An empty figure; width and height in inches."""
     figure = Drawing(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -59,7 +59,7 @@ def drawing(width: float, height: float, title: str | None = None) -> Drawing:
 
 
 def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
-    """Title, labels with units, a quiet grid and no box."""
+    """Set the title and the labels, with a light grid and no box."""
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel(x, fontsize=10)
     axes.set_ylabel(y, fontsize=10)
@@ -71,7 +71,7 @@ def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
 
 
 def whole_numbers(axis: Any) -> None:
-    """Ticks at whole numbers: epochs, trials."""
+    """Put the ticks at whole numbers, for epochs and trials."""
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -83,7 +83,7 @@ def png(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, under a temporary name first."""
+    """Write a figure as PNG. It is written under another name first, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_bytes(png(figure))

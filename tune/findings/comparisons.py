@@ -1,20 +1,21 @@
-"""What a handful of seeds can tell: spreads, intervals, and comparisons that claim no more than they carry.
+"""Statistics over a few training seeds: spreads, confidence intervals and paired comparisons.
 
-Errors are percent of images misclassified, one value a seed; two configurations are compared on the same
-seeds, so differences are paired. All functions are pure.
+Errors are percent of images misclassified, one value per seed. Two configurations are compared on the same
+seeds, so the differences are paired. All functions are pure. SciPy computes the intervals and the tests; it is
+imported at first use, because loading it takes a large part of a second.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ENOUGH_SEEDS = 3
-"""Below this many, a spread is printed and nothing is claimed."""
+"""With fewer seeds a spread is printed, but there is no interval and no test."""
 LEVEL = 0.05
-"""Of the tests, all comparisons of a confirmation together; intervals hold 95 % each."""
+"""Family-wise level of all comparisons of a confirmation. Each interval on its own has 95 % coverage."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,13 @@ class Spread:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean (Student's t); None below `ENOUGH_SEEDS`."""
-        n = len(self.values)
-        if n < ENOUGH_SEEDS:
-            return None
-        from scipy.stats import t
+        """The 95 % confidence interval of the mean (Student's t); None below `ENOUGH_SEEDS`.
 
-        assert self.std is not None
-        half = float(t.ppf(0.975, n - 1)) * self.std / math.sqrt(n)
-        return self.mean - half, self.mean + half
+        For differences that are paired over seeds, this is the interval of the paired t-test.
+        """
+        if len(self.values) < ENOUGH_SEEDS:
+            return None
+        return _t_test(self.values)[1]
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
@@ -49,13 +48,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two configurations on the same seeds.
+    """Two configurations, compared on the same seeds.
 
     Attributes:
         one, other: their names.
-        difference: of the errors, one minus other, seed by seed.
-        p: of the paired t-test, two-sided; None below `ENOUGH_SEEDS`.
-        adjusted: the same after Holm's correction for all comparisons made together.
+        difference: error of `one` minus error of `other`, seed by seed.
+        p: two-sided p-value of the paired t-test; None below `ENOUGH_SEEDS`.
+        adjusted: `p` after Holm's correction for all comparisons that were made together.
     """
 
     one: str
@@ -66,28 +65,43 @@ class Comparison:
 
     @property
     def told_apart(self) -> bool:
-        """Whether they differ by more than chance explains, the number of comparisons allowed for."""
+        """Whether the difference is significant after Holm's correction."""
         return self.adjusted is not None and self.adjusted < LEVEL
+
+
+def _t_test(differences: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """P-value and confidence interval of the mean of paired differences.
+
+    SciPy's `ttest_rel(a, b)` is `ttest_1samp(a - b, 0)`; only the differences are known here.
+    """
+    from scipy.stats import ttest_1samp
+
+    with warnings.catch_warnings():
+        # Identical differences make SciPy warn of lost precision; their interval has no width, as it should.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = ttest_1samp(differences, 0.0)
+        low, high = found.confidence_interval(1 - LEVEL)
+    return float(found.pvalue), (float(low), float(high))
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
     """The two-sided p-value of a paired t-test; None below `ENOUGH_SEEDS` values.
 
-    Without any spread it is 0, or 1 where all differences are 0.
+    The t-test is not defined for identical differences. Here the p-value is then 0, or 1 where all are 0.
     """
-    n = len(differences)
-    if n < ENOUGH_SEEDS:
+    if len(differences) < ENOUGH_SEEDS:
         return None
-    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
-    if deviation <= 1e-12 * abs(mean):
+    mean = statistics.fmean(differences)
+    if statistics.stdev(differences) <= 1e-12 * abs(mean):
         return 0.0 if mean else 1.0
-    from scipy.stats import t
-
-    return 2 * float(t.sf(abs(mean) / (deviation / math.sqrt(n)), n - 1))
+    return _t_test(differences)[0]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted by Holm's step-down method, in the given order (Holm 1979)."""
+    """P-values adjusted by Holm's step-down method, in the given order (Holm 1979).
+
+    SciPy corrects for the false discovery rate only; the family-wise correction is written out here.
+    """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(order):
@@ -97,10 +111,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_all(errors: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
-    """Every pair of configurations, paired over the seeds that both have, corrected for all pairs together.
+    """Compare every pair of configurations on the seeds that both have, with Holm's correction over all pairs.
 
     Args:
-        errors: of each configuration, by seed.
+        errors: of each configuration its errors in percent, by seed.
+
+    Returns:
+        One comparison for each pair that shares a seed, in the order of `errors`.
     """
     names = list(errors)
     pairs = [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
@@ -121,9 +138,9 @@ def compare_all(errors: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
 
 
 def selection_luck(at_selection: float, fresh: Sequence[float]) -> float:
-    """How much better a configuration scored when it was selected than it does on fresh training seeds.
+    """Selection bias in points: mean error on fresh training seeds minus the error at selection.
 
-    Both are errors on the same validation images. The best of many trials is the best of many draws as well;
-    this is what its draw was worth, in points, positive where it flattered.
+    Both errors are measured on the same validation images. The best of many trials was selected partly by
+    chance, so its error at selection is too low on average; a positive value is the size of that effect.
     """
     return statistics.fmean(fresh) - at_selection

@@ -1,4 +1,5 @@
-"""The best configuration of a study as a YAML file that ``ssl-tune train --config`` runs as it is."""
+"""Export the best configuration of a study as a YAML file for ``ssl-tune train --config``, or all its trials as
+a table; read such a YAML file."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
+from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import read_text
 from tune.findings.confirmation import confirmed
@@ -31,20 +33,23 @@ def export(
     trial: str | None = None,
     home: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Write a study's best configuration as YAML; returns what was written, as plain data.
+    """Write a study's best configuration as YAML.
 
-    It is the winner of the study's confirmation; where it was not confirmed, the best of its search, and the
-    document says so. A method of the user's own is written beside it, as ``<output's stem>.<method>.py``; without
-    an output its `method` refers to the copy in the study's folder.
+    The best configuration is the winner of the study's confirmation; without a confirmation it is the best of the
+    search, and the document says so. If the method is the user's own file, a copy is written beside the YAML file
+    as ``<output's stem>.<method>.py``. Without an output, `method` names the copy in the study's folder.
 
     Args:
         name: the study.
         output: the file; None: write nothing.
-        trial: a trial of one's choice instead of the best.
+        trial: the trial to export instead of the best.
         home: the home folder.
 
+    Returns:
+        The document that was written, as plain data.
+
     Raises:
-        ConfigError: no such study or trial, or none that has a result.
+        ConfigError: there is no such study or trial, it has no result, or the file cannot be written.
     """
     study = load_study(name, home=home)
     document = exported(study, trial)
@@ -72,11 +77,11 @@ def export_all(folder: Path | str, *, home: Path | str | None = None) -> dict[st
     """Write the best configuration of every study that has one to ``FOLDER/<study>.yaml``.
 
     Args:
-        folder: made where it does not exist.
+        folder: created if it does not exist.
         home: the home folder.
 
     Returns:
-        Of each study its file, or in words why there is none.
+        By the name of each study, the file, or a sentence that says why there is none.
 
     Raises:
         ConfigError: there is no study, or the folder cannot be made.
@@ -102,9 +107,9 @@ def export_all(folder: Path | str, *, home: Path | str | None = None) -> dict[st
 
 
 def trials_table(study: Study) -> pd.DataFrame:
-    """All trials of a study, one row each, with what tells the study from others: a tidy table.
+    """All trials of a study in one table, a row per trial.
 
-    Columns: study, method, dataset, labels, network, then those of `Study.trials`.
+    Columns: study, method, dataset, labels and network, which are the same in all rows, then those of `Study.trials`.
     """
     config = study.spec.config
     table = study.trials()
@@ -121,15 +126,18 @@ def trials_table(study: Study) -> pd.DataFrame:
 
 
 def export_table(name: str, path: Path | str, *, home: Path | str | None = None) -> int:
-    """Write all trials of a study as ``.csv`` or ``.parquet``; returns how many.
+    """Write all trials of a study as a CSV or Parquet file.
 
     Args:
         name: the study.
-        path: the file; its ending says which.
+        path: the file; its ending, ``.csv`` or ``.parquet``, decides the format.
         home: the home folder.
 
+    Returns:
+        The number of trials written.
+
     Raises:
-        ConfigError: no such study, another ending, or a file that cannot be written.
+        ConfigError: there is no such study, the ending is another one, or the file cannot be written.
     """
     path = Path(path).expanduser()
     table = trials_table(load_study(name, home=home))
@@ -149,19 +157,20 @@ def export_table(name: str, path: Path | str, *, home: Path | str | None = None)
 
 HEADER = """\
 # Written by `ssl-tune export {name}`. Run it with: ssl-tune train --config FILE
-# `config` holds all that the bits of the run depend on, `expect` what came out of it where it was made;
-# `origin` says where that was, and changes nothing. A `method` of the form file:NAME lies beside this file.
+# `config` holds everything that the result depends on. `expect` holds the result of the run that was exported,
+# and `origin` says where that run was made; it changes nothing. A `method` of the form file:NAME is a file beside
+# this one.
 """
 
 
 def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
-    """What `export` writes of a study."""
+    """The document that `export` writes for a study."""
     confirmation = confirmed(study.folder)
     record, full = _chosen(study, trial, confirmation)
     row = _confirmed_row(confirmation, record.trial)
     config = study.spec.trial_config(record.values)
     if record.epoch < (config.epochs or 0):
-        # A shorter budget would change the schedule: the run keeps its own and stops where the trial did.
+        # Fewer epochs would change the schedule: the run keeps its schedule and stops where the trial did.
         config = config.model_copy(update={"stop_after_epoch": record.epoch})
     plain = config.document()
     if config.method_digest is not None:
@@ -188,9 +197,7 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
 
 
 def _classes(config: RunConfig) -> int | None:
-    """How many classes the data have; None where they cannot be read any more."""
-    from ssl_core.data.datasets import describe
-
+    """The number of classes; None if the data can no longer be read."""
     try:
         return describe(config.dataset, image_size=config.data.image_size).num_classes
     except ConfigError:
@@ -203,7 +210,7 @@ def _confirmed_row(confirmation: Mapping[str, Any] | None, trial: str) -> dict[s
 
 
 def _provenance(confirmation: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the confirmation found of a configuration; none of it changes a bit of its run."""
+    """The confirmation's results for a configuration. They are for information only: no run depends on them."""
     names = ("seeds", "val_error", "test_error", "test_mean", "test_std", "test_interval", "luck", "seconds")
     baseline = _confirmed_row(confirmation, confirmation["baseline"] or "")
     facts = {name: row[name] for name in names}
@@ -223,7 +230,7 @@ def _chosen(
         record, full = best_record(records)
         if record is None:
             raise ConfigError(
-                f"the study {study.name!r} has no trial with a result yet. Carry it on with "
+                f"the study {study.name!r} has no trial with a result yet. Resume it with "
                 f"`ssl-tune resume {study.name}`."
             )
         return record, full
@@ -237,33 +244,36 @@ def _chosen(
 
 
 def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
-    """A configuration file: what `export` wrote, or a plain configuration document.
+    """Read a configuration file: one that `export` wrote, or a plain configuration.
 
     Returns:
-        The configuration, and the whole document (for `expect` and `origin`; empty ones for a plain file).
+        The configuration, and the whole document, which has `expect` and `origin`; empty for a plain configuration.
 
     Raises:
-        ConfigError: no such file, one that does not parse (names the line), or a wrong configuration.
+        ConfigError: there is no such file, it does not parse (the message names the line), or the configuration
+            is invalid.
     """
     if not path.is_file():
         raise ConfigError(f"--config {path}: there is no such file.")
     document = load_yaml(read_text(path, "--config"), str(path))
     if not isinstance(document, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of `name: value`, this is not.")
+        raise ConfigError(f"{path}: a configuration is a mapping of `name: value`; this file is not.")
     if "format" not in document:
         return from_document(_placed(document, path), where=str(path)), {}
     if document["format"] != FORMAT:
         raise ConfigError(
-            f"{path}: written in format {document['format']!r}, this version reads {FORMAT}. Export it again with "
+            f"{path}: it has format {document['format']!r}; this version reads {FORMAT}. Export it again with "
             "this version."
         )
     if not isinstance(document.get("config"), dict):
-        raise ConfigError(f"{path}: `config` is missing.")
+        raise ConfigError(
+            f"{path}: `config` is missing. Write a mapping of `name: value` there, or export the study again."
+        )
     return from_document(_placed(document["config"], path), where=str(path)), document
 
 
 def _placed(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """A configuration whose method's file, if it has one, is looked for from the configuration's own folder on."""
+    """The configuration, with the path of a method's file read relative to the configuration's folder."""
     method = config.get("method")
     if not isinstance(method, str) or not method.startswith(method_file.PREFIX):
         return config
@@ -271,6 +281,6 @@ def _placed(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 
 def differences(document: Mapping[str, Any], fingerprint: Mapping[str, str]) -> list[str]:
-    """What of processor and versions differs from where an exported run was made, in words."""
+    """The differences in processor and versions from those with which an exported run was made, in words."""
     made = (document.get("origin") or {}).get("fingerprint") or {}
     return [f"{k}: {v} there, {fingerprint.get(k)} here" for k, v in made.items() if fingerprint.get(k) != v]

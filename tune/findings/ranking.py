@@ -1,15 +1,12 @@
-"""What `status` and `trials` show of a study, as plain data."""
+"""Which trials of a study are best, and how sure that is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tune.trials.record import TrialRecord
-
-if TYPE_CHECKING:
-    pass
 
 
 def best_record(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, bool]:
@@ -31,6 +28,17 @@ def best_record(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, boo
 def _deepest(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     depth = max((r.ssl_epoch or 0 for r in records), default=0)
     return [r for r in records if (r.ssl_epoch or 0) == depth]
+
+
+def ranked(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials that ended with a result, best first.
+
+    Errors at different epochs cannot be compared: trials at full budget come first, then those that got farther.
+    """
+    ended = [r for r in records if r.val_error is not None and r.state in ("completed", "stopped_early")]
+    return sorted(
+        ended, key=lambda r: (r.state != "completed", -r.epoch, r.val_error or 0.0, r.val_loss or 0.0)
+    )
 
 
 def describe_best(record: TrialRecord, full_budget: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +72,9 @@ class Study:
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 
-    def status(self) -> dict[str, Any]:
-        """What ``ssl-tune status --json`` prints."""
-
-        return status(self)
+    def status(self, records: Sequence[TrialRecord] | None = None) -> dict[str, Any]:
+        """What ``ssl-tune status --json`` prints; `records` are the trials, where they have been read already."""
+        return status(self, self.records() if records is None else records)
 
 
 def load_study(name: str, *, home: Path | str | None = None) -> Study:
@@ -90,12 +90,11 @@ def load_study(name: str, *, home: Path | str | None = None) -> Study:
     return Study(Home(home).existing_study_folder(name))
 
 
-def status(study: Study) -> dict[str, Any]:
-    """What ``ssl-tune status NAME --json`` prints."""
+def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """What ``ssl-tune status NAME --json`` prints, of a study and its trials."""
     from tune.findings.spent import planned_and_actual
     from tune.store.event_log import EventLog
 
-    records = study.records()
     states = Counter(r.state for r in records)
     record, full = best_record(records)
     pending, refused, problem = 0, 0, None

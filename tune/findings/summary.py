@@ -15,6 +15,7 @@ import optuna
 
 from tune.definition.spec import StudySpec
 from tune.findings.ranking import best_record, near_ties, resolution
+from tune.findings.words import certainty, parameters_in_words
 from tune.store.study_folder import StudyFolder, read_spec
 from tune.trials.optuna_storage import open_storage
 from tune.trials.record import TrialRecord
@@ -97,7 +98,7 @@ def description(
         lines.append(
             f"Best: **trial {best.trial}, val/error {best.val_error:.2f} %** ± "
             f"{resolution(valid, best.val_error):.2f} (one standard deviation on {valid} validation images){at}, with "
-            f"{_listed(best.params)}."
+            f"{parameters_in_words(best.params)}."
         )
         lines += _compared(records, best, valid)
     if weights:
@@ -119,17 +120,13 @@ def _compared(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
     lines = []
     ties = near_ties(records, best, valid)
     if ties:
-        others = ", ".join(r.trial for r in ties[:8]) + (", ..." if len(ties) > 8 else "")
-        lines.append(f"The validation set cannot tell it from trials {others}.")
+        points = resolution(valid, best.val_error or 0.0)
+        lines.append(certainty(valid, points, best.trial, [r.trial for r in ties]))
     first = next((r for r in records if r.trial == "0"), None)
     if first is not None and first.val_error is not None and first.trial != best.trial:
         how = "" if first.state == "completed" else f", stopped after {first.epoch} epochs"
+        point = parameters_in_words(first.params)
         lines.append(
-            f"The space's baseline point (trial 0: {_listed(first.params)}) came to {first.val_error:.2f} %{how}."
+            f"The space's baseline point (trial 0: {point}) has val/error {first.val_error:.2f} %{how}."
         )
     return lines
-
-
-def _listed(params: Mapping[str, Any]) -> str:
-    pairs = (f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in params.items())
-    return ", ".join(pairs)

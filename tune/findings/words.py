@@ -1,8 +1,43 @@
-"""Wording that tables, pages and progress share."""
+"""Wording that the terminal, the HTML page and MLflow share."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 
-def parameters(params: dict[str, object]) -> str:
-    """Searched parameters on one line, floats to four digits."""
-    return "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
+MOST_TRIALS = 8
+"""How many trials a sentence names before it ends in "..."."""
+
+
+def value(given: object) -> str:
+    """A parameter's value, floats to four digits; empty for None."""
+    return "" if given is None else f"{given:.4g}" if isinstance(given, float) else str(given)
+
+
+def parameters(params: Mapping[str, object]) -> str:
+    """Parameters as a terminal shows them: ``lr=0.05  mu=7``."""
+    return "  ".join(f"{name}={value(given)}" for name, given in params.items())
+
+
+def parameters_in_words(params: Mapping[str, object]) -> str:
+    """Parameters as a sentence or a table of a page has them: ``lr = 0.05, mu = 7``."""
+    return ", ".join(f"{name} = {value(given)}" for name, given in params.items())
+
+
+def certainty(valid: int, points: float, best: str, ties: Sequence[str]) -> str:
+    """How well the validation set separates the best trial from the others.
+
+    Args:
+        valid: number of validation images.
+        points: standard deviation of the best trial's error on them, as `tune.findings.ranking.resolution` gives it.
+        best: the best trial.
+        ties: trials within one standard deviation of it.
+    """
+    sure = (
+        f"{valid} validation images resolve about {points:.1f} points at this error (one standard deviation)."
+    )
+    if not ties:
+        return sure
+    others = ", ".join(ties[:MOST_TRIALS]) + (", ..." if len(ties) > MOST_TRIALS else "")
+    return (
+        f"{sure} Trial {best} cannot be told apart from {'trial' if len(ties) == 1 else 'trials'} {others}."
+    )

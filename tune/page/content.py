@@ -1,4 +1,4 @@
-"""What a study's page shows, gathered: text, tables and pictures, in order; `tune.page.template` sets them."""
+"""The content of a study's page in order: sentences, tables and pictures. `tune.page.template` makes HTML of it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
 from tune.findings.comparisons import Spread
 from tune.findings.confirmation import confirmed, title
-from tune.findings.ranking import best_record, near_ties, resolution
+from tune.findings.ranking import best_record, near_ties, ranked, resolution
 from tune.findings.study import Study
+from tune.findings.words import certainty, parameters_in_words, value
 from tune.page import plots, searched
-from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table, parameters, value
+from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table
 from tune.page.searched import shown
 from tune.revision import git_revision
 
 SHOWN_TRIALS = 10
-ENDED = ("completed", "stopped_early")
 
 
 def content_of(study: Study) -> Content:
-    """Gather a study's page.
+    """The content of a study's page.
 
     Raises:
         ConfigError: no trial has ended with a result yet.
     """
     records = study.records()
     best, full = best_record(records)
-    if best is None or not any(r.state in ENDED and r.val_error is not None for r in records):
+    if best is None or not ranked(records):
         raise ConfigError(_nothing_yet(study, len(records)))
     look = Look(study, records, best, full, study.spec.base_config(), confirmed(study.folder))
     config = look.config
@@ -54,7 +54,7 @@ def _nothing_yet(study: Study, begun: int) -> str:
     elif state == "running":
         remedy = f"Wait for its first trial: `ssl-tune status {study.name}` shows how far it is."
     else:
-        remedy = f"Carry it on with `ssl-tune resume {study.name}`."
+        remedy = f"Resume it with `ssl-tune resume {study.name}`."
     return (
         f"the study {study.name!r} has no finished trial with a result ({begun} of {study.spec.trials} begun): there "
         f"is nothing to report. {remedy}"
@@ -94,9 +94,10 @@ def _verdict(look: Look) -> list[str]:
     if look.confirmation is not None:
         return [text[0].upper() + text[1:] for text in look.confirmation["verdict"]] + standing
     return [
-        f"Unconfirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images, "
-        "which flatters it, and nothing is known of the test set.",
-        f"Fresh seeds, the supervised baseline and the test set come with: ssl-tune confirm {look.study.name}",
+        f"Unconfirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images. Its "
+        "error there is too low on average, because it was selected by it; its test error is not known.",
+        f"To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "
+        f"{look.study.name}",
         *standing,
     ]
 
@@ -108,7 +109,7 @@ def _confirmation(look: Look) -> Part:
     rows = [
         [
             title(row["who"]),
-            parameters(row["params"]),
+            parameters_in_words(row["params"]),
             _spread(row["val_error"]),
             _spread(row["test_error"]),
             "" if row["test_interval"] is None else "{:.2f} to {:.2f}".format(*row["test_interval"]),
@@ -121,7 +122,7 @@ def _confirmation(look: Look) -> Part:
     sentences = [
         f"{len(found['seeds'])} fresh training seeds and labelled sets, the same for every row, {found['steps']:,} "
         "steps each; the test set was read once for each final model. The winner (bold) is the one with the "
-        "lowest mean val/error: the test set chose nothing."
+        "lowest mean val/error; the test set was not used to choose."
     ]
     items: list[Item] = [Table(head, rows, frozenset(range(2, 6)), strong)]
     picture = plots.seeds(found)
@@ -136,11 +137,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _best_configurations(look: Look) -> Part:
-    done = [r for r in look.records if r.val_error is not None and r.state in ENDED]
-    # Errors at different depths cannot be compared: full budget first, then the deeper ones.
-    ranked = sorted(
-        done, key=lambda r: (r.state != "completed", -r.epoch, r.val_error or 0.0, r.val_loss or 0.0)
-    )[:SHOWN_TRIALS]
+    shown_trials = ranked(look.records)[:SHOWN_TRIALS]
     names = list(look.best.params)
     rows = [
         [
@@ -152,23 +149,26 @@ def _best_configurations(look: Look) -> Part:
             f"{r.seconds:.1f}",
             *[value(r.params.get(n)) for n in names],
         ]
-        for r in ranked
+        for r in shown_trials
     ]
     head = ["trial", "state", "val/error %", "val/loss", "epochs", "seconds", *names]
-    strong = frozenset(n for n, r in enumerate(ranked) if r.trial == look.best.trial)
+    strong = frozenset(n for n, r in enumerate(shown_trials) if r.trial == look.best.trial)
     return Part(
         "Best configurations", [_how_sure(look)], [Table(head, rows, frozenset(range(2, len(head))), strong)]
     )
 
 
 def _how_sure(look: Look) -> str:
-    spread = resolution(look.valid, look.best_error)
-    where = "" if look.full else f" No trial ran the full budget: this is after {look.best.epoch} epochs."
-    ties = near_ties(look.records, look.best, look.valid)
-    same = f" Not told from the best: trials {', '.join(r.trial for r in ties)}." if ties else ""
+    points = resolution(look.valid, look.best_error)
+    ties = [r.trial for r in near_ties(look.records, look.best, look.valid)]
+    depth = (
+        ""
+        if look.full
+        else f" No trial ran the full budget: these are errors after {look.best.epoch} epochs."
+    )
     return (
-        f"{look.valid} validation images resolve about {spread:.1f} points at this error (± is one binomial "
-        f"standard deviation).{same}{where}"
+        f"{certainty(look.valid, points, look.best.trial, ties)} ± is one standard deviation of a binomial "
+        f"distribution.{depth}"
     )
 
 
@@ -179,8 +179,8 @@ def _history(look: Look) -> Part:
         "Where early stopping looks: how many trials came to each rung, and how many were stopped there.",
     )
     caption = (
-        "Every trial in the order in which it was begun, at the validation error of its last epoch; the line is the "
-        "best one at full budget so far."
+        "Every trial in the order in which it was begun, at the validation error of its last epoch. The line is the "
+        "lowest error at full budget so far."
     )
     return Part(
         "How the search went", items=[*shown(drawn.optimisation_history(look.records), caption), rungs]
@@ -188,7 +188,7 @@ def _history(look: Look) -> Part:
 
 
 def _curves(look: Look) -> Iterator[Part]:
-    """Curves of all trials; of the best one also its losses, its pseudo-labels and its method's own picture."""
+    """Learning curves of all trials; for the best trial also its losses, its pseudo-labels and its method's picture."""
     trial, method = look.best.trial, look.config.method
     best = run_of_trial(look.study, look.best)
     yield Part(
@@ -196,8 +196,8 @@ def _curves(look: Look) -> Iterator[Part]:
         items=[
             *shown(
                 drawn.study_curves(look.records, look.reports(look.records)),
-                "Validation error over epochs, the best trial in front; a mark is where early stopping ended one. "
-                "Curves over training are always those of validation images.",
+                "Validation error over epochs. A mark shows where early stopping ended a trial. The curves are always "
+                "those of validation images.",
             ),
             *shown(
                 learning_curves(best.reports, warmup=best.warmup),
@@ -208,18 +208,21 @@ def _curves(look: Look) -> Iterator[Part]:
     health = best.pseudo_labels()
     monitored = (
         f"Of trial {trial}. The true labels of unlabelled images are used for these curves and for nothing else. "
-        "Classes far apart mean that the method is collapsing onto some of them."
+        "Classes far apart mean that most pseudo-labels go to a few classes: the method collapses."
     )
     yield Part(
         "Pseudo-labels",
         [monitored if health is not None else f"Trial {trial} ({method}) made no pseudo-labels."],
         shown(
-            health, "How many unlabelled images were used and how many of their labels were right, by class."
+            health,
+            "How many unlabelled images were used and how many of their labels were right, by class.",
         ),
     )
     picture = best.picture()
     none = (
-        f"{method} has no picture of its own." if look.full else f"Trial {trial} did not come to its picture."
+        f"{method} has no picture of its own."
+        if look.full
+        else f"Trial {trial} ended before its picture was made."
     )
     yield Part(
         "What the method does",
@@ -231,7 +234,8 @@ def _curves(look: Look) -> Iterator[Part]:
 def _failures(look: Look) -> Part:
     failed = [r for r in look.records if r.state == "failed"]
     rows = [
-        [r.trial, str(r.stop_reason), str(r.epoch), parameters(r.params), _last_line(r.error)] for r in failed
+        [r.trial, str(r.stop_reason), str(r.epoch), parameters_in_words(r.params), _last_line(r.error)]
+        for r in failed
     ]
     table = Table(["trial", "reason", "epochs", "searched", "error"], rows, frozenset({2}))
     return Part("Failed trials", items=[table] if failed else [])
@@ -270,14 +274,14 @@ def _environment(look: Look) -> Part:
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the machine's own paths."""
+    """The configuration without the paths of this machine."""
     dataset = str(config["dataset"])
     name = f"folder:.../{dataset.rsplit('/', 1)[-1]}" if dataset.startswith("folder:") else dataset
     return {**config, "dataset": name}
 
 
 def _closing(look: Look) -> str:
-    sealed = "Search, early stopping and selection never saw a test image."
+    sealed = "Search, early stopping and selection used no test image."
     if look.confirmation is None:
         return f"Made by ssl-tune. val/error is the percentage of validation images misclassified. {sealed}"
     return (

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of sentences, tables, pictures and text that is folded away."""
+"""What the HTML page of a study consists of: sections with sentences, tables, pictures and folded text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from tune.trials.record import TrialRecord
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head; the numbers of the columns in `numeric` stand to the right, rows in `strong` stand out."""
+    """Rows under a head.
+
+    Attributes:
+        head: the columns' titles; all empty: no head is shown.
+        rows: text, one row after the other.
+        numeric: places of the columns that are aligned to the right.
+        strong: places of the rows that are set in bold.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -24,7 +31,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture as PNG, and what to see in it."""
+    """A picture as PNG, and a sentence that says what it shows."""
 
     png: bytes
     caption: str
@@ -32,7 +39,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Text that is folded away under a title."""
+    """Text that is shown only after a click on its title."""
 
     title: str
     text: str
@@ -43,7 +50,7 @@ Item = Table | Figure | Hidden
 
 @dataclass(frozen=True)
 class Part:
-    """A section of the page: sentences first, then what else there is; an empty one is not shown."""
+    """A section of the page: sentences first, then the items. An empty section is not shown."""
 
     title: str
     sentences: Sequence[str] = ()
@@ -56,11 +63,11 @@ class Content:
 
     Attributes:
         study: its name.
-        subtitle: method, data and network in a line.
-        facts: the figures at the top, each with its label.
-        verdict: the outcome in words; the first sentence stands out.
+        subtitle: method, data and network, in one line.
+        facts: the numbers at the top, as pairs of label and value.
+        verdict: the outcome in words; the first sentence is set in bold.
         parts: the sections.
-        closing: the line at the foot.
+        closing: the line at the foot of the page.
     """
 
     study: str
@@ -73,15 +80,15 @@ class Content:
 
 @dataclass(frozen=True)
 class Look:
-    """A study as it stands while its page is made.
+    """A study as it is when its page is made.
 
     Attributes:
         study: the study.
         records: its trials.
-        best: the best of them.
-        full: whether that one ran the full budget.
-        config: what all trials share.
-        confirmation: what the last confirmation found, if there was one.
+        best: the best trial.
+        full: whether the best trial ran the full budget.
+        config: the configuration that all trials share.
+        confirmation: the result of the last confirmation; None if there was none.
     """
 
     study: Study
@@ -107,13 +114,3 @@ class Look:
         """Learning curves by trial."""
         with EventLog(self.study.folder.events_db, read_only=True) as log:
             return {r.trial: log.reports(f"{self.study.name}/{r.trial}") for r in records}
-
-
-def value(given: object) -> str:
-    """A parameter's value, floats to four digits."""
-    return "" if given is None else f"{given:.4g}" if isinstance(given, float) else str(given)
-
-
-def parameters(params: Mapping[str, Any]) -> str:
-    """Parameters in a line."""
-    return ", ".join(f"{name} {value(given)}" for name, given in params.items())

@@ -1,4 +1,4 @@
-"""Pictures of the page that MLflow has not: rungs, confirmed seeds, and Optuna's contours. All as PNG."""
+"""Pictures that only the page has, as PNG: trials at each rung, test errors of the final models, Optuna's contours."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import optuna
 
 from tune.definition.rungs import rungs as rung_places
 from tune.figures.style import BLUE, GREY, ORANGE, drawing, dress, png, whole_numbers
+from tune.findings.confirmation import title
 from tune.trials.record import TrialRecord
 
 CONTOURS = 4
-"""Parameters in a contour plot at most: it draws every pair."""
+"""The largest number of parameters in a contour plot, which draws every pair."""
 
 
 def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
-    """How many trials came to each rung, and how many were stopped there."""
+    """How many trials reached each rung, and how many of them were stopped there."""
     places = rung_places(epochs)
     reached = [sum((r.ssl_epoch or 0) >= place for r in records) for place in places]
     stopped = [sum(r.stop_reason == "asha" and r.ssl_epoch == place for r in records) for place in places]
@@ -29,7 +30,7 @@ def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
     went_on = [c - e for c, e in zip(came, ended, strict=True)]
     figure = drawing(8.5, 0.5 * len(names) + 1.1)
     axes = figure.subplots()
-    axes.barh(names, went_on, color=BLUE, height=0.62, label="came here and went on")
+    axes.barh(names, went_on, color=BLUE, height=0.62, label="reached this rung and continued")
     if any(ended):
         axes.barh(names, ended, left=went_on, color=ORANGE, height=0.62, label="stopped here")
         axes.legend(fontsize=9, frameon=False, loc="lower right")
@@ -44,9 +45,7 @@ def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
 
 
 def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
-    """Test error of every final model, the models of one seed joined; None where there is none."""
-    from tune.findings.confirmation import title
-
+    """Test error of every final model; a line joins the models of one seed. None if there is no final model."""
     rows = [row for row in confirmation["rows"] if row["test_error"]]
     if not rows:
         return None
@@ -73,11 +72,13 @@ def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
 
 
 def contours(trials: Sequence[optuna.trial.FrozenTrial], names: Sequence[str]) -> bytes:
-    """The error over pairs of parameters, as Optuna draws it, without touching anyone's backend or style for good.
+    """The validation error over pairs of parameters, drawn by Optuna.
+
+    Optuna draws with pyplot. Its backend and settings are put back afterwards, for the sake of notebooks.
 
     Args:
-        trials: at full budget.
-        names: parameters; the first `CONTOURS` are drawn.
+        trials: trials at full budget.
+        names: the parameters; the first `CONTOURS` of them are drawn.
     """
     shown = list(names)[:CONTOURS]
     study = optuna.create_study(direction="minimize")
@@ -89,7 +90,7 @@ def contours(trials: Sequence[optuna.trial.FrozenTrial], names: Sequence[str]) -
 
     try:
         with warnings.catch_warnings(), pyplot.rc_context():
-            warnings.simplefilter("ignore")  # they are marked experimental, and say where points coincide
+            warnings.simplefilter("ignore")  # Optuna marks them as experimental, and warns of equal points
             drawn: Any = optuna_plots.plot_contour(
                 study,
                 params=shown,

@@ -1,4 +1,5 @@
-"""A study as one HTML page that opens without a network: what was found, how sure it is, and how it came about."""
+"""The HTML page of a study: one file that opens without a network, with the result, its certainty and the history
+of the search."""
 
 from __future__ import annotations
 
@@ -14,26 +15,25 @@ from tune.tracking.opening import open_log, open_tracker
 
 PAGE = "report.html"
 DELIVERY_SECONDS = 60.0
-"""A page is quickly made: whoever asked for it waits no longer than this for MLflow, unless the study's own
-timeout is shorter."""
+"""The longest wait for MLflow, in seconds, unless the study's own timeout is shorter."""
 
 
 def report(name: str, output: Path | str | None = None, *, home: Path | str | None = None) -> dict[str, Any]:
-    """Write a study's page, and keep it with the study's run in MLflow.
+    """Write a study's page, and log it to the study's run in MLflow.
 
-    A study that is under way can be looked at, too; its page is not sent to MLflow, whose run its driver holds.
+    A running study has a page, too. It is not sent to MLflow, because the study's driver holds the event log.
 
     Args:
         name: the study.
-        output: the file; None: ``report.html`` in the study's folder, where a copy is kept in any case.
+        output: the file; None: ``report.html`` in the study's folder. A copy is kept there in any case.
         home: the home folder.
 
     Returns:
-        What `ssl-tune report --json` prints: ``study``, ``path`` and ``bytes`` of the page, and ``pending``: how
-        many events MLflow still lacks, None where a driver holds the study.
+        What `ssl-tune report --json` prints: ``study``; ``path`` and ``bytes`` of the page; and ``pending``, the
+        number of events that are not delivered to MLflow yet, None if a driver holds the study.
 
     Raises:
-        ConfigError: no such study, no trial with a result yet, or a file that cannot be written.
+        ConfigError: there is no such study, it has no trial with a result yet, or the file cannot be written.
     """
     place = Home(home)
     study = Study(place.existing_study_folder(name))
@@ -49,6 +49,7 @@ def report(name: str, output: Path | str | None = None, *, home: Path | str | No
 
 
 def _page(study: Study) -> bytes:
+    # These load matplotlib and jinja2; a mistake in what is asked for is told before.
     from tune.page.content import content_of
     from tune.page.template import page
 
@@ -64,7 +65,7 @@ def _writable(path: Path) -> Path:
 
 
 def _track(study: Study, home: Home, path: Path) -> int | None:
-    """Log the page to the study's own run; None where a driver holds the study."""
+    """Log the page to the study's run and wait for its delivery; the number of events that are still pending."""
     try:
         study.folder.lock()
     except ServiceError as error:

@@ -11,25 +11,27 @@ from tune.trials.reading import stored_trials
 from tune.trials.record import is_taken_over
 
 ENOUGH = 4
-"""Full-budget trials from which on importance and contours say anything."""
+"""The smallest number of full-budget trials for which importance and contours are shown."""
 
 
 def part(look: Look) -> Part:
-    """Slices of every parameter; importance and contours where there are enough trials at full budget."""
+    """Slices of every parameter; also importance and contours if there are enough trials at full budget."""
     spec = look.study.spec
     log = [p.name for p in spec.search_space().parameters if getattr(p.distribution, "log", False)]
     slices = drawn.slices(look.records, log=log)
     items = shown(
         slices,
-        "Validation error against each searched parameter. Trials that were stopped early stand where they were "
-        "stopped: a high error there is partly a short training.",
+        "Validation error against each searched parameter. A trial that was stopped early is shown with its last "
+        "error, which is partly so high because the training was short.",
     )
     full = {int(r.trial) for r in look.records if r.state == "completed"}
     trials = [t for t in stored_trials(look.study.folder, spec) if t.number in full and not is_taken_over(t)]
     varied = sorted(name for name in look.best.values if len({str(t.params.get(name)) for t in trials}) > 1)
     if len(trials) < ENOUGH or not varied:
         few = (
-            f"{len(trials)} trials ran the full budget, too few" if len(trials) < ENOUGH else "All are equal"
+            f"{len(trials)} trials ran the full budget, too few"
+            if len(trials) < ENOUGH
+            else "All trials have the same parameters, so there is nothing"
         )
         return Part(
             "Searched parameters",
@@ -41,8 +43,8 @@ def part(look: Look) -> Part:
     shares = importances(look.study.folder, look.study.name)
     items += shown(
         drawn.parameter_importances(shares),
-        "How much of the variation between full-budget trials goes with each parameter. With few trials it is a "
-        f"hint, no more.{' The warm-up is searched as a share of the run.' if 'warmup_share' in varied else ''}",
+        "How much of the variation between full-budget trials each parameter explains. With few trials this is only "
+        f"a hint.{' The warm-up is searched as a share of the run.' if 'warmup_share' in varied else ''}",
     )
     if len(varied) > 1:
         weightiest = sorted(varied, key=lambda name: -shares.get(name, 0.0))
@@ -57,5 +59,5 @@ def part(look: Look) -> Part:
 
 
 def shown(figure: Drawing | None, caption: str) -> list[Item]:
-    """A figure as an item of a section; none where there is nothing to draw."""
+    """A figure as an item of a section; no item if there is nothing to draw."""
     return [] if figure is None else [Figure(png(figure), caption)]

@@ -1,7 +1,7 @@
-"""What `reproduce` trains: a table's cells as declared runs, and the supervised baseline beside them.
+"""What `reproduce` trains: the cells of a table as configurations, and a supervised baseline for each.
 
-A cell is the report's own setting unless configurations that `export` wrote stand in for it; a budget may
-cut either, and what was cut is said. Nothing here trains anything.
+A cell has the published report's setting, or a searched configuration in its place. A budget may reduce either;
+`cut` says in words what it reduced. This module trains nothing.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ OF_ITS_OWN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a table is trained with where it is not the report's own: None, or empty, is the report's.
+    """What replaces the published report's own values. None, or empty, keeps the report's value.
 
     Attributes:
-        network, epochs: of every run.
+        network, epochs: for every run.
         settings: assignments as ``--set`` takes them.
-        places: data to be read in place of a data set's name, such as ``folder:PATH``.
-        data_root: where downloaded data lie.
+        places: by the name of a data set, the data that are read for it, such as ``folder:PATH``.
+        data_root: the folder of downloaded data.
     """
 
     network: str | None = None
@@ -62,19 +62,19 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A row to be: one configuration, trained on several seeds.
+    """A row of a table before it is trained: one configuration, which runs on several seeds.
 
     Attributes:
-        table: of the report; "" for a baseline.
-        name: the cell, or the baseline's column.
-        dataset: the report's name of it.
-        labels: labelled images.
+        table: "table1", "table2" or "table3"; "" for a baseline.
+        name: the cell's name, or the baseline's column.
+        dataset: the data set as the published report names it.
+        labels: number of labelled images.
         threshold: tau, where the cell has one.
-        source: "report", "exported", "searched", or "baseline".
-        config: resolved; its seeds are filled in by `tune.confirmation.trainings.fresh`.
-        rule: how the configuration and its model were chosen, in words.
-        report: the report's own error; None for a baseline.
-        report_note: which of the report's numbers that is, where a row stands for several.
+        source: "report", "exported", "searched" or "baseline".
+        config: the resolved configuration; `tune.confirmation.trainings.fresh` sets its seeds.
+        rule: how the configuration and the model were chosen, in words.
+        report: the published report's error in percent; None for a baseline.
+        report_note: which of the report's numbers `report` is, where the row stands for several cells.
     """
 
     table: str
@@ -93,24 +93,24 @@ class Entry:
         return f"{self.dataset}@{self.labels}"
 
     def folder(self, root: Path) -> Path:
-        """Where its runs lie: another configuration has another folder."""
+        """The folder of its runs; every configuration has a folder of its own."""
         document = fresh_document(self.config)
         digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:10]
         return root / f"{self.config.method}-{self.column}-{digest}"
 
 
 def fresh_document(config: RunConfig) -> dict[str, Any]:
-    """A configuration without what differs from seed to seed."""
+    """A configuration as plain data, without the fields that differ between seeds."""
     document = config.document()
     data = {k: v for k, v in document["data"].items() if k != "label_seed"}
     return {k: v for k, v in document.items() if k not in ("seed", "stop_after_epoch")} | {"data": data}
 
 
 def report_entry(cell: Cell, budget: Budget) -> Entry:
-    """A cell in the report's own setting, at a budget.
+    """A cell in the published report's setting, at a budget.
 
     Raises:
-        ConfigError: data that cannot be had, or a setting that is not one.
+        ConfigError: the data cannot be found, or a setting of the budget is invalid.
     """
     setting = SETTINGS[cell.table]
     epochs = budget.epochs or setting.epochs
@@ -134,7 +134,7 @@ def report_entry(cell: Cell, budget: Budget) -> Entry:
 
 
 def baseline_entry(entry: Entry, budget: Budget) -> Entry:
-    """Supervised training for the same number of steps, with the same common values, untuned."""
+    """Supervised training with the same number of steps and the same common values; not tuned."""
     document = {k: v for k, v in entry.config.document().items() if k != entry.config.method}
     document |= {"method": BASELINE, "warmup_epochs": 0, "stop_after_epoch": None}
     return Entry(
@@ -152,14 +152,14 @@ def baseline_entry(entry: Entry, budget: Budget) -> Entry:
 def tuned_entry(
     cells: Sequence[Cell], config: Mapping[str, Any], budget: Budget, *, source: str, rule: str
 ) -> Entry:
-    """A searched configuration that stands for all cells of a column (the threshold is its own).
+    """A searched configuration in place of all cells of a column. It has a threshold of its own.
 
     Args:
-        cells: of one table, data set and number of labels.
-        config: what `export` wrote as `config`.
-        budget: what is given replaces the configuration's own.
+        cells: the cells of one table, data set and number of labels.
+        config: the section `config` of an exported file.
+        budget: its values replace those of the configuration.
         source: "exported" or "searched".
-        rule: how it was chosen.
+        rule: how the configuration was chosen, in words.
     """
     cell = min(cells, key=lambda c: c.report)
     best_of = f"best of {len(cells)} thresholds, {cell.threshold:g}" if len(cells) > 1 else ""
@@ -179,11 +179,11 @@ def tuned_entry(
 
 
 def tuned_config(config: Mapping[str, Any], dataset: str, budget: Budget) -> RunConfig:
-    """A configuration that was searched, at a budget; its warm-up keeps its share of the run."""
+    """A searched configuration at a budget. The warm-up keeps its share of the epochs."""
     document = {k: v for k, v in config.items() if k != "stop_after_epoch"}
     steps = (document.get("epochs") or 0) * (document.get("steps_per_epoch") or 0)
     if steps and document.get("bn_momentum") == bn_momentum_of(steps):
-        del document["bn_momentum"]  # it followed from the length of the run, and follows again
+        del document["bn_momentum"]  # it was derived from the length of the run, and is derived again
     if budget.epochs and document.get("epochs") and document.get("warmup_epochs"):
         share = document["warmup_epochs"] / document["epochs"]
         document["warmup_epochs"] = warmup_from_share(share, budget.epochs)
@@ -193,7 +193,7 @@ def tuned_config(config: Mapping[str, Any], dataset: str, budget: Budget) -> Run
 
 
 def place_of(dataset: str, budget: Budget) -> str:
-    """Where a data set's images are read from; a folder by its absolute path."""
+    """Where the images of a data set are read from; a folder is given by its absolute path."""
     place = budget.places.get(dataset, dataset)
     path = place.removeprefix("folder:")
     return f"folder:{Path(path).expanduser().resolve()}" if path != place else place
@@ -203,7 +203,7 @@ def parse_places(assignments: Sequence[str]) -> dict[str, str]:
     """``["cifar10=folder:PATH"]`` as a mapping.
 
     Raises:
-        ConfigError: another form, or a data set that no table has.
+        ConfigError: an assignment has another form, or names a data set that is in no table.
     """
     places = {}
     for text in assignments:
@@ -224,14 +224,16 @@ def _common(dataset: str, labels: int, budget: Budget) -> dict[str, Any]:
         "network": budget.network or NETWORK,
         "threads": 1,  # part of the bits: another number of runs side by side must not change them
     }
-    if dataset == "cifar100":  # Sohn et al. (2020), table 4; of a folder `resolve` could not know
+    if (
+        dataset == "cifar100"
+    ):  # Sohn et al. (2020), table 4; `resolve` cannot tell that a folder holds CIFAR-100
         common["weight_decay"] = 1e-3
     return common
 
 
 def _resolved(document: Mapping[str, Any], dataset: str, budget: Budget) -> RunConfig:
-    """The configuration with ``--set`` laid over it, resolved; its data must have the report's classes."""
-    from ssl_core.system.environment import choose_device
+    """Apply ``--set`` and resolve. The data must have as many classes as the published report's data set."""
+    from ssl_core.system.environment import choose_device  # loads torch
 
     method = str(document["method"])
     config = from_document(with_overrides(document, _sets_of(method, budget.settings)))
@@ -245,14 +247,16 @@ def _resolved(document: Mapping[str, Any], dataset: str, budget: Budget) -> RunC
 
 
 def _sets_of(method: str, assignments: Sequence[str]) -> dict[str, Any]:
-    """The settings that concern a method: another table's own parameters do not."""
+    """The settings that apply to a method: parameters of the other tables' methods are left out."""
     mine = []
     for text in assignments:
         name = text.partition("=")[0]
         if name in OF_ITS_OWN:
             raise ConfigError(f"--set {text}: say it with {OF_ITS_OWN[name]}.")
         if name.endswith(".threshold"):
-            raise ConfigError(f"--set {text}: the threshold is the cell's own. Choose cells with --cell.")
+            raise ConfigError(
+                f"--set {text}: the threshold is the cell's own. Choose cells by their threshold with --cell."
+            )
         section, dot, _ = name.partition(".")
         others = {s.method for s in SETTINGS.values()} - {method}
         if dot and section in others and name in parameter_names(get_method(section)):
@@ -262,18 +266,18 @@ def _sets_of(method: str, assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def info_of(entry: Entry, budget: Budget) -> DatasetInfo:
-    """What is known of an entry's data without decoding them."""
+    """Facts about an entry's data set; no image is decoded."""
     return _described(entry.config.dataset, budget.data_root, entry.config.data.image_size)
 
 
 @functools.lru_cache(maxsize=8)
 def _described(dataset: str, root: Path | None, image_size: int | None) -> DatasetInfo:
-    """`describe`, which lists a folder's files, once for all entries."""
+    """`describe`, cached: it lists all files of a folder."""
     return describe(dataset, root=root, image_size=image_size)
 
 
 def cut(entry: Entry, budget: Budget) -> list[str]:
-    """What is less than in the report's own setting (or not its data), in words; nothing for a full run."""
+    """What was reduced against the published report's setting, in words; empty for a full run or a baseline."""
     if not entry.table:
         return []
     config, full, real = entry.config, _full(entry), describe(entry.dataset)
@@ -295,7 +299,7 @@ def cut(entry: Entry, budget: Budget) -> list[str]:
 
 
 def _full(entry: Entry) -> RunConfig:
-    """The entry in the report's own budget on the real data set, of which no image is needed to know it."""
+    """The entry at the published report's budget on the real data set; needs none of its images."""
     document = {
         "method": entry.config.method,
         "dataset": entry.dataset,

@@ -1,7 +1,7 @@
-"""The report's tables: their cells, the settings behind them, and what was published for the same settings.
+"""The tables of the published report: their cells, their settings, and a public benchmark's numbers beside them.
 
-The numbers are the report's own (``paper/tables.csv``) and, beside them, those of a public benchmark
-(``paper/published.csv``). Loads neither torch, Ray nor MLflow.
+"The report" is the published report whose tables `reproduce` trains. Its numbers are in ``tables.csv`` beside this
+module; those of the benchmark are in ``published.csv``. Importing this loads neither torch, Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ssl_core.system.errors import ConfigError, unknown
 
 NETWORK = "wrn-28-2"
 NEAREST = {"attention_fixmatch": "fixmatch"}
-"""Methods that nobody published besides the report, and the published one that each extends."""
+"""Methods that only the report has, and the published method that each extends."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Setting:
     """How a table of the report was made.
 
     Attributes:
-        title: of the table.
-        method: of all its cells.
-        epochs: of a run, warm-up included.
-        warmup: epochs on labelled images alone.
-        parameters: of the method, the threshold aside.
-        choices: what was chosen where the report contradicts itself or leaves something open.
+        title: the table's title.
+        method: the method of all cells.
+        epochs: epochs of a run, the warm-up included.
+        warmup: epochs on labelled images only.
+        parameters: the method's parameters, except the threshold.
+        choices: the choices made where the report contradicts itself or leaves something open, in sentences.
     """
 
     title: str
@@ -42,6 +42,7 @@ class Setting:
 
     @property
     def warmup_share(self) -> float:
+        """The warm-up as a share of the epochs."""
         return self.warmup / self.epochs
 
 
@@ -84,16 +85,16 @@ SETTINGS = {
         0,
         {"align": "none", "maps": 2, "lambda_att": 1.0},
         (
-            "Task 3 is said to run 200 epochs and 100: 200 here.",
-            "Its models are said to start from random weights and not to: random weights here.",
-            "A warm-up is described for tasks 1 and 2 alone: none here.",
-            "The two views' attention maps are compared as they are, as in the report, not aligned (align: none).",
+            "The report says both 200 and 100 epochs for task 3: 200 here.",
+            "The report says both that its models start from random weights and that they do not: random weights here.",
+            "The report describes a warm-up for tasks 1 and 2 only: none here.",
+            "The attention maps of the two views are compared without alignment (align: none), as in the report.",
             *_EPOCH,
         ),
     ),
 }
 DATASETS = {"cifar10": 10, "cifar100": 100}
-"""The report's data sets and their classes."""
+"""The report's data sets, and how many classes each has."""
 
 
 @dataclass(frozen=True)
@@ -114,19 +115,19 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As ``--cell`` takes it."""
+        """The cell as ``--cell`` takes it."""
         return self.column if self.threshold is None else f"{self.column},tau={self.threshold:g}"
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The method's section in the report's setting."""
+        """The method's section of the configuration, in the report's setting."""
         own = {} if self.threshold is None else {"threshold": self.threshold}
         return {**SETTINGS[self.table].parameters, **own}
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published test error in percent, with how its model was chosen."""
+    """A published test error in percent, and how its model was selected."""
 
     method: str
     error: float
@@ -141,7 +142,7 @@ def cells_of(table: str) -> list[Cell]:
     """The cells of a table in the report's order.
 
     Raises:
-        ConfigError: no such table.
+        ConfigError: there is no such table.
     """
     if table not in SETTINGS:
         raise unknown("table", table, SETTINGS)
@@ -163,10 +164,10 @@ _CELL = re.compile(r"(?P<column>[a-z0-9]+@[0-9]+)(,tau=(?P<tau>[0-9]+(\.[0-9]+)?
 
 
 def chosen(cells: Sequence[Cell], wanted: Sequence[str]) -> list[Cell]:
-    """The cells that ``--cell`` names: ``cifar10@4000,tau=0.6``, or ``cifar10@4000`` for all of a column.
+    """The cells that ``--cell`` names: ``cifar10@4000,tau=0.6``, or ``cifar10@4000`` for all cells of a column.
 
     Raises:
-        ConfigError: a name of another form, or one that is no cell of these tables (lists those that are).
+        ConfigError: a name has another form or is no cell of these tables; the message lists the cells.
     """
     if not wanted:
         return list(cells)
@@ -189,7 +190,7 @@ def _is_named(cell: Cell, column: str, tau: str | None) -> bool:
 
 
 def published(method: str, dataset: str, labels: int) -> Published | None:
-    """The published error of a method, or of the method that it extends; None where there is none."""
+    """The published error of a method, or of the published method that it extends; None if there is none."""
     wanted = NEAREST.get(method, method)
     for row in _rows("published.csv"):
         if (row["method"], row["dataset"], int(row["labels"])) == (wanted, dataset, labels):

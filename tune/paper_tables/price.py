@@ -1,7 +1,7 @@
-"""What a reproduced table would cost, from training steps measured on this machine.
+"""What a reproduced table would cost, estimated from training steps measured on this machine.
 
-The steps are real ones: forward and backward passes, augmentation, VAT's iterations, evaluation. Their images
-are noise of the data set's own size, so that nothing has to be downloaded to know the price.
+The measured steps are complete: augmentation, forward and backward passes, VAT's iterations, evaluation. Their
+images are noise of the data set's size, so that nothing has to be downloaded for an estimate.
 """
 
 from __future__ import annotations
@@ -9,26 +9,30 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
+
 from ssl_core.config import RunConfig
+from ssl_core.data.datasets import Dataset, Split
+from ssl_core.methods import method_of
 from tune.paper_tables.entries import Entry, info_of
-from tune.paper_tables.reproduce import Declared, Order, declared_of_report
+from tune.paper_tables.order import Order, declared_of_report
 
 TEST_IMAGES = 10_000
 WARM_STEPS, STEPS = 1, 3
-"""Steps of the epoch that is not measured (imports, allocations), and of the one that is."""
+"""Steps of the first epoch, which is not measured (imports, allocations), and of the second, which is."""
 
 
 def cost(order: Order) -> dict[str, Any]:
-    """What `reproduce --dry-run` prints: every row's steps and hours, and the sum.
+    """What `reproduce --dry-run` prints: the steps and hours of every row, and the sum of the hours.
 
-    Searches are not in it: `ssl-tune plan` says what one costs.
+    The cost of searches is not included; `ssl-tune plan` estimates it.
 
     Raises:
         ConfigError: as `reproduce` would.
     """
-    from ssl_core.system.environment import fingerprint
+    from ssl_core.system.environment import fingerprint  # loads torch
 
-    declared: Declared = declared_of_report(order)
+    declared = declared_of_report(order)
     speeds: dict[object, _Speed] = {}
     rows: list[dict[str, Any]] = []
     for entry in declared.all():
@@ -54,20 +58,20 @@ def cost(order: Order) -> dict[str, Any]:
     processor = fingerprint(device)["processor"]
     sentences = [
         f"{total:,.1f} {what} in all, from {STEPS} real steps of each method measured on {processor}; an upper "
-        "estimate, since it takes every unlabelled image for accepted."
+        "estimate: it assumes that every unlabelled image is used."
     ]
     if device != "cuda":
         sentences.append(
-            "There is no GPU here: run this on the machine that has one to know its GPU-hours, or cut the "
+            "There is no GPU here. Run this on a machine that has one to know its GPU-hours, or reduce the "
             "budget with --network, --epochs, --seeds, --cell and --set."
         )
     if order.search is not None:
-        sentences.append("The searches of --search come on top: `ssl-tune plan` says what one costs.")
+        sentences.append("The searches of --search are not included: `ssl-tune plan` says what one costs.")
     return {"device": device, "processor": processor, "hours": total, "rows": rows, "sentences": sentences}
 
 
 class _Speed:
-    """Seconds of a step, and of evaluating one image."""
+    """Seconds for a training step, and for the evaluation of one image."""
 
     def __init__(self, step: float, image: float) -> None:
         self.step, self.image = step, image
@@ -80,9 +84,8 @@ def _speed_key(entry: Entry) -> object:
 
 
 def _run_seconds(entry: Entry, speed: _Speed, order: Order) -> float:
-    """A run's seconds: its steps, validation after every epoch, relabelling where the method does, the test."""
-    from ssl_core.methods import method_of
-
+    """Seconds of a run: its steps, validation after every epoch, new pseudo-labels if the method makes them
+    every epoch, and the test."""
     config = entry.config
     assert config.epochs and config.data.valid and config.labels
     evaluated = config.epochs * config.data.valid + TEST_IMAGES
@@ -93,8 +96,8 @@ def _run_seconds(entry: Entry, speed: _Speed, order: Order) -> float:
 
 
 def _measure(entry: Entry, order: Order) -> _Speed:
-    """Train a few steps of an entry on noise; the least time of a step, and of evaluating an image."""
-    import torch
+    """Train a few steps of an entry on noise, and time a step and the evaluation of an image."""
+    import torch  # loads for seconds
 
     from ssl_core.training.loop import Run, train
 
@@ -114,9 +117,9 @@ def _measure(entry: Entry, order: Order) -> _Speed:
 
 
 def _short(config: RunConfig) -> RunConfig:
-    """Two epochs of a few steps: the second is measured, and has the method at work."""
+    """A run of two epochs of a few steps. The second is measured; the method's own loss is active in it."""
     parameters = config.parameters
-    if "threshold" in type(parameters).model_fields:  # every image is accepted: the most a step can cost
+    if "threshold" in type(parameters).model_fields:  # every image is used, which makes a step most expensive
         parameters = parameters.model_copy(update={"threshold": 1e-9})
     update = {
         "epochs": 2,
@@ -128,11 +131,7 @@ def _short(config: RunConfig) -> RunConfig:
 
 
 def _noise(classes: int, side: int, flip: bool, config: RunConfig) -> tuple[Any, Any]:
-    """As many images of noise as a step takes, and a few to validate on."""
-    import numpy as np
-
-    from ssl_core.data.datasets import Dataset, Split
-
+    """As many images of noise as a step takes, and a few for validation."""
     assert config.batch_size and config.mu
     valid = 10 * classes
     count = valid + max(config.batch_size * (config.mu + 1), classes)

@@ -1,15 +1,17 @@
-"""A reproduced table as Markdown, LaTeX, CSV and a picture."""
+"""A reproduced table as text: its cells and notes, in Markdown and in LaTeX."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 Document = Mapping[str, Any]
+"""A table as `tune.paper_tables.reproduce.documents` makes it."""
 CUT = "†"
+"""Marks a cell that was trained at less than the published report's budget."""
 _NAMES = {
     "pseudo_label": "pseudo-labelling",
     "vat": "VAT",
@@ -31,22 +33,8 @@ COLUMNS = (
 )
 
 
-def write_all(document: Document, folder: Path) -> list[Path]:
-    """Write a table in every form; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = document["table"]
-    texts = {"md": markdown(document), "tex": latex(document), "csv": comma_separated(document)}
-    paths = []
-    for suffix, text in texts.items():
-        path = folder / f"{name}.{suffix}"
-        path.write_text(text, encoding="utf-8")
-        paths.append(path)
-    picture(document, folder / f"{name}.png")
-    return [*paths, folder / f"{name}.png"]
-
-
 def cells(row: Document) -> list[str]:
-    """A row as text, in the order of `COLUMNS`."""
+    """The cells of a row as text, in the order of `COLUMNS`."""
     mark = CUT if row["cut"] else ""
     missing = "not run" if row["test_error"] is None else ""
     note = f" ({row['report_note']})" if row["report_note"] else ""
@@ -92,7 +80,7 @@ def _published(known: Mapping[str, Any] | None) -> str:
 
 
 def spread(values: Mapping[str, Any] | None, *, sign: bool = False) -> str:
-    """``12.34 ± 0.56 (n = 3)``; empty where there is no value."""
+    """``12.34 ± 0.56 (n = 3)``; empty if there is no value."""
     if values is None:
         return ""
     mean = f"{values['mean']:{'+' if sign else ''}.2f}"
@@ -101,17 +89,17 @@ def spread(values: Mapping[str, Any] | None, *, sign: bool = False) -> str:
 
 
 def notes(document: Document) -> list[str]:
-    """What has to be known to read the table, a sentence or two each."""
+    """What a reader of the table has to know: notes of a sentence or two."""
     rows = document["rows"]
     found = [
         "test/error: percent of test images misclassified, mean ± standard deviation over training seeds and "
-        "labelled sets (the validation images stay); the test set was read once for each final model.",
+        "labelled sets; the validation images are always the same. The test set was read once for each final model.",
     ]
     cuts = {word for row in rows for word in row["cut"]}
     if cuts:
         found.append(
-            f"{CUT} At a cut budget: {'; '.join(sorted(cuts))}. Such a cell is no measure of the report's or the "
-            "published value: it shows that the whole way runs, and how methods compare at this budget."
+            f"{CUT} At a cut budget: {'; '.join(sorted(cuts))}. Such a cell cannot be compared with the report's or "
+            "the published value. It shows that all steps run, and how the methods compare at this budget."
         )
     images = sorted(
         {f"{r['batch_size']} labelled and at most {r['mu'] * r['batch_size']} unlabelled" for r in rows}
@@ -119,7 +107,9 @@ def notes(document: Document) -> list[str]:
     found.append(f"Images a step: {'; '.join(images)}.")
     found += [f"{rule[0].upper()}{rule[1:]}." for rule in dict.fromkeys(_rule(row) for row in rows)]
     for rule in dict.fromkeys(row["supervised"]["rule"] for row in rows):
-        found.append(f"Supervised here: labelled images alone, as many steps, the same seeds; {rule}.")
+        found.append(
+            f"Supervised here: labelled images only, the same number of steps, the same seeds; {rule}."
+        )
     known = [row["published"] for row in rows if row["published"]]
     if known:
         first = known[0]
@@ -145,155 +135,48 @@ def _rule(row: Document) -> str:
 
 
 def markdown(document: Document) -> str:
-    """The table with its notes."""
-    lines = [f"# {document['title']} ({document['table']})", ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    lines += [f"| {' | '.join(cells(row))} |" for row in document["rows"]]
+    """The table and its notes as Markdown."""
+    lines = [f"# {document['title']} ({document['table']})", "", _markdown_row(COLUMNS)]
+    lines += [f"|{'---|' * len(COLUMNS)}", *(_markdown_row(cells(row)) for row in document["rows"])]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(document)), ""])
 
 
-_TEX = {"±": r"$\pm$", CUT: r"$^\dagger$", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "^": r"\^{}"}
+def _markdown_row(texts: Sequence[str]) -> str:
+    escaped = [text.replace("|", r"\|") for text in texts]
+    return f"| {' | '.join(escaped)} |"
 
 
 def latex(document: Document) -> str:
-    """The same as a LaTeX table that needs no package."""
-    head, rows = (
-        " & ".join(_tex(c) for c in COLUMNS),
-        [" & ".join(_tex(c) for c in cells(row)) for row in document["rows"]],
-    )
+    """The table and its notes as a LaTeX table that needs no package.
+
+    Pandas writes the tabular and escapes all text in it; caption and notes go through the same escaping.
+    """
+    import pandas as pd  # loads for half a second
+
+    rules: Any = [{"selector": rule, "props": ":hline;"} for rule in ("toprule", "midrule", "bottomrule")]
+    table = _escaped(pd.DataFrame([cells(row) for row in document["rows"]], columns=list(COLUMNS)).style)
+    tabular = table.set_table_styles(rules).to_latex(column_format=f"ll{'r' * 5}lrr")
+    text = pd.DataFrame([document["title"], *notes(document)]).style.hide(axis="columns")
+    caption, *described = _escaped(text).to_string().splitlines()
     return "\n".join(
         [
             r"\begin{table}",
             r"\tiny\centering",
-            rf"\caption{{{_tex(document['title'])}}}",
-            rf"\begin{{tabular}}{{ll{'r' * 5}lrr}}",
-            r"\hline",
-            rf"{head} \\",
-            r"\hline",
-            *(rf"{row} \\" for row in rows),
-            r"\hline",
-            r"\end{tabular}",
-            r"\par\raggedright " + " ".join(_tex(note) for note in notes(document)),
+            rf"\caption{{{caption}}}",
+            tabular.rstrip(),
+            r"\par\raggedright " + " ".join(described),
             r"\end{table}",
             "",
         ]
     )
 
 
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)
-
-
-def comma_separated(document: Document) -> str:
-    """One line a cell, every number in a column of its own."""
-    out = io.StringIO()
-    rows = [_flat(document, row) for row in document["rows"]]
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _flat(document: Document, row: Document) -> dict[str, object]:
-    known = row["published"] or {}
-    supervised = row["supervised"]
-    return {
-        "table": document["table"],
-        "cell": row["cell"],
-        "method": row["method"],
-        "source": row["source"],
-        "threshold": row["threshold"],
-        "n": len(row["seeds"]),
-        **_numbers("test_error", row["test_error"]),
-        "report": row["report"],
-        "published": known.get("error"),
-        "published_std": known.get("std"),
-        "published_method": known.get("method"),
-        **_numbers("supervised", supervised["test_error"]),
-        **_numbers("difference", row["difference"]),
-        **_numbers("val_error", row["val_error"]),
-        "seconds": None if row["seconds"] is None else round(row["seconds"]["mean"], 1),
-        "supervised_seconds": None
-        if supervised["seconds"] is None
-        else round(supervised["seconds"]["mean"], 1),
-        **{k: row[k] for k in ("network", "epochs", "warmup_epochs", "steps", "batch_size", "mu", "failed")},
-        "cut": "; ".join(row["cut"]),
-        "rule": row["rule"],
-        "supervised_rule": supervised["rule"],
-        "seeds": " ".join(map(str, row["seeds"])),
-        "test_errors": " ".join(f"{v:g}" for v in (row["test_error"] or {"values": []})["values"]),
-    }
-
-
-def _numbers(name: str, values: Mapping[str, Any] | None) -> dict[str, float | None]:
-    found = values or {"mean": None, "std": None}
-    return {f"{name}_{part}": found[part] for part in ("mean", "std")}
-
-
-def _draw_row(axes: Any, place: int, row: Document) -> None:
-    """A cell's line of the dot plot, at this height."""
-    axes.axhline(place, color="0.92", linewidth=1, zorder=0)
-    for values, shift, shape, colour, label in (
-        (row["supervised"]["test_error"], 0.12, "s", "0.45", "supervised, here"),
-        (row["test_error"], -0.12, "o", "C0", "this method, here"),
-    ):
-        if values:
-            axes.errorbar(
-                values["mean"],
-                place + shift,
-                xerr=values["std"] or 0.0,
-                fmt=shape,
-                color=colour,
-                label=label,
-                capsize=3,
-                markersize=6,
-            )
-    axes.plot(row["report"], place, "D", color="C3", markersize=6, label="the report")
-    if row["published"]:
-        axes.plot(
-            row["published"]["error"],
-            place,
-            "|",
-            color="C2",
-            markersize=13,
-            markeredgewidth=2.5,
-            label="published, full budget",
-        )
-
-
-def picture(document: Document, path: Path) -> None:
-    """The table as a dot plot: here, report, published and supervised, a line for each cell."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = document["rows"]
-    figure = Figure(figsize=(8, 1.7 + 0.42 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for place, row in enumerate(rows):
-        _draw_row(axes, place, row)
-    axes.set_yticks(range(len(rows)), [f"{r['cell']}{' ' + CUT if r['cut'] else ''}" for r in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("test error, percent of images misclassified (± one standard deviation)")
-    cut = next((row["cut"] for row in rows if row["cut"]), None)
-    axes.set_title(
-        document["title"], loc="left", fontsize=11, pad=18 if cut else 6
-    )  # room for the note below it
-    axes.spines[["top", "right"]].set_visible(False)
-    shown = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+def _escaped(style: Styler) -> Styler:
+    """Escape every character that LaTeX reads as a command, and write ± and † as the commands that they need."""
+    return (
+        style.hide(axis="index").format(_symbols, escape="latex").format_index(escape="latex", axis="columns")
     )
-    if cut:
-        axes.annotate(
-            f"{CUT} cut budget: {'; '.join(cut[:3])}",
-            (0, 1.0),
-            xytext=(0, 3),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            fontsize=7,
-            color="0.4",
-            va="bottom",
-        )
-    figure.savefig(path, dpi=110)
+
+
+def _symbols(escaped: object) -> str:
+    return str(escaped).replace("±", r"$\pm$").replace(CUT, r"$^\dagger$")

@@ -1,8 +1,8 @@
-"""The report's tables again: every cell trained on several seeds, beside the report's value, the published one
-and the supervised baseline at the same budget.
+"""Train the tables of the published report: every cell on several seeds, beside the report's value, a public
+benchmark's value and a supervised baseline at the same budget.
 
-Runs lie under ``HOME/reproduce``, one folder for each configuration and seed; a run that is done is not made
-again, whatever table or command asks for it next.
+The runs are kept under ``HOME/reproduce``, in a folder for each configuration and seed. A finished run is never
+trained again, also if another table or command needs it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ssl_core.system.errors import ConfigError
 from tune.cluster.gpus import gpu_count
 from tune.confirmation.trainings import (
     FIRST_SEED,
@@ -32,78 +31,22 @@ from tune.confirmation.trainings import (
 from tune.definition.spec import dataset_tag
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Spread
-from tune.paper_tables.entries import Budget, Entry, baseline_entry, cut, info_of, report_entry
-from tune.paper_tables.paper import SETTINGS, Cell, cells_of, chosen, published
+from tune.paper_tables.entries import Entry, cut, info_of
+from tune.paper_tables.order import Declared, Order, declared_of_report, key_of
+from tune.paper_tables.paper import SETTINGS, published
+from tune.paper_tables.searched import tuned_rows
 from tune.revision import git_revision
 from tune.store.home import Home
 
-DEFAULT_SEEDS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What `reproduce` is asked for.
-
-    Attributes:
-        tables: "table1", "table2", "table3".
-        cells: as ``--cell`` takes them; none: all.
-        budget: what is not the report's own.
-        seeds: trainings of each cell.
-        configs: folder of configurations that `export` wrote, in place of the report's settings.
-        search: trials of a search that tunes each column first; None: no search.
-        concurrent: trainings side by side; None: what the machine holds.
-    """
-
-    tables: tuple[str, ...]
-    cells: tuple[str, ...] = ()
-    budget: Budget = field(default_factory=Budget)
-    seeds: int = DEFAULT_SEEDS
-    configs: Path | None = None
-    search: int | None = None
-    concurrent: int | None = None
-
-    def wanted(self) -> list[Cell]:
-        """The report's cells that are asked for."""
-        return chosen([c for table in dict.fromkeys(self.tables) for c in cells_of(table)], self.cells)
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What a table is made of: its rows, and for each the baseline beside it."""
-
-    entries: list[Entry]
-    baselines: dict[str, Entry]  # by `key_of` of a row
-    beside: tuple[Entry, ...] = ()
-    """Rows that are shown where they happen to be done, and not trained for this."""
-
-    def baseline_of(self, entry: Entry) -> Entry:
-        return self.baselines[key_of(entry)]
-
-    def all(self) -> list[Entry]:
-        """What is trained, baselines first: they are cheap, and every row is read against one."""
-        needed = [self.baseline_of(e) for e in self.entries]
-        return list({_identity(e): e for e in [*needed, *self.entries]}.values())
-
-
-def key_of(entry: Entry) -> str:
-    """What names a row among those of all tables."""
-    return f"{entry.table}/{entry.name}"
-
-
-def _identity(entry: Entry) -> Path:
-    return entry.folder(Path())
-
 
 def declare(order: Order, home: Home, say: Say) -> Declared:
-    """What has to be trained; searches first where that is asked for.
+    """The rows to train. If the order asks for searches, they run here.
 
     Raises:
-        ConfigError: anything wrong that can be known without training.
+        ConfigError: anything in the order is invalid.
     """
     declared = declared_of_report(order)
     if order.configs is not None or order.search is not None:
-        from tune.paper_tables.searched import tuned_rows
-
         rows = tuned_rows(order, home, say)
         baselines = declared.baselines | {key_of(row): baseline for row, baseline in rows}
         declared = Declared([row for row, _ in rows], baselines, tuple(declared.entries))
@@ -112,36 +55,22 @@ def declare(order: Order, home: Home, say: Say) -> Declared:
     return declared
 
 
-def declared_of_report(order: Order) -> Declared:
-    """The cells in the report's own settings, at the budget that is asked for.
-
-    Raises:
-        ConfigError: anything wrong with what is asked for.
-    """
-    if order.seeds < 1:
-        raise ConfigError(f"--seeds {order.seeds}: at least 1.")
-    if order.concurrent is not None and order.concurrent < 1:
-        raise ConfigError(f"--concurrent {order.concurrent}: at least 1.")
-    entries = [report_entry(cell, order.budget) for cell in order.wanted()]
-    return Declared(entries, {key_of(e): baseline_entry(e, order.budget) for e in entries})
-
-
 def reproduce(
     order: Order, home: Home, say: Say, write: Callable[[dict[str, dict[str, Any]]], None]
 ) -> dict[str, dict[str, Any]]:
-    """Train what is not trained yet; each table's document (see `documents`).
+    """Train the runs that are not finished yet, and return a document for each table (see `documents`).
 
     Args:
         order: what is asked for.
         home: the home folder.
-        say: told how it goes.
-        write: given the documents at the end, and also where an interruption ends it before.
+        say: called with each line of progress.
+        write: called with the documents at the end, also if an interruption or an error ends the command early.
 
     Raises:
-        ConfigError: anything wrong with what is asked for, before anything is trained.
-        ServiceError: another `reproduce` is at work in this home.
+        ConfigError: anything in the order is invalid; raised before anything is trained.
+        ServiceError: another `reproduce` runs in this home.
     """
-    declared_of_report(order)  # what is wrong is told before anything is made
+    declared_of_report(order)  # an invalid order is refused before the home is made
     home.check_writable()
     with _alone(home):
         declared = declare(order, home, say)
@@ -156,7 +85,7 @@ def reproduce(
 
 
 def trainings_of(declared: Declared, seeds: int, home: Home) -> list[Training]:
-    """Every run, seed by seed, so that a table is whole in width before it is in depth."""
+    """All runs, ordered by seed: after the first seed every cell has a value."""
     return [
         Training(
             f"{entry.table or 'baseline'} {entry.name}, seed {number}",
@@ -173,7 +102,7 @@ def _out(entry: Entry, number: int, home: Home) -> Path:
 
 
 def places_of(order: Order, home: Home, count: int) -> Places:
-    """Where the runs run: a GPU each, or a processor each."""
+    """How many runs train at a time, each on a GPU or on a processor core of its own."""
     gpus = 1.0 if gpu_count() else 0.0
     room = gpu_count() if gpus else len(os.sched_getaffinity(0))
     root = order.budget.data_root
@@ -187,8 +116,8 @@ def places_of(order: Order, home: Home, count: int) -> Places:
 
 
 def documents(order: Order, declared: Declared, home: Home) -> dict[str, dict[str, Any]]:
-    """Each table as plain data, from what is trained so far."""
-    from ssl_core.system.environment import fingerprint
+    """The tables as plain data, from the runs that are finished."""
+    from ssl_core.system.environment import fingerprint  # loads torch
 
     result = {}
     for table in dict.fromkeys(order.tables):
@@ -248,7 +177,7 @@ def _row(entry: Entry, baseline: Entry, order: Order, home: Home) -> dict[str, A
 
 
 def _results(entry: Entry, seeds: int, home: Home) -> dict[int, Trained]:
-    """What is done of an entry, by the number of its seed."""
+    """The finished runs of an entry, by the number of the seed."""
     found = {
         n: finished(Training("", fresh(entry.config, n), _out(entry, n, home))) for n in range(1, seeds + 1)
     }
@@ -265,6 +194,7 @@ def _spread(values: Iterable[float]) -> dict[str, Any] | None:
 
 @contextmanager
 def _alone(home: Home) -> Iterator[None]:
+    """Hold the lock that lets one `reproduce` at a time work in a home."""
     folder = home.path / "reproduce"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
@@ -272,7 +202,7 @@ def _alone(home: Home) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ServiceError(
-                f"another `ssl-tune reproduce` is at work in {home.path}. Wait for it, or name another --home.",
+                f"another `ssl-tune reproduce` is at work in {home.path}. Wait until it ends, or name another --home.",
                 Exit.IN_USE,
             ) from None
         yield

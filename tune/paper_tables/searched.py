@@ -1,4 +1,4 @@
-"""Searched configurations in place of the report's settings: those that `export` wrote, or searched now."""
+"""Searched configurations in place of the published report's settings: read from exported files, or searched now."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from tune.engine.progress import make_progress
 from tune.errors import Exit, ServiceError
 from tune.findings.exports import FORMAT, exported, read_exported
 from tune.findings.study import Study
+from tune.launch.baseline import tune_baseline
 from tune.launch.request import SearchRequest
+from tune.launch.start import carry_on, start
 from tune.paper_tables.entries import (
     BASELINE,
     Budget,
@@ -30,25 +32,25 @@ from tune.paper_tables.entries import (
     tuned_config,
     tuned_entry,
 )
+from tune.paper_tables.order import Order
 from tune.paper_tables.paper import DATASETS, Cell
-from tune.paper_tables.reproduce import Order
 from tune.store.home import Home
 
 
 @dataclass(frozen=True)
 class Found:
-    """A configuration that was searched, and how it was chosen, in words."""
+    """A searched configuration, and how it was chosen, in words."""
 
     config: dict[str, Any]
     rule: str
 
 
 def tuned_rows(order: Order, home: Home, say: Say) -> list[tuple[Entry, Entry]]:
-    """A row for each table and column that is asked for, and the supervised baseline beside it.
+    """A row for each table and column that is asked for, with its supervised baseline.
 
     Raises:
-        ConfigError: a column for which there is no configuration, or one that was exported for other data.
-        ServiceError: a search that was interrupted, or in which no trial succeeded.
+        ConfigError: a column has no configuration, or only one that was exported for other data.
+        ServiceError: a search was interrupted, or none of its trials succeeded.
     """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in order.wanted():
@@ -69,7 +71,7 @@ def tuned_rows(order: Order, home: Home, say: Say) -> list[tuple[Entry, Entry]]:
 
 
 def _baseline(row: Entry, supervised: Found | None, budget: Budget) -> Entry:
-    """The tuned supervised configuration where there is one of the row's own budget; else an untuned one."""
+    """The tuned supervised configuration if it has the same budget as the row; otherwise an untuned one."""
     plain = baseline_entry(row, budget)
     if supervised is None:
         return plain
@@ -98,7 +100,10 @@ def _read_folder(folder: Path) -> list[tuple[Path, Mapping[str, Any]]]:
         if document.get("format") == FORMAT:
             found.append((path, document))
     if not found:
-        raise ConfigError(f"--configs {folder}: it holds no configuration that `ssl-tune export` wrote.")
+        raise ConfigError(
+            f"--configs {folder}: it holds no configuration that `ssl-tune export` wrote. `ssl-tune export --all DIR` "
+            "writes them."
+        )
     return found
 
 
@@ -126,7 +131,7 @@ def _exported_for(
 def _match(
     exports: list[tuple[Path, Mapping[str, Any]]], method: str, cell: Cell, budget: Budget
 ) -> Found | None:
-    """The configuration for a column; of several the confirmed, then the one with the lowest val/error."""
+    """The configuration for a column. Of several, a confirmed one, then the one with the lowest val/error."""
     names = {cell.dataset, dataset_tag(place_of(cell.dataset, budget))}
     matching = [
         document
@@ -148,9 +153,7 @@ def _match(
 
 
 def _searched_for(cell: Cell, order: Order, home: Home, say: Say) -> tuple[Found, Found]:
-    """The best of a search of the method, and of one of the supervised baseline with as many trials."""
-    from tune.launch.baseline import tune_baseline
-
+    """The best of a search of the method, and the best of a search of the baseline with as many trials."""
     study = _search(cell, order, home, say)
     outcome = tune_baseline(study, home, make_progress())
     if outcome.code in (Exit.INTERRUPTED, Exit.TERMINATED):
@@ -167,9 +170,7 @@ def _best(study: Study) -> Found:
 
 
 def _search(cell: Cell, order: Order, home: Home, say: Say) -> Study:
-    """Search a column, or carry a search on that an earlier command began."""
-    from tune.launch.start import carry_on, start
-
+    """Search a column, or resume the search that an earlier command began."""
     request = _request(cell, order)
     name = str(request.name)
     if home.has_study(name):
@@ -183,7 +184,7 @@ def _search(cell: Cell, order: Order, home: Home, say: Say) -> Study:
 
 
 def _request(cell: Cell, order: Order) -> SearchRequest:
-    """A search at the budget of the report's cell; its name tells budgets apart."""
+    """A search at the cell's budget. The name of the study contains a digest of the budget."""
     entry = report_entry(cell, order.budget)
     config, document = entry.config, fresh_document(entry.config)
     names = ("steps_per_epoch", "batch_size", "mu", "precision", "device", "weight_decay", "threads")

@@ -1,4 +1,7 @@
-"""The driver's side of a study in an object store (`tune.store.remote_study`): holds the study, and commits its working copy."""
+"""The driver's side of a study in an object store: holds the study and commits its working copy.
+
+The other side is `tune.store.remote_study`.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """A study whose home is a place in an object store: its state there, and the working copy that a machine has of it.
 
 A driver works on an ordinary folder of its own machine. What has to outlive that machine is *committed*: a snapshot of
-the study's small files and databases, as one object (`tune.store.snapshot`), so that a reader sees all of it or none. It is
-committed before a trial is started, and every few seconds if anything has changed since (`tune.store.mirror`). Trials'
-checkpoints are objects of their own, which workers write (`tune.worker.trial_files`) and which hold all reports so far: a
-snapshot may be older than they are, and loses nothing.
+the study's small files and databases, as one object (`tune.store.snapshot`), so that a reader sees all of it or none.
+It is committed before a trial is started, and every few seconds if anything has changed since (`tune.store.mirror`).
+Trials' checkpoints are objects of their own, which workers write (`tune.worker.trial_files`) and which hold all reports
+so far: a snapshot may be older than they are, and loses nothing.
 
     test-readings/COPY.jsonl                      what a machine has read of test sets
     studies/NAME/state/0000000012-SHA256.tar.gz   the newest snapshot and the one before

@@ -1,0 +1,54 @@
+"""What the command line can do, as functions: a command parses, calls one of these and prints.
+
+Each is loaded at first use, so that reading a study loads neither torch nor Ray. The package `tune` offers all of
+them: ``tune.search`` is ``tune.api.search``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tune.api.explaining import doctor as doctor
+    from tune.api.explaining import methods as methods
+    from tune.api.explaining import spaces as spaces
+    from tune.api.reading import export as export
+    from tune.api.reading import pictures as pictures
+    from tune.api.reading import report as report
+    from tune.api.reading import status as status
+    from tune.api.reading import studies as studies
+    from tune.api.reading import sync as sync
+    from tune.api.reading import trial_records as trial_records
+    from tune.api.single import train as train
+    from tune.api.tables import reproduce as reproduce
+    from tune.findings.study import Study as Study
+    from tune.findings.study import load_study as load_study
+    from tune.launch.start import resume as resume
+    from tune.launch.start import search as search
+
+_PLACES = {
+    "Study": "tune.findings.study",
+    "doctor": "tune.api.explaining",
+    "export": "tune.api.reading",
+    "load_study": "tune.findings.study",
+    "methods": "tune.api.explaining",
+    "pictures": "tune.api.reading",
+    "report": "tune.api.reading",
+    "resume": "tune.launch.start",
+    "search": "tune.launch.start",
+    "reproduce": "tune.api.tables",
+    "spaces": "tune.api.explaining",
+    "status": "tune.api.reading",
+    "studies": "tune.api.reading",
+    "sync": "tune.api.reading",
+    "train": "tune.api.single",
+    "trial_records": "tune.api.reading",
+}
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

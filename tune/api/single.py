@@ -1,0 +1,192 @@
+"""One configuration trained by itself."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssl_core import method_file
+from ssl_core.config import RunConfig, from_document
+from ssl_core.system.errors import ConfigError
+from tune.definition.inputs import parse_sets, with_overrides
+from tune.findings.exports import differences, read_exported
+from tune.signals import resumable
+from tune.store.home import Home, check_writable
+
+if TYPE_CHECKING:
+    from ssl_core.training.loop import Report
+    from ssl_core.training.result import Result
+
+DEFAULT_METHOD = "pseudo_label"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that has ended.
+
+    Attributes:
+        result: what came out.
+        folder: where its checkpoints, configuration and result lie.
+        expected: the `val/error` that an exported configuration promises; None where it was changed, or is no export.
+    """
+
+    result: Result
+    folder: Path
+    expected: float | None = None
+
+
+def train(
+    *,
+    method: str | None = None,
+    dataset: str | None = None,
+    labels: int | None = None,
+    network: str | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | list[str] | None = None,
+    config: Path | str | None = None,
+    out: Path | str | None = None,
+    final: bool = False,
+    resume: bool = False,
+    data_root: Path | str | None = None,
+    home: Path | str | None = None,
+    on_report: Callable[[Report], None] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Training:
+    """Train one configuration, with a checkpoint after every epoch.
+
+    Args:
+        method: see `methods`; None: pseudo_label, or what `config` names.
+        dataset, labels, network, epochs, seed: None: what `config` says, else what fits the data.
+        settings: other values by dotted name, or ``["vat.eps=4"]``.
+        config: a file that `export` wrote.
+        out: folder of the run; None: a fresh one in the home.
+        final: read the test set, once, at the end; the reading is recorded.
+        resume: go on in `out` from the last whole checkpoint.
+        data_root: where downloaded data lie.
+        home: the home folder.
+        on_report: called with the report of every epoch.
+        say: told where the bits may differ from an exported run's.
+
+    Raises:
+        ConfigError: anything wrong with what is asked for, or other data than the exported configuration's.
+        NonFiniteError: a loss or gradient that is not finite.
+        ServiceError: interrupted; says how to carry on.
+    """
+    place = Home(home).folder_for("train")
+    common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
+    given = {k: v for k, v in common.items() if v is not None}
+    folder = None if out is None else Path(out)
+    if resume and folder is None:
+        raise ConfigError("--resume goes on in a run's folder: name it with --out.")
+    if folder is not None:
+        check_writable(folder, "--out", "Name another folder.")
+    root = None if data_root is None else Path(data_root)
+    chosen, document = _configuration(
+        method, given, settings or {}, None if config is None else Path(config), folder if resume else None
+    )
+    as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
+    if as_exported:
+        _compare_origin(chosen, document, root, place, say)
+    folder = folder or _fresh_folder(place, chosen.method)
+    result = _train(chosen, folder, place, root, final=final, resume=resume, on_report=on_report)
+    expected = (document.get("expect") or {}).get("val_error") if as_exported else None
+    return Training(result, folder, expected)
+
+
+def _configuration(
+    method: str | None,
+    given: dict[str, Any],
+    settings: Mapping[str, Any] | list[str],
+    file: Path | None,
+    resumed: Path | None,
+) -> tuple[RunConfig, Mapping[str, Any]]:
+    """The configuration that is asked for, and the exported document it came from (or {})."""
+    if file is not None:
+        if method is not None:
+            raise ConfigError("--config names the method already: leave --method out.")
+        base, document = read_exported(file)
+        start = base.document()
+    elif resumed is not None and method is None and not given and not settings:
+        return _kept(resumed), {}
+    else:
+        document, start = {}, {"method": method or DEFAULT_METHOD}
+    if isinstance(settings, list):
+        settings = parse_sets(settings, start["method"], start.get("method_digest"))
+    return from_document(with_overrides(start, given | dict(settings))), document
+
+
+def _kept(folder: Path) -> RunConfig:
+    """The configuration of the run in a folder."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no run ({path.name} is missing): leave --resume out to start one.")
+    kept = json.loads(path.read_text())
+    if digest := kept.get("method_digest"):
+        method_file.load_kept(folder, kept["method"], digest)
+    return from_document(kept, where=str(path))
+
+
+def _compare_origin(
+    config: RunConfig, document: Mapping[str, Any], root: Path | None, home: Home, say: Callable[[str], None]
+) -> None:
+    """Refuse other data than an exported configuration was made with; say when the bits may differ."""
+    from ssl_core.system.environment import fingerprint  # loads torch
+    from ssl_core.training.result import prepare
+
+    resolved, data, split = prepare(config, data_root=root, cache=home.cache)
+    origin = document.get("origin") or {}
+    classes, made_with = origin.get("classes"), origin.get("split_hash")
+    if classes not in (None, data.num_classes):
+        raise ConfigError(
+            f"this configuration was exported for {classes} classes of {document['config']['dataset']}, "
+            f"{config.dataset} has {data.num_classes}. Name the right data with --dataset."
+        )
+    if made_with not in (None, split.hash):
+        raise ConfigError(
+            f"this configuration was exported for the split {made_with}, the data of {config.dataset} give "
+            f"{split.hash}: they are other images or other labels. Name the right ones with --dataset."
+        )
+    for difference in differences(document, fingerprint(resolved.device)):
+        say(f"the bits may differ from the exported run's: {difference}")
+
+
+def _fresh_folder(home: Home, method: str) -> Path:
+    home.check_writable()
+    base = home.path / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{method}"
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _train(
+    config: RunConfig,
+    folder: Path,
+    home: Home,
+    root: Path | None,
+    *,
+    final: bool,
+    resume: bool,
+    on_report: Callable[[Report], None] | None,
+) -> Result:
+    from ssl_core import train as train_run  # loads torch
+
+    words = ["ssl-tune", "train", "--resume", "--out", str(folder), *(["--final"] if final else [])]
+    with resumable(shlex.join(words)):
+        return train_run(
+            config,
+            out=folder,
+            cache=home.cache,
+            readings=home.test_readings if final else None,
+            on_report=on_report,
+            data_root=root,
+            final=final,
+            resume=resume,
+        )

@@ -1,0 +1,111 @@
+"""The published report's tables again (docs/report.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssl_core.system.errors import ConfigError
+from tune.signals import resumable
+from tune.store.home import Home
+
+if TYPE_CHECKING:
+    from tune.paper_tables.order import Order
+
+DEFAULT_SEEDS, DEFAULT_TRIALS = 3, 16
+
+
+def order_of(
+    tables: Sequence[str],
+    *,
+    cells: Sequence[str] = (),
+    data: Sequence[str] = (),
+    network: str | None = None,
+    epochs: int | None = None,
+    seeds: int = DEFAULT_SEEDS,
+    settings: Sequence[str] = (),
+    configs: Path | str | None = None,
+    search: bool = False,
+    trials: int = DEFAULT_TRIALS,
+    concurrent: int | None = None,
+    data_root: Path | str | None = None,
+) -> Order:
+    """What `reproduce` and `price` take as an object; the arguments are those of `reproduce`.
+
+    Raises:
+        ConfigError: an unknown table or cell, a setting or place that cannot be read, or both configs and search.
+    """
+    from tune.paper_tables.entries import Budget, parse_places  # reads the tables with pandas
+    from tune.paper_tables.order import Order
+
+    if search and configs is not None:
+        raise ConfigError("--search and --configs exclude each other: take one.")
+    return Order(
+        tables=tuple(dict.fromkeys(tables)),
+        cells=tuple(cells),
+        budget=Budget(
+            network=network,
+            epochs=epochs,
+            settings=tuple(settings),
+            places=parse_places(data),
+            data_root=None if data_root is None else Path(data_root),
+        ),
+        seeds=seeds,
+        configs=None if configs is None else Path(configs),
+        search=trials if search else None,
+        concurrent=concurrent,
+    )
+
+
+def reproduce(
+    *tables: str,
+    output: Path | str | None = None,
+    home: Path | str | None = None,
+    say: Callable[[str], None] = lambda message: None,
+    carry_on: str = "the same call",
+    **order: Any,
+) -> dict[str, dict[str, Any]]:
+    """Make tables of the published report again: Markdown, LaTeX, CSV and PNG, beside the published values.
+
+    What is trained already is not trained again.
+
+    Args:
+        tables: table1, table2, table3.
+        output: the folder of the tables; None: ``tables`` in the home.
+        home: the home folder.
+        say: told as runs end and files are written.
+        carry_on: named where it is interrupted.
+        order: as `order_of` takes them.
+
+    Returns:
+        Each table's document, by its name: rows, budget, notes.
+
+    Raises:
+        ConfigError: anything wrong with what is asked for, before anything is trained.
+        ServiceError: another `reproduce` is at work in this home, or it was interrupted.
+    """
+    from tune.paper_tables.files import write_all  # loads pandas
+    from tune.paper_tables.reproduce import reproduce as train_tables
+
+    place = Home(home).folder_for("reproduce")
+    folder = place.path / "tables" if output is None else Path(output)
+
+    def write(documents: dict[str, dict[str, Any]]) -> None:
+        for document in documents.values():
+            for path in write_all(document, folder):
+                say(f"wrote {path}")
+
+    with resumable(carry_on):
+        return train_tables(order_of(tables, **order), place, say, write)
+
+
+def price(*tables: str, **order: Any) -> dict[str, Any]:
+    """What `reproduce` with these arguments would cost, from steps measured on this machine; trains nothing.
+
+    Raises:
+        ConfigError: anything wrong with what is asked for.
+    """
+    from tune.paper_tables.price import cost  # loads torch
+
+    return cost(order_of(tables, **order))
