@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -62,6 +63,20 @@ class Done:
     def document(self) -> Any:
         """Standard output, which must be one JSON document and nothing else."""
         return json.loads(self.out)
+
+
+@contextmanager
+def made_once(folder: Path) -> Iterator[bool]:
+    """Whether this process is to fill a folder that several share; the others wait until it is filled."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.with_name(f"{folder.name}.done")
+        is_mine = not done.exists()
+        if is_mine:
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed over it
+            folder.mkdir()
+        yield is_mine
+        done.touch()
 
 
 def make_home(path: Path, migrated_store: Path) -> Home:
