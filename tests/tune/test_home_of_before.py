@@ -34,6 +34,11 @@ def moved(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Hom
     with tarfile.open(DATA / f"{NAME}.tar.xz") as archive:
         archive.extractall(place, filter="data")
     rewrite_paths(place / "home", {BEFORE["place"]: str(place)})
+    for folder in (place / "home" / "studies").glob("*/trials/*"):
+        state = checkpoint.load_newest(folder)
+        if state is not None:  # it refuses to go on with images of another path
+            state["config"]["dataset"] = state["config"]["dataset"].replace(BEFORE["place"], str(place))
+            checkpoint.save(folder, state["history"][-1]["epoch"], state)
     (place / "home" / "mlflow.db").write_bytes(migrated_store.read_bytes())
     return Home(place / "home")
 
