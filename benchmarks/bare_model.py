@@ -2,7 +2,7 @@
 
 Forward, backward and update of this project's network, channels-last, in the run's own precision, compiled where a run
 is compiled. There are no indices, views, monitors, guards or averages, and the images are the same in every step. Freed
-memory is kept, as in a run (`ssl_core.system.allocator`). Without that the limit would be lower, and this project's
+memory is kept, as in a run (`ssl_core.system.memory`). Without that the limit would be lower, and this project's
 share of it would look better than it is.
 
 U: unlabelled images of a step.
@@ -21,9 +21,9 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.setting import CLASSES, Cell, config_of, data_of
-from ssl_core.methods import method_of
-from ssl_core.networks.wide_resnet import build_network
-from ssl_core.system.allocator import keep_freed_memory
+from ssl_core.networks.registry import build_network
+from ssl_core.registry import method_of
+from ssl_core.system.memory import keep_freed_memory
 from ssl_core.training import compile as compiled
 from ssl_core.training.optim import build_optimizer
 
@@ -42,7 +42,7 @@ class BareModel:
         maps = self.method.attention_maps(config.parameters)
         network = build_network(cell.network, CLASSES, bn_momentum=0.1, seed=0, attention_maps=maps)
         self.network = network.to(device=cell.device, dtype=self.dtype)
-        self.passes = compiled.passes(self.network) if cell.compile is True else self.network
+        self.passes = compiled.network(self.network) if cell.compile is True else self.network
         self.optimizer = build_optimizer(self.network, lr=0.03, momentum=0.9, weight_decay=5e-4)
         views = len(self.method.unlabelled_views)
         self.labelled = self._images(cell.batch_size)

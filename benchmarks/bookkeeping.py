@@ -23,8 +23,9 @@ from typing import Any
 import psutil
 
 from benchmarks.simulated import Driver, Outcome
+from tune.definition.request import SearchRequest
 from tune.engine.scheduler import StudyASHA
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 

@@ -192,8 +192,8 @@ def measure_costs(cifar10: str) -> None:
     """Time a few steps of every variant on every data set, and write docs/evidence-cost.csv anew."""
     from ssl_core.config import from_document
     from ssl_core.price import measure
-    from ssl_core.training.loop import Run
     from ssl_core.training.result import prepare
+    from ssl_core.training.run import Run
 
     COSTS.unlink(missing_ok=True)
     for dataset, labels, variant in dict.fromkeys((k.dataset, k.labels, k.variant) for k in declared()):

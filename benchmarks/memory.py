@@ -91,8 +91,9 @@ def config_of(folder: Path, seed: int, side: int) -> dict[str, Any]:
 def _trial(config: dict[str, Any], cache: Path, together: Barrier, results: Any) -> None:
     """A trial's process; it ends when all have looked."""
     from ssl_core.config import from_document
-    from ssl_core.training.loop import Run, take_steps
+    from ssl_core.training.loop import take_steps
     from ssl_core.training.result import prepare
+    from ssl_core.training.run import Run
 
     run = Run(*prepare(from_document(config), cache=cache))
     take_steps(run, 1)

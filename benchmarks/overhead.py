@@ -22,8 +22,8 @@ from unittest import mock
 import torch
 
 from benchmarks.tracking import without_tracking
-from ssl_core.config import RunConfig
-from ssl_core.training.loop import Report
+from ssl_core.schema import RunConfig
+from ssl_core.training.run import Report
 from tune.worker import trainable
 from tune.worker.trainable import TrialTrainable
 
@@ -32,7 +32,7 @@ BARE = "SSL_TUNE_BENCHMARK_BARE"
 
 
 class _Run:
-    """Takes the place of `ssl_core.training.loop.Run`."""
+    """Takes the place of `ssl_core.training.run.Run`."""
 
     def __init__(self, config: RunConfig, data: Any, split: Any) -> None:
         self.config, self.history = config, list[Report]()
@@ -57,7 +57,7 @@ class IdleTrainable(TrialTrainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the trial, in the worker's process."""
-        trainable.Run, trainable.train = _Run, _train  # type: ignore[assignment, misc]
+        trainable.Run, trainable.run_epochs = _Run, _train  # type: ignore[assignment, misc]
         if os.environ.get(BARE):
             trainable.checkpoint.save = lambda *_: Path()  # type: ignore[assignment]
         super().setup(config)

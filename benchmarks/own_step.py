@@ -7,7 +7,8 @@ import time
 import torch
 
 from benchmarks.setting import Cell, config_of, data_of
-from ssl_core.training.loop import Run, take_steps
+from ssl_core.training.loop import take_steps
+from ssl_core.training.run import Run
 
 
 class OwnStep:

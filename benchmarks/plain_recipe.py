@@ -29,8 +29,8 @@ from torchvision import transforms
 
 from benchmarks.setting import Cell, config_of, data_of
 from ssl_core.data.datasets import Dataset as Images
-from ssl_core.methods import method_of
-from ssl_core.networks.wide_resnet import build_network
+from ssl_core.networks.registry import build_network
+from ssl_core.registry import method_of
 
 TAU, LAMBDA_U, LEVELS = 0.95, 1.0, 10
 GREY = (127, 127, 127)

@@ -81,8 +81,9 @@ def record(number: int) -> Curve:
     from search_spaces import load_space
     from ssl_core.config import from_document
     from ssl_core.system.errors import NonFiniteError
-    from ssl_core.training.loop import Run, train
+    from ssl_core.training.loop import run_epochs
     from ssl_core.training.result import prepare
+    from ssl_core.training.run import Run
     from tune.definition.inputs import with_overrides
 
     params = parameters_of(number)
@@ -92,7 +93,7 @@ def record(number: int) -> Curve:
     run = Run(config, data, split)
     rows: list[tuple[float, float, float]] = []
     try:
-        rows += [_errors(run) for _ in train(run)]
+        rows += [_errors(run) for _ in run_epochs(run)]
     except NonFiniteError as error:
         print(f"configuration {number}: {error}", flush=True)
     val_error, val_loss, held_error = zip(*rows, strict=True) if rows else ((), (), ())

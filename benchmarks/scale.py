@@ -27,10 +27,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tune.definition.request import SearchRequest
 from tune.engine.recorder import Recorder
 from tune.engine.scheduler import StudyASHA
 from tune.engine.searcher import StudySearcher
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.opening import open_log, open_tracker

@@ -41,9 +41,10 @@ from ray.tune.search.optuna import OptunaSearch
 from benchmarks.record_curves import EPOCHS, METHOD, SPACE, read_curves
 from benchmarks.simulated import Driver, Outcome
 from benchmarks.stock_search import HELD, IMAGES, METRIC, TIME, Recorded, StockSearch
+from tune.definition.request import SearchRequest
 from tune.definition.spec import REDUCTION_FACTOR
 from tune.findings.comparisons import Spread
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.record import TrialRecord

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssl_core.config import RunConfig, from_document, resolve
+from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, DatasetInfo, Split, draw_split
+from ssl_core.schema import RunConfig
 from ssl_core.system.environment import choose_device
 
 CLASSES, LABELS_PER_CLASS, VALID_PER_CLASS = 10, 1, 1

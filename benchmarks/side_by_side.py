@@ -37,7 +37,8 @@ class Row:
 
 def _trial(fields: dict[str, Any], seconds: float, together: Barrier, results: Any) -> None:
     """A trial's process: puts images/s, over the time that its whole epochs took."""
-    from ssl_core.training.loop import Run, take_steps
+    from ssl_core.training.loop import take_steps
+    from ssl_core.training.run import Run
 
     cell = cell_of(**fields)
     data, split = data_of(cell)

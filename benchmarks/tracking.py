@@ -53,7 +53,7 @@ CALL = 1000  # points a call, as many as MLflow takes
 
 
 class Waiting:
-    """Takes the place of `ssl_core.training.loop.Run` and of the training: a report, after some time or at once.
+    """Takes the place of `ssl_core.training.run.Run` and of the training: a report, after some time or at once.
 
     Args:
         seconds: of an epoch.
@@ -72,7 +72,7 @@ class Waiting:
 
     def train(self, run: Any) -> Iterator[Any]:
         """The training."""
-        from ssl_core.training.loop import Report
+        from ssl_core.training.run import Report
 
         (self._meeting / str(os.getpid())).touch()
         while len(list(self._meeting.iterdir())) < CONCURRENT:
@@ -99,7 +99,7 @@ def trainable_of(waiting: Waiting) -> type:
         def setup(self, config: dict[str, Any]) -> None:
             from tune.worker import trainable
 
-            trainable.Run, trainable.train = waiting.run, waiting.train  # type: ignore[assignment,misc]
+            trainable.Run, trainable.run_epochs = waiting.run, waiting.train  # type: ignore[assignment,misc]
             trainable.checkpoint.save = lambda *_: Path()  # type: ignore[assignment]
             trainable.pictures.keep = lambda *_: None  # type: ignore[assignment]
             super().setup(config)

@@ -277,7 +277,7 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     Raises:
         ConfigError: a method or network that is not known; a device, precision or compiler that this machine lacks.
     """
-    from ssl_core.methods import get_method, method_names
+    from ssl_core.registry import get_method, method_names
 
     methods = options.methods or (method_names() if options.all else METHODS)
     cells = []

@@ -25,7 +25,8 @@ from torch.utils.data import default_collate
 from benchmarks.plain_recipe import PlainViews
 from benchmarks.setting import cell_of, config_of, data_of
 from ssl_core.data.datasets import Dataset
-from ssl_core.training.loop import Run, unlabelled_views
+from ssl_core.training.run import Run
+from ssl_core.training.step import unlabelled_views
 
 BATCH, MU = 64, 7
 WAYS = ("ours", "PIL, every operation applied", "PIL, each skipped half of the time")

@@ -86,17 +86,18 @@ def run_one(variant: str, seed: int) -> Row:
 def price(rounds: int = 12) -> float:
     """Processor time of a joint step over that of a separate one, of runs that take turns step by step."""
     from ssl_core.methods.base import Progress
-    from ssl_core.training import loop
     from ssl_core.training.result import prepare
+    from ssl_core.training.run import Run
+    from ssl_core.training.step import finite_guard, train_step
 
     spent: dict[str, list[float]] = {"joint": [], "separate": []}
-    runs = {variant: loop.Run(*prepare(config_of(variant, 0))) for variant in spent}
+    runs = {variant: Run(*prepare(config_of(variant, 0))) for variant in spent}
     for step in range(rounds):
         for variant, run in runs.items():
             progress = Progress(step, run.config.total_steps, step, epoch=1, ssl_epoch=1)
-            guard = loop.finite_guard(run, 1)
+            guard = finite_guard(run, 1)
             started = time.process_time()
-            loop.train_step(run, progress, guard)
+            train_step(run, progress, guard)
             spent[variant].append(time.process_time() - started)
     return statistics.median(spent["joint"][2:]) / statistics.median(spent["separate"][2:])
 

@@ -1,4 +1,4 @@
-"""What is searched: one YAML file per method (data to copy and edit) and its loader.
+"""Search spaces: a YAML file for each method, to be copied and edited (docs/search-spaces.md), and their reader.
 
 Names are loaded at first use: YAML is read and written without Optuna, whose import takes a tenth of a second.
 """

@@ -30,7 +30,7 @@ class Parameter:
     Attributes:
         name: dotted, as in ``--set``; or `warmup_share`.
         distribution: its range, both ends included, before it is bound to a number of epochs.
-        role: scientific (what the study asks about) or nuisance (tuned along for a fair comparison).
+        role: scientific (the study asks about it) or nuisance (tuned along to make the comparison fair).
         why: the reason of the range.
     """
 
@@ -52,10 +52,10 @@ def describe(distribution: BaseDistribution) -> str:
 
 
 def bound(parameter: Parameter, epochs: int, source: str) -> BaseDistribution:
-    """A parameter's range in runs of `epochs` epochs: a warm-up is shorter than the run.
+    """A parameter's range in runs of `epochs` epochs, where a warm-up must be shorter than the run.
 
     Raises:
-        ConfigError: not one warm-up of the range is; `source` is the space, named in the message.
+        ConfigError: no warm-up of the range is; `source` is the space, named in the message.
     """
     distribution = parameter.distribution
     if parameter.name != EPOCHS:
@@ -110,7 +110,7 @@ def is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def plain(distribution: BaseDistribution) -> dict[str, Any]:
-    """A distribution as plain data, in words of our own: a digest must outlive an upgrade of Optuna."""
+    """A distribution as plain data, in our own words, so that an upgrade of Optuna does not change a digest."""
     if isinstance(distribution, FloatDistribution | IntDistribution):
         kind = "float" if isinstance(distribution, FloatDistribution) else "int"
         return {"type": kind} | {key: getattr(distribution, key) for key in RANGE_KEYS}

@@ -1,4 +1,4 @@
-"""The checks of a search space's file: every refusal names the line, the value and what is accepted."""
+"""The checks of a search space's file. Every error names the line, the value and what is accepted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from search_spaces.ranges import EPOCHS, RANGE_KEYS, SHARE, Parameter, describe, holds, is_number
 from search_spaces.yaml_text import Document, KeyPath
 from ssl_core.config import from_document, parameter_names
-from ssl_core.methods import method_names
-from ssl_core.methods.base import Method
+from ssl_core.methods.base import AnyMethod
+from ssl_core.registry import method_names
 from ssl_core.system.errors import ConfigError, unknown
 
 VARIANTS = ("default", "wide")
@@ -35,10 +35,10 @@ _ENTRY_KEYS = {
 
 @dataclass(frozen=True)
 class Reader:
-    """Checks of one document; every refusal names the line."""
+    """Checks of one document; every error names the line."""
 
     document: Document
-    method: Method
+    method: AnyMethod
 
     @property
     def data(self) -> Any:
@@ -48,7 +48,7 @@ class Reader:
         raise ConfigError(f"{self.document.place(path)}: {message}.")
 
     def section(self, *path: str) -> Mapping[str, Any]:
-        """A mapping with text as keys; what is absent or empty is an empty one."""
+        """A mapping with text as keys; an empty one where the section is absent or empty."""
         value = self.data
         for key in path:
             value = value.get(key)
@@ -83,7 +83,7 @@ class Reader:
             self.fail(("default",), "`default:` names no parameter to search. Add at least one")
 
     def notes(self) -> dict[str, str]:
-        """The `fixed` section: what is said of parameters that are not searched."""
+        """The `fixed` section: notes on parameters that are not searched."""
         known = parameter_names(self.method)
         notes = self.section("fixed")
         for name in notes:
@@ -115,14 +115,14 @@ class Reader:
         return Parameter(name=name, distribution=distribution, role=role, why=why.strip())
 
     def check_name(self, name: str, path: tuple[str, ...]) -> None:
-        """Refuse what is no parameter of the method, or must be the same in all trials."""
+        """Refuse a name that is no parameter of the method, or whose value must be the same in all trials."""
         own = {known for known in parameter_names(self.method) if known.startswith(f"{self.method.name}.")}
         if name in own | SEARCHABLE:
             return
         if name in parameter_names(self.method) | {"method"}:
             self.fail(
                 path,
-                f"{name} cannot be searched: it is the same in all trials of a study, or they could not be "
+                f"{name} cannot be searched: it must be the same in all trials of a study, so that they can be "
                 f"compared. Set it for the whole study instead. "
                 f"What can be searched: {', '.join(sorted(own | SEARCHABLE))}",
             )
@@ -132,7 +132,7 @@ class Reader:
         raise unknown("parameter", name, own | SEARCHABLE, where=self.document.place(path))
 
     def one_of(self, entry: Mapping[str, Any], path: tuple[str, ...], key: str, known: Sequence[str]) -> Any:
-        """A key whose value is one of a few words."""
+        """A required key whose value is one of the `known` words."""
         value = entry.get(key)
         if value is None:
             self.fail(path, f"{path[-1]}.{key} is missing. Accepted: {', '.join(known)}")
@@ -160,7 +160,7 @@ class Reader:
     def interval(
         self, entry: Mapping[str, Any], path: tuple[str, ...], kind: str
     ) -> FloatDistribution | IntDistribution:
-        """`low`, `high` (both included) and `log` or `step`, at whose ends the configuration takes the value."""
+        """`low`, `high` (both included) and `log` or `step`; the configuration must accept both ends."""
         name = path[-1]
         low, high = (self.number(entry, path, key, kind) for key in ("low", "high"))
         log = entry.get("log", False)
@@ -188,7 +188,7 @@ class Reader:
         return FloatDistribution(float(low), float(high), log=log, step=step)
 
     def number(self, entry: Mapping[str, Any], path: tuple[str, ...], key: str, kind: str) -> int | float:
-        """A key that must be there and be a number; a whole one for type int."""
+        """A required number; a whole one for type int."""
         value = entry.get(key)
         label = f"{path[-1]}.{key}"
         if value is None:
@@ -205,8 +205,8 @@ class Reader:
             if not is_number(value) or not 0 < value < 1:
                 self.fail(
                     path,
-                    f"{SHARE} = {_short(value)}: a share of the run is expected, between 0 and 1 and neither "
-                    f"of the two (no warm-up at all can be searched as {EPOCHS} from 0)",
+                    f"{SHARE} = {_short(value)}: a share of the run is expected, above 0 and below 1 "
+                    f"(to include runs without a warm-up, search {EPOCHS} from 0)",
                 )
             return
         if name == EPOCHS and value is None:
@@ -256,8 +256,8 @@ class Reader:
         return result
 
 
-def _document(method: Method, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration document from dotted values: the method's own go into its section."""
+def _document(method: AnyMethod, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration document from dotted names; the method's own parameters go into its section."""
     document: dict[str, Any] = {"method": method.name, "method_digest": method.digest}
     section: dict[str, Any] = {}
     for name, value in values.items():
@@ -270,6 +270,6 @@ def _document(method: Method, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value as text for a message, at most 60 characters."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,6 +1,6 @@
-"""Search spaces: read from YAML, checked against the configuration they are for, handed to Optuna.
+"""Search spaces: read from YAML, checked against the method's configuration, turned into Optuna's distributions.
 
-A file has these keys (the files beside this module are meant to be copied)::
+A file has these keys (docs/search-spaces.md explains them; the files of this package can be copied)::
 
     method: pseudo_label          # the method it is for
     default:                      # what is searched
@@ -10,12 +10,12 @@ A file has these keys (the files beside this module are meant to be copied)::
         high: 0.995               # categorical: `choices: [...]` instead
         role: scientific          # scientific | nuisance (the words of Google's tuning playbook)
         why: the reason of the range
-    wide: {...}                   # optional; laid over `default`, whole entries by name
+    wide: {...}                   # optional; added to `default`, replacing entries of the same name
     fixed: {...}                  # optional notes on what is not searched: `name: text`
     baseline: {...}               # the point always tried first: a value for every parameter
 
-The length of the warm-up is searched as `warmup_share` (of the run) or as `warmup_epochs`. Either way
-`SearchSpace.resolve` gives `warmup_epochs`, always shorter than the run.
+The length of the warm-up is searched as `warmup_share` (of the run) or as `warmup_epochs`. In both cases
+`SearchSpace.resolve` returns `warmup_epochs`, always shorter than the run.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from search_spaces.reader import VARIANTS, Reader
 from search_spaces.yaml_text import load_document
 from ssl_core import method_file
 from ssl_core.config import parameter_names, warmup_from_share
-from ssl_core.methods import get_method
-from ssl_core.methods.base import Method
+from ssl_core.methods.base import AnyMethod
+from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError, unknown
 
 
@@ -46,7 +46,7 @@ class SearchSpace:
     Attributes:
         method: the method it is for.
         source: ``pseudo_label (default)``, ``pseudo_label (wide)``, or the file's path.
-        text: the YAML as it was read, for a study to keep its own copy.
+        text: the YAML as it was read; a study keeps a copy.
         parameters: in the order of the file.
         baseline: the point always tried first, in the space's own names; see also `baseline_for`.
         variant: the section it was read from, "default" or "wide".
@@ -62,9 +62,9 @@ class SearchSpace:
     fixed: Mapping[str, str] = field(default_factory=dict)
 
     def distributions(self, epochs: int) -> dict[str, BaseDistribution]:
-        """What Optuna is asked for in a study of runs of `epochs` epochs.
+        """The distributions that Optuna samples in a study of runs of `epochs` epochs.
 
-        A range of `warmup_epochs` ends at epochs - 1, its choices lose those as long as the run.
+        A range of `warmup_epochs` ends at epochs - 1; of its choices, those shorter than the run remain.
 
         Raises:
             ConfigError: no length of the warm-up is shorter than the run.
@@ -72,7 +72,7 @@ class SearchSpace:
         return {p.name: bound(p, epochs, self.source) for p in self.parameters}
 
     def baseline_for(self, epochs: int) -> dict[str, Any]:
-        """The baseline as a point within `distributions(epochs)`: its warm-up cut where that is cut."""
+        """The baseline as a point within `distributions(epochs)`: its warm-up is shortened where the range is."""
         distributions = self.distributions(epochs)
         point = dict(self.baseline)
         if EPOCHS in point and not holds(distributions[EPOCHS], point[EPOCHS]):
@@ -88,7 +88,7 @@ class SearchSpace:
             epochs: length of the run, warm-up included.
 
         Returns:
-            The same values, with `warmup_share` replaced by the `warmup_epochs` that it comes to.
+            The same values, with `warmup_share` replaced by `warmup_epochs`.
 
         Raises:
             ConfigError: a name that the space does not have, one that is missing, or a warm-up that is not
@@ -169,8 +169,8 @@ def _read(path: Path, what: str, remedy: str) -> str:
     raise ConfigError(f"{what} {path}: {problem}. {remedy}")
 
 
-def _how_to_write(method: Method) -> str:
-    """What a space for this method has to say."""
+def _how_to_write(method: AnyMethod) -> str:
+    """What a space for this method has to contain, as advice to its author."""
     own = ", ".join(sorted(n for n in parameter_names(method) if n.startswith(f"{method.name}.")))
     return (
         f"Write it: `method: {method.name}`; `default:` with a range (type, low, high, role, why) for each parameter "
@@ -197,14 +197,14 @@ def parse_space(
     return _parse(text, where, get_method(method, digest), variant, source=where)
 
 
-def _parse(text: str, where: str, method: Method, variant: str, *, source: str) -> SearchSpace:
+def _parse(text: str, where: str, method: AnyMethod, variant: str, *, source: str) -> SearchSpace:
     reader = Reader(load_document(text, where), method)
     reader.check_sections()
     if variant not in VARIANTS:
         raise unknown("variant of a search space", variant, VARIANTS, where=where)
     if variant not in reader.data:
         reader.fail((), f"there is no section `{variant}:`. Add one, or search `default`")
-    # Every section is checked, whichever is searched: a copy should not break when another is chosen later.
+    # Every section is checked, whichever is searched, so that the other one can be chosen later.
     variants = {"default": reader.parameters("default")}
     if "wide" in reader.data:
         variants["wide"] = variants["default"] | reader.parameters("wide")

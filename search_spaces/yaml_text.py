@@ -1,7 +1,7 @@
-"""YAML as this project reads and writes it: safe, without surprises, and with lines in its messages.
+"""YAML as this project reads and writes it: safe, strict, and with line numbers in its messages.
 
-Three things differ from `yaml.safe_load`: ``1e-3`` is a number (YAML 1.1 as PyYAML reads it makes it text),
-a key that stands twice in a mapping is refused instead of silently winning, and every error names the line.
+Three things differ from `yaml.safe_load`: ``1e-3`` is a number (to PyYAML, which reads YAML 1.1, it is text), a key
+that occurs twice in a mapping is refused (PyYAML uses the last one), and every error names the line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 from ssl_core.system.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
-"""Where a value stands in a document: keys and list positions from the root."""
+"""The place of a value in a document: keys and list positions from the root."""
 
 _MERGE = "tag:yaml.org,2002:merge"
 # What YAML 1.1 lacks: an exponent without a point before it, or without a sign behind its e.
@@ -24,11 +24,11 @@ _EXPONENT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE]
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader whose numbers may have an exponent and nothing else."""
+    """SafeLoader that also reads numbers such as 1e-3."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that puts text in quotes where `_Loader` would take it for a number; no anchors."""
+    """SafeDumper that quotes text which `_Loader` would read as a number, and writes no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -40,7 +40,7 @@ for _class in (_Loader, _Dumper):
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML document and where its parts stand.
+    """A YAML document and the lines of its parts.
 
     Attributes:
         data: the document as plain data.
@@ -53,7 +53,7 @@ class Document:
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
 
     def place(self, path: KeyPath = ()) -> str:
-        """``FILE, line N`` of a value; of what surrounds it, if it is not there itself."""
+        """``FILE, line N`` of a value; of the mapping around it if the value is missing."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
                 return f"{self.where}, line {self.lines[path[:end]]}"
@@ -113,7 +113,7 @@ def _walk(
     *,
     inside: tuple[int, ...],
 ) -> None:
-    """Record the lines below a node; refuse keys given twice and values that contain themselves."""
+    """Record the lines below a node; refuse duplicate keys and values that contain themselves."""
     if id(node) in inside:
         raise ConfigError(f"{where}, line {node.start_mark.line + 1}: a value that contains itself.")
     inside = (*inside, id(node))

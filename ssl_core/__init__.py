@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssl_core.config import RunConfig as RunConfig
+    from ssl_core.schema import RunConfig as RunConfig
     from ssl_core.system.errors import ConfigError as ConfigError
     from ssl_core.system.errors import MemoryExhaustedError as MemoryExhaustedError
     from ssl_core.system.errors import NonFiniteError as NonFiniteError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ssl_core.training.result import train as train
 
 _HOMES = {
-    "RunConfig": "ssl_core.config",
+    "RunConfig": "ssl_core.schema",
     "ConfigError": "ssl_core.system.errors",
     "MemoryExhaustedError": "ssl_core.system.errors",
     "NonFiniteError": "ssl_core.system.errors",

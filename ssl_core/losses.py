@@ -24,7 +24,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def kl_divergence(logits_p: torch.Tensor, logits_q: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence KL(p || q) = sum_c p_c (log p_c - log q_c) of p, q = softmax(logits).
 
-    Gradients flow into both sides: where p is a target, hand in its logits detached.
+    Gradients flow into both arguments: if p is a target, detach its logits.
 
     Args:
         logits_p: (n, C), any floating type; computed in float32 or better.
@@ -45,9 +45,9 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
         logits: (n, C), any floating type; computed in float32 or better.
 
     Returns:
-        (n,) in nats, from 0 (sure) to log C (uniform).
+        (n,) in nats, from 0 (one class has probability 1) to log C (uniform).
 
-    Reference: Grandvalet and Bengio (2005), which minimise it on unlabelled images.
+    Reference: Grandvalet and Bengio (2005), who minimise it on unlabelled images.
     """
     log_p = torch.log_softmax(_at_least_float32(logits), dim=1)
     return -(log_p.exp() * log_p).sum(dim=1)
@@ -69,7 +69,7 @@ def confident_class(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def align_maps(
     maps: torch.Tensor, affine: torch.Tensor, cutout: torch.Tensor, size: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps of weak views as their strong views would have them, and where the two can be compared.
+    """Maps of weak views resampled to the positions of their strong views, and where both can be compared.
 
     Args:
         maps: (n, h, w), float32 or float64.
@@ -78,11 +78,11 @@ def align_maps(
 
     Returns:
         The resampled maps, (n, h, w), bilinear between the centres of positions; and (n, h, w) bool: the
-        position's centre comes from within the weak view and is not under the cutout.
+        position's centre comes from inside the weak view and is not under the cutout.
     """
     n, *cells = maps.shape
     sources = torch.nn.functional.affine_grid(affine.to(maps), [n, 1, *cells], align_corners=False)
-    aligned = torch.nn.functional.grid_sample(  # border: beyond the outermost centres, their own values
+    aligned = torch.nn.functional.grid_sample(  # border: outside the outermost centres, the outermost values
         maps[:, None], sources, mode="bilinear", padding_mode="border", align_corners=False
     )
     inside = (sources.abs() <= 1).all(dim=3)
@@ -96,18 +96,20 @@ def align_maps(
 
 
 def map_divergence(target: torch.Tensor, scores: torch.Tensor, compared: torch.Tensor) -> torch.Tensor:
-    """KL(sg softmax(target) || softmax(scores)), both over the positions that are compared.
+    """KL(sg softmax(target) || softmax(scores)), both over the compared positions.
 
     Args:
         target: (n, P), any floating type; gets no gradient.
         scores: (n, P), any floating type.
-        compared: (n, P) bool; the other positions are left out of both softmaxes.
+        compared: (n, P) bool; both softmaxes leave out the other positions.
 
     Returns:
         (n,) in nats; 0, without a gradient, where fewer than two positions are compared.
     """
     enough = compared.sum(dim=1) >= 2
-    kept = compared | ~enough[:, None]  # no row without a position: its softmax would be NaN
+    kept = (
+        compared | ~enough[:, None]
+    )  # keep all where fewer than two are compared: an empty softmax would be NaN
     log_target = _log_softmax_where(kept, target.detach())
     ratio = log_target - _log_softmax_where(kept, scores)
     each = (log_target.exp() * torch.where(kept, ratio, 0)).sum(dim=1)  # left out: -inf less -inf
@@ -115,7 +117,7 @@ def map_divergence(target: torch.Tensor, scores: torch.Tensor, compared: torch.T
 
 
 def map_shares(scores: torch.Tensor, compared: torch.Tensor) -> torch.Tensor:
-    """softmax(scores) over the positions that are compared: (n, h, w) to (n, h, w), NaN at the others.
+    """softmax(scores) over the compared positions: (n, h, w) to (n, h, w), NaN at the others.
 
     Args:
         scores: (n, h, w), any floating type.
@@ -133,7 +135,7 @@ def map_similarity(maps: torch.Tensor) -> torch.Tensor:
         maps: (n, M, P), any floating type, M at least 2.
 
     Returns:
-        (n,) in [0, 1]; 1: all maps attend alike, 0: no two attend to the same position.
+        (n,) in [0, 1]; 1: all maps are the same, 0: no two maps attend to the same position.
     """
     directions = torch.nn.functional.normalize(_at_least_float32(maps).softmax(dim=2), dim=2)
     first, second = torch.triu_indices(maps.shape[1], maps.shape[1], offset=1, device=maps.device)

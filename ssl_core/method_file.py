@@ -1,15 +1,16 @@
-"""A method of one's own in a file outside of the package, named as ``file:my_method.py``.
+"""A user's own method in a file outside of the package, named as ``file:my_method.py``.
 
-The file holds a METHOD, as the files of `ssl_core.methods` do. To load it is to run it: that is done where its user
-names the file, and with the copy that their own study or run keeps, nowhere else.
+The file holds a METHOD, like the modules of `ssl_core.methods`. Loading it runs its code. This happens only where its
+user names the file, and with the copy that their own study or run keeps.
 
-What such a method is, is its file's content, not its place. Configurations carry the method's own name and a digest
-of the content, never a path: another machine runs the same once it has been handed the text, the same content is
-loaded once wherever it lies, and a file that was changed is another method.
+Such a method is identified by its file's content, not by its path. Configurations carry the method's name and a digest
+of the content. So another machine can run it from the text alone, the same content is loaded once wherever it is, and a
+changed file is another method.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import keyword
 import linecache
@@ -21,9 +22,10 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
-from ssl_core.config import MethodConfig, RunConfig
+from ssl_core import earlier_methods
 from ssl_core.methods import method_names
-from ssl_core.methods.base import Method
+from ssl_core.methods.base import AnyMethod, Method
+from ssl_core.schema import MethodConfig, RunConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 
@@ -37,7 +39,7 @@ _VIEWS = ("weak", "strong")
 
 @dataclass(frozen=True)
 class _Loaded:
-    method: Method
+    method: AnyMethod
     text: str
 
 
@@ -80,7 +82,7 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def load(text: str, where: str) -> Method:
+def load(text: str, where: str) -> AnyMethod:
     """The method of a file's text; the file is run the first time that its content is seen.
 
     Args:
@@ -98,7 +100,7 @@ def load(text: str, where: str) -> Method:
     return _loaded[digest].method
 
 
-def loaded(name: str, digest: str) -> Method:
+def loaded(name: str, digest: str) -> AnyMethod:
     """The method of a digest that this process has loaded.
 
     Raises:
@@ -118,12 +120,12 @@ def loaded(name: str, digest: str) -> Method:
 
 
 def text_of(digest: str) -> str:
-    """The text of a method that this process has loaded."""
+    """The text of a method's file that this process has loaded."""
     return _loaded[digest].text
 
 
 def keep(folder: Path, digest: str | None) -> None:
-    """Write a copy of a loaded method's file into a folder; None, a method of the package: nothing to keep."""
+    """Write a copy of a loaded method's file into a folder; None: a method of the package, nothing is written."""
     if digest is not None:
         write(folder / COPY, digest)
 
@@ -133,11 +135,11 @@ def write(path: Path, digest: str) -> None:
     write_atomically(path, text_of(digest).encode("utf-8"))
 
 
-def load_kept(folder: Path, name: str, digest: str) -> Method:
+def load_kept(folder: Path, name: str, digest: str) -> AnyMethod:
     """Load the copy that a folder keeps.
 
     Raises:
-        ConfigError: it is gone, or is not what was kept.
+        ConfigError: the copy is missing or was changed.
     """
     if digest not in _loaded:
         path = folder / COPY
@@ -160,7 +162,7 @@ def _run(text: str, where: str, name: str) -> ModuleType:
     linecache.cache[where] = (len(text), None, text.splitlines(keepends=True), where)
     try:
         exec(code, module.__dict__)
-    except (Exception, SystemExit) as error:  # the user's own code: it may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         del sys.modules[name]
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == where
@@ -175,7 +177,8 @@ def _run(text: str, where: str, name: str) -> ModuleType:
 
 def _compiled(text: str, where: str) -> CodeType:
     try:
-        return compile(text.removeprefix("\ufeff"), where, "exec", dont_inherit=True)
+        tree = ast.parse(text.removeprefix("\ufeff"), where)
+        return compile(earlier_methods.with_new_imports(tree), where, "exec", dont_inherit=True)
     except SyntaxError as error:
         raise ConfigError(
             f"{where}, line {error.lineno}: this is not Python that can be read: {error.msg}."
@@ -184,7 +187,7 @@ def _compiled(text: str, where: str) -> CodeType:
         raise ConfigError(f"{where}: this is not Python that can be read: {error}.") from None
 
 
-def _checked(module: ModuleType, where: str) -> Method:
+def _checked(module: ModuleType, where: str) -> AnyMethod:
     def fail(message: str) -> NoReturn:
         del sys.modules[module.__name__]
         raise ConfigError(f"{where}: {message}.")
@@ -203,7 +206,7 @@ def _checked(module: ModuleType, where: str) -> Method:
         fail(f"METHOD.summary = {summary!r}: a sentence on one line is expected")
     if not (isinstance(method.Config, type) and issubclass(method.Config, MethodConfig)):
         fail(
-            f"METHOD.Config = {method.Config!r}: a class derived from ssl_core.config.MethodConfig is expected"
+            f"METHOD.Config = {method.Config!r}: a class derived from ssl_core.schema.MethodConfig is expected"
         )
     views: object = method.unlabelled_views
     if not isinstance(views, tuple) or not set(views) <= set(_VIEWS):
@@ -211,11 +214,13 @@ def _checked(module: ModuleType, where: str) -> Method:
     share: object = method.warmup_share
     if not isinstance(share, int | float) or not 0 <= share < 1:
         fail(f"METHOD.warmup_share = {share!r}: a share of the run is expected, from 0 to below 1")
+    if not earlier_methods.adapt(method):
+        fail("METHOD.compute_loss takes other arguments. Write it as def compute_loss(self, config, step)")
     return method
 
 
 def _problem_of_name(name: object) -> str | None:
-    """Why a method cannot be called this, if it cannot: its name is a section of configurations, too."""
+    """Why a method cannot have this name, which is also that of its section in configurations; None: it can."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
         return (
             f"METHOD.name = {name!r}: a plain name is expected, such as 'my_method' (letters, digits and _, the first "

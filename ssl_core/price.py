@@ -1,4 +1,4 @@
-"""What training costs on this machine, measured on a few real steps: the method's own views, passes and updates."""
+"""What training costs on this machine, measured on a few real steps of the method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from ssl_core.methods.base import Progress, Relabel
-from ssl_core.training.loop import Run, finite_guard, train_step
+from ssl_core.training.run import Run
+from ssl_core.training.step import finite_guard, train_step
 
 SLOW_STEP_SECONDS = 1.0
 
@@ -20,7 +21,7 @@ class Price:
 
     Attributes:
         warmup_epoch: of the warm-up, on labelled images alone.
-        epoch: after it; an upper estimate, since a method may use fewer unlabelled images than it is allowed.
+        epoch: after it; an upper estimate, because a method may use fewer unlabelled images than mu * B a step.
     """
 
     warmup_epoch: float
@@ -28,12 +29,12 @@ class Price:
 
 
 def measure(run: Run, steps: int = 2) -> Price:
-    """The price of a run that is thrown away afterwards: its weights are changed.
+    """Measure the price of a run. Its weights change, so it cannot be used afterwards.
 
     Args:
         run: not begun yet.
-        steps: to measure of each kind, after one to warm up; where a step takes more than a second, none is
-            measured besides that first one.
+        steps: how many to measure of each kind, after one that warms up; where that one takes more than a second,
+            it is the only one.
     """
     config = run.config
     assert config.steps_per_epoch and config.batch_size
@@ -42,7 +43,9 @@ def measure(run: Run, steps: int = 2) -> Price:
     after = _progress(run, after_warmup=True)
     if run.method.relabels:
         pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
-        confident = torch.eye(run.setup.num_classes)[0]  # every pseudo-label is accepted, without a pass
+        confident = torch.eye(run.setup.num_classes)[
+            0
+        ]  # every pseudo-label is accepted, and predictions cost nothing here
 
         def predict(indices: torch.Tensor) -> torch.Tensor:
             return confident.expand(len(indices), -1).to(run.device)

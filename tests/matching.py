@@ -12,12 +12,12 @@ from torch import Tensor
 from ssl_core.augment.randaugment import Geometry
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, describe, load_train
-from ssl_core.methods import get_method
-from ssl_core.methods.base import Batch, LossOutput, Progress
+from ssl_core.methods.base import Batch, LossOutput, Progress, Step
 from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.registry import get_method
 from ssl_core.training import checkpoint
-from ssl_core.training.loop import Report, Run
 from ssl_core.training.result import split_of
+from ssl_core.training.run import Report, Run
 from tests.tiny import assert_same_bits, everything, finish
 
 PROGRESS = Progress(step=0, total_steps=10, step_in_epoch=0, epoch=1, ssl_epoch=1)
@@ -42,7 +42,7 @@ def compute(
     indices: list[int] | None = None,
     state: Any = None,
     geometry: Geometry | None = None,
-) -> LossOutput:
+) -> LossOutput[Any]:
     """A method's loss for a network that gives these outputs of labelled, weak and strong images.
 
     It is called once, for all images in this order, or the test fails.
@@ -62,7 +62,7 @@ def compute(
         views={"weak": pictures[1], "strong": pictures[2]},
         geometry=geometry,
     )
-    output = get_method(method).compute_loss(config, forward, batch, state, PROGRESS, torch.Generator())
+    output = get_method(method).compute_loss(config, Step(forward, batch, state, PROGRESS, torch.Generator()))
     assert len(calls) == 1
     return output
 

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import train_step, views
 from benchmarks.memory import usage
-from ssl_core.methods import method_names
+from ssl_core.registry import method_names
 
 TINY = [
     *("--networks", "wrn-10-1", "--batch", "4", "--mu", "2", "--side", "8"),

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
-from ssl_core.methods import get_method, method_names
+from ssl_core.registry import get_method, method_names
 from tests.tiny import EXAMPLES, finish, make_run
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_core.config import RunConfig, from_document, resolve
+from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, DatasetInfo, draw_split
-from ssl_core.methods import get_method, method_names
 from ssl_core.methods.base import Method
-from ssl_core.training.loop import Report, Run
-from ssl_core.training.loop import train as run_epochs
+from ssl_core.registry import get_method, method_names
+from ssl_core.schema import RunConfig
+from ssl_core.training.loop import run_epochs
+from ssl_core.training.run import Report, Run
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 OWN = {"uda": f"file:{EXAMPLES / 'uda.py'}"}

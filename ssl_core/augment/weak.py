@@ -1,4 +1,4 @@
-"""The weak view and normalisation, as batched tensor operations on uint8 images.
+"""The weak view and normalisation, as tensor operations on batches of uint8 images.
 
 Shapes: N images of the data set, n images of a batch, H = W their side in pixels; images are
 (n, H, W, 3) uint8, what a network takes is (n, 3, H, W) floating point in channels-last memory.
@@ -60,7 +60,7 @@ def normalise(
     return torch.addcmul(offset, images.to(dtype), scale).permute(0, 3, 1, 2)
 
 
-@cache  # a list made into a tensor anew would be a copy to the device, and so a wait, at every step
+@cache  # making a tensor from a list at every step would copy it to the device, and wait
 def _scale_and_offset(
     mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,20 +1,19 @@
-"""FixMatch whose two views must also attend to the same places (report, section 2.3: its own method).
+"""FixMatch with a loss on attention: both views should attend to the same places (report, section 2.3).
 
-A head makes M maps from the last feature maps F (`ssl_core.networks.wide_resnet.AttentionHead`); their sum A weighs F
-before the global average that the classifier reads. With q_i and mask_i of FixMatch,
+A head computes M maps from the last feature maps F (`ssl_core.networks.attention`). Their sum A weights F before the
+global average that the classifier reads. With q_i and mask_i of FixMatch,
 
     a_w  = softmax(A(weak(u_i))),   a_s = softmax(A(strong(u_i)))   over the positions that are compared
     loss = FixMatch's + lambda_att * mean_U mask_i * KL(sg a_w || a_s) + diversity_weight * similarity
 
-`align: geometry`: both views share flip and crop; the weak map is resampled with the strong view's affine,
-so that a position holds the same part of the image in both, and positions whose part of the image lies
-outside of the weak view or under the cutout are not compared (fewer than two are left: KL = 0).
-`align: none` is the report's own setting: views of separate crops, compared position by position as they are.
+`align: geometry`: both views share flip and crop. The weak map is resampled with the strong view's affine map, so that
+a position shows the same part of the image in both. Positions whose part of the image is outside the weak view or
+under the cutout are not compared (where fewer than two remain, KL = 0).
+`align: none` is the report's setting: the views have separate crops and are compared position by position as they are.
 
-similarity is the mean pairwise cosine of the M maps, each a softmax over its positions, over labelled images
-and strong views: the report's proposed next step. Softmaxed, for raw maps would reach the lowest cosine as
-each other's negatives, whose sum is no attention at all; not over weak views, the targets, which get no
-gradient anywhere.
+similarity is the mean pairwise cosine of the M maps, each a softmax over its positions, over labelled images and strong
+views: the report's proposed next step. The softmax is needed because raw maps have the lowest cosine when they are each
+other's negatives, and then their sum is zero. Weak views are left out: they are the targets and get no gradient.
 
 Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C classes, M maps of h x w.
 """
@@ -22,26 +21,20 @@ Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import (
-    Batch,
-    Forward,
-    LossOutput,
-    Method,
-    Panel,
-    Progress,
-    PseudoLabels,
-    Scene,
-)
+from ssl_core.methods.base import LossOutput, Method, Panel, PseudoLabels, Scene, Step
 from ssl_core.methods.consistency import DESCRIPTION, WeakForward, forward_views
+from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ssl_core.augment.randaugment import Geometry
 
 
@@ -49,7 +42,10 @@ class AttentionFixMatchConfig(MethodConfig):
     """Parameters of FixMatch with an attention loss."""
 
     threshold: float = Field(
-        0.95, gt=0, le=1, description="tau, confidence from which on a prediction counts (report, table 3)"
+        0.95,
+        gt=0,
+        le=1,
+        description="tau, lowest confidence of a prediction that is used as a label (report, table 3)",
     )
     lambda_u: float = Field(
         1.0, ge=0, le=1e3, description="weight of the unlabelled loss (Sohn et al. 2020, table 4)"
@@ -63,7 +59,7 @@ class AttentionFixMatchConfig(MethodConfig):
         ge=0,
         le=1e3,
         validate_default=True,
-        description="weight of the attention loss (report, section 2.3: added as it is)",
+        description="weight of the attention loss (report, section 2.3: added without a weight)",
     )
     diversity_weight: float = Field(
         0.0, ge=0, le=1e3, description="weight of the maps' similarity (proposed in the report's section 4)"
@@ -118,11 +114,11 @@ def attention_divergence(
     return divergence, compared.to(dtype).mean()
 
 
-class AttentionFixMatch(Method):
+class AttentionFixMatch(Method[AttentionFixMatchConfig, None]):
     """FixMatch with an attention head and a distance between the attention of both views."""
 
     name = "attention_fixmatch"
-    summary = "FixMatch whose two views must attend to the same places (report, section 2.3)"
+    summary = "FixMatch with a loss on the difference of both views' attention (report, section 2.3)"
     Config = AttentionFixMatchConfig
     warmup_share = 0.0  # the report has one for its tasks 1 and 2 only
     unlabelled_views = ("weak", "strong")
@@ -138,22 +134,14 @@ class AttentionFixMatch(Method):
     def shares_crop(self, config: AttentionFixMatchConfig) -> bool:
         return config.maps > 0 and config.align == "geometry"
 
-    def compute_loss(
-        self,
-        config: AttentionFixMatchConfig,
-        forward: Forward,
-        batch: Batch,
-        state: Any,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
-        """Cross-entropy on labelled images and, where weak views are sure, on strong ones; distance of attention.
+    def compute_loss(self, config: AttentionFixMatchConfig, step: Step[None]) -> LossOutput[None]:
+        """FixMatch's loss, the distance of both views' attention, and the similarity of the maps.
 
         Logged besides the losses: the share of positions compared, and the maps' similarity.
         """
-        logits, maps = forward_views(forward, batch, config.weak_forward)
+        logits, maps = forward_views(step.forward, step.batch, config.weak_forward)
 
-        supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()
+        supervised = losses.cross_entropy(logits.labelled, step.batch.labels).mean()
         confidence, predicted = losses.confident_class(logits.weak)
         pseudo_mask = confidence >= config.threshold
         unsupervised = (pseudo_mask * losses.cross_entropy(logits.strong, predicted)).mean()
@@ -162,8 +150,8 @@ class AttentionFixMatch(Method):
 
         if maps is not None:
             aligned = config.align == "geometry"
-            assert not aligned or batch.geometry is not None
-            geometry, size = (batch.geometry if aligned else None), batch.labelled.shape[2:]
+            assert not aligned or step.batch.geometry is not None
+            geometry, size = (step.batch.geometry if aligned else None), step.batch.labelled.shape[2:]
             divergence, compared = attention_divergence(maps.weak, maps.strong, geometry, size)
             attention = (pseudo_mask * divergence).mean()
             total = total + config.lambda_att * attention
@@ -173,8 +161,8 @@ class AttentionFixMatch(Method):
                 total = total + config.diversity_weight * similarity
                 terms["map_similarity"] = similarity
 
-        pseudo = PseudoLabels(indices=batch.indices, labels=predicted, accepted=pseudo_mask)
-        return LossOutput(total=total, terms=terms, state=state, pseudo=pseudo)
+        pseudo = PseudoLabels(indices=step.batch.indices, labels=predicted, accepted=pseudo_mask)
+        return LossOutput(total=total, terms=terms, pseudo=pseudo)
 
     def picture(self, config: AttentionFixMatchConfig, scene: Scene) -> tuple[Panel, ...]:
         """Attention over weak and strong views; aligned, the weak one's also where the strong view has it."""
@@ -191,7 +179,13 @@ class AttentionFixMatch(Method):
         under_weak, under_strong = (scene.pixels(view).clip(0, 1) for view in (weak, strong))
         nothing = ("",) * len(weak)
 
-        def attention(title: str, scores: Any, compared: Any, beneath: Any, captions: Any = nothing) -> Panel:
+        def attention(
+            title: str,
+            scores: torch.Tensor,
+            compared: torch.Tensor,
+            beneath: npt.NDArray[np.float32],
+            captions: tuple[str, ...] = nothing,
+        ) -> Panel:
             shares = losses.map_shares(scores, compared).cpu().numpy()
             return Panel(title, "map", shares, captions, beneath=beneath)
 

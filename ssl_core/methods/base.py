@@ -1,4 +1,7 @@
-"""What a method is: a small object that the one loop drives.
+"""What a method is: a small object whose loss the training loop minimises.
+
+A method has a configuration (`Config`, its parameters) and may have a state (a dataclass of tensors and numbers). The
+loop holds the state, passes it in and takes it back, and puts it into checkpoints.
 
 Shapes: B labelled images of a step, U unlabelled images of a step, C classes, n any number of images,
 images (n, 3, H, W) normalised.
@@ -9,9 +12,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from ssl_core.config import MethodConfig
+from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ssl_core.augment.randaugment import Geometry
+
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+StateT = TypeVar("StateT")
 
 
 class Output(Protocol):
@@ -75,19 +81,19 @@ class PseudoLabels:
 
 
 @dataclass(frozen=True)
-class LossOutput:
+class LossOutput(Generic[StateT]):
     """What a step's loss is made of.
 
     Attributes:
         total: scalar that is differentiated.
         terms: scalars by name, logged as ``train/<name>``: `loss_supervised`, `loss_unsupervised`, ...
-        state: the method's state after the step.
+        state: the method's state after the step; a method without a state leaves it out.
         pseudo: the step's pseudo-labels, if the method makes them step by step.
     """
 
     total: torch.Tensor
     terms: Mapping[str, torch.Tensor]
-    state: Any = None
+    state: StateT | None = None
     pseudo: PseudoLabels | None = None
 
 
@@ -105,13 +111,32 @@ class Setup:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the run is. `epoch` and `ssl_epoch` are those under way, from 1; steps count from 0."""
+    """Where the run is: the current `epoch` and `ssl_epoch` count from 1 (0: still in the warm-up), steps from 0."""
 
     step: int
     total_steps: int
     step_in_epoch: int
     epoch: int
     ssl_epoch: int
+
+
+@dataclass(frozen=True)
+class Step(Generic[StateT]):
+    """What a method gets to compute the loss of one step.
+
+    Attributes:
+        forward: the network under training.
+        batch: the step's images.
+        state: the method's state before the step; None where it has none.
+        progress: where the run is.
+        generator: the method's own random numbers, on the images' device. Use no other source of noise.
+    """
+
+    forward: Forward
+    batch: Batch
+    state: StateT
+    progress: Progress
+    generator: torch.Generator
 
 
 @dataclass(frozen=True)
@@ -183,60 +208,71 @@ class Scene:
     generator: torch.Generator
 
 
-class Method(ABC):
-    """Base of a method. Its module holds one instance, named METHOD."""
+class Method(ABC, Generic[ConfigT, StateT]):
+    """Base of a method: ``class Mine(Method[MyConfig, MyState])``, or ``Method[MyConfig, None]`` without a state.
+
+    Its module holds an instance of it, METHOD.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    Config: type[ConfigT] = MethodConfig  # type: ignore[assignment] # for a method without parameters
     has_warmup: ClassVar[bool] = True
     warmup_share: ClassVar[float] = 0.0
     """Default length of the warm-up, as a share of the run."""
     relabels: ClassVar[bool] = False
-    """Whether `start_epoch` predicts the whole pool: part of the price of an epoch."""
+    """Whether `start_epoch` predicts all unlabelled images: this adds to the price of an epoch."""
     unlabelled_views: ClassVar[tuple[str, ...]] = ()
     """Views of the unlabelled images that `compute_loss` reads: "weak", "strong"."""
     digest: str | None = None
-    """Of the file that it was loaded from (`ssl_core.method_file` enters it); None: it comes with the package."""
+    """Digest of the file that the method was loaded from (set by `ssl_core.method_file`); None: it comes with the
+    package."""
 
-    def idle(self, config: Any) -> Mapping[str, str]:
-        """Parameters of its own that change nothing under this configuration, and why: ``{"xi": "vat.alpha = 0"}``.
-        A search over one that is idle everywhere is refused."""
+    def idle(self, config: ConfigT) -> Mapping[str, str]:
+        """The method's parameters that change nothing under this configuration, and why: ``{"xi": "vat.alpha = 0"}``.
+
+        A search over a parameter that is idle everywhere is refused.
+        """
         return {}
 
-    def attention_maps(self, config: Any) -> int:
+    def attention_maps(self, config: ConfigT) -> int:
         """Maps of the attention head on the network; 0: no head."""
         return 0
 
-    def shares_crop(self, config: Any) -> bool:
-        """Whether the strong view is made from the weak one (the same flip and crop) or from a draw of its
-        own, as the FixMatch reference has it."""
+    def shares_crop(self, config: ConfigT) -> bool:
+        """Whether the strong view is made from the weak view, with the same flip and crop.
+
+        False: it has a flip and crop of its own, as in the FixMatch reference.
+        """
         return False
 
-    def init_state(self, config: Any, setup: Setup) -> Any:
+    def init_state(self, config: ConfigT, setup: Setup) -> StateT:
         """State at the end of the warm-up: None, or a dataclass of tensors and numbers (checkpointed)."""
-        return None
+        return None  # type: ignore[return-value] # StateT is None for a method that does not override this
 
-    def start_epoch(self, config: Any, state: Any, relabel: Relabel) -> tuple[Any, PseudoLabels | None]:
+    def start_epoch(
+        self, config: ConfigT, state: StateT, relabel: Relabel
+    ) -> tuple[StateT, PseudoLabels | None]:
         """Called before each epoch after the warm-up; returns the new state and its pseudo-labels."""
         return state, None
 
-    def draw(self, config: Any, state: Any, setup: Setup, progress: Progress, seed: int) -> Draw | None:
+    def draw(
+        self, config: ConfigT, state: StateT, setup: Setup, progress: Progress, seed: int
+    ) -> Draw | None:
         """Choose the step's unlabelled images; None: the next mu * B of a shuffled pass over U."""
         return None
 
-    def picture(self, config: Any, scene: Scene) -> tuple[Panel, ...]:
+    def picture(self, config: ConfigT, scene: Scene) -> tuple[Panel, ...]:
         """What the method does, shown on some images; no panels: nothing to show. Gradients are off."""
         return ()
 
     @abstractmethod
-    def compute_loss(
-        self,
-        config: Any,
-        forward: Forward,
-        batch: Batch,
-        state: Any,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
-        """The loss of one step after the warm-up. `generator` is the method's own noise stream."""
+    def compute_loss(self, config: ConfigT, step: Step[StateT]) -> LossOutput[StateT]:
+        """The loss of one step after the warm-up.
+
+        A method with a state returns the state after the step in `LossOutput.state`; to forget it is an error.
+        """
+
+
+AnyMethod = Method[Any, Any]
+"""A method whose configuration and state are not known where it is used: the loop treats all methods alike."""

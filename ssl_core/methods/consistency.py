@@ -1,12 +1,12 @@
-"""How the FixMatch family takes its three kinds of images through the network.
+"""The forward pass of the FixMatch family: labelled images, weak views and strong views.
 
-joint: all in one batch, as google-research/fixmatch (fixmatch.py) does. BatchNorm's statistics are those of
-the mixture, and weak views, though their labels get no gradient, take part in the backward pass.
+joint: all in one batch, as in google-research/fixmatch (fixmatch.py). BatchNorm's statistics are those of the
+mixture. The weak views take part in the backward pass, although the pseudo-labels themselves get no gradient.
 
-separate: labelled, strong and weak images in a pass each, the weak one without gradient, which saves about a
-third of a step's arithmetic. BatchNorm as USB has it (microsoft/Semi-supervised-learning,
-algorithms/fixmatch/fixmatch.py, `use_cat: False`): every pass normalises with its own batch's statistics, and
-every pass, the weak one too, in this order, moves the running ones.
+separate: one pass each for labelled images, strong views and weak views, in this order, the last without gradient.
+This saves about a third of a step's arithmetic. BatchNorm works as in USB (microsoft/Semi-supervised-learning,
+algorithms/fixmatch/fixmatch.py, `use_cat: False`): every pass normalises with the statistics of its own batch and
+updates the running ones.
 
 Shapes: B labelled images, U unlabelled images, C classes, M attention maps of h x w positions.
 """
@@ -21,14 +21,14 @@ from ssl_core.system.lazy_torch import torch
 
 WeakForward = Literal["joint", "separate"]
 DESCRIPTION = (
-    "joint: labelled, weak and strong images in one batch, as the paper has it; separate: a pass each, the weak "
-    "one without gradient: a third less arithmetic, other BatchNorm statistics (USB's `use_cat: False`)"
+    "joint: labelled, weak and strong images in one batch, as in the paper; separate: one pass each, the weak one "
+    "without gradient: a third less arithmetic, other BatchNorm statistics (USB's `use_cat: False`)"
 )
 
 
 @dataclass(frozen=True)
 class Triple:
-    """What the network gives for labelled (B, ...), weak (U, ...) and strong (U, ...) images."""
+    """The network's output for labelled (B, ...), weak (U, ...) and strong (U, ...) images."""
 
     labelled: torch.Tensor
     weak: torch.Tensor

@@ -1,16 +1,16 @@
 """FlexMatch (Zhang et al. 2021, arXiv:2110.08263): FixMatch with a threshold for each class.
 
-How far a class has been learnt is told by how many unlabelled images were last predicted as it with
-confidence; a class that lags gets a lower threshold:
+The number of unlabelled images whose last confident prediction was a class measures how well that class has been
+learnt. A class that is learnt slowly gets a lower threshold:
 
     sigma_c = number of images of U whose last prediction with max_c q >= tau was c
-    beta_c  = sigma_c / max(max_c sigma_c, number of images of U without any such prediction yet)
+    beta_c  = sigma_c / max(max_c sigma_c, number of images of U without such a prediction so far)
     T_c     = tau * beta_c / (2 - beta_c)
     mask_i  = [max_c q_ic >= T_(argmax_c q_ic)],   q_i = sg p(y | weak(u_i))
     loss    = mean_B CE(p(y | weak(x)), label) + lambda_u * mean_U mask_i * CE(p(y | strong(u_i)), argmax_c q_ic)
 
-At first nothing was ever predicted with confidence: every T_c is 0 and every image counts, which is meant.
-A step's thresholds come from the steps before it; then its own confident predictions are taken in.
+At the start there are no confident predictions, so every T_c is 0 and every image is used, as in the paper. A step uses
+the thresholds of the steps before it; its own confident predictions are counted afterwards.
 
 Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C classes, N training images.
 """
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress, PseudoLabels, Setup
+from ssl_core.methods.base import LossOutput, Method, PseudoLabels, Setup, Step
 from ssl_core.methods.consistency import DESCRIPTION, WeakForward, forward_views
+from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 NEVER = -1
@@ -35,7 +35,10 @@ class FlexMatchConfig(MethodConfig):
     """Parameters of FlexMatch."""
 
     threshold: float = Field(
-        0.95, gt=0, le=1, description="tau, what is confident, and the highest threshold (Zhang et al. 2021)"
+        0.95,
+        gt=0,
+        le=1,
+        description="tau, from where a prediction is confident; the highest threshold (Zhang et al. 2021)",
     )
     lambda_u: float = Field(
         1.0, ge=0, le=1e3, description="weight of the unlabelled loss (Zhang et al. 2021)"
@@ -45,11 +48,11 @@ class FlexMatchConfig(MethodConfig):
 
 @dataclass
 class FlexMatchState:
-    """What the thresholds are made of.
+    """What the thresholds are computed from.
 
     Attributes:
-        last: class that each training image was last predicted as with confidence, (N,) int64; NEVER where
-            there was no such prediction, and for images that are not in U.
+        last: class of each training image's last confident prediction, (N,) int64; NEVER where there was none,
+            and for images that are not in U.
         unlabelled: number of images in U.
     """
 
@@ -74,23 +77,23 @@ def thresholds(status: torch.Tensor, threshold: float) -> torch.Tensor:
 def remember(
     last: torch.Tensor, indices: torch.Tensor, predicted: torch.Tensor, confident: torch.Tensor
 ) -> torch.Tensor:
-    """The last confident predictions after a step, (N,): those of the step's images, (U,) each, taken in.
+    """`last` updated with the confident predictions of a step's images, (U,) each: (N,) to (N,).
 
-    An image that is twice in the step, at the seam of two passes over U, keeps the higher class number of
-    its confident predictions: any rule would do that does not depend on the order within the batch.
+    An image can be in the step twice, where one shuffled order of U ends and the next begins. It keeps the higher class
+    number of its confident predictions: any rule would do that does not depend on the order within the batch.
     """
     newest = torch.full_like(last, NEVER)
     newest = newest.scatter_reduce(0, indices, torch.where(confident, predicted, NEVER), "amax")
     return torch.where(newest == NEVER, last, newest)
 
 
-class FlexMatch(Method):
-    """FixMatch whose threshold of a class follows how far the class has been learnt."""
+class FlexMatch(Method[FlexMatchConfig, FlexMatchState]):
+    """FixMatch with a threshold for each class that rises as the class is learnt."""
 
     name = "flexmatch"
     summary = "FixMatch with a threshold per class that follows its learning (Zhang et al. 2021)"
     Config = FlexMatchConfig
-    warmup_share = 0.0  # the paper has none: its own warm-up is that of the thresholds
+    warmup_share = 0.0  # the paper has none: the thresholds themselves start low
     unlabelled_views = ("weak", "strong")
 
     def idle(self, config: FlexMatchConfig) -> Mapping[str, str]:
@@ -99,27 +102,19 @@ class FlexMatch(Method):
     def init_state(self, config: FlexMatchConfig, setup: Setup) -> FlexMatchState:
         return FlexMatchState(last=torch.full((setup.num_images,), NEVER), unlabelled=setup.unlabelled)
 
-    def compute_loss(
-        self,
-        config: FlexMatchConfig,
-        forward: Forward,
-        batch: Batch,
-        state: FlexMatchState,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
-        """FixMatch's loss under the thresholds that the steps before give; then this step is remembered."""
-        logits, _ = forward_views(forward, batch, config.weak_forward)
+    def compute_loss(self, config: FlexMatchConfig, step: Step[FlexMatchState]) -> LossOutput[FlexMatchState]:
+        """FixMatch's loss with the thresholds of the steps before; then this step's predictions are counted."""
+        logits, _ = forward_views(step.forward, step.batch, config.weak_forward)
 
-        supervised = losses.cross_entropy(logits.labelled, batch.labels).mean()
+        supervised = losses.cross_entropy(logits.labelled, step.batch.labels).mean()
         confidence, predicted = losses.confident_class(logits.weak)
-        last = state.last.to(confidence.device)
-        status = learning_status(last, state.unlabelled, logits.weak.shape[1])
+        last = step.state.last.to(confidence.device)
+        status = learning_status(last, step.state.unlabelled, logits.weak.shape[1])
         class_thresholds = thresholds(status, config.threshold).to(confidence.dtype)
         pseudo_mask = confidence >= class_thresholds[predicted]
         unsupervised = (pseudo_mask * losses.cross_entropy(logits.strong, predicted)).mean()
 
-        last = remember(last, batch.indices, predicted, confidence >= config.threshold)
+        last = remember(last, step.batch.indices, predicted, confidence >= config.threshold)
         return LossOutput(
             total=supervised + config.lambda_u * unsupervised,
             terms={
@@ -128,8 +123,8 @@ class FlexMatch(Method):
                 "threshold_mean": class_thresholds.mean(),
                 "threshold_lowest": class_thresholds.min(),
             },
-            state=FlexMatchState(last=last, unlabelled=state.unlabelled),
-            pseudo=PseudoLabels(indices=batch.indices, labels=predicted, accepted=pseudo_mask),
+            state=FlexMatchState(last=last, unlabelled=step.state.unlabelled),
+            pseudo=PseudoLabels(indices=step.batch.indices, labels=predicted, accepted=pseudo_mask),
         )
 
 

@@ -1,15 +1,15 @@
 """Pseudo-labelling with a per-epoch rebuild (report, section 2.1; Lee 2013).
 
-After a warm-up on labelled images, at the start of every epoch one pass of the evaluated (EMA) model over
-the images without a label, un-augmented, gives
+After a warm-up on labelled images, every epoch begins with one pass of the evaluated (EMA) model over the images
+without a label, un-augmented. It gives
 
     X = {(u_i, argmax_c p_ic) : max_c p_ic > tau}
 
 and the epoch trains on the labelled images and X together: a step draws B labelled images and
-min(mu*B, round(B*|X| / |L|)) images of X, and averages the cross-entropy over all of them. This samples the
-union, capped at mu.
+min(mu*B, round(B*|X| / |L|)) images of X, and averages the cross-entropy over all of them. This samples the union of
+both, with at most mu*B images of X a step.
 
-The report rebuilds X in its algorithm and "accumulates" in its text; `accumulate` reads the text literally.
+The report's algorithm rebuilds X every epoch, its text "accumulates" it; `accumulate` does what the text says.
 
 Shapes: B labelled images of a step, m images of X of a step, n images without a label, C classes.
 """
@@ -18,23 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import (
-    Batch,
-    Draw,
-    Forward,
-    LossOutput,
-    Method,
-    Progress,
-    PseudoLabels,
-    Relabel,
-    Setup,
-)
+from ssl_core.methods.base import Draw, LossOutput, Method, Progress, PseudoLabels, Relabel, Setup, Step
+from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 
@@ -45,7 +34,7 @@ class PseudoLabelConfig(MethodConfig):
         0.95, gt=0, le=1, description="tau, confidence above which a prediction is accepted (report, table 1)"
     )
     accumulate: bool = Field(
-        False, description="keep what was once accepted, the report's wording read literally"
+        False, description="keep accepted pseudo-labels in later epochs, as the report's text says"
     )
 
 
@@ -67,15 +56,15 @@ def select(probabilities: torch.Tensor, threshold: float) -> tuple[torch.Tensor,
 
 
 def images_of_a_step(accepted: int, labelled: int, batch_size: int, mu: int) -> int:
-    """min(mu*B, round(B*|X| / |L|)): X's share of a step, capped at mu batches."""
+    """min(mu*B, round(B*|X| / |L|)): how many images of X a step draws."""
     return min(mu * batch_size, round(batch_size * accepted / labelled))
 
 
-class PseudoLabel(Method):
+class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
     """Pseudo-labelling, rebuilt each epoch."""
 
     name = "pseudo_label"
-    summary = "trains on its own confident predictions, rebuilt every epoch (report, section 2.1)"
+    summary = "trains on its own confident predictions, made anew every epoch (report, section 2.1)"
     Config = PseudoLabelConfig
     warmup_share = 10 / 300  # report, section 2.4
     relabels = True
@@ -91,7 +80,7 @@ class PseudoLabel(Method):
     def start_epoch(
         self, config: PseudoLabelConfig, state: PseudoLabelState, relabel: Relabel
     ) -> tuple[PseudoLabelState, PseudoLabels]:
-        """Label the pool anew; with `accumulate` an earlier pseudo-label stays until a newer one is accepted."""
+        """Predict the pool again; with `accumulate` an earlier pseudo-label stays until a newer one is accepted."""
         predicted, accepted = select(relabel.predict(relabel.pool), config.threshold)
         predicted, accepted = predicted.cpu(), accepted.cpu()
         if config.accumulate:
@@ -110,7 +99,7 @@ class PseudoLabel(Method):
         self, config: PseudoLabelConfig, state: PseudoLabelState, setup: Setup, progress: Progress, seed: int
     ) -> Draw:
         """Accepted images of a step, shuffled anew each epoch; none where none was accepted."""
-        from ssl_core.training.rng import Shuffled
+        from ssl_core.training.rng import Shuffled  # delayed: it loads torch
 
         accepted = len(state.indices)
         size = images_of_a_step(accepted, setup.labelled, setup.batch_size, setup.mu)
@@ -121,23 +110,18 @@ class PseudoLabel(Method):
         return Draw(indices=state.indices[chosen], targets=state.targets[chosen])
 
     def compute_loss(
-        self,
-        config: PseudoLabelConfig,
-        forward: Forward,
-        batch: Batch,
-        state: PseudoLabelState,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
+        self, config: PseudoLabelConfig, step: Step[PseudoLabelState]
+    ) -> LossOutput[PseudoLabelState]:
         """Cross-entropy on labelled images and on accepted ones with their pseudo-labels."""
+        batch = step.batch
         assert batch.targets is not None
         images = torch.cat([batch.labelled, batch.views["weak"]])
-        each = losses.cross_entropy(forward(images).logits, torch.cat([batch.labels, batch.targets]))
+        each = losses.cross_entropy(step.forward(images).logits, torch.cat([batch.labels, batch.targets]))
         supervised, unsupervised = each[: len(batch.labels)], each[len(batch.labels) :]
-        terms: dict[str, Any] = {"loss_supervised": supervised.mean()}
+        terms: dict[str, torch.Tensor] = {"loss_supervised": supervised.mean()}
         if len(unsupervised):
             terms["loss_unsupervised"] = unsupervised.mean()
-        return LossOutput(total=each.mean(), terms=terms, state=state)
+        return LossOutput(total=each.mean(), terms=terms, state=step.state)
 
 
 METHOD = PseudoLabel()

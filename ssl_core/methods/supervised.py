@@ -1,4 +1,4 @@
-"""Supervised training on the labelled images alone: the baseline of every table, and every warm-up's step.
+"""Supervised training on the labelled images alone: the baseline of every table, and the step of every warm-up.
 
     loss = mean_B CE(p(y | weak(x)), label)
 
@@ -7,15 +7,12 @@ Shapes: B labelled images of a step, C classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Progress
-from ssl_core.system.lazy_torch import torch
+from ssl_core.methods.base import LossOutput, Method, Step
+from ssl_core.schema import MethodConfig
 
 
-class Supervised(Method):
+class Supervised(Method[MethodConfig, None]):
     """Cross-entropy on labelled images, weak view."""
 
     name = "supervised"
@@ -23,17 +20,9 @@ class Supervised(Method):
     Config = MethodConfig
     has_warmup = False
 
-    def compute_loss(
-        self,
-        config: Any,
-        forward: Forward,
-        batch: Batch,
-        state: Any,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
-        loss = losses.cross_entropy(forward(batch.labelled).logits, batch.labels).mean()
-        return LossOutput(total=loss, terms={"loss_supervised": loss}, state=state)
+    def compute_loss(self, config: MethodConfig, step: Step[None]) -> LossOutput[None]:
+        loss = losses.cross_entropy(step.forward(step.batch.labelled).logits, step.batch.labels).mean()
+        return LossOutput(total=loss, terms={"loss_supervised": loss})
 
 
 METHOD = Supervised()

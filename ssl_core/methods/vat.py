@@ -1,7 +1,7 @@
 """Virtual adversarial training (report, section 2.2; Miyato et al. 2018).
 
-For every unlabelled image x, the small step that changes its prediction most is found by power iteration,
-and the network is taught to predict the same at both of its ends:
+For every unlabelled image x, power iteration finds the direction in which a small step changes the prediction most. The
+network is trained to predict the same before and after that step:
 
     d  ~ N(0, I), scaled to |d| = 1
     d <- g / |g|,  g = grad_d KL(sg p(x) || p(x + xi * d))        `iterations` times
@@ -9,15 +9,15 @@ and the network is taught to predict the same at both of its ends:
     LDS  = mean_U KL(sg p(x) || p(x + r))
     loss = mean_B CE(p(labelled), label) + alpha * LDS  (+ mean_U H(p(x)), if `use_entmin`)
 
-sg: stop-gradient; r is a constant, too. All norms are L2 over one image, in the normalised input's units.
+sg: stop-gradient; r gets no gradient either. All norms are L2 over one image, in the normalised input's units.
 
-With no iteration r points anywhere: random perturbation training, the baseline of Miyato et al. With alpha = 0
-and `use_entmin` the loss is entropy minimisation alone (Grandvalet and Bengio 2005). Both are methods of their
-own as well: `random_perturbation` and `entropy_minimisation`.
+With no iteration r has a random direction: random perturbation training, the baseline of Miyato et al. With alpha = 0
+and `use_entmin` the loss is entropy minimisation alone (Grandvalet and Bengio 2005). Both are also methods of their
+own: `random_perturbation` and `entropy_minimisation`.
 
-Only the labelled pass moves BatchNorm's running statistics; every pass here uses the batch's own, as the
-authors' code does (takerum/vat_tf, train_semisup.py). The power iteration, its own p(x) included, runs in
-float32 or better: p(x) and p(x + xi * d) differ by so little that in bfloat16 g would be rounding noise.
+Every pass uses its batch's own BatchNorm statistics, and only the pass over labelled images updates the running ones,
+as in the authors' code (takerum/vat_tf, train_semisup.py). The power iteration, with its own p(x), runs in float32 or
+better: p(x) and p(x + xi * d) differ so little that in bfloat16 g would be rounding noise.
 
 Shapes: B labelled and U unlabelled images of a step, C classes; images, d, g and r (U, 3, H, W); logits (U, C).
 """
@@ -25,13 +25,12 @@ Shapes: B labelled and U unlabelled images of a step, C classes; images, d, g an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
 from ssl_core import losses
-from ssl_core.config import MethodConfig
-from ssl_core.methods.base import Batch, Forward, LossOutput, Method, Panel, Progress, Scene
+from ssl_core.methods.base import Forward, LossOutput, Method, Panel, Scene, Step
+from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
 
@@ -63,7 +62,7 @@ class VATConfig(MethodConfig):
         1.0,
         ge=0,
         le=1e3,
-        description="weight of LDS beside the cross-entropy, no unit; 0: off (takerum/vat_tf: 1)",
+        description="weight of LDS, the cross-entropy having 1, no unit; 0: off (takerum/vat_tf: 1)",
     )
     use_entmin: bool = Field(
         False,
@@ -78,8 +77,10 @@ def norms(d: torch.Tensor) -> torch.Tensor:
 
 
 def scaled_to_one(d: torch.Tensor) -> torch.Tensor:
-    """Each image divided by its L2 norm, and before by its largest absolute value: squares of tiny gradients
-    would underflow."""
+    """Each image divided by its L2 norm: (U, 3, H, W) to the same.
+
+    It is divided by its largest absolute value first, because squares of tiny gradients would underflow.
+    """
     d = d / d.abs().amax(dim=(1, 2, 3), keepdim=True)
     return d / norms(d)
 
@@ -96,16 +97,16 @@ def adversarial_direction(
     """The direction in which each prediction changes most, by power iteration from the directions d.
 
     Args:
-        forward: the network; its parameters' `.grad` and BatchNorm's running statistics are left alone.
+        forward: the network; its parameters' `.grad` and BatchNorm's running statistics do not change.
         images: (U, 3, H, W) in float32 or better.
-        d: where to start, the same shape, of any length but zero.
+        d: directions to start from, the same shape, of any length but zero.
         xi: length of the finite difference.
-        iterations: how often; 0 gives d itself, scaled.
-        clean: logits of the images from a pass in full precision, (U, C); None: one is made here.
+        iterations: their number; 0 returns d itself, scaled.
+        clean: logits of the images from a pass in full precision, (U, C); None: they are computed here.
 
     Returns:
-        (U, 3, H, W), detached, each image's L2 norm 1. An image whose gradient is zero everywhere (its
-        prediction is certain, nothing within xi changes it) keeps the direction that it had.
+        (U, 3, H, W), detached, each image's L2 norm 1. An image whose gradient is zero everywhere (no change
+        within xi affects its prediction) keeps its direction.
     """
     d = scaled_to_one(d.detach())
     if iterations == 0:
@@ -117,7 +118,7 @@ def adversarial_direction(
     for _ in range(iterations):
         d.requires_grad_()
         perturbed = forward(images + xi * d, update_statistics=False, full_precision=True).logits
-        # the sum: an image's gradient shall not depend on how many others there are
+        # the sum, so that an image's gradient does not depend on the number of others
         (gradient,) = torch.autograd.grad(losses.kl_divergence(clean, perturbed).sum(), d)
         d = d.detach()
         vanished = gradient.abs().amax(dim=(1, 2, 3), keepdim=True) == 0
@@ -126,18 +127,18 @@ def adversarial_direction(
 
 
 def in_full_precision(logits: torch.Tensor) -> bool:
-    """Whether a pass that was not asked for it ran in full precision all the same.
+    """Whether an ordinary pass ran in full precision anyway.
 
-    On a CPU every pass without bfloat16 does; a GPU may have taken TF32 for it.
+    On a CPU every pass without bfloat16 does; a GPU may have used TF32.
     """
     return logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
 
 
-class VAT(Method):
+class VAT(Method[VATConfig, None]):
     """Virtual adversarial training, entropy minimisation and random perturbation training."""
 
     name = "vat"
-    summary = "smooth where its prediction is most sensitive (report, section 2.2; Miyato et al. 2018)"
+    summary = "the same prediction in the most sensitive direction (report, section 2.2; Miyato et al. 2018)"
     Config = VATConfig
     warmup_share = 35 / 300  # report, section 2.4
     unlabelled_views = ("weak",)
@@ -147,46 +148,40 @@ class VAT(Method):
             return dict.fromkeys(("xi", "eps", "iterations"), "vat.alpha = 0")
         return {"xi": "vat.iterations = 0"} if config.iterations == 0 else {}
 
-    def compute_loss(
-        self,
-        config: VATConfig,
-        forward: Forward,
-        batch: Batch,
-        state: Any,
-        progress: Progress,
-        generator: torch.Generator,
-    ) -> LossOutput:
+    def compute_loss(self, config: VATConfig, step: Step[None]) -> LossOutput[None]:
         """Cross-entropy on labelled images, divergence along the adversarial direction, and entropy if asked for.
 
         Logged besides the losses: eps as a share of the images' own norm.
         """
-        images = batch.views["weak"]
-        total = losses.cross_entropy(forward(batch.labelled).logits, batch.labels).mean()
+        images = step.batch.views["weak"]
+        total = losses.cross_entropy(step.forward(step.batch.labelled).logits, step.batch.labels).mean()
         terms = {"loss_supervised": total}
         if config.alpha == 0 and not config.use_entmin:
-            return LossOutput(total=total, terms=terms, state=state)
+            return LossOutput(total=total, terms=terms)
 
-        with torch.set_grad_enabled(config.use_entmin):  # as the target of LDS it is detached anyway
-            clean = forward(images, update_statistics=False).logits
+        with torch.set_grad_enabled(config.use_entmin):  # LDS detaches it as its target
+            clean = step.forward(images, update_statistics=False).logits
         if config.alpha > 0:
-            noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+            noise = torch.randn(
+                images.shape, generator=step.generator, dtype=images.dtype, device=images.device
+            )
             d = adversarial_direction(
-                forward,
+                step.forward,
                 images,
                 noise,
                 xi=config.xi,
                 iterations=config.iterations,
-                # The pass of the loss serves the power iteration too where both are the same to the last bit.
+                # Where both are the same to the last bit, the power iteration uses the pass of the loss.
                 clean=clean if in_full_precision(clean) else None,
             )
-            perturbed = forward(images + config.eps * d, update_statistics=False).logits
+            perturbed = step.forward(images + config.eps * d, update_statistics=False).logits
             lds = losses.kl_divergence(clean.detach(), perturbed).mean()
             terms |= {"loss_unsupervised": lds, "vat_eps_share": (config.eps / norms(images)).mean()}
             total = total + config.alpha * lds
         if config.use_entmin:
             terms["loss_entropy"] = losses.entropy(clean).mean()
             total = total + terms["loss_entropy"]
-        return LossOutput(total=total, terms=terms, state=state)
+        return LossOutput(total=total, terms=terms)
 
     def picture(self, config: VATConfig, scene: Scene) -> tuple[Panel, ...]:
         """Original, perturbation and perturbed images, as in the report's figure 5."""

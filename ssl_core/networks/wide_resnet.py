@@ -1,6 +1,6 @@
-"""WideResNet (Zagoruyko and Komodakis 2016) as the FixMatch reference builds it.
+"""WideResNet (Zagoruyko and Komodakis 2016) as in the FixMatch reference code.
 
-Facts follow google-research/fixmatch, libml/models.py: LeakyReLU 0.1, pre-activation, only the first block
+As in google-research/fixmatch, libml/models.py: LeakyReLU 0.1, pre-activation, only the first block
 of stage 1 activates before the residual, convolutions N(0, sqrt(2 / (k*k*out))), classifier Xavier normal
 with zero bias. BatchNorm's momentum is a field of the configuration.
 
@@ -9,15 +9,13 @@ Shapes: n images, D = 64 * width channels of the last feature maps, h = w = side
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ssl_core.config import parse_network
-from ssl_core.training.rng import generator
+from ssl_core.networks.attention import AttentionHead
 
 LEAK = 0.1
 
@@ -52,28 +50,8 @@ class Block(nn.Module):
 
 
 def _activate(normalised: torch.Tensor) -> torch.Tensor:
-    """LeakyReLU, in place: BatchNorm's gradient needs its input, not its output, so nothing is lost."""
+    """LeakyReLU, in place: BatchNorm's gradient needs its input and not its output."""
     return functional.leaky_relu_(normalised, LEAK)
-
-
-class AttentionHead(nn.Module):
-    """M attention maps over the last feature maps: conv 1x1 (D to D), BatchNorm, ReLU, conv 1x1 (D to M).
-
-    Report, section 2.3. The maps are divided by sqrt(D), which the report does not have: their sum then starts
-    with unit variance whatever D and M are, and one step of the optimiser cannot multiply it. Without it the
-    sum starts with a spread of sqrt(D), an untrained network is sure of its predictions, and at lr 0.1 (batch
-    of 16, D = 128) weights overflow within 20 steps, also from a small start.
-    """
-
-    def __init__(self, channels: int, maps: int, bn: float) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels, momentum=bn)
-        self.conv2 = nn.Conv2d(channels, maps, 1)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        maps: torch.Tensor = self.conv2(functional.relu(self.bn(self.conv1(features))))
-        return maps / math.sqrt(features.shape[1])
 
 
 class WideResNet(nn.Module):
@@ -109,14 +87,14 @@ class WideResNet(nn.Module):
         if self.head is None:
             return NetworkOutput(self.classifier(features.mean(dim=(2, 3))), features)
         maps = self.head(features)
-        # The report's "bi-pooling": the sum of the maps weighs the features before the global average.
+        # The report's "bi-pooling": the sum of the maps weights the features before the global average.
         pooled = (maps.sum(dim=1, keepdim=True) * features).mean(dim=(2, 3))
         return NetworkOutput(self.classifier(pooled), features, maps)
 
     def initialise(self, backbone: torch.Generator, head: torch.Generator) -> None:
-        """Draw every parameter anew (on the CPU, so that every device starts alike).
+        """Initialise every parameter (on the CPU, so that every device starts with the same bits).
 
-        The head has a stream of its own, so the backbone's bits are the same with and without it.
+        The head has its own random stream, so the backbone's bits are the same with and without it.
         """
         own_stream = set() if self.head is None else set(self.head.modules())
         for module in self.modules():
@@ -129,17 +107,3 @@ class WideResNet(nn.Module):
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight, generator=stream)
                 nn.init.zeros_(module.bias)
-
-
-def build_network(
-    name: str, num_classes: int, *, bn_momentum: float, seed: int, attention_maps: int = 0
-) -> WideResNet:
-    """The initialised network of a name such as ``wrn-28-2``, on the CPU, channels-last.
-
-    Raises:
-        ValueError: if the name is not a network's.
-    """
-    depth, width = parse_network(name)
-    network = WideResNet(depth, width, num_classes, bn_momentum, attention_maps)
-    network.initialise(generator(seed, "initialisation"), generator(seed, "attention head"))
-    return network.to(memory_format=torch.channels_last)

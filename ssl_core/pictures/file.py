@@ -35,8 +35,7 @@ class Picture:
 
 
 def save(path: Path, picture: Picture) -> None:
-    """Write a picture, whole or not at all."""
-
+    """Write a picture, completely or not at all."""
     arrays: dict[str, Any] = {}
     panels = []
     for number, panel in enumerate(picture.panels):

@@ -1,34 +1,34 @@
-"""A method's own picture as arrays: what it does to some validation images once it is trained.
+"""A method's picture as arrays: what the trained method does with some validation images.
 
-The validation images are never trained on, so what the network says of them is what it says of new images.
-They are taken class by class; noise and views come from the run's own streams at the step after the last,
-so the same run always gives the same picture, and making one changes nothing in the run. Drawing it is others'
-work.
+Validation images are never trained on, so the network treats them like new images. They are taken class by class. Noise
+and views come from the run's random streams at the step after the last, so a run always gives the same picture, and
+making it changes nothing in the run. `tune.figures` draws it.
 """
 
 from __future__ import annotations
 
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ssl_core.methods.base import Scene
+from ssl_core.methods.base import Forward, Scene
 from ssl_core.networks.wide_resnet import NetworkOutput
 from ssl_core.pictures.file import FILE_NAME, Picture, save
-from ssl_core.training.loop import Run, unlabelled_views
 from ssl_core.training.rng import generator
+from ssl_core.training.run import Run
+from ssl_core.training.step import unlabelled_views
 
 IMAGES = 8
 """Images of a picture."""
 
 
 def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
-    """The method's picture of a run as it stands; None where the method shows nothing.
+    """The method's picture of a run in its present state; None where the method shows nothing.
 
     Args:
         run: trained, or not.
@@ -57,7 +57,7 @@ def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
 def keep(folder: Path, run: Run) -> None:
     """Write a run's picture into a folder, if its method shows one and it is not there yet.
 
-    A picture that cannot be made never harms the run: why is written to ``picture-error.txt``, and warned of.
+    A picture that cannot be made does not stop the run: the reason is written to ``picture-error.txt``, with a warning.
     """
     path = folder / FILE_NAME
     if path.exists():
@@ -66,7 +66,7 @@ def keep(folder: Path, run: Run) -> None:
         picture = picture_of(run)
         if picture is not None:
             save(path, picture)
-    except Exception:  # a method of the user's own may raise anything; it is told, and the training stands
+    except Exception:  # a user's own method may raise anything; it is reported, and the run's result is kept
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "picture-error.txt"
         note.write_text(traceback.format_exc())
@@ -83,10 +83,10 @@ def one_of_each_class(run: Run, count: int) -> torch.Tensor:
     return torch.from_numpy(valid[np.lexsort((labels, rank))][:count])
 
 
-def shown(images: torch.Tensor, mean: Any, std: Any) -> npt.NDArray[np.float32]:
+def shown(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
     """Normalised images as pixels, 0 to 1 where they were pixels: (n, 3, H, W) to (n, H, W, 3)."""
     pixels = images.detach().permute(0, 2, 3, 1).float().cpu().numpy()
-    return np.asarray(pixels * np.float32(std) + np.float32(mean), dtype=np.float32)
+    return np.asarray(pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32), dtype=np.float32)
 
 
 def said(
@@ -98,8 +98,8 @@ def said(
     return tuple(f"{classes[c]} {p:.2f}" for c, p in pairs), tuple((predicted == labels).tolist())
 
 
-def _evaluated(run: Run) -> Any:
-    """The EMA network as a method calls it, in full precision always; nothing of it moves."""
+def _evaluated(run: Run) -> Forward:
+    """The EMA network as a function for methods, always in full precision; it does not change."""
 
     def forward(
         images: torch.Tensor, *, update_statistics: bool = True, full_precision: bool = False

@@ -1,4 +1,4 @@
-"""What a run's bits depend on besides its configuration: processor and versions. Also: the device."""
+"""The machine: processor and versions, which a run's bits depend on, and the choice of the device."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from ssl_core.config import RunConfig
+from ssl_core.schema import RunConfig
 from ssl_core.system.errors import ConfigError
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package and of what computes."""
+    """Versions of this package and of the libraries that compute."""
     try:
         own = metadata.version("ssl-tune")
     except metadata.PackageNotFoundError:
@@ -48,21 +48,21 @@ def _processor_name() -> str:
 
 
 MIN_COMPILED_STEPS = 4000
-"""Steps of a run from which on compiling pays on a GPU: for FixMatch with WRN-28-2 on an H200 it takes about 50 s where
-nothing is cached, and saves 6 ms of a step's passes and 7 ms of asking for its strong views (docs/results.md)."""
+"""Steps of a run from which compiling pays on a GPU: for FixMatch with WRN-28-2 on an H200 it takes about 50 s without
+a cache, and saves 6 ms of a step's forward and backward pass and 7 ms of its strong views (docs/results.md)."""
 
 
 def choose_device(config: RunConfig) -> RunConfig:
     """Fill in `device`, `precision` and `compile` where they are "auto".
 
-    bfloat16 is chosen only where the processor computes it in hardware: where it does not, it is emulated
-    and many times slower than float32, so there it is refused.
+    bfloat16 is accepted only where the processor computes it in hardware. Elsewhere it is emulated, many times slower
+    than float32, and refused.
 
     Args:
-        config: resolved, or it counts as a short run.
+        config: resolved; one that is not counts as a short run.
 
     Raises:
-        ConfigError: a device, a precision or a compiler that this machine lacks; the message says what it has.
+        ConfigError: this machine lacks the device, the precision or the compiler; the message says what it has.
     """
     has_cuda = torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
@@ -95,7 +95,7 @@ def _compile(config: RunConfig, device: str) -> bool:
 
 
 def what_compiling_lacks(device: str) -> str:
-    """What torch.compile misses on this machine, in words; nothing where it has all."""
+    """What torch.compile lacks on this machine, as a sentence; empty where it has everything."""
     if device == "cuda":
         return "" if importlib.util.find_spec("triton") else "on a GPU torch.compile needs the package triton"
     compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and the wording they share."""
+"""Errors that a user can fix, and their common wording."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-    """Wrong usage, configuration or data: says what, where, what is accepted and what to do."""
+    """Wrong usage, configuration or data: the message says what, where, what is accepted and what to do."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -15,7 +15,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class MemoryExhaustedError(MemoryError):
-    """There was no more memory on the device: says how much was asked for, and what to lower."""
+    """The device had no memory left: the message says how much was asked for, and what to lower."""
 
 
 def unknown(kind: str, given: str, known: Iterable[str], *, where: str = "") -> ConfigError:

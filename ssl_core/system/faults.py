@@ -1,13 +1,13 @@
-"""Points where a test can have a process kill itself: the moments at which dying would hurt most.
+"""Points at which a test can make a process kill itself: the moments at which a crash would do the most harm.
 
-`SSL_TUNE_FAULT=tell:before` kills the process with SIGKILL the first time that it comes to that point,
+`SSL_TUNE_FAULT=tell:before` kills the process with SIGKILL the first time that it reaches that point,
 `SSL_TUNE_FAULT=tell:before:3` the third time. Every process that inherits the variable counts for itself.
-`SSL_TUNE_FAULT_ALSO=PID` takes another process along, first: a worker at its point its driver, for example.
+`SSL_TUNE_FAULT_ALSO=PID` kills another process first, for example a worker its driver.
 
 The points: ask:before, ask:after, tell:before, tell:after (`tune.trials.study_trials`), report:inside
 (`tune.trials.optuna_storage`), rung:before, rung:after (`tune.engine.scheduler`), rename:before, rename:after (of a
 checkpoint: `ssl_core.system.files`), sender:after-send (`tune.delivery.deliverer`). Without the variable a point costs
-a comparison.
+one comparison.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _point, _left = _parsed(os.environ.get("SSL_TUNE_FAULT", ""))
 
 
 def fault(point: str) -> None:
-    """Come to a point; does not return where the environment says so."""
+    """Kill this process here if `SSL_TUNE_FAULT` names this point and its count is reached."""
     global _left
     if point != _point:
         return

@@ -1,4 +1,4 @@
-"""Writing a file whole. Loads no torch: the service writes before it has loaded anything."""
+"""Writing files completely or not at all. Loads no torch, because the service writes before it has loaded it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ssl_core.system.faults import fault
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it holds either its old content or the new one, also after a power cut."""
+    """Write a file so that it holds either its old content or the new one, even after a power failure."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
@@ -17,7 +17,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError:
-        aside.unlink(missing_ok=True)  # the disk is full: half a file must not keep it so
+        aside.unlink(missing_ok=True)  # the disk is full: free what half a file takes
         raise
     fault("rename:before")
     aside.replace(path)

@@ -1,8 +1,8 @@
 """torch, loaded at first use.
 
-A configuration is checked, and a study's folder written, before torch is loaded (its import takes
-seconds, and a kill in those seconds must leave something to resume). So the files that declare a
-method's configuration beside its mathematics take torch from here.
+A configuration is checked, and a study's folder written, before torch is loaded: its import takes seconds, and a study
+that is killed in those seconds must be resumable. So the files that declare a method's configuration import torch from
+here.
 """
 
 from __future__ import annotations

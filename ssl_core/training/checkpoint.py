@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot spoil: written aside, fsynced, renamed, checksummed, never unpickled.
+"""Checkpoints that survive a crash: written to a temporary file, fsynced, renamed, checksummed, never unpickled.
 
 A file is a 40-byte header (8 bytes of magic, 32 bytes SHA-256 of the rest) and what `torch.save` wrote.
 """
@@ -20,7 +20,7 @@ _NAME = re.compile(r"epoch-(\d{6})\.ckpt")
 
 
 class DamagedCheckpointError(RuntimeError):
-    """A checkpoint whose bytes are not those that were written."""
+    """A checkpoint whose content is not what was written."""
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read one checkpoint onto the CPU.
 
     Raises:
-        DamagedCheckpointError: if it is truncated, altered or something else.
+        DamagedCheckpointError: it is truncated, altered or no checkpoint.
     """
     data = path.read_bytes()
     digest, payload = data[len(MAGIC) : 40], data[40:]
@@ -47,12 +47,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def path_of(folder: Path, epoch: int) -> Path:
-    """Where the checkpoint after an epoch lies."""
+    """The path of the checkpoint after an epoch."""
     return folder / f"epoch-{epoch:06d}.ckpt"
 
 
 def epoch_of(name: str) -> int | None:
-    """The epoch of a checkpoint's file name; None where it is none."""
+    """The epoch in a checkpoint's file name; None where the name is another."""
     match = _NAME.fullmatch(name)
     return None if match is None else int(match[1])
 
@@ -64,7 +64,7 @@ def epochs_in(folder: Path) -> list[int]:
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any], *, keep: int = 2) -> Path:
-    """Write the checkpoint after an epoch and drop all but the newest `keep` ones."""
+    """Write the checkpoint after an epoch and delete all but the newest `keep` ones."""
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, epoch)
     write(path, state)
@@ -74,7 +74,7 @@ def save(folder: Path, epoch: int, state: dict[str, Any], *, keep: int = 2) -> P
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, or None; a damaged one is set aside under the name *.damaged."""
+    """The newest undamaged checkpoint, or None; a damaged one is renamed to *.damaged."""
     for epoch in epochs_in(folder):
         path = path_of(folder, epoch)
         try:

@@ -1,8 +1,8 @@
-"""A step's passes and views as torch.compile makes them, on a GPU replayed as CUDA graphs.
+"""The network and the strong views compiled by torch.compile, and replayed as CUDA graphs on a GPU.
 
-A GPU is done with a small network's kernel before the program has asked for the next one. Compiling makes BatchNorm,
-activation and residual one kernel each way, and a CUDA graph asks for all kernels of a pass at once. What is computed
-is the same; sums are taken in another order, so the last bits are not (`compile` is a field of the configuration).
+A GPU finishes a kernel of a small network before the program has launched the next one. Compiling fuses BatchNorm,
+activation and residual into one kernel each way, and a CUDA graph launches all kernels of a pass at once. The result
+is the same but for its last bits, because sums are taken in another order (`compile` is a field of the configuration).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ssl_core.augment import randaugment
 from ssl_core.networks.wide_resnet import NetworkOutput
 
 _SHAPES = 64
-"""Variants of one function that are kept: batch sizes, with and without gradient, statistics kept or not."""
-# Pixels are rounded to whole levels: a product and a sum taken as one, or an approximate quotient, would cost one.
+"""Compiled variants to keep of one function: by batch size, gradient, and whether statistics are updated."""
+# Pixels are truncated to whole levels: a fused multiply-add or an approximate quotient could change one by a level.
 _EXACT = ("emulate_precision_casts", "eager_numerics.division_rounding")
 
 
-def passes(network: nn.Module) -> Callable[[Tensor], NetworkOutput]:
-    """The network's forward pass, and the backward one that follows from it, compiled at their first use.
+def network(network: nn.Module) -> Callable[[Tensor], NetworkOutput]:
+    """The network's forward and backward passes, compiled at their first use.
 
-    What an earlier run of this process compiled is let go, with the memory that its CUDA graphs held; on disk torch
-    keeps it, so that an equal network starts within seconds.
+    What an earlier run of this process compiled is dropped, with the memory of its CUDA graphs. torch keeps it on disk,
+    so that an equal network starts within seconds.
     """
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = _SHAPES
-    # The graphs' outputs are overwritten by the next step: nothing of a step may be kept that is not copied.
+    # The next step overwrites the graphs' outputs: whatever is kept beyond a step has to be copied.
     return cast(
         Callable[[Tensor], NetworkOutput], torch.compile(network, dynamic=False, mode="reduce-overhead")
     )
@@ -44,5 +44,5 @@ def strong_views() -> Callable[[Tensor, randaugment.Draws], tuple[Tensor, randau
 
 
 def begin_step() -> None:
-    """Say that nothing of the step before is needed any more."""
+    """Tell the CUDA graphs that the outputs of the step before are no longer needed."""
     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

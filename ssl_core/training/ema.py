@@ -9,7 +9,7 @@ from torch import nn
 
 
 def decay_at(decay: float, step: int) -> float:
-    """Decay of update number `step` (from 0), ramped so that a short run forgets its initial weights.
+    """Decay of update number `step` (from 0), ramped up so that the average of a short run forgets the initial weights.
 
     min(decay, (1 + t) / (10 + t)), the ramp of TensorFlow's ExponentialMovingAverage with `num_updates`.
     """
@@ -34,11 +34,11 @@ class AveragedModel:
 
     @torch.no_grad()
     def update(self, step: int, found_inf: torch.Tensor | None = None) -> None:
-        """Take in the weights after optimiser step `step` (from 0).
+        """Average in the weights after optimiser step `step` (from 0).
 
         Args:
             step: its number.
-            found_inf: () on the weights' device; where it is 1 the average stays as it is.
+            found_inf: () on the weights' device; where it is 1 the average does not change.
         """
         weight = 1 - decay_at(self.decay, step)
         if found_inf is None:
@@ -50,5 +50,5 @@ class AveragedModel:
 
     @torch.no_grad()
     def copy_buffers(self) -> None:
-        """Take over BatchNorm's statistics; needed only before the average is evaluated or saved."""
+        """Copy BatchNorm's statistics; needed only before the average is evaluated or saved."""
         torch._foreach_copy_(self._copied, self._buffers)

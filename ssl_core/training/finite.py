@@ -1,14 +1,15 @@
-"""A loss or gradient that is not finite stops a run before the update, and never makes the device wait for it.
+"""A loss or gradient that is not finite stops a run before the update, without making the device wait.
 
-On a CPU the step's verdict is read at once. A GPU works behind the program that gives it orders, and reading
-a value there would hold both up at every step; so the verdict stays on the device, where it keeps the optimiser
-and the average from moving (`found_inf`), and is read at the end of the epoch. Either way no weight, momentum
-or average has moved from the first bad step on, and the error names that step and what was wrong in it.
+On a CPU the check of a step is read at once. A GPU runs behind the program, and reading a value from it would make both
+wait at every step. So the result of the check stays on the device, where it prevents the optimiser and the average from
+changing (`found_inf`), and is read at the end of the epoch. Either way no weight, momentum or average changes from the
+first bad step on, and the error names that step and what was not finite in it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from ssl_core.system.errors import NonFiniteError
 
 @dataclass(frozen=True)
 class _Step:
-    """What the verdict on a step was made of: scalars on the device."""
+    """What is checked of a step: scalars on the device."""
 
     number: int
     terms: dict[str, Tensor]
@@ -30,7 +31,7 @@ class _Step:
         return torch.isfinite(self.loss + self.gradient)
 
     def problem(self) -> str:
-        """What is not finite, the most particular first."""
+        """What is not finite, the most specific first."""
         bad = [name for name, value in self.terms.items() if not bool(torch.isfinite(value))]
         if bad:
             return f"the term {bad[0]}"
@@ -42,12 +43,12 @@ class FiniteGuard:
 
     Args:
         parameters: the weights under training; their gradients are watched.
-        at_once: read the verdict on a step after the step; else when the epoch ends.
-        where: which run and epoch it is, for the message.
+        at_once: read the check of a step directly after it; else when the epoch ends.
+        where: the run and epoch, for the message.
 
     Attributes:
-        found_inf: () float32 on the weights' device: 1 from the first bad step on, 0 before. None where
-            verdicts are read at once: a bad step then ends the run, and there is none after it.
+        found_inf: () float32 on the weights' device: 1 from the first bad step on, 0 before. None where checks
+            are read at once, because a bad step then ends the run.
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], *, at_once: bool, where: str) -> None:
@@ -55,11 +56,11 @@ class FiniteGuard:
         self._steps: list[_Step] = []
         self.found_inf = None if at_once else torch.zeros((), device=parameters[0].device)
 
-    def watch(self, output: LossOutput, step: int) -> None:
-        """Judge a step by its loss and gradients, before the update.
+    def watch(self, output: LossOutput[Any], step: int) -> None:
+        """Check the loss and gradients of a step, before the update.
 
         Raises:
-            NonFiniteError: where verdicts are read at once and this one is bad.
+            NonFiniteError: checks are read at once, and this step is bad.
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.stack(torch._foreach_norm(gradients)).sum()
@@ -71,7 +72,7 @@ class FiniteGuard:
             self.found_inf.logical_or_(self._steps[-1].finite().logical_not_())
 
     def read(self) -> None:
-        """Wait for the verdict on the steps since it was last read.
+        """Read the checks of the steps since the last reading; this waits for the device.
 
         Raises:
             NonFiniteError: naming the first bad step and what was not finite in it.

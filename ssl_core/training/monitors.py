@@ -1,16 +1,20 @@
-"""What is watched during an epoch: loss terms and the health of pseudo-labels.
+"""What is measured during an epoch: loss terms and the quality of pseudo-labels.
 
 The unlabelled images' true labels are used here, for the monitor of pseudo-label accuracy, and nowhere else.
-Sums stay on the device until the epoch's end, so that watching costs no synchronisation.
+Sums stay on the device until the epoch's end, so that measuring needs no synchronisation.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
 from ssl_core.methods.base import LossOutput, PseudoLabels
 
-MAX_CLASSES_SHOWN = 20  # above, metrics per class would flood the tracking server; `classes` has them all
+MAX_CLASSES_SHOWN = (
+    20  # with more classes, a metric for each would be too many for the tracking server; `classes` has all
+)
 
 
 class EpochMonitor:
@@ -18,7 +22,7 @@ class EpochMonitor:
 
     Args:
         true_labels: of all training images, (N,) int64, on the device.
-        labelled: indices of the labelled images, left out of the pseudo-label monitors.
+        labelled: indices of the labelled images, which the pseudo-label metrics leave out.
         num_classes: C.
     """
 
@@ -32,8 +36,8 @@ class EpochMonitor:
         self._seen = torch.zeros((), dtype=torch.int64, device=true_labels.device)
         self._has_pseudo = False
 
-    def add(self, output: LossOutput) -> None:
-        """Take in one step."""
+    def add(self, output: LossOutput[Any]) -> None:
+        """Add one step."""
         for name, value in {"loss": output.total, **output.terms}.items():
             total, count = self._terms.get(name, (torch.zeros((), device=value.device), 0))
             self._terms[name] = (total + value.detach().float(), count + 1)
@@ -41,7 +45,7 @@ class EpochMonitor:
             self.add_pseudo_labels(output.pseudo)
 
     def add_pseudo_labels(self, pseudo: PseudoLabels) -> None:
-        """Take in pseudo-labels of a step or of a whole pass."""
+        """Add the pseudo-labels of a step, or of all unlabelled images."""
         device = self._true.device
         indices, labels = pseudo.indices.to(device), pseudo.labels.to(device)
         unlabelled = ~self._is_labelled[indices]

@@ -12,11 +12,11 @@ from torch import nn
 def build_optimizer(
     network: nn.Module, *, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.SGD:
-    """SGD over all parameters; the penalty is on convolution and classifier weights alone.
+    """SGD over all parameters, with weight decay on convolution and classifier weights alone.
 
-    None on BatchNorm and biases, as google-research/fixmatch has it. Nesterov needs a momentum: with 0 it is
-    plain SGD. Fused: one pass over each weight, and none at all where `optimizer.found_inf`, a tensor on the
-    weights' own device, is 1 (`ssl_core.training.finite`).
+    BatchNorm and biases have no weight decay, as in google-research/fixmatch. Nesterov needs a momentum: with 0 this is
+    plain SGD. The fused update reads each weight once, and changes nothing where `optimizer.found_inf`, a tensor on the
+    weights' device, is 1 (`ssl_core.training.finite`).
     """
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
@@ -25,7 +25,7 @@ def build_optimizer(
 
 
 def restore(optimizer: torch.optim.SGD, state: dict[str, Any]) -> None:
-    """Load a checkpoint's momenta; how the update is computed is this program's own matter."""
+    """Load a checkpoint's momenta, but keep this program's way to compute the update."""
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
         group.update(foreach=None, fused=True)

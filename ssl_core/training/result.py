@@ -10,18 +10,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ssl_core import method_file
-from ssl_core.config import RunConfig, from_document, resolve
+from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, Split, TestSet, describe, draw_split, load_test, load_train
 from ssl_core.pictures import panels as pictures
+from ssl_core.schema import RunConfig
 from ssl_core.system import environment
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
-from ssl_core.training.loop import Report, Run, differences
-from ssl_core.training.loop import train as run_epochs
+from ssl_core.training.loop import run_epochs
+from ssl_core.training.run import Report, Run, differences
 
 CONFIG_FILE, RESULT_FILE, READINGS_FILE, CHECKPOINTS = (
     "config.json",
@@ -33,13 +36,13 @@ CONFIG_FILE, RESULT_FILE, READINGS_FILE, CHECKPOINTS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run: that of its last finished epoch, never of its best.
+    """The result of a run: that of its last finished epoch, never of its best.
 
     Attributes:
         val_error: percent of validation images misclassified by the EMA model.
         test_error: percent of test images; None unless the test set was asked for.
         epochs: finished epochs.
-        seconds: spent in epochs, of all sittings.
+        seconds: spent in epochs, before and after every interruption.
         images_per_second: labelled and unlabelled images trained on, over `seconds`.
         config: resolved, as a plain document.
         split_hash: of the split of the training images.
@@ -127,9 +130,9 @@ def train(
         cache: folder of decoded images, shared by all runs of this machine.
         out: folder for checkpoints (one an epoch, the two newest kept), the configuration, the result, the
             arrays of the method's picture and a copy of the method's file, where it is the user's own.
-        resume: go on from the newest whole checkpoint in `out`; a finished run gives its result again.
+        resume: continue from the newest undamaged checkpoint in `out`; a finished run returns its result again.
         final: read the test set, once, at the end; the reading is recorded.
-        readings: file that a reading of the test set is appended to, besides the one in `out`.
+        readings: another file that a reading of the test set is appended to, besides the one in `out`.
         on_report: called with the report of every epoch.
 
     Raises:
@@ -148,12 +151,12 @@ def train(
     if done is not None:
         return done
     config, data, split = prepare(config, data_root=data_root, cache=cache)
-    # An unreadable test image is found now, not after hours; nothing is computed on them before the end.
+    # Loaded now, so that an unreadable test image is found at once; nothing is computed on them before the end.
     test = None
     if final and recorded is None:
         test = load_test(config.dataset, root=data_root, image_size=data.image_size, cache=cache)
     run = Run(config, data, split)
-    _run_epochs(run, out, resume, on_report)
+    _train_in(run, out, resume, on_report)
     test_error = None if recorded is None else float(recorded["test_error"])
     if test is not None:
         test_error = _read_test(run, test, out, readings)
@@ -164,7 +167,7 @@ def train(
     return result
 
 
-def _run_epochs(run: Run, out: Path | None, resume: bool, on_report: Callable[[Report], None] | None) -> None:
+def _train_in(run: Run, out: Path | None, resume: bool, on_report: Callable[[Report], None] | None) -> None:
     """Train to the end, with a checkpoint in `out` after every epoch."""
     if out is not None:
         _open_folder(out, run, resume)
@@ -178,7 +181,7 @@ def _run_epochs(run: Run, out: Path | None, resume: bool, on_report: Callable[[R
 def _read_test(run: Run, test: TestSet, out: Path | None, readings: Path | None) -> float:
     """Percent of the test images that the finished run misclassifies; the reading is recorded."""
     test_error = error_percent(run, test.images, test.labels)
-    # The run's own record comes first: where a crash comes in between, the other is made up for from it.
+    # The run's own record comes first: if a crash comes between the two, `_from_before` copies it to the other.
     for path in (out / READINGS_FILE if out is not None else None, readings):
         if path is not None:
             append_reading(path, reading_of(run, test_error))
@@ -202,7 +205,7 @@ def result_of(run: Run, test_error: float | None = None) -> Result:
     )
 
 
-def error_percent(run: Run, images: Any, labels: Any) -> float:
+def error_percent(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> float:
     """Percent of some images, (n, H, W, 3) uint8 and (n,) int64 arrays, that the EMA model misclassifies."""
     pixels, truth = torch.tensor(images).to(run.device), torch.tensor(labels).to(run.device)
     logits = run.evaluated_in_batches(pixels, torch.arange(len(truth), device=run.device))
@@ -210,7 +213,7 @@ def error_percent(run: Run, images: Any, labels: Any) -> float:
 
 
 def reading_of(run: Run, test_error: float) -> dict[str, Any]:
-    """One reading of the test set: when, which model, and what came out."""
+    """A reading of the test set as a document: when, of which model, and its error."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "config": run.config.document(),
@@ -221,7 +224,7 @@ def reading_of(run: Run, test_error: float) -> dict[str, Any]:
 
 
 def append_reading(path: Path, reading: Mapping[str, Any]) -> None:
-    """Append a reading to a record; half a line that a crash has left stays a line of its own."""
+    """Append a reading to a record; half a line that a crash left behind stays on its own line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         end = file.seek(0, os.SEEK_END)
@@ -235,7 +238,7 @@ def append_reading(path: Path, reading: Mapping[str, Any]) -> None:
 def _from_before(
     out: Path, config: RunConfig, final: bool, readings: Path | None
 ) -> tuple[Result | None, dict[str, Any] | None]:
-    """What an earlier sitting left: the result, where the run is done, or else its reading of the test set."""
+    """What was there before: the result of a finished run, or else its reading of the test set."""
     done = _finished(out, config, final)
     if done is not None or not final:
         return done, None
@@ -246,7 +249,7 @@ def _from_before(
 
 
 def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
-    """The result of a run that is done: read again rather than made again, the test set least of all."""
+    """The result of a finished run, read from its file: nothing is computed again."""
     path = out / RESULT_FILE
     if not path.exists():
         return None
@@ -263,11 +266,11 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
 
 
 def _recorded(path: Path, config: RunConfig) -> dict[str, Any] | None:
-    """The reading of this very model, if it was made before a crash took the result: not made twice."""
+    """The recorded reading of this model, if a crash came before its result was written."""
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             reading: dict[str, Any] = json.loads(line)
-        except ValueError:  # half a line: the crash came in between
+        except ValueError:  # half a line, from a crash
             continue
         same = not differences(reading["config"], config.document())
         if same and reading["epochs"] == config.last_epoch:
@@ -278,7 +281,7 @@ def _recorded(path: Path, config: RunConfig) -> dict[str, Any] | None:
 def _open_folder(out: Path, run: Run, resume: bool) -> None:
     used = out.exists() and any(out.iterdir())
     if used and not resume:
-        raise ConfigError(f"the folder {out} is not empty. Go on with --resume, or name another folder.")
+        raise ConfigError(f"the folder {out} is not empty. Continue with --resume, or name another folder.")
     out.mkdir(parents=True, exist_ok=True)
     state = checkpoint.load_newest(out / CHECKPOINTS) if resume else None
     if state is not None:

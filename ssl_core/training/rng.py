@@ -1,9 +1,9 @@
 """Separate, stateless random streams.
 
 Every draw comes from a generator seeded by (training seed, stream, position), never from a global one.
-So a stream cannot disturb another (invariant 4), a run that is resumed at any step draws what an
-uninterrupted one draws without any generator state in its checkpoint (invariant 3), and what is drawn at a
-step does not depend on what a method drew before it (invariant 5).
+So no stream affects another (invariant 4). A run that is resumed at any step draws the same numbers as an
+uninterrupted one, without a generator's state in its checkpoint (invariant 3). What is drawn at a step does not depend
+on what a method drew before (invariant 5).
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def generator(
 
 
 class Shuffled:
-    """Endless passes over n items, each in an order of its own, addressed by position.
+    """An endless sequence of n items, shuffled anew each time all were used, addressed by position.
 
     Args:
         n: number of items, at least 1.
-        seed, stream, position: which stream the orders come from; the pass's number is added.
+        seed, stream, position: the random stream of the orders; the order's number is appended.
     """
 
     def __init__(self, n: int, seed: int, stream: Stream, *position: int) -> None:
         assert n > 0
         self.n, self._key = n, (seed, stream, *position)
-        self._passes: dict[int, torch.Tensor] = {}
+        self._orders: dict[int, torch.Tensor] = {}
 
     def batch(self, index: int, size: int) -> torch.Tensor:
         """Items at places [index * size, (index + 1) * size) of the endless sequence: (size,) int64."""
@@ -53,10 +53,10 @@ class Shuffled:
         for number in range(start // self.n, -(-end // self.n)):
             first = number * self.n
             parts.append(self._order(number)[max(start - first, 0) : end - first])
-        self._passes = {k: v for k, v in self._passes.items() if k >= end // self.n}  # keep what comes next
+        self._orders = {k: v for k, v in self._orders.items() if k >= end // self.n}  # keep what comes next
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
     def _order(self, number: int) -> torch.Tensor:
-        if number not in self._passes:
-            self._passes[number] = torch.randperm(self.n, generator=generator(*self._key, number))  # type: ignore[arg-type]
-        return self._passes[number]
+        if number not in self._orders:
+            self._orders[number] = torch.randperm(self.n, generator=generator(*self._key, number))  # type: ignore[arg-type]
+        return self._orders[number]

@@ -11,8 +11,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from search_spaces import SearchSpace, describe, load_space, load_yaml, parse_space, space_names
 from search_spaces.reader import SEARCHABLE
 from search_spaces.space import VARIANTS
-from ssl_core.config import RunConfig, common_fields, from_document
-from ssl_core.methods import method_names
+from ssl_core.config import common_fields, from_document
+from ssl_core.registry import method_names
+from ssl_core.schema import RunConfig
 from ssl_core.system.errors import ConfigError
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

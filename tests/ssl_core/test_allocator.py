@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from ssl_core.system import allocator
+from ssl_core.system import memory
 
 ROOT = Path(__file__).parent.parent.parent
 COUNT = """
 import json, resource, torch
-from ssl_core.system.allocator import keep_freed_memory
+from ssl_core.system.memory import keep_freed_memory
 told = {call}
 
 def faults():
@@ -72,5 +72,5 @@ def test_another_c_library_is_left_alone(problem: Any, monkeypatch: pytest.Monke
             raise problem
         return problem
 
-    monkeypatch.setattr(allocator.ctypes, "CDLL", load)
-    assert not allocator.keep_freed_memory.__wrapped__()
+    monkeypatch.setattr(memory.ctypes, "CDLL", load)
+    assert not memory.keep_freed_memory.__wrapped__()

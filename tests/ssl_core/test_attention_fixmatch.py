@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_spaces import load_space
-from ssl_core.augment import randaugment
+from ssl_core.augment import operations, randaugment
 from ssl_core.augment.randaugment import Geometry
 from ssl_core.config import from_document
 from ssl_core.losses import align_maps, map_divergence, map_similarity
-from ssl_core.methods import get_method
 from ssl_core.methods.attention_fixmatch import AttentionFixMatchConfig, attention_divergence
-from ssl_core.methods.base import Batch
+from ssl_core.methods.base import Batch, Step
 from ssl_core.methods.fixmatch import FixMatchConfig
+from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError
 from tests import slow_attention
 from tests.matching import check_resumption, compute, digits_run, leaf, normal
@@ -196,7 +196,7 @@ def test_the_strong_view_s_own_geometry_aligns_what_it_did(
     row, column = torch.arange(32.0)[:, None], torch.arange(32.0)
     picture = (127 + 60 * torch.sin(row / 5) + 60 * torch.cos(column / 6 + row / 12)).round()
     images = picture.to(torch.uint8)[None, :, :, None].expand(1, 32, 32, 3).contiguous()
-    place = {name: number for number, name in enumerate(randaugment.OPERATIONS)}
+    place = {name: number for number, name in enumerate(operations.OPERATIONS)}
     draws = randaugment.Draws(
         operations=torch.tensor([[place[operation], place["identity"]]]),
         magnitudes=torch.tensor([[magnitude, 0.0]]),
@@ -207,7 +207,7 @@ def test_the_strong_view_s_own_geometry_aligns_what_it_did(
         functional.avg_pool2d(part[..., 0].double()[:, None], 4)[:, 0] / 60 for part in (images, views)
     )
     aligned, compared = align_maps(weak, geometry.affine, geometry.cutout, SIZE)
-    grey = (views[..., 0] == randaugment.GREY).double()[:, None]  # in cells on an edge, not compared here
+    grey = (views[..., 0] == operations.GREY).double()[:, None]  # in cells on an edge, not compared here
     inner = compared & (functional.avg_pool2d(grey, 4)[:, 0] < 0.1)
     assert 16 < inner.sum() < 64
     assert (aligned - strong)[inner].square().mean().sqrt() < tolerance
@@ -446,12 +446,12 @@ def test_views_share_their_crop_where_maps_are_aligned(own: dict[str, Any], shar
     run = make_run("attention_fixmatch", parameters=own, epochs=2)
     take = run.method.compute_loss
 
-    def spy(config: Any, forward: Any, batch: Batch, *rest: Any) -> Any:
-        batches.append(batch)
-        return take(config, forward, batch, *rest)
+    def spy(config: Any, step: Step[None]) -> Any:
+        batches.append(step.batch)
+        return take(config, step)
 
     with (
-        mock.patch("ssl_core.training.loop.strong_view", unchanged),
+        mock.patch("ssl_core.training.step.strong_view", unchanged),
         mock.patch.object(type(run.method), "compute_loss", staticmethod(spy)),
     ):
         finish(run)

@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 
-from ssl_core.config import (
-    RunConfig,
-    common_fields,
-    from_document,
-    parameter_names,
-    parse_network,
-    resolve,
-    warmup_from_share,
-)
+from ssl_core.config import common_fields, from_document, parameter_names, resolve, warmup_from_share
 from ssl_core.data.datasets import DatasetInfo, describe
-from ssl_core.methods import get_method, method_names
+from ssl_core.networks.registry import parse_network
+from ssl_core.registry import get_method, method_names
+from ssl_core.schema import RunConfig
 from ssl_core.system.errors import ConfigError
 
 DIGITS = describe("digits")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from ssl_core.config import RunConfig, from_document
+from ssl_core.config import from_document
+from ssl_core.schema import RunConfig
 from ssl_core.system import environment
 from ssl_core.system.errors import ConfigError
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_core.methods import get_method
-from ssl_core.system import exhaustion
+from ssl_core.registry import get_method
+from ssl_core.system import memory
 from ssl_core.system.errors import MemoryExhaustedError
-from ssl_core.training.loop import Run
+from ssl_core.training.run import Run
 from tests.tiny import finish, make_data, make_run
 
 PETABYTE = 2**50
@@ -50,7 +50,7 @@ def ask_cublas() -> None:
 def test_every_allocator_s_words_say_how_much(ask: Callable[[], None], amount: str) -> None:
     with (
         pytest.raises(MemoryExhaustedError, match=f"{amount} a step. Less.") as caught,
-        exhaustion.explained("cpu", "a step", "Less."),
+        memory.explained("cpu", "a step", "Less."),
     ):
         ask()
     assert caught.value.__cause__ is not None
@@ -59,15 +59,15 @@ def test_every_allocator_s_words_say_how_much(ask: Callable[[], None], amount: s
 def test_what_is_explained_is_not_explained_again_and_other_errors_pass() -> None:
     with (
         pytest.raises(MemoryExhaustedError, match="for the inner"),
-        exhaustion.explained("cpu", "the outer", ""),
-        exhaustion.explained("cpu", "the inner", ""),
+        memory.explained("cpu", "the outer", ""),
+        memory.explained("cpu", "the inner", ""),
     ):
         ask_torch()
     for error in (
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         ValueError("can't allocate memory"),
     ):
-        with pytest.raises(type(error)) as caught, exhaustion.explained("cpu", "a step", ""):
+        with pytest.raises(type(error)) as caught, memory.explained("cpu", "a step", ""):
             raise error
         assert caught.value is error
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from ssl_core.config import from_document
 from ssl_core.losses import confident_class
-from ssl_core.methods import get_method
 from ssl_core.methods.fixmatch import FixMatchConfig
+from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError
 from tests.matching import check_resumption, compute, digits_run, leaf, normal
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import from_document
-from ssl_core.methods import get_method
 from ssl_core.methods.base import Setup
 from ssl_core.methods.fixmatch import FixMatchConfig
 from ssl_core.methods.flexmatch import (
@@ -23,6 +22,7 @@ from ssl_core.methods.flexmatch import (
     remember,
     thresholds,
 )
+from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError
 from tests.matching import check_resumption, compute, digits_run, leaf, normal
 from tests.tiny import finish

@@ -12,11 +12,13 @@ import torch
 
 from benchmarks.setting import cell_of, config_of, data_of
 from ssl_core.augment import randaugment
-from ssl_core.methods import method_names
 from ssl_core.methods.base import Progress
+from ssl_core.registry import method_names
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.training import compile as compiled
-from ssl_core.training.loop import Run, finite_guard, take_steps, train_step
+from ssl_core.training.loop import take_steps
+from ssl_core.training.run import Run
+from ssl_core.training.step import finite_guard, train_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 STEPS = 3

@@ -17,14 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
 from ssl_core.augment.randaugment import strong_view
-from ssl_core.methods import method_names
-from ssl_core.methods.base import Batch, LossOutput
+from ssl_core.methods.base import Batch, LossOutput, Step
 from ssl_core.methods.supervised import Supervised
+from ssl_core.registry import method_names
+from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import NonFiniteError
-from ssl_core.training import loop
+from ssl_core.training import step
 from ssl_core.training.finite import FiniteGuard
-from ssl_core.training.loop import Run
-from ssl_core.training.loop import train as run_epochs
+from ssl_core.training.loop import run_epochs
+from ssl_core.training.run import Run
 from tests.tiny import (
     assert_same_bits,
     everything,
@@ -108,9 +109,9 @@ class Viewing(Supervised):
     def shares_crop(self, config: Any) -> bool:
         return self.shares
 
-    def compute_loss(self, config: Any, forward: Any, batch: Any, *rest: Any) -> LossOutput:
-        self.batches.append(batch)
-        return super().compute_loss(config, forward, batch, *rest)
+    def compute_loss(self, config: MethodConfig, step: Step[None]) -> LossOutput[None]:
+        self.batches.append(step.batch)
+        return super().compute_loss(config, step)
 
 
 def batches_of(*args: Any) -> list[Batch]:
@@ -161,7 +162,7 @@ def test_the_strong_view_starts_from_the_weak_one_only_where_the_method_asks(
     def base_alone(images: Tensor, stream: torch.Generator, *_: Any) -> tuple[Tensor, Any]:
         return images, strong_view(images, stream)[1]
 
-    monkeypatch.setattr(loop, "strong_view", base_alone)
+    monkeypatch.setattr(step, "strong_view", base_alone)
     for batch in batches_of(("weak", "strong"), shares):
         assert torch.equal(batch.views["weak"], batch.views["strong"]) == shares
 
@@ -411,12 +412,10 @@ class Breaks(Supervised):
 
     kind: ClassVar[str]
 
-    def compute_loss(
-        self, config: Any, forward: Any, batch: Any, state: Any, progress: Any, generator: Any
-    ) -> Any:
-        output = super().compute_loss(config, forward, batch, state, progress, generator)
+    def compute_loss(self, config: MethodConfig, step: Step[None]) -> LossOutput[None]:
+        output = super().compute_loss(config, step)
         loss, terms = output.total, dict(output.terms)
-        if progress.step == 4:
+        if step.progress.step == 4:
             if self.kind == "term":
                 terms["loss_unsupervised"] = loss * torch.nan
                 loss = loss + terms["loss_unsupervised"]
@@ -424,7 +423,7 @@ class Breaks(Supervised):
                 loss = loss * torch.inf
             else:  # a finite loss, and an infinite derivative: that of sqrt at 0
                 loss = loss + torch.sqrt(loss - loss.detach())
-        return LossOutput(total=loss, terms=terms, state=state)
+        return LossOutput(total=loss, terms=terms)
 
 
 @pytest.fixture(params=["read at once", "read at the epoch's end"])
@@ -433,7 +432,7 @@ def last_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     where step 4 is a bad one, in epochs of three."""
     if request.param == "read at once":
         return 3
-    monkeypatch.setattr(loop, "FiniteGuard", deferred)
+    monkeypatch.setattr(step, "FiniteGuard", deferred)
     return 5
 
 
@@ -469,7 +468,7 @@ def test_what_is_not_finite_stops_the_run_before_the_update(kind: str, named: st
 def test_both_ways_of_watching_train_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once, at_the_end = make_run("fixmatch"), make_run("fixmatch")
     finish(at_once)
-    monkeypatch.setattr(loop, "FiniteGuard", deferred)
+    monkeypatch.setattr(step, "FiniteGuard", deferred)
     finish(at_the_end)
     for part in ("network", "optimizer"):
         assert_same_bits(trained(at_the_end)[part], trained(at_once)[part])
@@ -496,18 +495,18 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("method", method_names())
 def test_no_step_waits_for_the_device(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU would do, tried on a CPU: verdicts deferred, operations picked by a mask."""
-    monkeypatch.setattr(loop, "FiniteGuard", deferred)
+    monkeypatch.setattr(step, "FiniteGuard", deferred)
     monkeypatch.setattr(randaugment, "_each_on_its_own", randaugment._all_and_pick)
     run = make_run(method, steps_per_epoch=2, warmup_epochs=0)
-    step, waits = loop._step, Waits()
+    update, waits = step._step, Waits()
 
     def watched(run: Run, batch: Any, progress: Any, guard: Any) -> LossOutput:
         if progress.step == 0:  # small tables are copied over once
-            return step(run, batch, progress, guard)
+            return update(run, batch, progress, guard)
         with waits:
-            return step(run, loop._batch(run, progress), progress, guard)
+            return update(run, step._batch(run, progress), progress, guard)
 
-    monkeypatch.setattr(loop, "_step", watched)
+    monkeypatch.setattr(step, "_step", watched)
     finish(run)
     assert run.epoch == 4 and not waits.seen, waits.seen[0]
 

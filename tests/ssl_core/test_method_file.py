@@ -16,9 +16,9 @@ from ssl_core import method_file
 from ssl_core.config import from_document, parameter_names, resolve
 from ssl_core.data.datasets import describe
 from ssl_core.method_file import COPY
-from ssl_core.methods import get_method, method_names
+from ssl_core.registry import get_method, method_names
 from ssl_core.system.errors import ConfigError
-from tests.tiny import EXAMPLES
+from tests.tiny import EXAMPLES, finish, make_run
 
 SHORT = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "mu": 1, "threads": 1, "labels": 10}
 
@@ -49,9 +49,9 @@ class Mine(Method):
     def init_state(self, config, setup):
         return State(0)
 
-    def compute_loss(self, config, forward, batch, state, progress, generator):
-        loss = losses.cross_entropy(forward(batch.labelled).logits, batch.labels).mean()
-        return LossOutput(loss, {"loss_supervised": loss}, State(state.steps + 1))
+    def compute_loss(self, config, step):
+        loss = losses.cross_entropy(step.forward(step.batch.labelled).logits, step.batch.labels).mean()
+        return LossOutput(loss, {"loss_supervised": loss}, State(step.state.steps + 1))
 
 
 METHOD = Mine()
@@ -168,6 +168,11 @@ BAD: list[tuple[str, Callable[[str], str], list[str]]] = [
         lambda s: s.replace("Config = Config", "warmup_share = 10"),
         ["warmup_share = 10", "from 0 to below 1"],
     ),
+    (
+        "arguments",
+        lambda s: s.replace("(self, config, step)", "(self, config, step, batch)"),
+        ["METHOD.compute_loss takes other arguments", "def compute_loss(self, config, step)"],
+    ),
 ]
 
 
@@ -198,6 +203,37 @@ def test_a_file_that_cannot_be_read_is_refused(
     monkeypatch.chdir(tmp_path)
     Path("latin.py").write_bytes(b"# caf\xe9\n")
     assert says in refusal(place)
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ("", "compute_loss returned no state, but its state is a State. Return a State"),
+        (", 3", "compute_loss returned a state of type int. Return a State"),
+    ],
+)
+def test_a_state_that_is_not_returned_is_an_error(mine: Path, returned: str, says: str) -> None:
+    mine.write_text(MINE.replace(", State(step.state.steps + 1))", f"{returned})"))
+    run = make_run(f"file:{mine}", epochs=2)
+    with pytest.raises(ConfigError, match=f"method 'mine': {says}"):
+        finish(run)
+    assert run.method_state.steps == 0 and run.epoch == 1  # the warm-up's epoch alone is finished
+
+
+def test_a_state_that_start_epoch_does_not_return_is_an_error(mine: Path) -> None:
+    forgets = "    def start_epoch(self, config, state, relabel):\n        return None, None\n\n"
+    mine.write_text(MINE.replace("    def compute_loss", forgets + "    def compute_loss"))
+    run = make_run(f"file:{mine}")
+    with pytest.raises(ConfigError, match="method 'mine': start_epoch returned no state"):
+        finish(run)
+
+
+def test_a_state_that_init_state_did_not_make_is_an_error(mine: Path) -> None:
+    mine.write_text(MINE.replace("return State(0)", "return None").replace("step.state.steps", "0"))
+    with pytest.raises(
+        ConfigError, match=r"returned a state of type State. Let init_state return the first one"
+    ):
+        finish(make_run(f"file:{mine}"))
 
 
 def test_a_traceback_shows_the_line_also_where_there_is_no_file(tmp_path: Path) -> None:

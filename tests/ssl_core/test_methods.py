@@ -24,12 +24,12 @@ from torch import Tensor
 
 from ssl_core.augment.randaugment import Geometry, strong_view
 from ssl_core.augment.weak import weak_view
-from ssl_core.config import MethodConfig
-from ssl_core.methods import get_method
-from ssl_core.methods.base import Batch, LossOutput, Method, Progress, Relabel
+from ssl_core.methods.base import Batch, LossOutput, Method, Progress, Relabel, Step
+from ssl_core.registry import get_method
+from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.training import checkpoint
-from ssl_core.training.loop import Run
+from ssl_core.training.run import Run
 from tests import slow_attention
 from tests.golden import record
 from tests.tiny import (
@@ -292,12 +292,11 @@ def prepared(name: str, *, precision: str = "float64", **parameters: Any) -> tup
     )
 
 
-def loss_of(run: Run, batch: Batch, *, state: Any = None, forward: Any = None) -> LossOutput:
+def loss_of(run: Run, batch: Batch, *, state: Any = None, forward: Any = None) -> LossOutput[Any]:
     """The method's loss; the run's own state is left as it is."""
     state = copy.deepcopy(run.method_state if state is None else state)
-    return run.method.compute_loss(
-        run.config.parameters, forward or run.forward, batch, state, PROGRESS, seeded(11)
-    )
+    step = Step(forward or run.forward, batch, state, PROGRESS, seeded(11))
+    return run.method.compute_loss(run.config.parameters, step)
 
 
 def gradients(run: Run, loss: Tensor) -> dict[str, Tensor]:
@@ -382,11 +381,9 @@ class Poisoned:
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._method, attribute)
 
-    def compute_loss(
-        self, config: Any, forward: Any, batch: Batch, state: Any, progress: Any, generator: Any
-    ) -> Any:
-        output = self._method.compute_loss(config, forward, batch, state, progress, generator)
-        if progress.step != self._step:
+    def compute_loss(self, config: Any, step: Step[Any]) -> Any:
+        output = self._method.compute_loss(config, step)
+        if step.progress.step != self._step:
             return output
         if self._term == "the gradient":  # a finite loss, and an infinite derivative: that of sqrt at 0
             return dataclasses.replace(
@@ -495,7 +492,8 @@ def test_the_state_handed_in_is_not_changed_in_place(name: str) -> None:
     run, batch = prepared(name)
     before = run.state()["method"]
     kept = copy.deepcopy(before)
-    run.method.compute_loss(run.config.parameters, run.forward, batch, run.method_state, PROGRESS, seeded())
+    step = Step(run.forward, batch, run.method_state, PROGRESS, seeded())
+    run.method.compute_loss(run.config.parameters, step)
     assert_same_bits(run.state()["method"], kept)
 
 

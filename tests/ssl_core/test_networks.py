@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_core.networks.wide_resnet import Block, WideResNet, build_network
+from ssl_core.networks.registry import build_network
+from ssl_core.networks.wide_resnet import Block, WideResNet
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_core.networks.wide_resnet import build_network
+from ssl_core.networks.registry import build_network
 from ssl_core.training.ema import AveragedModel, decay_at
 from ssl_core.training.optim import build_optimizer, learning_rate, restore
 

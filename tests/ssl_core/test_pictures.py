@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ssl_core.methods import method_names
 from ssl_core.methods.base import Panel
 from ssl_core.pictures import file as picture_file
 from ssl_core.pictures.file import Picture
 from ssl_core.pictures.panels import one_of_each_class, picture_of, shown
-from ssl_core.training.loop import Run, unlabelled_views
+from ssl_core.registry import method_names
+from ssl_core.training.run import Run
+from ssl_core.training.step import unlabelled_views
 from tests.tiny import everything, finish, make_data, make_run, same_bits
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ssl_core.methods import get_method
-from ssl_core.methods.base import Batch, LossOutput, Progress, PseudoLabels, Relabel, Setup
+from ssl_core.methods.base import Batch, LossOutput, Progress, PseudoLabels, Relabel, Setup, Step
 from ssl_core.methods.pseudo_label import (
     PseudoLabelConfig,
     PseudoLabelState,
     images_of_a_step,
     select,
 )
-from ssl_core.training.loop import Run
+from ssl_core.registry import get_method
 from ssl_core.training.monitors import MAX_CLASSES_SHOWN, EpochMonitor
+from ssl_core.training.run import Run
 from tests.tiny import assert_same_bits, finish, make_data, make_run, trained
 
 METHOD = get_method("pseudo_label")
@@ -215,8 +215,8 @@ def test_a_pseudo_label_counts_as_much_as_a_label() -> None:
         views={"weak": images[2:]},
         targets=labels[2:],
     )
-    noise = torch.Generator()
-    output = METHOD.compute_loss(PseudoLabelConfig(), run.forward, batch, run.method_state, PROGRESS, noise)
+    step = Step(run.forward, batch, run.method_state, PROGRESS, torch.Generator())
+    output = METHOD.compute_loss(PseudoLabelConfig(), step)
     each = [
         -float(functional.log_softmax(row, dim=0)[label])
         for row, label in zip(run.network(images).logits.detach(), labels.tolist(), strict=True)

@@ -14,8 +14,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_core.augment import randaugment
-from ssl_core.augment.randaugment import DRAWN, GEOMETRIC, GREY, OPERATIONS, PHOTOMETRIC, RANGES, Draws
+from ssl_core.augment import operations, randaugment
+from ssl_core.augment.operations import GEOMETRIC, GREY, OPERATIONS, PHOTOMETRIC
+from ssl_core.augment.randaugment import DRAWN, RANGES, Draws
 
 FILL = (GREY, GREY, GREY)
 BLENDS = {"color", "contrast", "brightness", "sharpness"}
@@ -81,7 +82,7 @@ def operate(name: str, images: Tensor, magnitude: float) -> Tensor:
     if name in PHOTOMETRIC:
         return PHOTOMETRIC[name](planar, magnitudes).permute(0, 2, 3, 1)
     entries = GEOMETRIC[name](magnitudes, *images.shape[1:3])
-    return randaugment.warp(planar, torch.stack(entries, dim=-1).view(-1, 2, 3)).permute(0, 2, 3, 1)
+    return operations.warp(planar, torch.stack(entries, dim=-1).view(-1, 2, 3)).permute(0, 2, 3, 1)
 
 
 def pillow_view(image: Tensor, draws: Draws, i: int) -> Tensor:
@@ -144,7 +145,7 @@ def test_magnitudes_are_per_image(name: str) -> None:
     def run(images: Tensor, values: Tensor) -> Tensor:
         if name in PHOTOMETRIC:
             return PHOTOMETRIC[name](images, values)
-        return randaugment.warp(images, torch.stack(GEOMETRIC[name](values, 32, 32), dim=-1).view(-1, 2, 3))
+        return operations.warp(images, torch.stack(GEOMETRIC[name](values, 32, 32), dim=-1).view(-1, 2, 3))
 
     together = run(images, values)
     alone = [run(images[i : i + 1], values[i : i + 1]) for i in range(9)]

@@ -17,7 +17,7 @@ from ssl_core.config import from_document
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
 from ssl_core.training import result as run
-from ssl_core.training.loop import Report, Run
+from ssl_core.training.run import Report, Run
 from tests.tiny import TIMES, assert_same_bits, finish, make_run
 
 CLASSES = ("apple", "bee", "cat")

@@ -18,14 +18,14 @@ from search_spaces import load_space
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, describe, load_train
 from ssl_core.losses import entropy, kl_divergence
-from ssl_core.methods import get_method
-from ssl_core.methods.base import Batch, LossOutput, Progress
+from ssl_core.methods.base import Batch, LossOutput, Progress, Step
 from ssl_core.methods.vat import VATConfig, adversarial_direction, in_full_precision, norms, scaled_to_one
 from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError, NonFiniteError
 from ssl_core.training import checkpoint
-from ssl_core.training.loop import Run
 from ssl_core.training.result import split_of
+from ssl_core.training.run import Run
 from tests.tiny import assert_same_bits, everything, finish, make_run, same_bits, trained
 
 METHOD = get_method("vat")
@@ -69,8 +69,9 @@ def batch_of(labelled: Tensor, unlabelled: Tensor, classes: int = 3) -> Batch:
     return Batch(labelled, labels, torch.arange(len(unlabelled)), {"weak": unlabelled})
 
 
-def loss_of(forward: Any, batch: Batch, seed: int = 0, **parameters: Any) -> LossOutput:
-    return METHOD.compute_loss(VATConfig(**parameters), forward, batch, None, PROGRESS, seeded(seed))
+def loss_of(forward: Any, batch: Batch, seed: int = 0, **parameters: Any) -> LossOutput[None]:
+    step = Step(forward, batch, None, PROGRESS, seeded(seed))
+    return METHOD.compute_loss(VATConfig(**parameters), step)
 
 
 # The two losses

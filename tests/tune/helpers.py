@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 

@@ -9,7 +9,8 @@ import pytest
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_spec
 from tune.cluster.capacity import Machine, check_fit, places, share
-from tune.launch.request import SearchRequest, resolve_request
+from tune.definition.request import SearchRequest
+from tune.launch.request import resolve_request
 from tune.store.home import Home
 
 TWO = [Machine("a", 4, 2), Machine("b", 16, 1)]

@@ -31,7 +31,7 @@ from tests.tune.helpers import (
 )
 from tune.cli.show import print_confirmation
 from tune.confirmation.confirm import Candidate, confirm, tasks_of
-from tune.confirmation.trainings import check_fresh_sets
+from tune.definition.coherence import check_fresh_sets
 from tune.findings.confirmation import confirmed
 from tune.findings.study import Study, load_study
 from tune.launch.baseline import baseline_request, differences

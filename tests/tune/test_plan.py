@@ -110,8 +110,8 @@ def test_a_method_without_warmup_is_planned_without_one(ssl_tune: Callable[..., 
 
 def test_a_price_knows_the_passes_that_a_method_makes_and_the_warmup_s_are_cheap() -> None:
     from ssl_core.price import measure
-    from ssl_core.training.loop import Run
     from ssl_core.training.result import prepare
+    from ssl_core.training.run import Run
 
     def price(method: str, **section: object) -> tuple[float, float]:
         common = {"method": method, "batch_size": 16, "mu": 3, "steps_per_epoch": 10, "threads": 1}

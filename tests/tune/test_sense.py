@@ -11,7 +11,7 @@ import pytest
 from search_spaces import load_space, parse_space
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import describe
-from ssl_core.methods import get_method, method_names
+from ssl_core.registry import get_method, method_names
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec
 from tune.definition.coherence import MOST_POINTS, check_sense, points

@@ -16,8 +16,9 @@ from tests.tune.helpers import make_pictures, make_spec, make_study
 from tune.cli.options import request_of
 from tune.cluster.gpus import gpu_count
 from tune.definition.inputs import parse_duration, parse_sets, with_overrides
+from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec, dataset_tag, without
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import resolve_request
 from tune.store.home import Home, check_name, check_writable
 from tune.store.study_folder import read_spec
 

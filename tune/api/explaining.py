@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import SearchSpace, describe, load_space, space_names
-from ssl_core.methods import get_method, method_names
+from ssl_core.registry import get_method, method_names
 from tune.store.home import Home
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from tune.signals import resumable
 from tune.store.home import Home, check_writable
 
 if TYPE_CHECKING:
-    from ssl_core.training.loop import Report
     from ssl_core.training.result import Result
+    from ssl_core.training.run import Report
 
 DEFAULT_METHOD = "pseudo_label"
 

@@ -1,4 +1,4 @@
-"""Commands that explain: methods, spaces, doctor."""
+"""Commands that explain: methods, spaces, schema, doctor."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("methods")(methods_command)
     app.command("spaces")(spaces_command)
+    app.command("schema")(schema_command)
     app.command("doctor")(doctor_command)
 
 
@@ -56,6 +57,13 @@ def spaces_command(
             for p in space.parameters
         ]
         print_table(["parameter", "range", "role", "tried first", "why"], rows, title=space.source)
+
+
+def schema_command() -> None:
+    """The JSON schema of a study's file (`--study FILE`), for editors and for check-jsonschema."""
+    from tune.definition.study_file import study_schema
+
+    print_json(study_schema())
 
 
 def doctor_command(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from search_spaces import dump_yaml
-from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
 from tune.cli.options import NameArgument, takes_request
 from tune.cli.show import console
-from tune.launch.request import SearchRequest, check_request
+from tune.definition.request import SearchRequest
+from tune.launch.request import check_request
+from tune.launch.sending import afterwards_words, request_words, take_files
 from tune.store.home import check_name
 
 JobsOption = Annotated[
@@ -55,7 +53,7 @@ def submit_command(
     with tempfile.TemporaryDirectory(prefix="ssl-tune-") as folder:
         files = None
         if resume:
-            words = ["ssl-tune", "resume", resume, "--address", "auto", *at]
+            words = ["ssl-tune", "resume", resume, *afterwards_words(request), "--address", "auto", *at]
         else:
             check_request(request)
             words = ["ssl-tune", "search", *request_words(request), "--address", "auto", *at]
@@ -65,41 +63,6 @@ def submit_command(
     out = console()
     out.print(f"sent to {jobs.address} as the job {job}. Follow it with:")
     out.print(f"ssl-tune logs {name} --follow --address {jobs.address}")
-
-
-def take_files(request: SearchRequest, folder: Path) -> bool:
-    """Copy what a request names of this machine's files into the folder that the job runs in; False: nothing."""
-    if own_space := request.space not in (None, "wide"):
-        shutil.copy(str(request.space), folder / "space.yaml")
-    if own_points := request.points is not None:
-        points = request.points
-        text = Path(points).read_text() if isinstance(points, str) else dump_yaml(list(points))
-        (folder / "points.yaml").write_text(text)
-    if own_method := request.method.startswith(method_file.PREFIX):
-        path = method_file.path_of(request.method)
-        for file in (path, path.with_suffix(".yaml")):
-            if file.exists():  # a space may be named instead of lying beside the method
-                shutil.copy(file, folder / file.name)
-    return own_space or own_points or own_method
-
-
-def request_words(request: SearchRequest) -> list[str]:
-    """A request as it is typed, but for the address, where `take_files` has put its files into the job's folder."""
-    words = []
-    for field in dataclasses.fields(request):
-        value = getattr(request, field.name)
-        if field.name in ("address", "settings") or value is None or value == field.default:
-            continue
-        if field.name == "space" and value != "wide":
-            value = "space.yaml"
-        if field.name == "method" and value.startswith(method_file.PREFIX):
-            value = f"{method_file.PREFIX}{method_file.path_of(value).name}"
-        if field.name == "points":
-            value = "points.yaml"
-        words += [f"--{field.name.replace('_', '-')}", str(value)]
-    for key, value in request.settings.items():
-        words += ["--set", f"{key}={dump_yaml(value).strip().removesuffix('...').strip()}"]
-    return words
 
 
 def logs_command(

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the ones that `plan` and `search` build their request from."""
+"""Options of the commands: those of a request, made from its fields, and those that several commands share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
-from search_spaces import load_yaml
-from ssl_core.system.errors import ConfigError, unknown
-from tune.definition.inputs import parse_sets, read_text
-from tune.launch.request import SearchRequest
+from tune.definition.inputs import parse_sets
+from tune.definition.option import help_of, key_of, option_of, typed_as
+from tune.definition.request import SearchRequest
+from tune.definition.study_file import read_study_file, settings_of
 from tune.store.home import Home
+
+
+def option(name: str, model: type[SearchRequest] = SearchRequest) -> Any:
+    """What Typer needs to know of the option that a field of a request is."""
+    return typer.Option(
+        f"--{key_of(model, name)}", metavar=option_of(model, name).metavar, help=help_of(model, name)
+    )
+
 
 HomeOption = Annotated[
     str | None,
@@ -24,9 +31,7 @@ HomeOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name")]
-DataRootOption = Annotated[
-    Path | None, typer.Option("--data-root", help="Where downloaded data lie [SSL_TUNE_DATA]")
-]
+DataRootOption = Annotated[Path | None, option("data_root")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter, such as lr=0.01")
 ]
@@ -34,148 +39,91 @@ AddressOption = Annotated[
     str | None,
     typer.Option("--address", metavar="HOST:PORT|auto", help="A Ray cluster that this machine belongs to"),
 ]
-DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="digits (default), cifar10, cifar100 or folder:PATH")
+DatasetOption = Annotated[str | None, option("dataset")]
+LabelsOption = Annotated[int | None, option("labels")]
+NetworkOption = Annotated[str | None, option("network")]
+EpochsOption = Annotated[int | None, option("epochs")]
+MethodOption = Annotated[str | None, option("method")]
+BaselineOption = Annotated[bool, option("with_baseline")]
+ConfirmOption = Annotated[int | None, option("confirm_seeds")]
+_StudyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--study",
+        metavar="FILE.yaml",
+        help="The same keys from a YAML file; options win over it (its schema: `ssl-tune schema`)",
+    ),
 ]
-LabelsOption = Annotated[
-    int | None, typer.Option("--labels", help="Labelled images, the same for every class")
-]
-NetworkOption = Annotated[str | None, typer.Option("--network", help="wrn-DEPTH-WIDTH, such as wrn-28-2")]
-EpochsOption = Annotated[int | None, typer.Option("--epochs", help="Epochs of a run, warm-up included")]
-MethodOption = Annotated[
-    str | None, typer.Option("--method", help="See `ssl-tune methods`; or file:PATH, a method of your own")
-]
 
 
-def _options(
-    method: MethodOption = None,
-    dataset: DatasetOption = None,
-    labels: LabelsOption = None,
-    network: NetworkOption = None,
-    epochs: EpochsOption = None,
-    trials: Annotated[int | None, typer.Option(help="Configurations to try [16]")] = None,
-    name: Annotated[str | None, typer.Option(help="The study's name [DATASET@LABELS-METHOD]")] = None,
-    space: Annotated[
-        str | None, typer.Option(metavar="FILE|wide", help="Search space [the method's default]")
-    ] = None,
-    settings: SetOption = None,
-    concurrent: Annotated[
-        int | None, typer.Option(help="Trials side by side [what the machine holds]")
-    ] = None,
-    gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs of a trial, fractions allowed")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the sampler and of every training [0]")] = None,
-    time_budget: Annotated[
-        str | None, typer.Option(metavar="2h", help="End the study after this time")
-    ] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe (default), random, gp or grid")] = None,
-    startup_trials: Annotated[
-        int | None, typer.Option(help="Random trials before the sampler models [a third, 4 to 10]")
-    ] = None,
-    points: Annotated[
-        str | None, typer.Option(metavar="FILE.yaml", help="Configurations to try first, after the baseline")
-    ] = None,
-    warm_start: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Start from what an earlier study of this space learned"),
-    ] = None,
-    storage: Annotated[
-        str | None, typer.Option(metavar="URL", help="Database for the trials [a file in the study's folder]")
-    ] = None,
-    max_failures: Annotated[
-        int | None, typer.Option(help="How often a trial that raises is tried again [1]")
-    ] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow [MLFLOW_TRACKING_URI, else HOME/mlflow.db]")
-    ] = None,
-    tracking_timeout: Annotated[
-        str | None, typer.Option(metavar="300s", help="How long to wait for MLflow at the end")
-    ] = None,
-    require_tracking: Annotated[
-        bool | None, typer.Option("--require-tracking", help="Do not start where MLflow cannot be reached")
-    ] = None,
-    system_metrics: Annotated[
-        bool | None,
-        typer.Option("--system-metrics", help="Also log what trials use of processor, memory and GPU"),
-    ] = None,
-    data_root: DataRootOption = None,
-    address: AddressOption = None,
-    study: Annotated[
-        Path | None, typer.Option("--study", metavar="FILE.yaml", help="The same keys from a YAML file")
-    ] = None,
-) -> None:
-    """The signature that `takes_request` lends to `plan` and `search`."""
+def request_parameters(
+    model: type[SearchRequest] = SearchRequest, *, afterwards: bool = True
+) -> list[inspect.Parameter]:
+    """A parameter for each field of a request, as Typer reads them, and one for ``--study``.
 
+    All are None where they are not given, so that the file's value holds.
 
-def takes_request(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `(request, home, ...)` all options of a search on the command line.
-
-    The command is called with the SearchRequest that they make, and with its own options.
+    Args:
+        model: of the request.
+        afterwards: also those that ask for something after the search.
     """
-    own = list(inspect.signature(command).parameters.values())[1:]
-    shared = list(inspect.signature(_options).parameters.values())
-    hints = get_type_hints(_options, include_extras=True) | get_type_hints(command, include_extras=True)
+    names = [n for n in model.model_fields if afterwards or not option_of(model, n).afterwards]
+    annotations: dict[str, Any] = {n: Annotated[_type(model, n), option(n, model)] for n in names}
+    annotations["study"] = _StudyOption
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(n, kind, default=None, annotation=a) for n, a in annotations.items()]
+
+
+def _type(model: type[SearchRequest], name: str) -> Any:
+    typed = typed_as(model, name)
+    return list[str] | None if typed is list else typed | None
+
+
+def takes_request(
+    command: Callable[..., None], model: type[SearchRequest] = SearchRequest, *, afterwards: bool = True
+) -> Callable[..., None]:
+    """Give a command `(request, home, ...)` all options of a request on the command line.
+
+    The command is called with the request that they make, and with its own options.
+
+    Args:
+        command: whose first argument is the request.
+        model: of the request.
+        afterwards: it takes also what asks for something after the search.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    own = [
+        p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in list(inspect.signature(command).parameters.values())[1:]
+    ]
 
     def run(**values: Any) -> None:
         mine = {p.name: values.pop(p.name) for p in own}
-        command(request_of(values), **mine)
+        command(request_of(values, model), **mine)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    parameters = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in [*shared, *own]]
+    parameters = [*request_parameters(model, afterwards=afterwards), *own]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
 
 
-def request_of(values: dict[str, Any]) -> SearchRequest:
+def request_of(values: dict[str, Any], model: type[SearchRequest] = SearchRequest) -> SearchRequest:
     """A request from options and, below them, from the file of ``--study``.
 
     Raises:
-        ConfigError: a file that is missing or does not parse, or a key that is not an option.
+        ConfigError: a file that is missing or does not parse, a key that is not an option, or a value that cannot be.
     """
     path, sets = values.pop("study"), values.pop("settings") or []
-    given = {k: v for k, v in values.items() if v is not None}
-    from_file = _study_file(path) if path is not None else {}
+    given = {name: value for name, value in values.items() if value is not None}
+    from_file = read_study_file(path, model) if path is not None else {}
     merged = from_file | given
-    assignments = [*_file_sets(from_file, path), *sets]
-    merged.pop("set", None)
-    method = merged.get("method", SearchRequest.method)
-    if assignments:
-        merged["settings"] = parse_sets(assignments, method)
-    return SearchRequest(**merged)
-
-
-def _study_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"--study {path}: there is no such file.")
-    document = load_yaml(read_text(path, "--study"), str(path))
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: a study's file is a mapping of options, such as `method: pseudo_label`.")
-    known = {p for p in SearchRequest.__dataclass_fields__ if p != "settings"} | {"set"}
-    result = {}
-    for key, value in document.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            raise unknown("key", str(key), {k.replace("_", "-") for k in known}, where=str(path))
-        _check_type(path, str(key), name, value)
-        result[name] = value
-    return result
-
-
-def _check_type(path: Path, key: str, name: str, value: object) -> None:
-    if name == "set":
-        return
-    try:
-        TypeAdapter(get_type_hints(SearchRequest)[name]).validate_python(value, strict=True)
-    except ValidationError as error:
-        wanted = " or ".join(dict.fromkeys(p["msg"].removeprefix("Input should be ") for p in error.errors()))
-        raise ConfigError(f"{path}: {key} = {value!r}: {wanted} is expected.") from None
-
-
-def _file_sets(document: dict[str, Any], path: Path | None) -> list[str]:
-    sets = document.get("set", {})
-    if not isinstance(sets, dict):
-        raise ConfigError(f"{path}: set = {sets!r}: a mapping such as `set: {{lr: 0.01}}` is expected.")
-    return [f"{name}={value}" for name, value in sets.items()]
+    method = merged.get("method", model.model_fields["method"].default)
+    in_file = settings_of(path, merged.pop("settings"), method) if "settings" in merged else {}
+    settings = in_file | parse_sets(sets, method)
+    if settings:
+        merged["settings"] = settings
+    return model(**merged)
 
 
 def home_of(path: str | None) -> Home:

@@ -13,6 +13,8 @@ import typer
 from tune.cli.jobs import JobsOption, stop_job
 from tune.cli.options import (
     AddressOption,
+    BaselineOption,
+    ConfirmOption,
     HomeOption,
     JsonOption,
     NameArgument,
@@ -20,8 +22,8 @@ from tune.cli.options import (
     takes_request,
 )
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
+from tune.definition.request import SearchRequest
 from tune.errors import Exit, ServiceError
-from tune.launch.request import SearchRequest
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    app.command("plan")(takes_request(plan_command))
+    app.command("plan")(takes_request(plan_command, afterwards=False))
     app.command("search")(takes_request(search_command))
     app.command("resume")(resume_command)
     app.command("stop")(stop_command)
@@ -88,37 +90,13 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
-BaselineOption = Annotated[
-    bool, typer.Option("--with-baseline", help="Also tune the supervised baseline, with as many trials")
-]
-ConfirmOption = Annotated[
-    int | None,
-    typer.Option(
-        "--confirm-seeds",
-        metavar="N",
-        help="Then confirm the best on N fresh seeds, beside the supervised baseline (tuned where --with-baseline is)",
-    ),
-]
-
-
-def search_command(
-    request: SearchRequest,
-    with_baseline: BaselineOption = False,
-    confirm_seeds: ConfirmOption = None,
-    home: HomeOption = None,
-) -> None:
+def search_command(request: SearchRequest, home: HomeOption = None) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
-    from tune.confirmation.confirm import check_can_be_confirmed
     from tune.engine.progress import make_progress
-    from tune.launch.baseline import check_can_be_tuned
     from tune.launch.start import start
 
-    if with_baseline:
-        check_can_be_tuned(request, home_of(home))
-    if confirm_seeds is not None:
-        check_can_be_confirmed(request, home_of(home), confirm_seeds)
-    then = _Afterwards(home, with_baseline, confirm_seeds)
-    more = confirm_seeds is not None and not with_baseline
+    then = _Afterwards(home, request.with_baseline, request.confirm_seeds)
+    more = request.confirm_seeds is not None and not request.with_baseline
     start(request, home_of(home), make_progress(), then.run, more=more)
     sys.exit(then.code)
 

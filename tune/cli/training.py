@@ -23,7 +23,7 @@ from tune.cli.options import (
 from tune.cli.show import console, print_json
 
 if TYPE_CHECKING:
-    from ssl_core.training.loop import Report
+    from ssl_core.training.run import Report
 
 
 def register(app: typer.Typer) -> None:

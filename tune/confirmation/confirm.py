@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,11 +28,11 @@ from tune.confirmation.trainings import (
     Places,
     Trained,
     Training,
-    check_fresh_sets,
     fresh,
     train_all,
 )
 from tune.confirmation.verdicts import sentences
+from tune.definition.coherence import check_fresh_sets
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.errors import Exit, ServiceError
@@ -41,7 +40,6 @@ from tune.findings.comparisons import Comparison, Spread, compare_all, selection
 from tune.findings.confirmation import PLAIN, RESULT_FILE, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
-from tune.launch.request import SearchRequest, resolve_request
 from tune.store.home import Home
 from tune.tracking.opening import open_log, open_tracker
 from tune.tracking.tracker import Tracker
@@ -133,19 +131,6 @@ def confirm(
     finally:
         study.folder.unlock()
     return document
-
-
-def check_can_be_confirmed(request: SearchRequest, home: Home, seeds: int) -> None:
-    """Refuse, before anything runs, a search that could not be confirmed on so many seeds.
-
-    Raises:
-        ConfigError: no seeds, or too little data for them.
-    """
-    if seeds < 1:
-        raise ConfigError(f"--confirm-seeds {seeds}: must be at least 1.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the search itself gives them
-        _check_seeds(resolve_request(request, home), seeds)
 
 
 def _check_seeds(spec: StudySpec, seeds: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from typing import Any
 
 from ssl_core import method_file
 from ssl_core.config import RunConfig
-from ssl_core.data.datasets import DatasetInfo
-from ssl_core.system.errors import ConfigError, NonFiniteError
+from ssl_core.system.errors import NonFiniteError
 from tune.store.event_log import Report
 from tune.store.home import Home
 
@@ -96,24 +94,6 @@ def fresh(config: RunConfig, number: int) -> RunConfig:
     seed = FIRST_SEED + number
     data = config.data.model_copy(update={"label_seed": seed})
     return config.model_copy(update={"seed": seed, "data": data, "stop_after_epoch": None})
-
-
-def check_fresh_sets(info: DatasetInfo, config: RunConfig, seeds: int) -> None:
-    """Refuse more labelled sets than can be drawn beside the validation images.
-
-    Raises:
-        ConfigError: for example where all other images are labelled, so that every seed has the same ones.
-    """
-    assert config.labels and config.data.valid
-    classes = info.num_classes
-    taken, kept = config.labels // classes, config.data.valid // classes
-    sets = math.prod(math.comb(count - kept, taken) for count in info.train_per_class)
-    if sets < seeds:
-        raise ConfigError(
-            f"{seeds} seeds need as many labelled sets, but beside {config.data.valid} validation images of "
-            f"{info.name!r} only {sets} of {config.labels} images can be drawn. Take fewer labels, a smaller "
-            f"data.valid, or at most {sets} seeds."
-        )
 
 
 def train_all(

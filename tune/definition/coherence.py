@@ -8,6 +8,7 @@ only make the search slower.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from search_spaces import SearchSpace
 from search_spaces.ranges import EPOCHS, SHARE, choices
 from ssl_core.config import RunConfig, from_document
-from ssl_core.methods import method_of
+from ssl_core.data.datasets import DatasetInfo
+from ssl_core.registry import method_of
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import with_overrides
 
@@ -92,4 +94,22 @@ def _check_warmup(space: SearchSpace, config: RunConfig) -> None:
         raise ConfigError(
             f"{space.source}: {searched[0]} is searched, but the method {config.method!r} has no warm-up: it has no "
             "effect. Remove it from the space."
+        )
+
+
+def check_fresh_sets(info: DatasetInfo, config: RunConfig, seeds: int) -> None:
+    """Refuse more labelled sets than can be drawn beside the validation images.
+
+    Raises:
+        ConfigError: for example where all other images are labelled, so that every seed has the same ones.
+    """
+    assert config.labels and config.data.valid
+    classes = info.num_classes
+    taken, kept = config.labels // classes, config.data.valid // classes
+    sets = math.prod(math.comb(count - kept, taken) for count in info.train_per_class)
+    if sets < seeds:
+        raise ConfigError(
+            f"{seeds} seeds need as many labelled sets, but beside {config.data.valid} validation images of "
+            f"{info.name!r} only {sets} of {config.labels} images can be drawn. Take fewer labels, a smaller "
+            f"data.valid, or at most {sets} seeds."
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from search_spaces import load_yaml
 from ssl_core.config import parameter_names
-from ssl_core.methods import get_method
+from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError, unknown
 
 
@@ -31,16 +31,26 @@ def parse_sets(assignments: Sequence[str], method: str, digest: str | None = Non
     Raises:
         ConfigError: an assignment without "=", or a name that the method does not have.
     """
-    known = parameter_names(get_method(method, digest))
     result = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment!r}: write it as name=value, for example --set lr=0.01.")
-        if name not in known:
-            raise unknown("parameter", name, known, where="--set")
+        check_names([name], method, "--set", digest)
         result[name] = load_yaml(text, f"--set {assignment!r}")
     return result
+
+
+def check_names(names: Iterable[str], method: str, where: str, digest: str | None = None) -> None:
+    """Refuse dotted names that a method, as `get_method` takes it, does not have; `where` is named in the message.
+
+    Raises:
+        ConfigError: names the nearest known one.
+    """
+    known = parameter_names(get_method(method, digest))
+    for name in names:
+        if name not in known:
+            raise unknown("parameter", name, known, where=where)
 
 
 def read_text(path: Path, option: str) -> str:
@@ -60,6 +70,8 @@ def read_text(path: Path, option: str) -> str:
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION = r"\d+(\.\d+)?|(\d+(\.\d+)?[smhd])+"
+"""The text of a duration, as a regular expression."""
 
 
 def parse_duration(text: str, option: str) -> float:
@@ -68,8 +80,7 @@ def parse_duration(text: str, option: str) -> float:
     Raises:
         ConfigError: anything else.
     """
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    if re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
-        return sum(float(n) * _UNITS[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)([smhd])", text))
+    if re.fullmatch(DURATION, text):
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+        return sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
     raise ConfigError(f"{option} {text!r}: write a time such as 90s, 15m, 2h or 1h30m.")

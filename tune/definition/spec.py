@@ -6,15 +6,25 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from search_spaces import SearchSpace, parse_space
 from ssl_core.config import RunConfig, Section, from_document
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import with_overrides
+from tune.definition.request import KeptOptions
 
+_ALWAYS_KEPT = (
+    "trials",
+    "sampler",
+    "seed",
+    "max_failures",
+    "time_budget",
+    "tracking_timeout",
+    "data_root",
+)  # options that every study was created with, also in the first version
 REDUCTION_FACTOR = 3  # ASHA's eta: a third of a rung goes on (Li et al. 2020 take 3 or 4)
 
 
@@ -36,40 +46,43 @@ def _space(
     return without(parse_space(text, where=where, method=method, digest=digest, variant=variant), fixed)
 
 
-class StudySpec(Section):
-    """A study as it was resolved when it was created; `resume` goes on with exactly this.
-
-    `address` is the Ray cluster that it runs on, None for the machine that it is started on; with `elastic`, as many
-    trials run side by side as the cluster can hold at the time.
-    `method_path` is where the file of a user's own method lay; the study goes on with the copy in its own folder.
-    """
+class _Head(Section):
+    """What stands first in ``study.yaml``."""
 
     name: str
     config: dict[str, Any]
     method_path: str | None = None
     space: SpaceSource
-    trials: int = Field(ge=1, le=1_000_000)
+
+
+class StudySpec(KeptOptions, _Head):
+    """A study as it was resolved when it was created; `resume` goes on with exactly this.
+
+    `KeptOptions` are the options that the study keeps as they were asked for.
+    `address` is the Ray cluster that it runs on, None for the machine that it is started on; with `elastic`, as many
+    trials run side by side as the cluster can hold at the time.
+    `method_path` is where the file of a user's own method lay; the study goes on with the copy in its own folder.
+    """
+
     concurrent: int = Field(ge=1, le=10_000)
     gpus_per_trial: float = Field(ge=0, le=64)
-    sampler: Literal["tpe", "random", "gp", "grid"]
-    seed: int = Field(ge=0, lt=2**31)
-    max_failures: int = Field(ge=0, le=1000)
-    time_budget: float | None = Field(gt=0)
     tracking_uri: str
-    tracking_timeout: float = Field(ge=0)
-    require_tracking: bool = False
-    system_metrics: bool = False
-    data_root: str | None
-    address: str | None = None
     elastic: bool = False
     created: str
     uid: str = ""
-    startup_trials: int | None = Field(None, ge=0, le=1_000_000)
     points: tuple[dict[str, Any], ...] = Field((), strict=False)
-    warm_start: str | None = None
-    storage: str | None = None
     split_hash: str | None = None
     fingerprint: dict[str, str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_whole(cls, document: object) -> object:
+        """A study that lacks one of these is damaged: the default of a new study is not what it was created with."""
+        if isinstance(document, Mapping):
+            for name in _ALWAYS_KEPT:
+                if name not in document:
+                    raise ValueError(f"{name} is missing")
+        return document
 
     def base_config(self) -> RunConfig:
         """The configuration that all trials share, before the searched values are filled in."""

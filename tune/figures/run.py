@@ -169,8 +169,8 @@ def run_of_folder(folder: Path) -> RunFigures:
     """
     # these load torch
     from ssl_core.training import checkpoint
-    from ssl_core.training.loop import Report
     from ssl_core.training.result import CHECKPOINTS
+    from ssl_core.training.run import Report
     from tune.definition.spec import dataset_tag
 
     state = checkpoint.load_newest(folder / CHECKPOINTS)

@@ -8,15 +8,16 @@ study's own. It is called ``<dataset>@<labels>-supervised``, and one that is the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.config import common_fields
+from ssl_core.config import RunConfig, common_fields
 from ssl_core.system.errors import ConfigError
+from tune.definition.option import INHERITED, option_of
+from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
 from tune.errors import Exit
 from tune.findings.study import Study
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import Places, resolve_request
 from tune.store.home import Home
 
 if TYPE_CHECKING:
@@ -24,34 +25,28 @@ if TYPE_CHECKING:
     from tune.launch.start import Outcome
 
 METHOD = "supervised"
-_OWN_OPTION = {"dataset", "labels", "network", "epochs", "seed", "warmup_epochs", "stop_after_epoch"}
+_OWN_OPTION = {*SearchRequest.model_fields, "warmup_epochs", "stop_after_epoch"}
 _MACHINE = {"threads", "eval_batch_size"}  # another number of trials side by side is no other setting
 
 
 def baseline_request(spec: StudySpec) -> SearchRequest:
-    """The search of the supervised baseline of a study."""
-    settings = {name: _value(spec.config, name) for name in common_fields() - _OWN_OPTION - {"method"}}
+    """The search of the supervised baseline of a study.
+
+    Each field of the request says whether the study's value is taken over. A study that takes as many places as the
+    cluster has at the time has a baseline that does so, too.
+    """
+    fields = SearchRequest.model_fields
+    inherited = [name for name in fields if option_of(SearchRequest, name).baseline == INHERITED]
+    values = {
+        name: spec.config[name] if name in RunConfig.model_fields else getattr(spec, name)
+        for name in inherited
+    }
+    if spec.elastic:
+        values["concurrent"] = None
+    fixed = {name: _value(spec.config, name) for name in common_fields() - _OWN_OPTION}
     searched = {"lr", "weight_decay"} - set(spec.space.fixed_by_set)
-    return SearchRequest(
-        method=METHOD,
-        dataset=spec.config["dataset"],
-        labels=spec.config["labels"],
-        network=spec.config["network"],
-        epochs=spec.config["epochs"],
-        trials=spec.trials,
-        settings={k: v for k, v in settings.items() if v is not None and k not in searched},
-        concurrent=spec.concurrent,
-        gpus_per_trial=spec.gpus_per_trial,
-        seed=spec.seed,
-        sampler=spec.sampler,
-        startup_trials=spec.startup_trials,
-        storage=spec.storage,
-        max_failures=spec.max_failures,
-        tracking_uri=spec.tracking_uri,
-        tracking_timeout=spec.tracking_timeout,
-        system_metrics=spec.system_metrics,
-        data_root=spec.data_root,
-    )
+    settings = {k: v for k, v in fixed.items() if v is not None and k not in searched}
+    return SearchRequest(method=METHOD, settings=settings, **values)
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:
@@ -59,13 +54,12 @@ def _value(config: Mapping[str, Any], name: str) -> Any:
     return config[section][key] if dot else config.get(name)
 
 
-def check_can_be_tuned(request: SearchRequest, home: Home) -> None:
+def check_can_be_tuned(spec: StudySpec, home: Home) -> None:
     """Refuse, before anything runs, a search whose baseline could not be tuned.
 
     Raises:
         ConfigError: a supervised search, or one that fixes learning rate and weight decay.
     """
-    spec = resolve_request(request, home)
     _refuse_supervised(spec)
     _wanted(spec, home)
 
@@ -107,9 +101,10 @@ def differences(candidate: StudySpec, wanted: StudySpec, split_hash: str | None)
 
 
 def _wanted(spec: StudySpec, home: Home) -> StudySpec:
-    """The specification of the baseline's study, under a name that is free."""
+    """The specification of the baseline's study, under a name that is free; its trials take the same places."""
+    places = Places(spec.concurrent, int(spec.config["threads"]), spec.gpus_per_trial)
     try:
-        return resolve_request(baseline_request(spec), home)
+        return resolve_request(baseline_request(spec), home, places=places)
     except ConfigError as error:
         raise ConfigError(f"the tuned baseline of {spec.name}: {error}") from None
 
@@ -131,7 +126,7 @@ def tune_baseline(study: Study, home: Home, progress: Progress) -> Outcome:
         return carry_on(found.name, home, progress)
     name = _wanted(study.spec, home).name
     progress.say(f"the tuned baseline is made: study {name}, {study.spec.trials} trials")
-    return start(replace(baseline_request(study.spec), name=name), home, progress)
+    return start(baseline_request(study.spec).model_copy(update={"name": name}), home, progress)
 
 
 def worse(one: Exit, other: Exit) -> Exit:

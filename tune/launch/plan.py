@@ -11,15 +11,16 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import RunConfig, from_document
-from ssl_core.methods import method_of
+from ssl_core.registry import method_of
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
 from tune.cluster.connection import joined, machines_of
 from tune.definition.inputs import with_overrides
+from tune.definition.request import SearchRequest
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
 from tune.definition.spec import REDUCTION_FACTOR, StudySpec, generator_seed
 from tune.findings.ranking import resolution
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.layout import PLAN_FILE
 
@@ -91,7 +92,7 @@ def _price(
 ) -> tuple[float, float, int]:
     """Mean seconds of an epoch of the warm-up and of one after it, and bytes of the network's parameters."""
     from ssl_core.price import Price, measure
-    from ssl_core.training.loop import Run
+    from ssl_core.training.run import Run
 
     assert config.epochs is not None
     began, prices, parameters = time.monotonic(), list[Price](), 0

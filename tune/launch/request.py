@@ -10,7 +10,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,72 +18,30 @@ from search_spaces import SearchSpace, load_space
 from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data.datasets import describe
-from ssl_core.system.errors import ConfigError, unknown
+from ssl_core.system.errors import ConfigError
 from tune.cluster.capacity import Machine, share
 from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
-from tune.definition.inputs import parse_duration, with_overrides
+from tune.definition.inputs import with_overrides
+from tune.definition.request import KeptOptions, SearchRequest
 from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, without
 from tune.store.home import Home, check_name
 from tune.tracking.uri import check_tracking_uri
 
-DEFAULT_TRIALS = 16
-SAMPLERS = ("tpe", "random", "gp", "grid")
 
-
-@dataclass(frozen=True, kw_only=True)
-class SearchRequest:
-    """What `ssl-tune search` and `plan` take; None: a default that fits data and machine.
+@dataclass(frozen=True)
+class Places:
+    """Where trials run.
 
     Attributes:
-        method, dataset, labels, network, epochs: of every trial; a method of one's own is ``file:PATH``.
-        trials: how many configurations.
-        name: of the study.
-        space: "wide", or a YAML file of one's own; None: the method's default space.
-        settings: fixed configuration values by dotted name; a searched parameter is then not searched.
         concurrent: trials side by side.
-        gpus_per_trial: may be a fraction.
-        seed: of the sampler and of every trial's training.
-        time_budget: seconds, or text such as "2h".
-        sampler: tpe, random, gp or grid.
-        startup_trials: drawn at random before tpe or gp models anything; None: a third of the trials, 4 to 10.
-        points: configurations to try first, after the baseline: a YAML file, or a list of mappings.
-        warm_start: an earlier study of the same method and space, whose trials the sampler starts from.
-        storage: database URL for the trials; None: a file in the study's folder.
-        max_failures: how often a trial that raises is tried again.
-        tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else the home's own database.
-        tracking_timeout: seconds (or text) to wait for tracking at the end.
-        require_tracking: do not start where MLflow cannot be reached.
-        system_metrics: log also, with each epoch, what trials use of processor, memory and GPU.
-        data_root: where downloaded data lie.
-        address: of a Ray cluster to run on, HOST:PORT or "auto"; None: this machine.
+        threads: of each trial.
+        gpus: of each trial; may be a fraction.
     """
 
-    method: str = "pseudo_label"
-    dataset: str = "digits"
-    labels: int | None = None
-    network: str | None = None
-    epochs: int | None = None
-    trials: int = DEFAULT_TRIALS
-    name: str | None = None
-    space: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    concurrent: int | None = None
-    gpus_per_trial: float | None = None
-    seed: int = 0
-    time_budget: float | str | None = None
-    sampler: str = "tpe"
-    startup_trials: int | None = None
-    points: str | Sequence[Mapping[str, Any]] | None = None
-    warm_start: str | None = None
-    storage: str | None = None
-    max_failures: int = 1
-    tracking_uri: str | None = None
-    tracking_timeout: float | str = 300.0
-    require_tracking: bool = False
-    system_metrics: bool = False
-    data_root: str | Path | None = None
-    address: str | None = None
+    concurrent: int
+    threads: int
+    gpus: float
 
 
 def check_request(request: SearchRequest) -> None:
@@ -92,7 +50,6 @@ def check_request(request: SearchRequest) -> None:
     Raises:
         ConfigError: anything wrong.
     """
-    _check_numbers(request)
     config = from_document(_document(request))
     space = load_space(request.method, request.space)
     fixed = _fixed_by_set(space, request.settings)
@@ -103,23 +60,11 @@ def check_request(request: SearchRequest) -> None:
         check_tracking_uri(request.tracking_uri)
 
 
-def _check_numbers(request: SearchRequest) -> None:
-    if request.sampler not in SAMPLERS:
-        raise unknown("sampler", request.sampler, SAMPLERS)
-    _check_range("trials", request.trials, 1, 1_000_000)
-    _check_range("max_failures", request.max_failures, 0, 1000)
-    if request.startup_trials is not None:
-        _check_range("startup_trials", request.startup_trials, 0, 1_000_000)
-    if request.concurrent is not None:
-        _check_range("concurrent", request.concurrent, 1, 10_000)
-    if request.gpus_per_trial is not None and not 0 <= request.gpus_per_trial <= 64:
-        raise ConfigError(f"gpus_per_trial = {request.gpus_per_trial}: between 0 and 64, fractions allowed.")
-    _time_budget(request)
-    _seconds(request.tracking_timeout, "--tracking-timeout")
-
-
 def resolve_request(
-    request: SearchRequest, home: Home, machines: Sequence[Machine] | None = None
+    request: SearchRequest,
+    home: Home,
+    machines: Sequence[Machine] | None = None,
+    places: Places | None = None,
 ) -> StudySpec:
     """The specification of the study that is asked for.
 
@@ -127,48 +72,33 @@ def resolve_request(
         request: what is asked for.
         home: the home folder.
         machines: of the cluster that it is to run on; None: this machine.
+        places: where its trials run, where that is known already: no machine is looked at.
 
     Raises:
         ConfigError: anything wrong that can be known without decoding images.
     """
-    _check_numbers(request)
     asked = from_document(_document(request))
-    gpus = _gpus(request, machines)
-    concurrent, threads = _side_by_side(request, asked, gpus, machines)
-    config, data_root = _resolved(request, asked, threads)
+    if places is None:
+        places = _places(request, asked, machines)
+    config, data_root = _resolved(request, asked, places.threads)
     assert config.epochs is not None
     searched, source = _space(request, config)
-    tracking_uri = request.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
-    if home.url is not None and tracking_uri == home.default_tracking_uri:
-        raise ConfigError(
-            f"the home {home.url} is no place for MLflow's SQLite file: name a server with --tracking-uri or "
-            "MLFLOW_TRACKING_URI."
-        )
-    _check_places(request, tracking_uri)
+    tracking_uri = _tracking_uri(request, home)
+    _check_places(request)
     home.check_writable()
+    kept = {name: getattr(request, name) for name in KeptOptions.model_fields}
+    kept["data_root"] = str(data_root) if data_root else None
     spec = StudySpec(
+        **kept,
         name=request.name or home.free_name(f"{dataset_tag(config.dataset)}@{config.labels}-{config.method}"),
         config=config.document(),
         method_path=_method_path(config, request),
         space=source,
-        trials=request.trials,
-        concurrent=concurrent,
-        gpus_per_trial=gpus,
-        sampler=request.sampler,  # type: ignore[arg-type]
+        concurrent=places.concurrent,
+        gpus_per_trial=places.gpus,
         uid=uuid.uuid4().hex,
-        startup_trials=request.startup_trials,
         points=_points(request.points, searched, config.epochs),
-        warm_start=request.warm_start,
-        storage=request.storage,
-        seed=request.seed,
-        max_failures=request.max_failures,
-        time_budget=_time_budget(request),
         tracking_uri=tracking_uri,
-        require_tracking=request.require_tracking,
-        system_metrics=request.system_metrics,
-        tracking_timeout=_seconds(request.tracking_timeout, "--tracking-timeout") or 0.0,
-        data_root=str(data_root) if data_root else None,
-        address=request.address,
         elastic=request.address is not None and request.concurrent is None,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
@@ -182,22 +112,28 @@ def resolve_request(
     return spec
 
 
-def _side_by_side(
-    request: SearchRequest, asked: RunConfig, gpus: float, machines: Sequence[Machine] | None
-) -> tuple[int, int]:
-    """How many trials run at a time, and with how many threads each."""
+def _places(request: SearchRequest, asked: RunConfig, machines: Sequence[Machine] | None) -> Places:
+    """How many trials run at a time, and with how many threads and GPUs each."""
+    gpus = _gpus(request, machines)
     if machines is not None:
-        return share(
-            machines,
-            trials=request.trials,
-            gpus=gpus,
-            concurrent=request.concurrent,
-            threads=asked.threads,
+        concurrent, threads = share(
+            machines, trials=request.trials, gpus=gpus, concurrent=request.concurrent, threads=asked.threads
         )
-    cores, concurrent = len(os.sched_getaffinity(0)), request.concurrent
-    if concurrent is None:
-        concurrent = _default_concurrent(gpus, cores, request.trials)
-    return concurrent, max(1, cores // concurrent)
+        return Places(concurrent, threads, gpus)
+    cores = len(os.sched_getaffinity(0))
+    concurrent = request.concurrent or _default_concurrent(gpus, cores, request.trials)
+    return Places(concurrent, max(1, cores // concurrent), gpus)
+
+
+def _tracking_uri(request: SearchRequest, home: Home) -> str:
+    uri = request.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
+    if home.url is not None and uri == home.default_tracking_uri:
+        raise ConfigError(
+            f"the home {home.url} is no place for MLflow's SQLite file: name a server with --tracking-uri or "
+            "MLFLOW_TRACKING_URI."
+        )
+    check_tracking_uri(uri)
+    return uri
 
 
 def _resolved(request: SearchRequest, asked: RunConfig, threads: int) -> tuple[RunConfig, Path | None]:
@@ -225,8 +161,7 @@ def _space(request: SearchRequest, config: RunConfig) -> tuple[SearchSpace, Spac
     return searched, source
 
 
-def _check_places(request: SearchRequest, tracking_uri: str) -> None:
-    check_tracking_uri(tracking_uri)
+def _check_places(request: SearchRequest) -> None:
     if request.name is not None:
         check_name(request.name)
     if request.storage is not None:
@@ -257,13 +192,9 @@ def _check_warm_start(spec: StudySpec, home: Home) -> None:
 
 
 def _document(request: SearchRequest) -> dict[str, Any]:
+    """The configuration that is asked for: options that a run has too, and above them what `--set` fixes."""
     common = {
-        "method": request.method,
-        "dataset": request.dataset,
-        "labels": request.labels,
-        "network": request.network,
-        "epochs": request.epochs,
-        "seed": request.seed,
+        name: getattr(request, name) for name in type(request).model_fields if name in RunConfig.model_fields
     }
     return with_overrides({k: v for k, v in common.items() if v is not None}, request.settings)
 
@@ -300,21 +231,3 @@ def _gpus(request: SearchRequest, machines: Sequence[Machine] | None) -> float:
 def _default_concurrent(gpus: float, cores: int, trials: int) -> int:
     places = int(gpu_count() / gpus) if gpus else cores
     return max(1, min(places, trials))
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} = {value}: must be between {low} and {high}.")
-
-
-def _time_budget(request: SearchRequest) -> float | None:
-    budget = _seconds(request.time_budget, "--time-budget")
-    if budget == 0:
-        raise ConfigError(
-            "--time-budget 0: no trial fits into it. Write a time such as 90s, 15m, 2h or 1h30m."
-        )
-    return budget
-
-
-def _seconds(value: float | str | None, option: str) -> float | None:
-    return None if value is None else parse_duration(str(value), option)

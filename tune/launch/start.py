@@ -10,19 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
 from tune.cluster.capacity import check_fit
 from tune.cluster.connection import joined, machines_of
 from tune.cluster.gpus import check_gpus
+from tune.definition.request import SearchRequest
+from tune.definition.request_options import RequestOptions
 from tune.definition.spec import StudySpec
 from tune.delivery.check import require_tracking
 from tune.errors import Exit, ServiceError
 from tune.findings.study import Study
+from tune.launch.afterwards import check_afterwards
 from tune.launch.preparation import HeadStart, head_start
-from tune.launch.request import SearchRequest, resolve_request
+from tune.launch.request import resolve_request
 from tune.signals import asking_to_stop
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
@@ -68,8 +71,7 @@ def search(
     *,
     home: Path | str | None = None,
     quiet: bool = False,
-    with_baseline: bool = False,
-    **options: Any,
+    **options: Unpack[RequestOptions],
 ) -> Study:
     """Search a method's hyperparameters on this machine; returns the finished study.
 
@@ -78,11 +80,7 @@ def search(
         dataset: digits, cifar10, cifar100 or folder:PATH.
         home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
         quiet: show no progress.
-        with_baseline: also tune the supervised baseline of the same setting, with as many trials.
-        options: the other fields of `tune.launch.request.SearchRequest`: labels, network, epochs, trials, name,
-            space, settings, concurrent, gpus_per_trial, seed, time_budget, sampler, startup_trials, points,
-            warm_start, storage, max_failures, tracking_uri, tracking_timeout, require_tracking, system_metrics,
-            data_root, address.
+        options: the other options of a search, see `tune.definition.request_options.RequestOptions`.
 
     Raises:
         ConfigError: anything wrong with what is asked for; nothing is left behind.
@@ -90,13 +88,16 @@ def search(
     """
     place = Home(home)
     request = SearchRequest(method=method, dataset=dataset, **options)
-    if not with_baseline:
-        return start(request, place, _progress(quiet)).study
-    from tune.launch.baseline import check_can_be_tuned, tune_baseline
-
-    check_can_be_tuned(request, place)
+    if request.confirm_seeds is not None:
+        raise ConfigError(
+            f"confirm_seeds = {request.confirm_seeds}: `search` does not confirm. Call "
+            "`tune.confirmation.confirm.confirm(name, seeds=N)` after it."
+        )
     study = start(request, place, _progress(quiet)).study
-    tune_baseline(study, place, _progress(quiet))
+    if request.with_baseline:
+        from tune.launch.baseline import tune_baseline
+
+        tune_baseline(study, place, _progress(quiet))
     return study
 
 
@@ -124,6 +125,7 @@ def start(
     """
     with joined(request.address):
         spec = resolve_request(request, home, machines_of(request.address))
+        check_afterwards(request, spec, home)
         if spec.require_tracking:
             require_tracking(spec.tracking_uri)
         folder, is_first = StudyFolder(home.study_folder(spec.name)), not home.path.exists()

@@ -23,7 +23,7 @@ from ssl_core.config import (
     warmup_from_share,
 )
 from ssl_core.data.datasets import DatasetInfo, describe
-from ssl_core.methods import get_method
+from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import parse_sets, with_overrides
 from tune.definition.spec import dataset_tag

@@ -13,7 +13,7 @@ import numpy as np
 
 from ssl_core.config import RunConfig
 from ssl_core.data.datasets import Dataset, Split
-from ssl_core.methods import method_of
+from ssl_core.registry import method_of
 from tune.paper_tables.entries import Entry, info_of
 from tune.paper_tables.order import Order, declared_of_report
 
@@ -99,12 +99,13 @@ def _measure(entry: Entry, order: Order) -> _Speed:
     """Train a few steps of an entry on noise, and time a step and the evaluation of an image."""
     import torch  # loads for seconds
 
-    from ssl_core.training.loop import Run, train
+    from ssl_core.training.loop import run_epochs
+    from ssl_core.training.run import Run
 
     info = info_of(entry, order.budget)
     data, split = _noise(info.num_classes, info.image_size or 32, info.flip, entry.config)
     run = Run(_short(entry.config), data, split)
-    reports = list(train(run))
+    reports = list(run_epochs(run))
     validated = len(split.valid)
     began = time.perf_counter()
     pixels = torch.arange(min(500, len(data.labels)))

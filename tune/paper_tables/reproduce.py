@@ -23,11 +23,11 @@ from tune.confirmation.trainings import (
     Say,
     Trained,
     Training,
-    check_fresh_sets,
     finished,
     fresh,
     train_all,
 )
+from tune.definition.coherence import check_fresh_sets
 from tune.definition.spec import dataset_tag
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Spread

@@ -13,13 +13,13 @@ from ssl_core.config import RunConfig
 from ssl_core.system.errors import ConfigError
 from tune.confirmation.trainings import Say
 from tune.definition.inputs import parse_sets
+from tune.definition.request import SearchRequest
 from tune.definition.spec import dataset_tag
 from tune.engine.progress import make_progress
 from tune.errors import Exit, ServiceError
 from tune.findings.exports import FORMAT, exported, read_exported
 from tune.findings.study import Study
 from tune.launch.baseline import tune_baseline
-from tune.launch.request import SearchRequest
 from tune.launch.start import carry_on, start
 from tune.paper_tables.entries import (
     BASELINE,
@@ -204,5 +204,5 @@ def _request(cell: Cell, order: Order) -> SearchRequest:
         name=f"{cell.column}-{cell.method}-{digest}",
         settings=settings,
         concurrent=order.concurrent,
-        data_root=order.budget.data_root,
+        data_root=None if order.budget.data_root is None else str(order.budget.data_root),
     )

@@ -91,7 +91,7 @@ class DeadLetter(NamedTuple):
 
 
 class Report(NamedTuple):
-    """One epoch of one run, as it was reported; `classes` as in `ssl_core.training.loop.Report`."""
+    """One epoch of one run, as it was reported; `classes` as in `ssl_core.training.run.Report`."""
 
     epoch: int
     time_ms: int

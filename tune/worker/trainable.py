@@ -31,8 +31,9 @@ from ssl_core.pictures.file import FILE_NAME as PICTURE
 from ssl_core.system.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
-from ssl_core.training.loop import Report, Run, train
+from ssl_core.training.loop import run_epochs
 from ssl_core.training.result import prepare
+from ssl_core.training.run import Report, Run
 from tune.errors import FULL
 from tune.store.layout import STUDY_FILE
 from tune.worker.report_keys import (
@@ -132,7 +133,7 @@ class TrialTrainable(ray_tune.Trainable):
         known = task["known_epoch"]
         yield from [r for r in run.history if r.epoch > known or r.epoch == self._last_epoch]
         monitor = SystemMetrics(config.device) if task["system_metrics"] else None
-        for report in train(run):
+        for report in run_epochs(run):
             checkpoint.save(folder, report.epoch, run.state())
             self._store.keep_checkpoint(report.epoch)
             # Beside the report, not in it: they are no part of what makes a run the same run.

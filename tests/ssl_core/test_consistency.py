@@ -9,9 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_core.config import from_document
-from ssl_core.methods.base import Batch
+from ssl_core.methods.base import Batch, Step
 from ssl_core.system.errors import ConfigError
-from ssl_core.training.loop import Run
+from ssl_core.training.run import Run
 from tests.tiny import assert_same_bits, everything, finish, make_run
 
 FAMILY = ("fixmatch", "flexmatch", "attention_fixmatch")
@@ -49,9 +49,8 @@ def test_separate_passes_move_the_running_statistics_in_turn() -> None:
 def loss_of(run: Run, batch: Batch) -> Any:
     from tests.matching import PROGRESS
 
-    return run.method.compute_loss(
-        run.config.parameters, run.forward, batch, run.method_state, PROGRESS, torch.Generator()
-    )
+    step = Step(run.forward, batch, run.method_state, PROGRESS, torch.Generator())
+    return run.method.compute_loss(run.config.parameters, step)
 
 
 @pytest.mark.parametrize("weak_forward", ["joint", "separate"])

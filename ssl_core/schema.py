@@ -1,0 +1,124 @@
+"""The fields of a configuration and the checks of single fields: what every other module builds on.
+
+This module imports neither methods nor data nor torch. `ssl_core.config` reads documents into these classes and
+fills in what depends on the data; it also exports them, so `from ssl_core.config import MethodConfig` works.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+
+from ssl_core.networks.registry import parse_network
+
+
+class Section(BaseModel):
+    """Base of every configuration section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class MethodConfig(Section):
+    """Base of the section of a method's parameters; used itself by a method without parameters."""
+
+
+class DataConfig(Section):
+    """How the images are split and sized."""
+
+    image_size: int | None = Field(
+        None, ge=8, le=512, description="side in pixels that images are resized to; none: their own size"
+    )
+    valid: int | None = Field(
+        None, ge=1, description="validation images, balanced per class; none: as many as labels"
+    )
+    split_seed: int = Field(0, ge=0, description="draws the validation images")
+    label_seed: int = Field(0, ge=0, description="draws the labelled images among the others")
+
+
+class RunConfig(Section):
+    """One training run. `None` fields are filled in by `resolve`."""
+
+    method: str = Field(description="the training method's own name")
+    method_digest: str | None = Field(
+        None, description="digest of the method's file; none: the method comes with the package"
+    )
+    parameters: SerializeAsAny[MethodConfig] = Field(description="the method's own section")
+    dataset: str = Field("digits", description="digits, cifar10, cifar100 or folder:PATH")
+    labels: int | None = Field(None, ge=1, description="labelled images, balanced per class")
+    network: str | None = Field(None, description="wrn-DEPTH-WIDTH; depth = 6n + 4")
+    epochs: int | None = Field(None, ge=1, le=100_000, description="epochs, warm-up included")
+    steps_per_epoch: int | None = Field(
+        None, ge=1, description="optimiser steps of an epoch; none: one pass over U, at least 32"
+    )
+    warmup_epochs: int | None = Field(
+        None, ge=0, description="epochs on labelled data only, shorter than the run; none: the method's share"
+    )
+    stop_after_epoch: int | None = Field(
+        None, ge=1, description="stop here, on the schedule of `epochs` (a trial stopped early)"
+    )
+    batch_size: int | None = Field(None, ge=2, le=65_536, description="B, labelled images of a step")
+    mu: int | None = Field(None, ge=1, le=64, description="unlabelled images of a step, in multiples of B")
+    lr: float = Field(0.03, gt=0, le=10, description="learning rate at step 0 (Sohn et al. 2020, table 4)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum (Sohn et al. 2020, table 4)")
+    weight_decay: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="L2 penalty, none on BatchNorm and biases; none: 5e-4, on cifar100 1e-3 (ibid.)",
+    )
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="average of the evaluated weights (ibid.)")
+    bn_momentum: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="BatchNorm's weight of a new batch; none: 30 / steps of the run, within 0.001 (ibid.) "
+        "and 0.1 (PyTorch's default), because 0.001 is far too slow for a short run",
+    )
+    eval_batch_size: int = Field(500, ge=1, description="images of one evaluation pass")
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = Field(
+        "auto", description="arithmetic of the forward pass; auto: bfloat16 where the processor has it"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="torch.compile and CUDA graphs for the network (they change the last bits); auto: on a "
+        "GPU, for runs of 4000 steps or more, which regain the minute that it takes",
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="processor threads of the run (their number changes the bits); none: all",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="training seed: initialisation, order, augmentation, noise"
+    )
+    data: DataConfig = Field(default_factory=DataConfig)
+
+    @field_validator("network")
+    @classmethod
+    def _network_is_known(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_network(value)
+        return value
+
+    def document(self) -> dict[str, Any]:
+        """The configuration as plain data, the method's parameters under the method's own name."""
+        plain = self.model_dump(mode="json")
+        parameters = plain.pop("parameters")
+        if self.method_digest is None:
+            del plain["method_digest"]
+        return plain | ({self.method: parameters} if parameters else {})
+
+    @property
+    def total_steps(self) -> int:
+        """K of the learning rate's schedule: steps of all `epochs`, also where `stop_after_epoch` is less."""
+        assert self.epochs is not None and self.steps_per_epoch is not None
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which the run ends."""
+        assert self.epochs is not None
+        return min(self.epochs, self.stop_after_epoch or self.epochs)

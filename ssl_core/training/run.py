@@ -1,0 +1,226 @@
+"""The state of a training run, and what is known after each of its epochs."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any
+
+import torch
+
+from ssl_core.augment import randaugment
+from ssl_core.augment import weak as augment
+from ssl_core.config import from_document
+from ssl_core.data.datasets import Dataset, Split
+from ssl_core.methods.base import Setup
+from ssl_core.networks.registry import build_network
+from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.registry import method_of
+from ssl_core.schema import RunConfig
+from ssl_core.system import memory
+from ssl_core.system.errors import ConfigError
+from ssl_core.training import compile as compiled
+from ssl_core.training.ema import AveragedModel
+from ssl_core.training.optim import build_optimizer, restore
+from ssl_core.training.rng import Shuffled
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known after an epoch.
+
+    Attributes:
+        epoch: finished epochs, from 1.
+        ssl_epoch: finished epochs after the warm-up, from 1; None during it.
+        metrics: by their MLflow names; val/error in percent, losses in nats, times in seconds.
+        classes: pseudo-labels of each class, `accepted` and `right`; empty where the method made none.
+        time_ms: when the epoch ended, in Unix milliseconds.
+    """
+
+    epoch: int
+    ssl_epoch: int | None
+    metrics: dict[str, float]
+    classes: dict[str, list[int]] = field(default_factory=dict)
+    time_ms: int = 0
+
+
+class Run:
+    """The state of one training run: everything that a checkpoint holds, and what is derived from it.
+
+    Args:
+        config: resolved (`ssl_core.config.resolve`), device and precision chosen.
+        data: the training images.
+        split: which of them are labelled, unlabelled and for validation.
+    """
+
+    def __init__(self, config: RunConfig, data: Dataset, split: Split) -> None:
+        assert config.steps_per_epoch and config.network and config.batch_size and config.mu
+        memory.keep_freed_memory()
+        torch.set_num_threads(config.threads or 1)
+        # cuDNN's deterministic kernels give the same run the same bits on a GPU, too, at no measurable cost.
+        torch.backends.cudnn.deterministic = True
+        self.config, self.data, self.split = config, data, split
+        self.method = method_of(config)
+        self.device = torch.device(config.device)
+        self.dtype = _DTYPES[config.precision]
+        network = build_network(
+            config.network,
+            data.num_classes,
+            bn_momentum=config.bn_momentum or 0.1,
+            seed=config.seed,
+            attention_maps=self.method.attention_maps(config.parameters),
+        )
+        self.network = network.to(device=self.device, dtype=self.dtype)
+        compiles = config.compile is True
+        self._called = compiled.network(self.network) if compiles else self.network
+        self.apply_strong = compiled.strong_views() if compiles else randaugment.apply
+        self.begin_step = compiled.begin_step if compiles else lambda: None
+        self._batchnorms = [m for m in self.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        self.ema = AveragedModel(self.network, config.ema_decay)
+        self.optimizer = build_optimizer(
+            self.network, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay or 0.0
+        )
+        self.setup = Setup(
+            num_classes=data.num_classes,
+            num_images=len(data.labels),
+            labelled=len(split.labelled),
+            unlabelled=len(split.unlabelled),
+            batch_size=config.batch_size,
+            mu=config.mu,
+        )
+        self.method_state = self.method.init_state(config.parameters, self.setup)
+        self.history: list[Report] = []
+        with warnings.catch_warnings():  # the images may be a read-only map of a file; they are never written
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            images = torch.from_numpy(data.images)
+        with memory.explained(config.device, *memory.of_images(len(images), data.image_size)):
+            self.images = images.to(self.device)
+        self.labels = torch.from_numpy(data.labels).to(self.device)
+        self.labelled = torch.from_numpy(split.labelled)
+        self.unlabelled = torch.from_numpy(split.unlabelled)
+        self.labelled_order = Shuffled(self.setup.labelled, config.seed, "order/labelled")
+        self.unlabelled_order = Shuffled(self.setup.unlabelled, config.seed, "order/unlabelled")
+        self.valid = torch.from_numpy(split.valid)
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self.history[-1].epoch if self.history else 0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors, numbers, text, and lists and dicts of them."""
+        return {
+            "config": self.config.document(),
+            "split_hash": self.split.hash,
+            "network": self.network.state_dict(),
+            "ema": self.ema.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": {} if self.method_state is None else _fields(self.method_state),
+            "history": [asdict(report) for report in self.history],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            ValueError: if the checkpoint is of another configuration or split.
+        """
+        if state["split_hash"] != self.split.hash:
+            raise ValueError(
+                f"checkpoint of split {state['split_hash']}, but this run's is {self.split.hash}"
+            )
+        differing = differences(state["config"], self.config.document())
+        if differing:
+            raise ValueError(f"checkpoint of another configuration: {', '.join(differing)} differ")
+        self.network.load_state_dict(state["network"])
+        self.ema.network.load_state_dict(state["ema"])
+        restore(self.optimizer, state["optimizer"])
+        if self.method_state is not None:
+            self.method_state = type(self.method_state)(**state["method"])
+        self.history = [Report(**report) for report in state["history"]]
+
+    def forward(
+        self, images: torch.Tensor, *, update_statistics: bool = True, full_precision: bool = False
+    ) -> NetworkOutput:
+        """The network under training, as methods call it (`methods.base.Forward`)."""
+        precision = self._float32() if full_precision else self._autocast(True)
+        # Not compiled in full precision: VAT's power iteration needs the gradient of the images alone, and a compiled
+        # backward pass computes all gradients.
+        called = self.network if full_precision else self._called
+        with _frozen_statistics([] if update_statistics else self._batchnorms), precision:
+            output: NetworkOutput = called(images)
+        return output
+
+    def evaluated(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, C) of the evaluated (EMA) model on un-augmented (n, H, W, 3) uint8 images."""
+        with torch.no_grad(), self._autocast(True):
+            output: NetworkOutput = self.ema.network(self.normalise(images))
+        return output.logits if self.dtype == torch.float64 else output.logits.float()
+
+    def evaluated_in_batches(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """`evaluated` for some of the images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
+        with memory.explained(self.config.device, *memory.in_evaluation(self.config)):
+            size = self.config.eval_batch_size
+            parts = [self.evaluated(images[part]) for part in torch.split(indices, size)]
+        return torch.cat(parts) if parts else torch.empty(0, self.setup.num_classes, device=self.device)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images as the network takes them."""
+        return augment.normalise(images, self.data.mean, self.data.std, self.dtype)
+
+    def to_device(self, values: torch.Tensor) -> torch.Tensor:
+        """Move a small tensor from the CPU without waiting: a GPU copies it from pinned memory when it comes to it."""
+        values = values.pin_memory() if self.device.type == "cuda" and not values.is_cuda else values
+        return values.to(self.device, non_blocking=True)
+
+    def _autocast(self, wanted: bool) -> AbstractContextManager[Any]:
+        if self.config.precision != "bfloat16":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+    def _float32(self) -> AbstractContextManager[Any]:
+        """True float32: no autocast, and on a GPU no TF32, which cuDNN uses for float32 by default."""
+        stack = ExitStack()
+        stack.enter_context(self._autocast(False))
+        if self.device.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        return stack
+
+
+class _frozen_statistics:  # noqa: N801 - a context manager, used like a function
+    """These BatchNorm layers normalise with the batch's statistics and do not update their running ones."""
+
+    def __init__(self, layers: list[torch.nn.BatchNorm2d]) -> None:
+        self.layers = layers
+
+    def __enter__(self) -> None:
+        for layer in self.layers:
+            layer.track_running_stats = False
+
+    def __exit__(self, *_: object) -> None:
+        for layer in self.layers:
+            layer.track_running_stats = True
+
+
+def _fields(state: Any) -> dict[str, Any]:
+    assert is_dataclass(state)
+    return {name: getattr(state, name) for name in state.__dataclass_fields__}
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Keys in which two resolved configurations, as documents, are those of different runs."""
+    # A run that was stopped early may be continued: where it stops does not make it another run.
+    ignored = {"stop_after_epoch"}
+    one, other = _with_new_fields(one), _with_new_fields(other)
+    return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))
+
+
+def _with_new_fields(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of an earlier version, with the fields that were added since at their defaults."""
+    try:
+        return from_document(document).document()
+    except ConfigError:  # of a later version, or of another method's file
+        return document

@@ -1,0 +1,127 @@
+"""One training step: draw images, make their views, compute the method's loss, update the weights.
+
+During the warm-up the step is the supervised one, whatever the method (invariant 5).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ssl_core.augment import weak as augment
+from ssl_core.augment.randaugment import Geometry, strong_view
+from ssl_core.methods.base import AnyMethod, Batch, LossOutput, Progress, Step
+from ssl_core.methods.supervised import METHOD as SUPERVISED
+from ssl_core.schema import MethodConfig
+from ssl_core.system.errors import ConfigError
+from ssl_core.training.finite import FiniteGuard
+from ssl_core.training.optim import learning_rate
+from ssl_core.training.rng import generator
+from ssl_core.training.run import Run
+
+_NO_PARAMETERS = MethodConfig()  # the supervised step has no parameters
+
+
+def train_step(run: Run, progress: Progress, guard: FiniteGuard) -> tuple[Batch, LossOutput[Any]]:
+    """Draw a batch and update the weights with it.
+
+    Raises:
+        NonFiniteError: before the update, where the guard reads its checks at once.
+        ConfigError: the method did not return its state.
+    """
+    run.begin_step()
+    batch = _batch(run, progress)
+    return batch, _step(run, batch, progress, guard)
+
+
+def _batch(run: Run, progress: Progress) -> Batch:
+    config, setup = run.config, run.setup
+    chosen = run.to_device(run.labelled[run.labelled_order.batch(progress.step, setup.batch_size)])
+    # Labelled and unlabelled views have augmentation streams of their own, so that a step's labelled view is
+    # the same whatever the method draws besides.
+    labelled = run.normalise(_weak_pixels(run, chosen, progress.step, 0))
+    labels = run.labels[chosen]
+    names = run.method.unlabelled_views if progress.ssl_epoch else ()
+    if not names:
+        return Batch(labelled=labelled, labels=labels, indices=chosen[:0])
+    drawn = run.method.draw(config.parameters, run.method_state, setup, progress, config.seed)
+    if drawn is None:
+        size = setup.mu * setup.batch_size
+        indices, targets = run.unlabelled[run.unlabelled_order.batch(progress.step, size)], None
+    else:
+        indices, targets = drawn.indices, run.to_device(drawn.targets)
+    indices = run.to_device(indices)
+    views, geometry = unlabelled_views(run, indices, progress.step, names)
+    return Batch(
+        labelled=labelled, labels=labels, indices=indices, views=views, targets=targets, geometry=geometry
+    )
+
+
+def unlabelled_views(
+    run: Run, indices: torch.Tensor, step: int, names: tuple[str, ...]
+) -> tuple[dict[str, torch.Tensor], Geometry | None]:
+    """The views of a step by name, each (n, 3, H, W), and where the strong one's pixels come from."""
+    pixels, geometry = {"weak": _weak_pixels(run, indices, step, 1)}, None
+    if "strong" in names:
+        shared = run.method.shares_crop(run.config.parameters)
+        base = pixels["weak"] if shared else _weak_pixels(run, indices, step, 2)
+        stream = generator(run.config.seed, "augmentation", step, 3, device=run.device)
+        pixels["strong"], geometry = strong_view(base, stream, run.apply_strong)
+    return {name: run.normalise(pixels[name]) for name in names}, geometry
+
+
+def _weak_pixels(run: Run, indices: torch.Tensor, step: int, place: int) -> torch.Tensor:
+    stream = generator(run.config.seed, "augmentation", step, place, device=run.device)
+    return augment.weak_view(run.images, indices, flip=run.data.flip, generator=stream)
+
+
+def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> LossOutput[Any]:
+    """One update, unless the loss or a gradient is not finite."""
+    config = run.config
+    lr = learning_rate(config.lr, progress.step, config.total_steps)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    run.optimizer.zero_grad(set_to_none=True)
+    noise = generator(config.seed, "noise", progress.step, device=run.device)
+    output: LossOutput[Any]
+    state = run.method_state
+    if progress.ssl_epoch:
+        step = Step(run.forward, batch, state, progress, noise)
+        output = run.method.compute_loss(config.parameters, step)
+        state = checked_state(run.method, state, output.state, "compute_loss")
+    else:
+        output = SUPERVISED.compute_loss(_NO_PARAMETERS, Step(run.forward, batch, None, progress, noise))
+    output.total.backward()  # type: ignore[no-untyped-call]
+    guard.watch(output, progress.step)
+    run.optimizer.found_inf = guard.found_inf  # type: ignore[attr-defined]
+    run.optimizer.step()
+    run.ema.update(progress.step, guard.found_inf)
+    run.method_state = state
+    return output
+
+
+def checked_state(method: AnyMethod, before: Any, after: Any, function: str) -> Any:
+    """The state that a method returned.
+
+    Raises:
+        ConfigError: it is not of the type that `init_state` gave, for example because the method forgot to return it.
+    """
+    if type(after) is type(before):
+        return after
+    given, expected = type(after).__name__, type(before).__name__
+    what = f"no state, but its state is a {expected}" if after is None else f"a state of type {given}"
+    remedy = (
+        f"Return a {expected} (unchanged: step.state)"
+        if before is not None
+        else "Let init_state return the first one"
+    )
+    raise ConfigError(f"method {method.name!r}: {function} returned {what}. {remedy}.")
+
+
+def finite_guard(run: Run, epoch: int) -> FiniteGuard:
+    """The guard that watches the steps of an epoch."""
+    where = (
+        f"(epoch {epoch}) of method {run.method.name} with lr={run.config.lr:g} and {run.config.parameters!r}"
+    )
+    return FiniteGuard(list(run.network.parameters()), at_once=run.device.type == "cpu", where=where)
