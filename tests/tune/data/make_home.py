@@ -131,12 +131,10 @@ def trials(home: Path, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def fingerprint() -> dict[str, str]:
-    """Processor and versions, as the code names them."""
-    program = (
-        "import json; from ssl_core.environment import fingerprint; print(json.dumps(fingerprint('cpu')))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
+def fingerprint(home: Path) -> dict[str, str]:
+    """Processor and versions, as a study has them."""
+    program = "import json, sys, tune; print(json.dumps(tune.load_study('killed', home=sys.argv[1]).spec.fingerprint))"
+    done = subprocess.run([sys.executable, "-c", program, home], check=True, stdout=subprocess.PIPE)
     found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -208,7 +206,7 @@ def main() -> None:
             subprocess.run(command("resume", name, "--home", place / "home"), check=True)
         document = {
             "place": str(place),
-            "fingerprint": fingerprint(),
+            "fingerprint": fingerprint(place / "home"),
             "stored": stored,
             "resumed": {name: trials(place / "home", name) for name in ("killed", "own")},
         }
