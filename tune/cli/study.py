@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tune.cli.jobs import JobsOption, stop_job
+from tune import api
+from tune.cli.jobs import JobsOption
 from tune.cli.options import (
     AddressOption,
     BaselineOption,
@@ -22,11 +21,10 @@ from tune.cli.options import (
 )
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.definition.request import SearchRequest
-from tune.errors import Exit, ServiceError
+from tune.errors import Exit
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
-    from tune.api.searching import Listener, Searched
     from tune.engine.outcome import Outcome
     from tune.findings.study import Study
 
@@ -42,9 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Say what a search would run and cost; runs nothing."""
-    from tune.launch.plan import plan
-
-    document = plan(request, home_of(home))
+    document = api.plan_request(request, home)
     if as_json:
         print_json(document)
         return
@@ -92,9 +88,7 @@ def _listed(values: list[int]) -> str:
 
 def search_command(request: SearchRequest, home: HomeOption = None) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
-    from tune.api.searching import run_search
-
-    found = run_search(request, home_of(home), _printing())
+    found = api.run_search(request, home_of(home), _printing())
     _say_end(found, home, request.with_baseline, request.confirm_seeds)
     sys.exit(found.code)
 
@@ -107,9 +101,7 @@ def resume_command(
     address: AddressOption = None,
 ) -> None:
     """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
-    from tune.api.searching import run_resume
-
-    found = run_resume(
+    found = api.run_resume(
         name,
         home_of(home),
         _printing(),
@@ -121,12 +113,11 @@ def resume_command(
     sys.exit(found.code)
 
 
-def _printing() -> Listener:
+def _printing() -> api.Listener:
     """Prints what a search and what comes after it find, as soon as it is known."""
-    from tune.api.searching import Listener
     from tune.engine.progress import make_progress
 
-    return Listener(progress=make_progress, searched=_print_search, confirmed=print_confirmation, say=say)
+    return api.Listener(progress=make_progress, searched=_print_search, confirmed=print_confirmation, say=say)
 
 
 def _print_search(outcome: Outcome) -> None:
@@ -135,7 +126,7 @@ def _print_search(outcome: Outcome) -> None:
     print_study(outcome.study)
 
 
-def _say_end(found: Searched, home: str | None, with_baseline: bool, confirm_seeds: int | None) -> None:
+def _say_end(found: api.Searched, home: str | None, with_baseline: bool, confirm_seeds: int | None) -> None:
     """What MLflow lacks, and what to do next."""
     for study, (pending, refused) in found.undelivered.items():
         command = typed("sync", study, home)
@@ -177,30 +168,17 @@ def stop_command(
     address: JobsOption = None,
 ) -> None:
     """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
-    from tune.definition.inputs import parse_duration
-    from tune.findings.study import load_study
-
-    here = home_of(home).has_study(name)
-    if address is not None or (not here and "RAY_API_SERVER_ADDRESS" in os.environ):
-        stop_job(name, address)
+    stopped = api.stop(name, timeout=timeout, address=address, home=home)
+    if stopped.address is not None:
+        again = f"ssl-tune submit --resume {name} --address {stopped.address}"
+        ended = f"the job of {name} has ended already: {stopped.state}"
+        console().print(f"told to stop. Carry on with: {again}" if stopped.asked else ended)
         return
-    folder = load_study(name, home=home).folder
-    deadline = time.monotonic() + parse_duration(timeout, "--timeout")
-    if not folder.is_locked():
-        console().print(f"nobody runs the study {name!r}: it is {folder.state()}.")
+    if not stopped.asked:
+        console().print(f"nobody runs the study {name!r}: it is {stopped.state}.")
         return
-    folder.request_stop()
-    while folder.is_locked():
-        if time.monotonic() >= deadline:
-            raise ServiceError(
-                f"the driver of {name!r} has not ended yet. It will look at the request as soon as it can; see "
-                f"`{typed('status', name, home)}`.",
-                Exit.IN_USE,
-            )
-        time.sleep(0.1)
-    state = folder.state()
-    console().print(f"the study {name!r} is {state}.")
-    if state == "interrupted":
+    console().print(f"the study {name!r} is {stopped.state}.")
+    if stopped.state == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
 
 
@@ -220,10 +198,9 @@ def confirm_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train the best again on fresh seeds beside the supervised baseline, and read the test set once for each."""
-    from tune.api.searching import run_confirm
     from tune.engine.progress import make_progress
 
-    document = run_confirm(
+    document = api.run_confirm(
         name, home_of(home), make_progress(), top=top, seeds=seeds, baseline=baseline, say=say
     )
     if as_json:
