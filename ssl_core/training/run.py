@@ -36,7 +36,8 @@ class Report:
         epoch: finished epochs, from 1.
         ssl_epoch: finished epochs after the warm-up, from 1; None during it.
         metrics: by their MLflow names; val/error in percent, losses in nats, times in seconds.
-        classes: pseudo-labels of each class, `accepted` and `right`; empty where the method made none.
+        classes: counts by class. Pseudo-labels, where the method made any: `accepted` and `right`. Validation images:
+            `images` and `wrong`, and after the run's last epoch `confusion`, the matrix row by row.
         time_ms: when the epoch ended, in Unix milliseconds.
     """
 
