@@ -68,16 +68,17 @@ def measure(*, bare: bool, trials: int = TRIALS) -> dict[str, float]:
     import tune
     from tune.cluster import local_ray
     from tune.findings.study import load_study
+    from tune.worker.task import PRELOAD
 
     options = {"epochs": 1, "concurrent": 2, "labels": 20, "name": "idle", "settings": {"threads": 1}}
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("tune.engine.sitting.TrialTrainable", IdleTrainable))
+        stack.enter_context(mock.patch("tune.engine.study_run.TrialTrainable", IdleTrainable))
         if bare:
             stack.enter_context(mock.patch.dict(os.environ, {BARE: "1"}))
             stack.enter_context(without_tracking())
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         _migrated(place)
-        stack.enter_context(local_ray.running(2))
+        stack.enter_context(local_ray.running(2, PRELOAD))
         began, clock = time.monotonic(), time.time()
         tune.search("supervised", trials=trials, home=place, quiet=True, **options)  # type: ignore[arg-type]
         seconds = time.monotonic() - began

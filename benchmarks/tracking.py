@@ -25,7 +25,6 @@ import logging
 import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +36,9 @@ from unittest import mock
 import psutil
 
 from tests.tune.servers import MlflowServer, postgres
-from tune.store.event_log import EventLog, NewEvent, now_ms
+from tune.store.event_log import EventLog
+from tune.store.events import NewEvent, now_ms
+from tune.tracking.sender_process import SenderProcess
 from tune.tracking.tracker import Tracker
 
 BACKENDS = ("sqlite", "postgres")
@@ -111,13 +112,11 @@ def trainable_of(waiting: Waiting) -> type:
 def without_tracking() -> Iterator[None]:
     """No events, no sender."""
     with ExitStack() as stack:
-        for name in ("study_started", "trial_started", "trial_ended", "study_ended", "start_sender"):
+        for name in ("study_started", "trial_started", "trial_ended", "study_ended"):
             stack.enter_context(mock.patch.object(Tracker, name, lambda *_, **__: None))
         stack.enter_context(mock.patch.object(Tracker, "report", lambda *_, **__: True))
-        stack.enter_context(
-            mock.patch("tune.launch.preparation.early_sender", lambda log: subprocess.Popen(["true"]))
-        )
-        stack.enter_context(mock.patch("tune.engine.sitting.tell_summary", lambda *_, **__: None))
+        stack.enter_context(mock.patch.object(SenderProcess, "start", lambda *_: None))
+        stack.enter_context(mock.patch("tune.engine.study_run.tell_summary", lambda *_, **__: None))
         yield
 
 
@@ -140,20 +139,20 @@ class Times:
     def noted(self) -> Iterator[None]:
         """Note them for the study that runs in the block."""
         from tune.engine.recorder import Recorder
-        from tune.engine.sitting import Engine
+        from tune.engine.study_run import StudyRun
 
-        close, result = Engine.close, Recorder.on_trial_result
+        end, result = StudyRun.end, Recorder.on_trial_result
 
-        def closed(engine: Engine, state: str, **options: Any) -> int:
+        def ended(run: StudyRun, state: str) -> bool:
             self.over = time.monotonic()
-            return close(engine, state, **options)
+            return end(run, state)
 
         def reported(recorder: Recorder, **info: Any) -> None:
             self._reports.append(time.monotonic())
             result(recorder, **info)
 
         with (
-            mock.patch.object(Engine, "close", closed),
+            mock.patch.object(StudyRun, "end", ended),
             mock.patch.object(Recorder, "on_trial_result", reported),
         ):
             yield
@@ -175,7 +174,7 @@ def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
         meeting = Path(place) / "workers"
         meeting.mkdir()
         waiting = Waiting(options.seconds, options.busy, meeting)
-        stack.enter_context(mock.patch("tune.engine.sitting.TrialTrainable", trainable_of(waiting)))
+        stack.enter_context(mock.patch("tune.engine.study_run.TrialTrainable", trainable_of(waiting)))
         stack.enter_context(mock.patch("tune.tracking.tracker.run_figures", lambda *_, **__: []))
         stack.enter_context(mock.patch("tune.tracking.contents.STUDY_FIGURES", ()))
         stack.enter_context(times.noted())
@@ -199,6 +198,7 @@ def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
 def studies(options: argparse.Namespace) -> dict[str, Any]:
     """Rounds of studies: off, SQLite, PostgreSQL, in turns."""
     from tune.cluster import local_ray
+    from tune.worker.task import PRELOAD
 
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in ("off", *options.backends)}
     with ExitStack() as stack:
@@ -207,7 +207,7 @@ def studies(options: argparse.Namespace) -> dict[str, Any]:
             places["postgres"] = stack.enter_context(server())
         options.tables = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "mlflow.db"
         prepare(f"sqlite:///{options.tables}")
-        stack.enter_context(local_ray.running(CONCURRENT))
+        stack.enter_context(local_ray.running(CONCURRENT, PRELOAD))
         warm = argparse.Namespace(**{**vars(options), "trials": 2, "reports": 2})
         study(None, warm)  # workers' first imports
         for number in range(options.rounds):

@@ -57,9 +57,5 @@ def resumable(carry_on: str) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _interrupted(carry_on: str) -> str:
-    return f"interrupted; what is trained is kept. Carry on with: {carry_on}"
-
-
 class _TerminatedError(BaseException):
     """SIGTERM, on its way out of a training loop."""

@@ -161,8 +161,9 @@ def ssl_tune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def local_ray() -> Iterator[None]:
     """Ray with two processors, for every study that runs in this process."""
     from tune.cluster import local_ray
+    from tune.worker.task import PRELOAD
 
-    with local_ray.running(2):
+    with local_ray.running(2, PRELOAD):
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import socket
 import sys
@@ -10,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -279,15 +279,19 @@ def test_the_code_of_a_changed_copy_is_told_from_the_original(tmp_path: Path) ->
 
 
 def test_a_late_machine_that_differs_runs_no_trial(home: Home) -> None:
+    from tune.trials.study_trials import StudyTrials
+    from tune.worker.task import trial_task
     from tune.worker.trainable import _check_machine
 
-    folder, _ = make_study(home)
-    task: dict[str, Any] = {"folder": str(folder.trials / "0"), "store": None, "identity": identity()}
+    folder, spec = make_study(home)
+    task = dataclasses.replace(
+        trial_task(spec, StudyTrials(folder, spec).ask(), folder, home), identity=identity()
+    )
     _check_machine(task)
     with pytest.raises(RuntimeError, match=r"differs from the driver: it has torch .* the driver 0\.1"):
-        _check_machine(task | {"identity": identity() | {"torch": "0.1"}})
+        _check_machine(dataclasses.replace(task, identity=identity() | {"torch": "0.1"}))
     with pytest.raises(RuntimeError, match="storage is not shared"):
-        _check_machine(task | {"folder": str(home.path / "elsewhere" / "trials" / "0")})
+        _check_machine(dataclasses.replace(task, folder=str(home.path / "elsewhere" / "trials" / "0")))
 
 
 # What is kept

@@ -30,13 +30,14 @@ from tests.tune.helpers import (
     words_of,
 )
 from tune.cli.show import print_confirmation
-from tune.confirmation.confirm import Candidate, confirm, tasks_of
+from tune.confirmation.confirm import confirm
+from tune.confirmation.document import Candidate, trainings_of
 from tune.definition.coherence import check_fresh_sets
 from tune.findings.confirmation import confirmed
 from tune.findings.study import Study, load_study
 from tune.launch.baseline import baseline_request, differences
 from tune.launch.request import resolve_request
-from tune.store.event_log import now_ms
+from tune.store.events import now_ms
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 
@@ -125,7 +126,7 @@ def test_configuration_and_baseline_differ_in_the_method_alone(
         Candidate(record.trial, study.spec.trial_config(record.values), record, "shapes", record.trial),
         Candidate("supervised", from_document(plain), None, "shapes", "supervised"),
     ]
-    tasks = tasks_of(study, candidates, 2)
+    tasks = trainings_of(study, candidates, 2)
     assert [(t.who, t.number) for t in tasks] == [
         (who, number) for number in (1, 2) for who in (record.trial, "supervised")
     ]

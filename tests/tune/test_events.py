@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tune.store.event_log import EventLog, NewEvent
+from tune.store.event_log import EventLog
+from tune.store.events import NewEvent
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tune.figures.curves import learning_curves, pseudo_label_health
 from tune.figures.gallery import gallery
 from tune.figures.study import optimisation_history, parameter_importances, slices, study_curves
 from tune.figures.style import VERMILLION
-from tune.store.event_log import Report
+from tune.store.events import Report
 from tune.trials.record import TrialRecord
 
 

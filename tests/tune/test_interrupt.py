@@ -179,7 +179,7 @@ def test_sigterm_reaches_our_handler_after_ray_was_started() -> None:
         "import os, signal\n"
         "from tune.cluster.local_ray import ray, start_ray\n"
         "signal.signal(signal.SIGTERM, lambda *_: print('ours', flush=True))\n"
-        "start_ray(1); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "start_ray(1, 'tune.worker.task'); os.kill(os.getpid(), signal.SIGTERM)\n"
         "ray.shutdown()"
     )
     done = subprocess.run(

@@ -118,7 +118,7 @@ def test_a_worker_needs_no_file(local_ray: None, ready_home: Home, pictures: Pat
 
     _, _, split = prepare(spec.base_config(), cache=ready_home.cache)
     spec = spec.model_copy(update={"split_hash": split.hash})
-    task = trial_task(spec, StudyTrials(folder, spec).ask(), folder, ready_home)
+    task = trial_task(spec, StudyTrials(folder, spec).ask(), folder, ready_home).as_config()
     uda.unlink()
     shutil.rmtree(folder.path)
 

@@ -31,7 +31,7 @@ from tests.tune.helpers import (
 from tests.tune.test_interrupt import check_whole, kept_histories
 from tune.errors import Exit, ServiceError
 from tune.findings.study import Study, load_study
-from tune.store import mirror, snapshot
+from tune.store import lease, mirror, snapshot
 from tune.store import remote_study as remote
 from tune.store.event_log import EventLog
 from tune.store.home import Home
@@ -56,7 +56,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def machine(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Be on the machine of that name; returns the home as it is seen there. Nobody contends for a study."""
-    monkeypatch.setattr(mirror, "SETTLE", 0.0)
+    monkeypatch.setattr(lease, "SETTLE", 0.0)
 
     def be_on(name: str) -> Home:
         monkeypatch.setenv("SSL_TUNE_WORK", str(tmp_path / name))
@@ -68,6 +68,7 @@ def machine(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machin
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drivers look around within hundredths of a second."""
+    monkeypatch.setattr(lease, "LOOK", 0.02)
     for name, seconds in (("LOOK", 0.02), ("BEAT", 0.1), ("COMMIT", 0.05)):
         monkeypatch.setattr(mirror, name, seconds)
 
@@ -225,7 +226,7 @@ def test_a_silent_driver_loses_the_study_and_can_write_nothing_more(
     assert folder._mirror is not None
     folder._mirror._end.set()  # it is not heard of any more
     folder._mirror._thread.join()
-    for module in (remote, mirror):
+    for module in (remote, lease, mirror):
         monkeypatch.setattr(module, "LEASE", 0.3)
     time.sleep(0.4)
     other = seen(machine("two")).folder
@@ -248,7 +249,7 @@ def test_of_two_drivers_that_begin_at_once_one_gives_way(
 ) -> None:
     begin(machine("one")).unlock()
     first, second = (seen(machine(name)).folder for name in ("one", "two"))
-    monkeypatch.setattr(mirror, "SETTLE", 0.5)
+    monkeypatch.setattr(lease, "SETTLE", 0.5)
     monkeypatch.setattr(RemoteStudy, "driver", lambda _: None)  # neither has seen the other yet
     refused: list[Exit] = []
 
@@ -322,7 +323,7 @@ def test_changes_are_committed_by_themselves_and_a_store_that_stays_away_is_told
     def away(*_: object) -> None:
         raise StoreError("it does not answer")
 
-    for module in (remote, mirror):
+    for module in (remote, lease, mirror):
         monkeypatch.setattr(module, "LEASE", 0.3)
     with monkeypatch.context() as during:
         during.setattr(ObjectStore, "put", away)

@@ -320,11 +320,6 @@ def test_the_baseline_runs_where_the_study_runs(home: Home) -> None:
     assert (asked.method, asked.name, asked.time_budget) == ("supervised", None, None)
 
 
-def test_resume_and_confirm_are_no_part_of_python_search() -> None:
-    with pytest.raises(ConfigError, match="confirm_seeds = 3: `search` does not confirm"):
-        tune.search(confirm_seeds=3)
-
-
 def test_the_baseline_of_an_elastic_study_is_elastic(home: Home) -> None:
     study = make_spec(home).model_copy(update={"address": "head:6379", "elastic": True})
     assert baseline_request(study).concurrent is None
@@ -333,11 +328,11 @@ def test_the_baseline_of_an_elastic_study_is_elastic(home: Home) -> None:
 def test_the_baseline_of_a_clusters_study_needs_no_gpu_here(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tune.launch.baseline import find
+    from tune.launch.baseline import find_baseline
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     study = make_spec(home).model_copy(update={"address": "head:6379", "gpus_per_trial": 1.0})
-    assert find(study, home) is None
+    assert find_baseline(study, home) is None
 
 
 # What a study keeps

@@ -159,9 +159,9 @@ def test_a_driver_that_is_killed_while_the_server_is_away_and_resumes(served: Ho
         "log = EventLog(Path(sys.argv[1]))\n"
         f"tracker = Tracker(log, study='s', tracking_uri=sys.argv[2], experiment={EXPERIMENT!r},"
         " common_tags=TAGS)\n"
-        "tracker.start_sender(); start(tracker, '0', '1', '2')\n"
+        "tracker.sender.start(); start(tracker, '0', '1', '2')\n"
         "[tracker.report(t, e, metrics(e)) for e in range(1, 6) for t in '012']\n"
-        "print(tracker._sender.pid, flush=True); input()"
+        "print(tracker.sender.pid, flush=True); input()"
     )
     command = [sys.executable, "-c", script, str(served.log.path), gate.uri]
     process = subprocess.Popen(

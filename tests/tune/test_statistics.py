@@ -111,7 +111,7 @@ def test_luck_is_what_fresh_seeds_do_worse() -> None:
 
 def document(errors: dict[str, list[float]], **more: object) -> dict[str, object]:
     """A confirmation as `tune.confirmation.confirm` writes it, from test errors alone."""
-    from tune.confirmation.confirm import _comparison
+    from tune.confirmation.document import _comparison
 
     by_seed = {who: dict(enumerate(values)) for who, values in errors.items()}
     rows = [

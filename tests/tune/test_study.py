@@ -200,13 +200,13 @@ def test_a_study_whose_data_changed_is_not_carried_on(
     ready_home: Home, tmp_path: Path, ssl_tune: Callable[..., Done]
 ) -> None:
     from tests.tune.helpers import make_pictures
-    from tune.launch.start import _with_data
+    from tune.launch.preparation import with_data
 
     pictures = make_pictures(tmp_path / "shapes")
     folder, spec = make_study(
         ready_home, dataset=f"folder:{pictures}", labels=6, network="wrn-10-1", settings={"data.valid": 6}
     )
-    spec = _with_data(spec, folder, ready_home)
+    spec = with_data(spec, folder, ready_home)
     (pictures / "train/a/000.png").unlink()
     done = ssl_tune("resume", "s")
     assert done.code == 2 and "changed since" in done.err and spec.split_hash is not None
@@ -217,7 +217,7 @@ def test_a_study_whose_data_changed_is_not_carried_on(
 def test_the_package_offers_functions_whatever_was_imported_before() -> None:
     script = (
         "import tune; first = [tune.search, tune.export, tune.resume]\n"
-        "import tune.cli, tune.launch.start, tune.findings.exports\n"
+        "import tune.cli, tune.api.searching, tune.findings.exports\n"
         "from tune import search, export, resume\n"
         "assert first == [search, export, resume] == [tune.search, tune.export, tune.resume]\n"
         "print(*(callable(f) for f in first), tune.Study.__name__, hasattr(tune, 'nothing'))"

@@ -27,9 +27,9 @@ from tune.tracking.uri import check_tracking_uri
 
 def test_the_sender_leaves_the_processors_to_the_training_until_the_study_is_over(tracked: Home) -> None:
     tracker = tracked.tracker()
-    tracker.start_sender()
-    assert tracker._sender is not None
-    weight = Path(f"/proc/{tracker._sender.pid}/autogroup")
+    tracker.sender.start()
+    assert tracker.sender.pid is not None
+    weight = Path(f"/proc/{tracker.sender.pid}/autogroup")
     if not weight.exists():
         pytest.skip("this kernel does not schedule by session")
 
@@ -43,12 +43,12 @@ def test_the_sender_leaves_the_processors_to_the_training_until_the_study_is_ove
     tracked.log.set_meta("complete", "1")
     with contextlib.suppress(OSError):  # gone, when all was delivered
         assert becomes(0)
-    assert tracker.close(60) == 0
+    assert tracker.sender.close(60) == 0
 
 
 def test_a_study_lands_in_mlflow_exactly_as_it_happened(tracked: Home) -> None:
     tracker = tracked.tracker()
-    tracker.start_sender()
+    tracker.sender.start()
     start(tracker, "0", "1", "2")
     for epoch in range(1, 6):
         for trial in ("0", "1", "2"):
@@ -64,7 +64,7 @@ def test_a_study_lands_in_mlflow_exactly_as_it_happened(tracked: Home) -> None:
     tracker.report("0/confirm-7", 1, {"val/error": math.nan, "val/loss": math.inf})
     tracker.trial_ended("0/confirm-7", "completed")
     tracker.study_ended("finished", {"best/val_error": 10.0}, {"ssl.best_trial": "0"})
-    assert tracker.close(60) == 0
+    assert tracker.sender.close(60) == 0
     assert tracked.log.dead() == []
 
     runs = tracked.runs()
@@ -279,12 +279,12 @@ def free_port() -> int:
 
 def test_an_unreachable_server_costs_nothing_and_is_delivered_to_later(tracked: Home) -> None:
     tracker = tracked.tracker(f"http://127.0.0.1:{free_port()}")
-    tracker.start_sender()
+    tracker.sender.start()
     start(tracker, "0")
     tracker.report("0", 1, metrics(1))
     owed = tracker.pending()
     began = time.monotonic()
-    assert tracker.close(0.5) == owed == 7
+    assert tracker.sender.close(0.5) == owed == 7
     assert time.monotonic() - began < 3
     assert deliver(tracked.study, 0) == owed
     assert "127.0.0.1" in (tracked.log.get_meta("problem") or "")
@@ -372,10 +372,10 @@ def test_a_server_of_an_incompatible_version_is_told_with_both_versions(
 def test_a_hanging_server_does_not_hold_up_the_end(tracked: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         tracker = tracked.tracker(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        tracker.start_sender()
+        tracker.sender.start()
         tracker.study_started({}, "study\n")
         began = time.monotonic()
-        assert tracker.close(4) == 3
+        assert tracker.sender.close(4) == 3
         assert time.monotonic() - began < 6
     tracked.tracker()
     assert deliver(tracked.study, 30) == 0
@@ -387,8 +387,8 @@ def test_the_sender_delivers_and_ends_when_its_driver_is_killed(tracked: Home) -
         "from tune.store.event_log import EventLog; from tune.tracking.tracker import Tracker\n"
         "log = EventLog(Path(sys.argv[1]))\n"
         "tracker = Tracker(log, study='s', tracking_uri=sys.argv[2], experiment='e', common_tags={})\n"
-        "tracker.start_sender(); tracker.study_started({}, 'study')\n"
-        "print(tracker._sender.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "tracker.sender.start(); tracker.study_started({}, 'study')\n"
+        "print(tracker.sender.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     command = [sys.executable, "-c", script, str(tracked.log.path), tracked.store.uri]
     driver = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

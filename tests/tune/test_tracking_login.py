@@ -68,12 +68,12 @@ def test_a_login_serves_and_is_written_nowhere(
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "alice")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "open sesame")
     tracker = served.tracker()
-    tracker.start_sender()
-    assert tracker._sender is not None
-    arguments = Path(f"/proc/{tracker._sender.pid}/cmdline").read_bytes()
+    tracker.sender.start()
+    assert tracker.sender.pid is not None
+    arguments = Path(f"/proc/{tracker.sender.pid}/cmdline").read_bytes()
     start(tracker, "0")
     gate.answer = lambda number: "500" if number == 3 else "pass"  # a failure is logged
-    assert tracker.close(60) == 0
+    assert tracker.sender.close(60) == 0
     assert gate.refused == 0
     check_exact(served)
     log = (served.study / "sender.log").read_text()

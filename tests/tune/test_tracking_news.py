@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tune.store.event_log import EventLog, now_ms
+from tune.store.event_log import EventLog
+from tune.store.events import now_ms
 from tune.tracking import news as tracking_news
 from tune.tracking.news import TrackingNews
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from tune.api.reading import studies as studies
     from tune.api.reading import sync as sync
     from tune.api.reading import trial_records as trial_records
+    from tune.api.searching import resume as resume
+    from tune.api.searching import search as search
     from tune.api.single import train as train
     from tune.api.tables import reproduce as reproduce
     from tune.findings.study import Study as Study
     from tune.findings.study import load_study as load_study
-    from tune.launch.start import resume as resume
-    from tune.launch.start import search as search
 
 _PLACES = {
     "Study": "tune.findings.study",
@@ -35,8 +35,8 @@ _PLACES = {
     "methods": "tune.api.explaining",
     "pictures": "tune.api.reading",
     "report": "tune.api.reading",
-    "resume": "tune.launch.start",
-    "search": "tune.launch.start",
+    "resume": "tune.api.searching",
+    "search": "tune.api.searching",
     "reproduce": "tune.api.tables",
     "spaces": "tune.api.explaining",
     "status": "tune.api.reading",

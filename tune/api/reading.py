@@ -11,7 +11,8 @@ from tune.definition.inputs import parse_duration
 from tune.errors import Exit, ServiceError
 from tune.findings import exports
 from tune.findings.study import Study, load_study
-from tune.store.event_log import DeadLetter, EventLog
+from tune.store.event_log import EventLog
+from tune.store.events import DeadLetter
 from tune.store.home import Home
 
 if TYPE_CHECKING:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,8 +26,9 @@ from tune.errors import Exit, ServiceError
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
+    from tune.api.searching import Listener, Searched
+    from tune.engine.outcome import Outcome
     from tune.findings.study import Study
-    from tune.launch.start import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -92,13 +92,11 @@ def _listed(values: list[int]) -> str:
 
 def search_command(request: SearchRequest, home: HomeOption = None) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
-    from tune.engine.progress import make_progress
-    from tune.launch.start import start
+    from tune.api.searching import run_search
 
-    then = _Afterwards(home, request.with_baseline, request.confirm_seeds)
-    more = request.confirm_seeds is not None and not request.with_baseline
-    start(request, home_of(home), make_progress(), then.run, more=more)
-    sys.exit(then.code)
+    found = run_search(request, home_of(home), _printing())
+    _say_end(found, home, request.with_baseline, request.confirm_seeds)
+    sys.exit(found.code)
 
 
 def resume_command(
@@ -109,87 +107,65 @@ def resume_command(
     address: AddressOption = None,
 ) -> None:
     """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
+    from tune.api.searching import run_resume
+
+    found = run_resume(
+        name,
+        home_of(home),
+        _printing(),
+        with_baseline=with_baseline,
+        confirm_seeds=confirm_seeds,
+        address=address,
+    )
+    _say_end(found, home, with_baseline, confirm_seeds)
+    sys.exit(found.code)
+
+
+def _printing() -> Listener:
+    """Prints what a search and what comes after it find, as soon as it is known."""
+    from tune.api.searching import Listener
     from tune.engine.progress import make_progress
-    from tune.launch.start import carry_on
 
-    then = _Afterwards(home, with_baseline, confirm_seeds)
-    carry_on(name, home_of(home), make_progress(), address, then.run)
-    sys.exit(then.code)
+    return Listener(progress=make_progress, searched=_print_search, confirmed=print_confirmation, say=say)
 
 
-class _Afterwards:
-    """What comes after a search: its table, the tuned baseline, the confirmation, and what to do next.
+def _print_search(outcome: Outcome) -> None:
+    if outcome.was_finished:
+        console().print(f"the study {outcome.study.name!r} is finished already.")
+    print_study(outcome.study)
 
-    Args:
-        home: as the command was given it.
-        with_baseline: whether the baseline is to be tuned.
-        confirm_seeds: fresh seeds of the confirmation; None: there is none.
-    """
 
-    def __init__(self, home: str | None, with_baseline: bool, confirm_seeds: int | None) -> None:
-        self._home, self._with_baseline, self._seeds = home, with_baseline, confirm_seeds
-        self.code = Exit.DONE
+def _say_end(found: Searched, home: str | None, with_baseline: bool, confirm_seeds: int | None) -> None:
+    """What MLflow lacks, and what to do next."""
+    for study, (pending, refused) in found.undelivered.items():
+        command = typed("sync", study, home)
+        if pending:
+            console().print(f"MLflow lacks {pending} events; deliver them with: {command}")
+        if refused:
+            console().print(f"MLflow refused {refused} events for good; see which with: {command}")
+    name, trouble = found.study.name, found.search.trouble
+    if trouble is not None:
+        say(f"ssl-tune: storage: {trouble}. What was written so far is whole; mend it, then")
+        say(f"carry on with: {typed('resume', name, home)}")
+    elif found.interrupted:
+        again = " --with-baseline" if with_baseline else ""
+        again += f" --confirm-seeds {confirm_seeds}" if confirm_seeds is not None else ""
+        console().print(f"interrupted. Carry on with: {typed('resume', name, home)}{again}")
+    elif found.code == Exit.NO_TRIAL_SUCCEEDED:
+        console().print(f"no trial succeeded. See why with: {typed('trials', name, home)}")
+    else:
+        _say_next(found.study, home, confirmed=confirm_seeds is not None)
 
-    def run(self, outcome: Outcome) -> None:
-        """Do it; the command then exits with `code`."""
-        from tune.launch.baseline import worse
 
-        name, self.code = outcome.study.name, outcome.code
-        if outcome.seconds == 0.0:
-            console().print(f"the study {name!r} is finished already.")
-        print_study(outcome.study)
-        owed = {name: (outcome.pending, outcome.refused)}
-        if self._with_baseline and not self._interrupted():
-            baseline = self._tune_baseline(outcome)
-            owed[baseline.study.name] = (baseline.pending, baseline.refused)
-            self.code = worse(self.code, baseline.code)
-        if self._seeds is not None and not self._interrupted() and self.code != Exit.NO_TRIAL_SUCCEEDED:
-            kind = "tuned" if self._with_baseline else "plain"
-            print_confirmation(
-                _confirmation(name, seeds=self._seeds, baseline=kind, home=self._home, sender=outcome.sender)
-            )
-            tracking = outcome.study.status()["tracking"]
-            owed[name] = (tracking["pending"], tracking["refused"])
-            self.code = worse(self.code, Exit.TRACKING_PENDING if any(owed[name]) else Exit.DONE)
-        for study, (pending, refused) in owed.items():
-            command = typed("sync", study, self._home)
-            if pending:
-                console().print(f"MLflow lacks {pending} events; deliver them with: {command}")
-            if refused:
-                console().print(f"MLflow refused {refused} events for good; see which with: {command}")
-        if outcome.trouble is not None:
-            say(f"ssl-tune: storage: {outcome.trouble}. What was written so far is whole; mend it, then")
-            say(f"carry on with: {typed('resume', name, self._home)}")
-            return
-        self._say_next(outcome.study)
-
-    def _interrupted(self) -> bool:
-        return self.code in (Exit.INTERRUPTED, Exit.TERMINATED, Exit.STORAGE)
-
-    def _tune_baseline(self, outcome: Outcome) -> Outcome:
-        from tune.engine.progress import make_progress
-        from tune.launch.baseline import tune_baseline
-
-        baseline = tune_baseline(outcome.study, home_of(self._home), make_progress())
-        print_study(baseline.study)
-        return baseline
-
-    def _say_next(self, study: Study) -> None:
-        out, name, home = console(), study.spec.name, self._home
-        if self._interrupted():
-            again = " --with-baseline" if self._with_baseline else ""
-            again += f" --confirm-seeds {self._seeds}" if self._seeds is not None else ""
-            out.print(f"interrupted. Carry on with: {typed('resume', name, home)}{again}")
-        elif self.code == Exit.NO_TRIAL_SUCCEEDED:
-            out.print(f"no trial succeeded. See why with: {typed('trials', name, home)}")
-        else:
-            if self._seeds is None:
-                out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
-            out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
-            uri = study.spec.tracking_uri
-            at_home = uri == home_of(home).default_tracking_uri
-            where = typed("ui", None, home) if at_home else shown(uri)
-            out.print(f"compare the trials in MLflow:   {where}")
+def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
+    out, name = console(), study.name
+    if not confirmed:
+        out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
+    out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
+    uri = study.spec.tracking_uri
+    at_home = uri == home_of(home).default_tracking_uri
+    where = typed("ui", None, home) if at_home else shown(uri)
+    out.print(f"compare the trials in MLflow:   {where}")
 
 
 def stop_command(
@@ -244,7 +220,12 @@ def confirm_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train the best again on fresh seeds beside the supervised baseline, and read the test set once for each."""
-    document = _confirmation(name, top=top, seeds=seeds, baseline=baseline, home=home)
+    from tune.api.searching import run_confirm
+    from tune.engine.progress import make_progress
+
+    document = run_confirm(
+        name, home_of(home), make_progress(), top=top, seeds=seeds, baseline=baseline, say=say
+    )
     if as_json:
         print_json(document)
     else:
@@ -264,30 +245,3 @@ def _say_what_mlflow_lacks(name: str, home: str | None) -> None:
         f"which, with: {typed('sync', name, home)}"
     )
     sys.exit(Exit.TRACKING_PENDING)
-
-
-def _confirmation(
-    name: str,
-    *,
-    top: int = 1,
-    seeds: int,
-    baseline: str,
-    home: str | None,
-    sender: subprocess.Popen[bytes] | None = None,
-) -> dict[str, Any]:
-    from tune.confirmation.confirm import confirm
-    from tune.engine.progress import make_progress
-    from tune.signals import resumable
-
-    words = f"{typed('confirm', name, home)} --top {top} --seeds {seeds} --baseline {baseline}"
-    with resumable(words):
-        return confirm(
-            name,
-            top=top,
-            seeds=seeds,
-            baseline=baseline,
-            home=home,
-            say=say,
-            progress=make_progress(),
-            sender=sender,
-        )

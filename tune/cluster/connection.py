@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from ssl_core.config import from_document
 from ssl_core.system.errors import ConfigError
 from tune.cluster.capacity import Machine, places
 from tune.definition.spec import StudySpec
@@ -34,7 +35,7 @@ WORKER_VARIABLES = (
     "MALLOC_TOP_PAD_",
     "MALLOC_MMAP_THRESHOLD_",
 )
-"""What `tune.engine.sitting` sets for the workers that it starts itself, and a cluster's have to be told."""
+"""What `tune.cluster.local_ray` sets for the workers of this machine: a cluster's workers are told of it."""
 
 
 def _ray() -> Any:
@@ -100,7 +101,7 @@ def check_door(address: str) -> None:
         ConfigError: this cannot be an address.
         ServiceError: nobody answers, or the token is not the cluster's.
     """
-    from ray._private.authentication.authentication_token_setup import (
+    from ray._private.authentication.authentication_token_setup import (  # loads Ray
         maybe_enable_token_auth_if_token_available,
     )
 
@@ -249,8 +250,7 @@ def resolve_there(spec: StudySpec) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _choose(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    from ssl_core.config import from_document
-    from ssl_core.system.environment import choose_device, fingerprint
+    from ssl_core.system.environment import choose_device, fingerprint  # loads torch
 
     config = choose_device(from_document(document))
     chosen = {name: getattr(config, name) for name in ("device", "precision", "compile")}
@@ -258,11 +258,9 @@ def _choose(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def joined(address: str | None) -> AbstractContextManager[None]:
-    """Be in the cluster, where there is one."""
+    """Be a driver of the cluster inside the block; None: nothing to do. As `connected`."""
     if address is None:
         return nullcontext()
-    from tune.cluster.connection import connected
-
     return connected(address)
 
 
@@ -270,6 +268,4 @@ def machines_of(address: str | None) -> list[Machine] | None:
     """The machines of the cluster that this process has joined; None where there is none."""
     if address is None:
         return None
-    from tune.cluster.connection import machines
-
     return machines()

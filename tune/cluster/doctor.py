@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ssl_core.system.errors import ConfigError
+from tune.cluster.connection import connected, is_open
+from tune.cluster.connection import machines as machines_there
 from tune.cluster.gpus import gpu_count
+from tune.cluster.identity import identity
+from tune.cluster.probe import Probe, needs_network, probe
 from tune.store.home import Home
-
-if TYPE_CHECKING:
-    from tune.cluster.probe import Probe
+from tune.tracking.uri import check_tracking_uri, shown
 
 WANTED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas")
 LOW_DISK = 5e9
@@ -66,7 +67,7 @@ def _packages() -> list[Finding]:
 
 
 def _processor() -> Finding:
-    from ssl_core.system.environment import fingerprint, has_fast_cpu_bfloat16
+    from ssl_core.system.environment import fingerprint, has_fast_cpu_bfloat16  # loads torch
 
     cores = len(os.sched_getaffinity(0))
     precision = "bfloat16" if has_fast_cpu_bfloat16() else "float32 (bfloat16 would be emulated)"
@@ -125,8 +126,6 @@ def _ray_folder() -> Finding:
 
 
 def _tracking(home: Home) -> Finding:
-    from tune.tracking.uri import check_tracking_uri, shown
-
     uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
     try:
         check_tracking_uri(uri)
@@ -155,12 +154,6 @@ def examine_cluster(address: str, home: Home) -> list[Finding]:
         ConfigError: this is no address.
         ServiceError: nobody answers, or the token is refused.
     """
-    from tune.cluster.connection import connected
-    from tune.cluster.connection import machines as machines_there
-    from tune.cluster.identity import identity
-    from tune.cluster.probe import needs_network, probe
-    from tune.tracking.uri import check_tracking_uri
-
     with connected(address):
         uri = os.environ.get("MLFLOW_TRACKING_URI") or home.default_tracking_uri
         check_tracking_uri(uri)
@@ -186,8 +179,6 @@ def examine_cluster(address: str, home: Home) -> list[Finding]:
 
 
 def _token(address: str) -> Finding:
-    from tune.cluster.connection import is_open
-
     if is_open(address):
         return Finding(
             "bad",

@@ -28,9 +28,8 @@ os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
 # Ray's own guard kills a worker before the machine is out of memory, and Ray Tune then ends the whole experiment. The
 # kernel kills one too, and the study goes on.
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-# Read by Ray's own processes: workers load what a trial needs when they start, not when the first one comes; and Ray
-# starts one for each processor by itself, of which a second set for the driver would only be a load.
-os.environ.setdefault("RAY_preload_python_modules", "tune.worker.trainable")
+# Read by Ray's own processes: Ray starts a worker for each processor by itself, and a second set for the driver would
+# only be a load.
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import ray as ray
@@ -42,12 +41,18 @@ OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are 
 ATTEMPTS = 3  # Ray gives its processes 30 s (one of them 15 s), which is little on a busy machine
 
 
-def start_ray(concurrent: int) -> None:
+def start_ray(concurrent: int, preload: str) -> None:
     """Start Ray on this machine, as small as so many trials side by side need it.
+
+    Args:
+        concurrent: trials side by side.
+        preload: the module that workers load when they start, rather than with their first trial. Ray does not say
+            so where it cannot be imported: trials then wait for seconds.
 
     Raises:
         ServiceError: the machine is too busy for it.
     """
+    os.environ.setdefault("RAY_preload_python_modules", preload)  # read by the processes that are started now
     on_sigterm = signal.getsignal(signal.SIGTERM)
     for _ in range(ATTEMPTS):
         try:
@@ -77,15 +82,15 @@ def start_ray(concurrent: int) -> None:
 class _Starter(threading.Thread):
     """Starts Ray, and lives until Ray has ended: the system kills Ray's processes when their thread is gone."""
 
-    def __init__(self, concurrent: int) -> None:
+    def __init__(self, concurrent: int, preload: str) -> None:
         super().__init__(name="ray", daemon=True)
-        self._concurrent = concurrent
+        self._concurrent, self._preload = concurrent, preload
         self.started, self.ended = threading.Event(), threading.Event()
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            start_ray(self._concurrent)
+            start_ray(self._concurrent, self._preload)
         except BaseException as error:  # given to whoever waits for Ray
             self.error = error
         self.started.set()
@@ -96,8 +101,8 @@ _starter: _Starter | None = None
 
 
 @contextmanager
-def starting(concurrent: int) -> Iterator[None]:
-    """Start Ray in the background, to be there when the block needs it; end it with the block.
+def starting(concurrent: int, preload: str) -> Iterator[None]:
+    """Start Ray in the background when the block begins, and end it with the block. As `start_ray`.
 
     A Ray that runs in this process already is left as it is.
     """
@@ -105,7 +110,7 @@ def starting(concurrent: int) -> Iterator[None]:
     if _starter is not None or ray.is_initialized():
         yield
         return
-    _starter = _Starter(concurrent)
+    _starter = _Starter(concurrent, preload)
     _starter.start()
     try:
         yield
@@ -126,12 +131,12 @@ def is_running() -> bool:
 
 
 @contextmanager
-def running(concurrent: int) -> Iterator[None]:
-    """Ray for the block: the one of this process, or else one of its own."""
+def running(concurrent: int, preload: str) -> Iterator[None]:
+    """Ray for the block: the one that this process has, or else a new one that ends with it. As `start_ray`."""
     if is_running():
         yield
         return
-    start_ray(concurrent)
+    start_ray(concurrent, preload)
     try:
         yield
     finally:

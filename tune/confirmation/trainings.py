@@ -17,8 +17,9 @@ from typing import Any
 from ssl_core import method_file
 from ssl_core.config import RunConfig
 from ssl_core.system.errors import NonFiniteError
-from tune.store.event_log import Report
+from tune.store.events import Report
 from tune.store.home import Home
+from tune.worker.task import PRELOAD
 
 FIRST_SEED = 1000
 """Seeds of final models begin here: none that a person would give a study by hand."""
@@ -121,7 +122,7 @@ def train_all(
 
 def finished(training: Training) -> Trained | None:
     """What came out of a training that is done, without training anything; None where it is not."""
-    from ssl_core.training.result import RESULT_FILE
+    from ssl_core.training.result import RESULT_FILE  # loads torch
 
     noted, result = training.out / PROBLEM_FILE, training.out / RESULT_FILE
     if noted.exists():
@@ -136,9 +137,9 @@ def _train_here(trainings: Sequence[Training], places: Places) -> Iterator[tuple
 
 
 def _train_on_ray(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
-    from tune.cluster import local_ray
+    from tune.cluster import local_ray  # loads Ray
 
-    with local_ray.running(places.concurrent):
+    with local_ray.running(places.concurrent, PRELOAD):
         ray = local_ray.ray
         train = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(_train)
         waiting = {train.remote(*_arguments(t, places)): place for place, t in enumerate(trainings)}
@@ -170,7 +171,7 @@ def _train(
     readings: str,
 ) -> Trained:
     """One training, here or on a worker: goes on where it was, and reads the test set once."""
-    from ssl_core import train
+    from ssl_core import train  # loads torch
 
     folder = Path(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -198,8 +199,8 @@ def _train(
 
 def _trained(folder: Path, result: dict[str, Any] | None = None, problem: str | None = None) -> Trained:
     """What came out, with what the run reported, as its newest checkpoint has it."""
-    from ssl_core.training import checkpoint
-    from ssl_core.training.result import CHECKPOINTS
+    from ssl_core.training import checkpoint  # loads torch
+    from ssl_core.training.result import CHECKPOINTS  # loads torch
 
     history = (checkpoint.load_newest(folder / CHECKPOINTS) or {"history": []})["history"]
     reports = [Report(r["epoch"], r.get("time_ms", 0), r["metrics"], r.get("classes", {})) for r in history]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tune.delivery.mlflow_runs import introduction, prepared_database
 from tune.delivery.refusals import AwayError, RejectedError, judged
+from tune.delivery.sender import configure_mlflow
 from tune.errors import Exit, ServiceError
 from tune.revision import child_environment
 from tune.tracking.uri import take_login
@@ -45,10 +47,7 @@ def require_tracking(uri: str) -> None:
 
 def main() -> int:
     """The process: see the head of this file."""
-    from mlflow.tracking import MlflowClient
-
-    from tune.delivery.mlflow_runs import introduction, prepared_database
-    from tune.delivery.sender import configure_mlflow
+    from mlflow.tracking import MlflowClient  # loads MLflow
 
     uri = sys.argv[1]
     take_login()

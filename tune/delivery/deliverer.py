@@ -21,7 +21,8 @@ from ssl_core.system.faults import fault
 from tune.delivery.drawing import FEWEST, Drawing
 from tune.delivery.mlflow_runs import DOUBTFUL, Destination
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
-from tune.store.event_log import Event, EventLog
+from tune.store.event_log import EventLog
+from tune.store.events import Event
 from tune.tracking.contents import FOLDER
 
 MAX_EVENTS = 250  # in memory at a time: with four metrics each they fill a call
@@ -162,7 +163,7 @@ class Deliverer:
     # What is sent
 
     def _send_metrics(self, events: list[Event]) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # loads MLflow
 
         group: list[Event] = []
         points: list[Any] = []
@@ -193,7 +194,7 @@ class Deliverer:
         self.place.begin(event.run)
 
     def _send_params(self, event: Event) -> None:
-        from mlflow.entities import Param
+        from mlflow.entities import Param  # loads MLflow
 
         run_id = self.place.run_id(event.run)
         pairs: Any = event.payload["params"]
@@ -214,7 +215,7 @@ class Deliverer:
             raise RejectedError("; ".join(refused))
 
     def _send_dataset(self, event: Event) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag  # loads MLflow
 
         # MLflow keeps a data set once for an experiment, name and digest, and once for a run.
         fields: Any = event.payload
@@ -222,7 +223,7 @@ class Deliverer:
         self._client.log_inputs(self.place.run_id(event.run), [DatasetInput(Dataset(**fields), [context])])
 
     def _send_tags(self, event: Event) -> None:
-        from mlflow.entities import RunTag
+        from mlflow.entities import RunTag  # loads MLflow
 
         tags: Any = event.payload["tags"]
         self._client.log_batch(
@@ -239,7 +240,7 @@ class Deliverer:
         self._client.log_artifact(self.place.run_id(event.run), str(path), event.payload["artifact_path"])
 
     def _send_status(self, event: Event) -> None:
-        from mlflow.entities import RunTag
+        from mlflow.entities import RunTag  # loads MLflow
 
         run_id = self.place.run_id(event.run)
         tags: Any = event.payload["tags"]

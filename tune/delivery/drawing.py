@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tune.store.event_log import Event, EventLog
+from tune.store.event_log import EventLog
+from tune.store.events import Event
 
 BATCH = 16
 FEWEST = 8

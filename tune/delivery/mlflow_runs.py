@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
-from tune.store.event_log import Event, EventLog
+from tune.store.event_log import EventLog
+from tune.store.events import Event
 from tune.tracking.uri import sqlite_path
 
 RUN_ID, DOUBTFUL = "run_id:", "doubtful:"  # notes in the event log, one for each run
@@ -59,7 +60,7 @@ class Destination:
                 uri = self._note("tracking_uri")
                 with prepared_database(uri):
                     if self._client is None:
-                        from mlflow.tracking import MlflowClient
+                        from mlflow.tracking import MlflowClient  # loads MLflow
 
                         self._client = MlflowClient(tracking_uri=uri)
                     self._file = file_identity(uri)
@@ -196,7 +197,7 @@ class Destination:
 
     def _listed(self, experiment: str, tag: str, value: str) -> Iterator[Any]:
         """Infos of all runs with a tag, deleted ones too."""
-        from mlflow.entities import ViewType
+        from mlflow.entities import ViewType  # loads MLflow
 
         token = None
         while True:
@@ -283,7 +284,7 @@ class Destination:
 
 def introduction(uri: str) -> str:
     """What a server says of its version, beside the one that is installed here."""
-    import mlflow
+    import mlflow  # loads MLflow
 
     says = "it does not say which version of MLflow it is"
     try:
@@ -323,7 +324,7 @@ def prepared_database(uri: str) -> Iterator[None]:
     with database.with_name(f"{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not database.exists():
-            from mlflow.tracking import MlflowClient
+            from mlflow.tracking import MlflowClient  # loads MLflow
 
             fresh = database.with_name(f"{database.name}.new")
             for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):

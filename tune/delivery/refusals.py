@@ -62,7 +62,7 @@ def judged() -> Iterator[None]:
 
 
 def _judge(error: Exception) -> AwayError | RejectedError:
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException  # loads MLflow
     from sqlalchemy.exc import OperationalError
 
     reason = shown(f"{type(error).__name__}: {error}")[:2000]
@@ -101,7 +101,7 @@ def _refused_for_good(status: int) -> bool:
 
 
 def _other_tables(reason: str) -> str:
-    import mlflow
+    import mlflow  # takes seconds to load
 
     return (
         f"the database is of another version of MLflow than {mlflow.__version__}, which is installed here: if it is "

@@ -23,7 +23,8 @@ from typing import IO
 from ssl_core.system.errors import ConfigError
 from tune.delivery.deliverer import Deliverer
 from tune.delivery.refusals import AwayError
-from tune.store.event_log import FILE_NAME, EventLog
+from tune.store.event_log import EventLog
+from tune.store.layout import EVENTS_DB, SENDER_LOCK
 from tune.tracking.uri import take_login
 
 FIRST_PAUSE, LONGEST_PAUSE, LAST_PAUSE = 0.5, 30.0, 5.0
@@ -37,7 +38,7 @@ logger = logging.getLogger("tune.delivery.sender")
 @contextmanager
 def _only_sender(folder: Path, keep_asking: Callable[[], bool]) -> Iterator[bool]:
     """Hold the study's sender lock; yields whether it was got while `keep_asking` said so."""
-    with (folder / "sender.lock").open("w") as lock:
+    with (folder / SENDER_LOCK).open("w") as lock:
         while not _locked(lock):
             if not keep_asking():
                 yield False
@@ -145,11 +146,11 @@ def deliver(study_folder: Path, timeout: float) -> int:
         How many events are still owed.
     """
     deadline = time.monotonic() + timeout
-    if not (study_folder / FILE_NAME).exists():
+    if not (study_folder / EVENTS_DB).exists():
         raise ConfigError(
-            f"{study_folder} is no study: there is no {FILE_NAME} in it. Known: `ssl-tune studies`."
+            f"{study_folder} is no study: there is no {EVENTS_DB} in it. Known: `ssl-tune studies`."
         )
-    with EventLog(study_folder / FILE_NAME) as log:
+    with EventLog(study_folder / EVENTS_DB) as log:
 
         def keep_asking() -> bool:
             return time.monotonic() < deadline and log.pending() > 0
@@ -210,7 +211,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     # A driver that resumes may find the sender of the one before it on its last delivery: wait for it.
     with (
         _only_sender(options.study_folder, lambda: os.getppid() == options.parent) as alone,
-        EventLog(options.study_folder / FILE_NAME) as log,
+        EventLog(options.study_folder / EVENTS_DB) as log,
     ):
         try:
             if alone:

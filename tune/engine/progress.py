@@ -1,4 +1,4 @@
-"""How a study's sitting is shown: a live table on a terminal, plain lines elsewhere, nothing if asked."""
+"""Shows how a sitting goes: a live table on a terminal, plain lines elsewhere, nothing where asked for."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class LiveProgress(Progress):
         self, spec: StudySpec, records: Callable[[], Sequence[TrialRecord]], waiting: Callable[[], str]
     ) -> None:
         """Open the live table."""
-        from rich.console import Console
+        from rich.console import Console  # a search without a terminal needs none of rich
         from rich.live import Live
 
         super().begin(spec, records, waiting)
@@ -123,7 +123,7 @@ class LiveProgress(Progress):
         self._live.update(self._table(records), refresh=True)
 
     def end(self) -> None:
-        """Draw it a last time and let go of the terminal."""
+        """Draw the table for the last time, and close it."""
         super().end()
         self._live.stop()
 
@@ -156,7 +156,7 @@ class LiveProgress(Progress):
 
 
 def make_progress(*, quiet: bool = False) -> Progress:
-    """What fits where standard error goes."""
+    """What fits standard error: a live table for a terminal, else plain lines; nothing if `quiet`."""
     if quiet:
         return Progress()
     return LiveProgress() if sys.stderr.isatty() else PlainProgress()

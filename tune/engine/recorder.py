@@ -1,8 +1,8 @@
-"""Writes down what Ray Tune reports: Optuna first, then the study's event log, then the eyes that watch.
+"""Writes down what Ray Tune reports: first to the study's event log, then to Optuna; then progress is shown.
 
-Everything here may be told twice (a worker that was started again repeats what its driver may have missed):
-an epoch counts once, and so does an end. Where something cannot be written (a full disk, a database that is
-away) nothing more is: the sitting ends, and `resume` finds what was written so far.
+Every report may come twice (a worker that was started again repeats what its driver may have missed): an epoch
+counts once, and so does an end. Where something cannot be written (a full disk, a database that does not answer),
+nothing more is written: the sitting ends, and `resume` finds what was written so far.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Recorder(Callback):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Where this block cannot write, the sitting ends rather than the study."""
+        """For a block that writes: where it cannot, the sitting is ended, and the study can be resumed."""
         try:
             yield
         except Exception as error:
@@ -120,7 +120,7 @@ class Recorder(Callback):
         if STORAGE in result:
             self.storage_failed(result[STORAGE])
         if self.trouble is not None:
-            return  # `resume` hears of it again
+            return  # the worker reports it again after `resume`
         reason = result.get(STOP_REASON) or ("asha" if result.get("done") else None)
         with self.writing():
             if EPOCH in result:
@@ -137,7 +137,9 @@ class Recorder(Callback):
         killed, self._killed_for_memory = self._killed_for_memory, out_of_memory_kills()
         if isinstance(_error(trial), RayTaskError) or self._killed_for_memory == killed:
             return
-        with self.writing():  # unchanged, it would be killed again: the next worker ends the trial with this
+        with (
+            self.writing()
+        ):  # the same trial would be killed again: the next worker reads this file and ends it
             folder = Path(trial.config["folder"])
             folder.mkdir(parents=True, exist_ok=True)
             (folder / VERDICT_FILE).write_text("the kernel killed a process of this machine for memory")
@@ -164,7 +166,7 @@ class Recorder(Callback):
             self._watch()
 
     def _is_spared(self, number: int, trial: Any) -> bool:
-        """Whether Ray gave up a trial before its time: that which a worker was to take up when it died.
+        """Whether Ray gave up a trial too early: one that was handed to a worker which died before it began.
 
         Ray starts a trial again that runs (tune_controller.py, _process_trial_failure), but not one that waits
         for a worker used before it to be ready.

@@ -18,8 +18,8 @@ from tune.worker.report_keys import ERROR, SSL_EPOCH
 class StudyASHA(AsyncHyperBandScheduler):
     """Ray's ASHA, one bracket, whose rungs are keyed by the trial's number in the study.
 
-    Ray drops rungs at a restart and keys them by an id that changes with every sitting; here they are filled
-    again from what Optuna has.
+    Ray loses its rungs when the driver ends, and keys them by an id that changes with every sitting. Here they are
+    filled again from the trials in Optuna.
 
     Args:
         epochs: the study's full budget.

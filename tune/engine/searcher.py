@@ -1,7 +1,7 @@
 """Ray Tune's searcher over Optuna's ask and tell.
 
-Ray is told of trials that wait in the study (they were under way when an earlier driver ended) before any
-new one is asked for.
+Trials that wait in the study (they were under way when an earlier driver ended) are handed out before any new one is
+asked for.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class StudySearcher(Searcher):
         records: the study's trials.
         folder: the study's folder.
         home: where decoded images lie.
-        returned: numbers of trials that are to be handed out once more, as they come up (`tune.engine.recorder`).
-        writing: what a write goes through, so that one that fails ends the sitting (`tune.engine.recorder`).
+        returned: numbers of trials that are to be handed out once more; `tune.engine.recorder` adds to them.
+        writing: wraps each write: one that fails ends the sitting (`tune.engine.recorder.Recorder.writing`).
         identity: versions that a worker must have, where it may be on another machine.
         room: how many trials may run side by side at the moment; None: Ray is told once and for all.
     """
@@ -60,8 +60,8 @@ class StudySearcher(Searcher):
         if trial is None:
             return None if self._running else Searcher.FINISHED  # one that runs may come back
         self._running.add(trial_id)
-        task = trial_task(self._records.spec, trial, self._folder, self._home)
-        return task if self._identity is None else task | {"identity": dict(self._identity)}
+        task = trial_task(self._records.spec, trial, self._folder, self._home, self._identity)
+        return task.as_config()
 
     def _next(self) -> FrozenTrial | None:
         if self._returned:
@@ -77,7 +77,7 @@ class StudySearcher(Searcher):
         return None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """One place is free. Optuna is told by `tune.engine.recorder`, which knows more than Ray says here."""
+        """One place is free. `tune.engine.recorder` tells Optuna: it knows more of the end than Ray says here."""
         self._running.discard(trial_id)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,275 +1,221 @@
-"""One sitting of a study on Ray Tune: local Ray, the searcher, the scheduler and the recorder joined."""
+"""A sitting: what one process holds while it works on a study, and lets go of however the work ends.
+
+    with Sitting(spec, folder, home, progress) as sitting:
+        sitting.start_sender()
+        sitting.start_ray()
+        outcome = sitting.search()
+
+Loads neither Ray nor torch before it needs them, since the sender and Ray are started while the data are read.
+"""
 
 from __future__ import annotations
 
-import logging
-import subprocess
+import shlex
+import signal
 import time
-from typing import Any
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING
 
-from tune.cluster import local_ray  # before Ray Tune, which reads what it sets
-
-# isort: split
-from ray import tune as ray_tune
-from ray.tune.execution import class_cache
-from ray.tune.stopper import Stopper
-
-from ssl_core import method_file
 from tune.definition.spec import StudySpec
+from tune.engine.outcome import Outcome
 from tune.engine.progress import Progress
-from tune.engine.recorder import DEATHS, Recorder
-from tune.engine.scheduler import StudyASHA
-from tune.engine.searcher import StudySearcher
-from tune.findings.ranking import best_record
-from tune.findings.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
+from tune.errors import Exit, ServiceError
+from tune.findings.study import Study
+from tune.signals import asking_to_stop
+from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
-from tune.tracking.contents import tell_summary
-from tune.tracking.news import TrackingNews
-from tune.tracking.opening import open_log, open_tracker
-from tune.trials.study_trials import StudyTrials
-from tune.worker.trainable import TrialTrainable
+from tune.tracking.opening import note_where, open_log, open_tracker
+from tune.tracking.sender_process import SenderProcess
+from tune.tracking.tracker import Tracker
+from tune.worker.task import PRELOAD
 
-# Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
-class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
-
-# At the end Ray lists what it holds for failed, also a trial that was handed out again; which did fail, we tell.
-logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+if TYPE_CHECKING:
+    from tune.engine.study_run import StudyRun
 
 INTERRUPTED_TRACKING_SECONDS = 10.0
-LOOK_SECONDS = 0.5
 
 
-class Engine:
-    """Runs a study until it is finished, or asked to stop.
+class Sitting:
+    """Holds a study's lock and, once they are started, its event log, its sender and Ray; releases all of them.
 
     Args:
-        spec: the study, its data decoded.
-        folder: its folder, locked by this process.
+        spec: the study.
+        folder: its folder. Where this process holds its lock already, the sitting takes that over.
         home: the home folder.
         progress: shows how it goes.
-        sender: the process that delivers to MLflow, where it was started before.
+
+    Raises:
+        ServiceError: on entering, another driver has the study.
     """
 
-    def __init__(
-        self,
-        spec: StudySpec,
-        folder: StudyFolder,
-        home: Home,
-        progress: Progress,
-        sender: subprocess.Popen[bytes] | None = None,
-    ) -> None:
+    def __init__(self, spec: StudySpec, folder: StudyFolder, home: Home, progress: Progress) -> None:
         self.spec, self.folder, self.home, self.progress = spec, folder, home, progress
-        self._sender = sender
-        self.signal: int | None = None
-        self.log = open_log(folder, shared=spec.address is not None)
-        self.tracker = open_tracker(self.log, spec, home)
-        self.news = TrackingNews(self.log)
-        self.records = StudyTrials(folder, spec)
-        self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
-        self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
-        self._began = time.monotonic()
-        self._noted = self._next_look = 0.0
-        self.handed_over = False
-        self.refused = 0
-        """Events that MLflow refused for good, once the engine is closed."""
+        self._log: EventLog | None = None
+        self._sender: SenderProcess | None = None
+        self._tracker: Tracker | None = None
+        self._ray = ExitStack()
 
-    def request_stop(self, number: int | None) -> None:
-        """Stop soon, resumably: called by the handler of a signal, or (None) since `ssl-tune stop` asked for it."""
-        self.signal = number
-        self.recorder.stopping = self.recorder.stopping or "user"
-        again = "" if number is None else "; once more to stop at once"
-        self.progress.say(f"stopping: trials end their epoch, which is kept{again}")
+    def __enter__(self) -> Sitting:
+        if not self.folder.is_mine():
+            self.folder.lock()
+        return self
 
-    def run(self) -> str:
-        """Run what is left; returns finished or interrupted."""
-        with self.recorder.writing():
-            self.tracker.study_started(
-                _study_parameters(self.spec), (self.folder.path / "study.yaml").read_text()
-            )
-            if self.spec.method_path is not None:
-                self.tracker.artifact(None, self.folder.path / method_file.COPY)
-            self.tracker.start_sender(self._sender)
-            self.progress.begin(self.spec, self.records.all, self.news.waiting)
-            self.recorder.end_decided()
-            left = self.spec.trials - self.records.asked() + len(self.records.unfinished())
-            self._began = time.monotonic()
-            try:
-                if left:
-                    self._tune()
-            finally:
-                self.progress.end()
-                self._note_elapsed()
-        if self.interrupted:
-            return "interrupted"
-        with self.recorder.writing():
-            if self.recorder.stopping == "time":
-                self.recorder.end_running("time")
-        return "interrupted" if self.interrupted else "finished"
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None and self._log is not None:
+                self.deliver(self.spec.tracking_timeout)
+        finally:
+            self.leave()
+
+    # What is held
 
     @property
-    def interrupted(self) -> bool:
-        """Whether the sitting ended before the study did."""
-        return self.signal is not None or self.recorder.stopping in ("user", "storage")
+    def is_open(self) -> bool:
+        """Whether the study is still held, for more to be done with it."""
+        return self.folder.is_mine()
 
-    def close(self, state: str, *, more: bool = False) -> int:
-        """End the study in the log, wait for tracking; returns how many events it still owes.
+    @property
+    def log(self) -> EventLog:
+        """The study's event log; opened when it is first asked for."""
+        if self._log is None:
+            self._log = open_log(self.folder, shared=self.spec.address is not None)
+        return self._log
 
-        With `more` to come, the sender of a study that has found something goes on, and is not waited for.
+    @property
+    def tracker(self) -> Tracker:
+        """Writes to the event log; made when it is first asked for, from the specification of that moment."""
+        if self._tracker is None:
+            self._tracker = open_tracker(self.log, self.spec, self.home, self._sender)
+        return self._tracker
+
+    def start_sender(self) -> None:
+        """Start the process that delivers to MLflow, where it is not at work yet; it delivers what is owed already."""
+        if self._sender is None:
+            note_where(self.log, self.spec, self.home)
+            self._sender = SenderProcess(self.log)
+        self._sender.start()
+
+    def start_ray(self) -> None:
+        """Start Ray in the background; a Ray that this process has already is used instead, and left running."""
+        from tune.cluster import local_ray  # loads Ray
+
+        self._ray.enter_context(local_ray.starting(self.spec.concurrent, PRELOAD))
+
+    # What is let go
+
+    def deliver(self, timeout: float) -> None:
+        """Wait until MLflow has everything, for so many seconds at most, and let go of event log and sender."""
+        if self._sender is not None:
+            self._sender.close(timeout)
+        self._close_log()
+
+    def release(self) -> None:
+        """Let go of everything but the lock, at once: nothing that the sitting has started writes to the folder now."""
+        self._close_log()
+        self._ray.close()
+
+    def leave(self) -> None:
+        """Let go of everything that is still held, at once.
+
+        Raises:
+            ServiceError: the home is an object store, and the last state could not be written there.
         """
-        record, _ = best_record(self.records.all())
-        summary = {} if record is None or record.val_error is None else {"best/val_error": record.val_error}
-        tags = {"ssl.best_trial": record.trial} if record else {}
-        if self.recorder.stopping == "time":
-            tags["ssl.stop_reason"] = "time"
-        timeout = self.spec.tracking_timeout
-        if self.interrupted:  # whoever interrupts does not want to wait; `resume` delivers the rest
-            timeout = min(timeout, INTERRUPTED_TRACKING_SECONDS)
-        pending = 0
-        with self.recorder.writing():
-            self._describe(state)
-            self.tracker.study_ended(state, summary, tags | TABLE_TAG)
-            self.folder.commit()
-        self.handed_over = more and state == "finished" and record is not None and self._sender is not None
-        with self.recorder.writing():
-            if not self.handed_over and (pending := self.tracker.pending()):
-                self.progress.say(f"delivering {pending} events to MLflow")
-            if not self.handed_over:
-                pending = self._wait_for_tracking(0.0 if self.recorder.trouble else timeout)
-        self.records.close()
-        self.log.close()
-        return pending
-
-    def _wait_for_tracking(self, timeout: float) -> int:
         try:
-            pending = self.tracker.close(timeout, self._tell_news)
+            self.release()
+        finally:
+            self.folder.unlock()
+
+    def _close_log(self) -> None:
+        if self._sender is not None:
+            self._sender.kill()
+        if self._log is not None:
+            self._log.close()
+        self._log = self._sender = self._tracker = None
+
+    def interrupted_early(self) -> ServiceError:
+        """Ctrl-C before the first trial: lets the study go; the error says how to carry it on."""
+        self.folder.set_state("interrupted")
+        self.folder.unlock()
+        command = shlex.join(["ssl-tune", "resume", self.folder.path.name, "--home", self.home.shown])
+        return ServiceError(f"interrupted. Carry on with: {command}", Exit.INTERRUPTED)
+
+    # The search
+
+    def search(self, *, stay: bool = False) -> Outcome:
+        """Run what is left of the study, and let the study go; Ray is kept until the sitting ends.
+
+        Args:
+            stay: where the study has found something, neither wait for MLflow nor let go of the study: more is done
+                with it in this sitting, and `is_open` is true.
+
+        Returns:
+            How it ended; of a study that is kept, nothing is said of what MLflow still lacks.
+
+        Raises:
+            ServiceError: the trials' storage does not answer, or Ctrl-C before the first trial.
+        """
+        began = time.monotonic()
+        run = self._begin()
+        state = "failed"
+        pending = refused = 0
+        try:
+            with asking_to_stop(run.request_stop):
+                state = run.run()
+        except KeyboardInterrupt:  # a second Ctrl-C, which did not wait for the trials to end their epoch
+            run.signal, state = signal.SIGINT, "interrupted"
+        finally:
+            with (
+                run.recorder.writing()
+            ):  # where it cannot: a study that is "running" without a driver is interrupted
+                self.folder.set_state(state)
+            found = run.end(state)
+            if not (stay and found and run.recorder.trouble is None):
+                pending, refused = self._finish(run)
+        study = Study(self.folder.path)
+        code = _code(study, run, pending + refused)
+        seconds = time.monotonic() - began
+        return Outcome(study, code, pending, seconds, refused, run.recorder.trouble)
+
+    def _begin(self) -> StudyRun:
+        try:
+            from tune.engine.study_run import StudyRun  # loads Ray Tune and torch
+
+            self.folder.set_state("running")
+            self.start_sender()
+            return StudyRun(self.spec, self.folder, self.home, self.progress, self.tracker)
         except KeyboardInterrupt:
-            self.progress.say("not waiting for MLflow any longer")
-            pending = self.tracker.close(0.0)
-        self._tell_news()
-        self.refused = self.log.refused()
-        return pending
+            raise self.interrupted_early() from None
 
-    def _describe(self, state: str) -> None:
-        """The study's table of trials, its best parameters, and what it found in words."""
-        records = self.records.all()
-        record, _ = best_record(records)
-        tell_summary(
-            self.log,
-            self.spec.name,
-            best=record.params if record is not None and state == "finished" else {},
-            texts=dict(zip(TABLE_FILES, (trials_csv(records), trials_json(records)), strict=True)),
-            description=description(
-                self.spec, records, state, importances(self.folder, self.spec.name) if records else {}
-            ),
-        )
+    def _finish(self, run: StudyRun) -> tuple[int, int]:
+        """Wait for MLflow, as long as the way in which the search ended allows, and let the study go.
 
-    def _tell_news(self) -> None:
-        for news in self.news.news():
-            self.progress.say(news)
-
-    def _tune(self) -> None:
-        with local_ray.running(self.spec.concurrent):
-            tuner = ray_tune.Tuner(
-                ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
-                tune_config=ray_tune.TuneConfig(
-                    search_alg=self._searcher(),
-                    scheduler=StudyASHA(self.records.epochs, self.records.history()),
-                    num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
-                    max_concurrent_trials=None if self.spec.elastic else self.spec.concurrent,
-                    reuse_actors=True,
-                    trial_name_creator=lambda trial: f"trial-{trial.config['trial']}",
-                    trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']}",
-                ),
-                run_config=ray_tune.RunConfig(
-                    name="ray",
-                    storage_path=str(self.folder.path),
-                    callbacks=[self.recorder],
-                    stop=_SittingStopper(self),
-                    failure_config=ray_tune.FailureConfig(max_failures=self.spec.max_failures + DEATHS),
-                    checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-                    verbose=0,
-                    log_to_file=False,
-                ),
-            )
-            tuner.fit()
-
-    def _searcher(self) -> StudySearcher:
-        of_cluster: dict[str, Any] = {}
-        if self.spec.address is not None:
-            from tune.cluster.connection import Room
-            from tune.cluster.identity import identity
-
-            room = Room(self.spec) if self.spec.elastic else None
-            of_cluster = {"identity": identity(), "room": room}
-        return StudySearcher(
-            self.records,
-            self.folder,
-            self.home,
-            writing=self.recorder.writing,
-            returned=self.recorder.returned,
-            **of_cluster,
-        )
-
-    def should_stop(self) -> bool:
-        """Whether the sitting is to end; looked at by Ray's loop many times a second."""
-        if self.recorder.stopping is None and self._time_is_up():
-            self.recorder.stopping = "time"
-            self.progress.say("the time budget is spent: running trials end here")
-        if self.recorder.stopping is None and time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + LOOK_SECONDS
-            if self.folder.stop_requested():
-                self.request_stop(None)
-            elif (trouble := self.folder.trouble()) is not None:
-                self.recorder.storage_failed(trouble)
-        return self.recorder.stopping is not None
-
-    def _time_is_up(self) -> bool:
-        budget = self.spec.time_budget
-        return budget is not None and self._elapsed() >= budget
-
-    def _elapsed(self) -> float:
-        return self._elapsed_before + time.monotonic() - self._began
-
-    def _note_elapsed(self) -> None:
-        self.log.set_meta("elapsed", f"{self._elapsed():.1f}")
-        self._noted = time.monotonic()
-
-    def _watch(self) -> None:
-        if time.monotonic() - self._noted > 10:
-            self._note_elapsed()
-        self._tell_news()
-        self.progress.update()
+        Returns:
+            How many events are still owed, and how many MLflow refused for good.
+        """
+        pending = refused = 0
+        timeout = self.spec.tracking_timeout
+        if run.interrupted:  # whoever interrupts does not want to wait; `resume` delivers the rest
+            timeout = min(timeout, INTERRUPTED_TRACKING_SECONDS)
+        with run.recorder.writing():
+            pending = run.wait_for_tracking(0.0 if run.recorder.trouble else timeout)
+            refused = self.log.refused()
+        self._close_log()
+        self.folder.unlock()
+        return pending, refused
 
 
-class _SittingStopper(Stopper):
-    """Ends all trials of this sitting; whether they are over or wait is the recorder's word."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self._engine.should_stop()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray snapshots its experiment; this one is never restored
-
-
-def _study_parameters(spec: StudySpec) -> dict[str, object]:
-    """What all trials share: the searched parameters are the trials' own."""
-    names = ("trials", "concurrent", "sampler", "seed", "max_failures")
-    document = spec.model_dump(mode="json")
-    searched = {p.name for p in spec.search_space().parameters} | {"warmup_epochs"}
-    method = spec.config["method"]
-    own = {f"{method}.{k}": v for k, v in spec.config.get(method, {}).items()}
-    fixed = {
-        k: v for k, v in {**spec.config, **own}.items() if k not in searched | {method, "method", "seed"}
-    }
-    return {
-        **{name: document[name] for name in names},
-        "space": spec.space.source,
-        **fixed,
-    }
+def _code(study: Study, run: StudyRun, undelivered: int) -> Exit:
+    if run.recorder.trouble is not None:
+        return Exit.STORAGE
+    if run.interrupted:
+        return Exit.TERMINATED if run.signal == signal.SIGTERM else Exit.INTERRUPTED
+    states = [r.state for r in study.records()]
+    if not any(s in ("completed", "stopped_early") for s in states):
+        return Exit.NO_TRIAL_SUCCEEDED
+    if "failed" in states:
+        return Exit.SOME_TRIALS_FAILED
+    return Exit.TRACKING_PENDING if undelivered else Exit.DONE

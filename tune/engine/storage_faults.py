@@ -5,6 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
+import optuna
+from sqlalchemy.exc import DBAPIError
+
 from tune.errors import FULL
 
 _SQLITE_WORDS = ("disk is full", "disk i/o error", "readonly database", "unable to open database file")
@@ -13,9 +16,6 @@ _RAY_WORDS = ("no space left on device", "disk quota exceeded", "database or dis
 
 def is_storage_trouble(error: BaseException) -> bool:
     """Whether this came from a storage: a disk that is full or broken, a database that does not answer."""
-    import optuna
-    from sqlalchemy.exc import DBAPIError
-
     for each in _chain(error):
         if isinstance(each, OSError) and each.errno in FULL:
             return True

@@ -62,7 +62,7 @@ class HangWatch:
         """An epoch came in that took so long."""
         self._alive[trial] = time.monotonic()
         self._next_is_warmup[trial] = (
-            warmup  # where the warm-up ends here, the next epoch is looked at kindly
+            warmup  # the first epoch after the warm-up is allowed the time of either kind
         )
         self._own.setdefault((trial, warmup), []).append(seconds)
         del self._own[trial, warmup][:-9]
@@ -87,7 +87,7 @@ class HangWatch:
 
     def hung(self) -> list[int]:
         """Trials whose worker has been silent for too long. To be called every few seconds at least: where
-        this process itself was paused (a laptop's lid, SIGSTOP), nobody else is to blame."""
+        this process itself was paused (a laptop's lid, SIGSTOP), no worker counts as hung."""
         now = time.monotonic()
         if now - self._looked > PAUSE_SECONDS:
             self._alive = dict.fromkeys(self._alive, now)

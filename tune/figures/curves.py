@@ -38,7 +38,7 @@ FEW_EPOCHS = 40  # a curve of at most this many epochs has a mark at each
 
 
 class Reported(Protocol):
-    """An epoch's report: `ssl_core.training.run.Report` and `tune.store.event_log.Report` both are."""
+    """An epoch's report: `ssl_core.training.run.Report` and `tune.store.events.Report` both are."""
 
     @property
     def epoch(self) -> int: ...

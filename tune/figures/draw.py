@@ -16,7 +16,10 @@ from typing import Any
 
 from ssl_core.system.errors import ConfigError
 from tune.figures.style import Drawing, save
-from tune.store.event_log import FILE_NAME, Event, EventLog
+from tune.store.event_log import EventLog
+from tune.store.events import Event
+from tune.store.layout import EVENTS_DB
+from tune.store.study_folder import StudyFolder, read_spec
 
 NICE = 19
 """Process priority: lower than that of Ray's workers (15), so that drawing does not slow training down."""
@@ -35,14 +38,11 @@ class Study:
 
     @cached_property
     def spec(self) -> Any:
-        from tune.store.study_folder import read_spec
-
         return read_spec(self.folder)
 
     @cached_property
     def records(self) -> Any:
-        from tune.store.study_folder import StudyFolder
-        from tune.trials.reading import read_records
+        from tune.trials.reading import read_records  # loads Optuna
 
         return read_records(StudyFolder(self.folder))
 
@@ -93,7 +93,6 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
 def _of_study(study: Study, name: str, title: str) -> Drawing | None:
     from tune.figures import study as drawn
     from tune.findings.summary import importances
-    from tune.store.study_folder import StudyFolder
 
     if not study.records:
         return None
@@ -116,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     """Draw the figures; see the docstring of this module."""
     folder, out = Path(arguments[0]), Path(arguments[1])
     os.nice(NICE)
-    with EventLog(folder / FILE_NAME, read_only=True) as log:
+    with EventLog(folder / EVENTS_DB, read_only=True) as log:
         study = Study(folder, log)
         for id in map(int, arguments[2:]):
             try:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tune.store.layout import CONFIRM_FILE
 from tune.store.study_folder import StudyFolder
 
 PLAIN, TUNED = "supervised", "supervised-tuned"
 """Names of the two baselines among a study's confirmations."""
-
-
-RESULT_FILE = "confirm.json"
 
 
 def title(who: str) -> str:
@@ -22,5 +20,5 @@ def title(who: str) -> str:
 
 def confirmed(folder: StudyFolder) -> dict[str, Any] | None:
     """What the last confirmation of a study found, or None."""
-    path = folder.path / RESULT_FILE
+    path = folder.path / CONFIRM_FILE
     return dict(json.loads(path.read_text())) if path.exists() else None

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from tune.store.event_log import EventLog
 from tune.store.layout import PLAN_FILE
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tune.findings.study import Study
-    from tune.trials.record import TrialRecord
+from tune.store.study_folder import StudyFolder
+from tune.trials.record import TrialRecord
 
 
-def planned_and_actual(study: Study, records: Sequence[TrialRecord]) -> dict[str, dict[str, float] | None]:
+def planned_and_actual(
+    folder: StudyFolder, records: Sequence[TrialRecord]
+) -> dict[str, dict[str, float] | None]:
     """Epochs, seconds and bytes on disk that were expected of a study, and those it has taken so far."""
-    from tune.store.event_log import EventLog
-
-    folder, names = study.folder, ("epochs", "seconds", "disk_bytes")
+    names = ("epochs", "seconds", "disk_bytes")
     planned, elapsed = None, 0.0
     if (folder.path / PLAN_FILE).exists():
         document = json.loads((folder.path / PLAN_FILE).read_text())

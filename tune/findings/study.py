@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.findings.ranking import best_record, describe_best
+from tune.findings.spent import planned_and_actual
+from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder, read_spec
 
@@ -34,7 +36,7 @@ class Study:
 
     def records(self) -> list[TrialRecord]:
         """The trials in order of creation."""
-        from tune.trials.reading import read_records
+        from tune.trials.reading import read_records  # loads Optuna and SQLAlchemy
 
         return read_records(self.folder)
 
@@ -53,8 +55,6 @@ class Study:
         """One row for each trial and finished epoch: trial, epoch and every metric logged."""
         import pandas as pd
 
-        from tune.store.event_log import EventLog
-
         if not self.folder.events_db.exists():
             return pd.DataFrame(columns=["trial", "epoch"])
         with EventLog(self.folder.events_db, read_only=True) as log:
@@ -67,8 +67,6 @@ class Study:
 
     def best(self) -> dict[str, Any] | None:
         """The best trial as `status` shows it, or None where no trial has reported."""
-        from tune.findings.ranking import best_record, describe_best
-
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 
@@ -92,9 +90,6 @@ def load_study(name: str, *, home: Path | str | None = None) -> Study:
 
 def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
     """What ``ssl-tune status NAME --json`` prints, of a study and its trials."""
-    from tune.findings.spent import planned_and_actual
-    from tune.store.event_log import EventLog
-
     states = Counter(r.state for r in records)
     record, full = best_record(records)
     pending, refused, problem = 0, 0, None
@@ -118,5 +113,5 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
             "refused": refused,
             "problem": problem if pending else None,
         },
-        "cost": planned_and_actual(study, records),
+        "cost": planned_and_actual(study.folder, records),
     }

@@ -8,21 +8,16 @@ study's own. It is called ``<dataset>@<labels>-supervised``, and one that is the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ssl_core.config import RunConfig, common_fields
 from ssl_core.system.errors import ConfigError
 from tune.definition.option import INHERITED, option_of
 from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
-from tune.errors import Exit
 from tune.findings.study import Study
 from tune.launch.request import Places, resolve_request
 from tune.store.home import Home
-
-if TYPE_CHECKING:
-    from tune.engine.progress import Progress
-    from tune.launch.start import Outcome
 
 METHOD = "supervised"
 _OWN_OPTION = {*SearchRequest.model_fields, "warmup_epochs", "stop_after_epoch"}
@@ -60,23 +55,23 @@ def check_can_be_tuned(spec: StudySpec, home: Home) -> None:
     Raises:
         ConfigError: a supervised search, or one that fixes learning rate and weight decay.
     """
-    _refuse_supervised(spec)
-    _wanted(spec, home)
+    refuse_supervised(spec)
+    wanted_baseline(spec, home)
 
 
-def _refuse_supervised(spec: StudySpec) -> None:
+def refuse_supervised(spec: StudySpec) -> None:
     if spec.config["method"] == METHOD:
         raise ConfigError(
             f"{spec.name} is supervised itself: it needs no baseline. Leave --with-baseline out."
         )
 
 
-def find(spec: StudySpec, home: Home) -> Study | None:
+def find_baseline(spec: StudySpec, home: Home) -> Study | None:
     """A study that is, or will be once it has run, the tuned baseline of another; None where there is none.
 
     The same setting, the same space, at least as many trials; of several the one with most.
     """
-    wanted = _wanted(spec, home)
+    wanted = wanted_baseline(spec, home)
     found = []
     for name in home.study_names():
         study = Study(home.study_folder(name))
@@ -100,45 +95,10 @@ def differences(candidate: StudySpec, wanted: StudySpec, split_hash: str | None)
     return sorted(words)
 
 
-def _wanted(spec: StudySpec, home: Home) -> StudySpec:
+def wanted_baseline(spec: StudySpec, home: Home) -> StudySpec:
     """The specification of the baseline's study, under a name that is free; its trials take the same places."""
     places = Places(spec.concurrent, int(spec.config["threads"]), spec.gpus_per_trial)
     try:
         return resolve_request(baseline_request(spec), home, places=places)
     except ConfigError as error:
         raise ConfigError(f"the tuned baseline of {spec.name}: {error}") from None
-
-
-def tune_baseline(study: Study, home: Home, progress: Progress) -> Outcome:
-    """Find the tuned baseline of a study and run what is left of it, or make it.
-
-    Raises:
-        ConfigError: nothing is left to tune (learning rate and weight decay are fixed).
-        ServiceError: another driver has it.
-    """
-    from tune.launch.start import carry_on, start
-
-    _refuse_supervised(study.spec)
-    found = find(study.spec, home)
-    if found is not None:
-        if found.folder.state() != "finished":
-            progress.say(f"the tuned baseline is the study {found.name}, which is carried on")
-        return carry_on(found.name, home, progress)
-    name = _wanted(study.spec, home).name
-    progress.say(f"the tuned baseline is made: study {name}, {study.spec.trials} trials")
-    return start(baseline_request(study.spec).model_copy(update={"name": name}), home, progress)
-
-
-def worse(one: Exit, other: Exit) -> Exit:
-    """The exit code of two searches that were one command: an interruption, else the graver one."""
-    interrupted = [code for code in (one, other) if code in (Exit.INTERRUPTED, Exit.TERMINATED)]
-    if interrupted:
-        return interrupted[0]
-    gravity = [
-        Exit.STORAGE,
-        Exit.NO_TRIAL_SUCCEEDED,
-        Exit.SOME_TRIALS_FAILED,
-        Exit.TRACKING_PENDING,
-        Exit.DONE,
-    ]
-    return min((one, other), key=lambda code: gravity.index(code) if code in gravity else -1)

@@ -23,12 +23,12 @@ from tune.findings.ranking import resolution
 from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.layout import PLAN_FILE
+from tune.store.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ssl_core.data.datasets import Dataset, Split
-    from tune.store.study_folder import StudyFolder
 
 PLAN_SECONDS, SEARCH_SECONDS = 8.0, 0.5
 """How long `plan` may measure, and how long `search` does before its first trial; one point is always measured."""
@@ -91,8 +91,8 @@ def _price(
     spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float
 ) -> tuple[float, float, int]:
     """Mean seconds of an epoch of the warm-up and of one after it, and bytes of the network's parameters."""
-    from ssl_core.price import Price, measure
-    from ssl_core.training.run import Run
+    from ssl_core.price import Price, measure  # loads torch
+    from ssl_core.training.run import Run  # loads torch
 
     assert config.epochs is not None
     began, prices, parameters = time.monotonic(), list[Price](), 0
@@ -114,7 +114,7 @@ def _price(
 
 def _points(spec: StudySpec, epochs: int, count: int) -> Iterator[dict[str, Any]]:
     """Random points of the study's space, always the same."""
-    import optuna
+    import optuna  # takes a second to load
 
     distributions = spec.search_space().distributions(epochs)
     sampler = optuna.samplers.RandomSampler(seed=generator_seed(spec, "plan", 0))
@@ -149,7 +149,7 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         ConfigError: as `search` would.
         ServiceError: a cluster that does not answer.
     """
-    from ssl_core.training.result import prepare
+    from ssl_core.training.result import prepare  # loads torch
 
     with joined(request.address):
         spec = resolve_request(request, home, machines_of(request.address))
@@ -192,6 +192,6 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
 
 
 def _range(distribution: Any) -> str:
-    from search_spaces import describe
+    from search_spaces import describe  # loads Optuna
 
     return describe(distribution)

@@ -1,44 +1,156 @@
-"""What takes seconds to start and waits for no data: begun while the data are read."""
+"""What comes before a study's first trial: the study is made, machines are checked, the data are read.
+
+Ray and the sender take seconds to start and need no data, so they are started first.
+"""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from ssl_core import method_file
+from ssl_core.system.errors import ConfigError
+from tune.cluster import connection, probe
+from tune.cluster.capacity import check_fit
+from tune.cluster.gpus import check_gpus
+from tune.cluster.identity import identity
 from tune.definition.spec import StudySpec
+from tune.engine.progress import Progress
+from tune.engine.sitting import Sitting
+from tune.errors import ServiceError
+from tune.findings.study import Study
+from tune.launch.plan import keep_expectation
 from tune.store.home import Home
+from tune.store.layout import MLFLOW_DB
 from tune.store.study_folder import StudyFolder
-from tune.tracking.opening import open_log, open_tracker
-from tune.tracking.sender_process import early_sender
 
 
-class HeadStart:
-    """The processes that were started.
+def create_study(spec: StudySpec, folder: StudyFolder) -> None:
+    """Make the folder of a new study, locked by this process, with the trials that it takes over.
 
-    Attributes:
-        sender: delivers to MLflow; whoever closes the study's tracking ends it.
+    Raises:
+        ConfigError: there is a study of this name, or the place cannot be used.
+        ServiceError: the trials' storage does not answer.
     """
+    if spec.storage is not None:
+        from tune.trials.optuna_storage import check_name_is_free  # loads Optuna and SQLAlchemy
 
-    def __init__(self, sender: subprocess.Popen[bytes]) -> None:
-        self.sender = sender
+        check_name_is_free(spec, folder)
+    folder.create(spec)
+    if spec.warm_start is not None:
+        from tune.trials.handover import keep_warm_trials  # loads Optuna
 
-    def give_up(self) -> None:
-        """End what was started in the study's folder: the study comes to nothing."""
-        self.sender.kill()
-        self.sender.wait()
+        keep_warm_trials(folder, spec)
+
+
+def remove_study(folder: StudyFolder, home: Home, *, is_first: bool) -> None:
+    """Take away a study that came to nothing.
+
+    Args:
+        folder: the study's folder, locked by this process.
+        home: the home folder.
+        is_first: the home was made for this study, and goes with it.
+    """
+    folder.remove()
+    if is_first and not home.studies.exists():  # nobody else has begun one
+        for database in home.path.glob(f"{MLFLOW_DB}*"):  # the sender may have made its tables
+            database.unlink()
+        with suppress(OSError):
+            home.path.rmdir()
 
 
 @contextmanager
-def head_start(spec: StudySpec, folder: StudyFolder, home: Home) -> Iterator[HeadStart]:
-    """Ray and the study's sender for the block, being started."""
-    with open_log(folder, shared=spec.address is not None) as log:
-        open_tracker(log, spec, home)  # says where the sender delivers what an earlier sitting owes
-        begun = HeadStart(early_sender(log))
-    try:
-        from tune.cluster import local_ray
+def prepared(sitting: Sitting, undo: Callable[[], None]) -> Iterator[Sitting]:
+    """A sitting, ready for its first trial: machines are checked, the data read, and Ray and the sender are starting.
 
-        with local_ray.starting(spec.concurrent):
-            yield begun
-    finally:
-        begun.give_up()  # nothing where its work is done: it has ended
+    Args:
+        sitting: it is entered here.
+        undo: called where the sitting cannot be prepared, once nothing of it writes to the study's folder any more.
+
+    Raises:
+        ConfigError, ServiceError: what is wrong with the data or the cluster, after `undo`.
+        ServiceError: Ctrl-C; says how to carry on.
+    """
+    with sitting:
+        try:
+            sitting.start_sender()
+            sitting.start_ray()
+            check_machines(sitting.spec, sitting.folder)
+            sitting.spec = with_data(sitting.spec, sitting.folder, sitting.home)
+        except (ConfigError, ServiceError):
+            sitting.release()
+            undo()
+            raise
+        except KeyboardInterrupt:
+            raise sitting.interrupted_early() from None
+        yield sitting
+
+
+def check_machines(spec: StudySpec, folder: StudyFolder) -> None:
+    """Find what would make trials wait for ever, or fail on other machines, before any starts.
+
+    Raises:
+        ConfigError: a machine that differs, or none that can hold a trial.
+        ServiceError: storage that is not shared.
+    """
+    if spec.address is None:
+        # Known of a new study, but this one may have begun elsewhere.
+        check_gpus(spec.gpus_per_trial, "The study began with them: carry it on where they are.")
+        return
+    kind, _, path = spec.config["dataset"].partition("folder:")
+    folders = [Path(path)] if path and not kind else []
+    folders += [Path(spec.data_root)] if spec.data_root else []
+    shared = folder.path if folder.remote is None else folder.remote.store
+    probe.check_probes(probe.probe(shared, folders), identity())
+    check_fit(connection.machines(), int(spec.config["threads"]), spec.gpus_per_trial)
+
+
+def with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
+    """Decode the data once for all trials, and tie the study to its split.
+
+    Raises:
+        ConfigError: data that cannot be used, or that are not those the study began with.
+    """
+    from ssl_core.system.environment import fingerprint  # loads torch
+    from ssl_core.training.result import prepare  # loads torch
+
+    root = Path(spec.data_root) if spec.data_root else None
+    base = spec.base_config()
+    if spec.address is not None:  # the device is a worker's; this machine only decodes
+        base = base.model_copy(update={"device": "cpu"})
+    config, data, split = prepare(base, data_root=root, cache=home.cache)
+    if spec.split_hash is None:
+        if spec.address is None:
+            made_on = fingerprint(config.device)
+        else:
+            chosen, made_on = connection.resolve_there(spec)
+            config = config.model_copy(update=chosen)
+        spec = spec.model_copy(
+            update={"config": config.document(), "split_hash": split.hash, "fingerprint": made_on}
+        )
+        folder.write_spec(spec)
+        if spec.address is None:  # how long a step takes here says nothing of a cluster's machines
+            keep_expectation(folder, spec, config, data, split)
+    elif split.hash != spec.split_hash:
+        raise ConfigError(
+            f"the data of {config.dataset} changed since the study {spec.name!r} began: its split is "
+            f"{spec.split_hash}, now it would be {split.hash}. Bring the old data back, or start a new study."
+        )
+    return spec
+
+
+def say_if_method_changed(study: Study, progress: Progress) -> None:
+    """Say so where the file of a method of the user's own has changed: the study goes on with its own copy."""
+    path, digest = study.spec.method_path, study.spec.config.get("method_digest")
+    if path is None:
+        return
+    try:
+        same = method_file.digest_of(method_file.read(Path(path))) == digest
+    except ConfigError:
+        same = False
+    if not same:
+        copy = study.folder.path / method_file.COPY
+        progress.say(
+            f"{path} was changed or moved since the study began: it goes on with its own copy, {copy}"
+        )

@@ -8,7 +8,8 @@ from typing import Any
 
 from ssl_core.config import RunConfig
 from tune.findings.study import Study
-from tune.store.event_log import EventLog, Report
+from tune.store.event_log import EventLog
+from tune.store.events import Report
 from tune.trials.record import TrialRecord
 
 

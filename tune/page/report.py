@@ -76,7 +76,7 @@ def _track(study: Study, home: Home, path: Path) -> int | None:
         with open_log(study.folder) as log:
             tracker = open_tracker(log, study.spec, home)
             tracker.artifact(None, path)
-            tracker.start_sender()
-            return tracker.close(min(study.spec.tracking_timeout, DELIVERY_SECONDS))
+            tracker.sender.start()
+            return tracker.sender.close(min(study.spec.tracking_timeout, DELIVERY_SECONDS))
     finally:
         study.folder.unlock()

@@ -19,8 +19,7 @@ from tune.engine.progress import make_progress
 from tune.errors import Exit, ServiceError
 from tune.findings.exports import FORMAT, exported, read_exported
 from tune.findings.study import Study
-from tune.launch.baseline import tune_baseline
-from tune.launch.start import carry_on, start
+from tune.launch.start import carry_on, start, tune_baseline
 from tune.paper_tables.entries import (
     BASELINE,
     Budget,

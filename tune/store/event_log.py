@@ -15,16 +15,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from tune.store.events import DeadLetter, Event, NewEvent, Report, event_of, integer, now_ms, row_of
 from tune.store.layout import LIMIT_FILE
-
-FILE_NAME = "events.db"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -50,58 +46,6 @@ _INSERT = (
     "INSERT INTO events (key, kind, run, payload, time_ms) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (key) DO NOTHING"
 )
-
-
-class NewEvent(NamedTuple):
-    """An event to append: see `EventLog.append`."""
-
-    kind: str
-    run: str
-    payload: Mapping[str, object]
-    key: str | None = None
-    time_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """An event as it lies in the log.
-
-    Attributes:
-        id: the order in which events were appended.
-        key: what makes appending it again a no-op; None where it may happen any number of times.
-        kind: what happened, for example "metrics"; `tune.tracking.tracker` lists the kinds.
-        run: the run's own key, for example "my-study/7".
-        payload: the event's data.
-        time_ms: Unix time in milliseconds, fixed when the event was appended.
-    """
-
-    id: int
-    key: str | None
-    kind: str
-    run: str
-    payload: dict[str, object]
-    time_ms: int
-
-
-class DeadLetter(NamedTuple):
-    """An event that tracking refused for good, and why."""
-
-    event: Event
-    reason: str
-
-
-class Report(NamedTuple):
-    """One epoch of one run, as it was reported; `classes` as in `ssl_core.training.run.Report`."""
-
-    epoch: int
-    time_ms: int
-    metrics: dict[str, float]
-    classes: dict[str, list[int]] = {}  # noqa: RUF012 - never written to
-
-
-def now_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class EventLog:
@@ -177,13 +121,13 @@ class EventLog:
             key: the idempotency key; None for an event that may be repeated.
             time_ms: when it happened, in Unix milliseconds; now where None.
         """
-        row = _row(NewEvent(kind, run, payload, key, time_ms))
+        row = row_of(NewEvent(kind, run, payload, key, time_ms))
         with self._lock:
             return self._db.execute(_INSERT, row).rowcount == 1
 
     def append_many(self, events: Iterable[NewEvent]) -> int:
         """Append several events in one transaction, all or none; returns how many were new."""
-        rows = [_row(event) for event in events]
+        rows = [row_of(event) for event in events]
         with self._transaction():
             return sum(self._db.execute(_INSERT, row).rowcount for row in rows)
 
@@ -191,12 +135,12 @@ class EventLog:
 
     def pending(self) -> int:
         """How many events are neither delivered nor refused for good."""
-        return _integer(self._rows(f"SELECT count(*) FROM events WHERE {_OWED}")[0][0])
+        return integer(self._rows(f"SELECT count(*) FROM events WHERE {_OWED}")[0][0])
 
     def owed_since(self) -> int | None:
         """When the oldest event happened that is still to be delivered, in Unix milliseconds."""
         rows = self._rows(f"SELECT time_ms FROM events WHERE {_OWED} ORDER BY id LIMIT 1")
-        return _integer(rows[0][0]) if rows else None
+        return integer(rows[0][0]) if rows else None
 
     def next_owed(self, limit: int) -> list[Event]:
         """The oldest event that is still to be delivered, and those of the same run that follow it.
@@ -209,14 +153,14 @@ class EventLog:
         if not first:
             return []
         query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND {owed} ORDER BY id LIMIT ?"
-        return [_event(row) for row in self._rows(query, [first[0][0], last, limit])]
+        return [event_of(row) for row in self._rows(query, [first[0][0], last, limit])]
 
     def owed_figures(self, limit: int) -> list[Event]:
         """The oldest figures that are still to be drawn and delivered."""
         query = (
             f"SELECT {_COLUMNS} FROM events WHERE {_OWED} AND kind = 'figure' AND id <= ? ORDER BY id LIMIT ?"
         )
-        return [_event(row) for row in self._rows(query, [self._limit(), limit])]
+        return [event_of(row) for row in self._rows(query, [self._limit(), limit])]
 
     def held_back(self) -> bool:
         """Whether there are events that tracking must not hear of yet: see LIMIT_FILE."""
@@ -230,7 +174,7 @@ class EventLog:
 
     def by_id(self, id: int) -> Event:
         """The event of an id."""
-        return _event(self._rows(f"SELECT {_COLUMNS} FROM events WHERE id = ?", [id])[0])
+        return event_of(self._rows(f"SELECT {_COLUMNS} FROM events WHERE id = ?", [id])[0])
 
     def mark_delivered(self, ids: Iterable[int]) -> None:
         """Note that tracking has these events."""
@@ -267,22 +211,22 @@ class EventLog:
     def dead(self) -> list[DeadLetter]:
         """The events that tracking refused for good, with the reasons."""
         rows = self._rows(f"SELECT {_COLUMNS}, error FROM events WHERE error IS NOT NULL ORDER BY id")
-        return [DeadLetter(_event(row[:-1]), str(row[-1])) for row in rows]
+        return [DeadLetter(event_of(row[:-1]), str(row[-1])) for row in rows]
 
     def refused(self) -> int:
         """How many events tracking refused for good."""
-        return _integer(self._rows("SELECT count(*) FROM events WHERE error IS NOT NULL")[0][0])
+        return integer(self._rows("SELECT count(*) FROM events WHERE error IS NOT NULL")[0][0])
 
     def find(self, key: str) -> Event | None:
         """The event with this idempotency key."""
         rows = self._rows(f"SELECT {_COLUMNS} FROM events WHERE key = ?", [key])
-        return _event(rows[0]) if rows else None
+        return event_of(rows[0]) if rows else None
 
     def last(self, run: str, kind: str) -> Event | None:
         """A run's newest event of one kind."""
         query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = ? ORDER BY id DESC LIMIT 1"
         rows = self._rows(query, [run, kind])
-        return _event(rows[0]) if rows else None
+        return event_of(rows[0]) if rows else None
 
     def runs(self) -> list[str]:
         """The keys of all runs, in the order in which they were first heard of."""
@@ -296,7 +240,7 @@ class EventLog:
             data = json.loads(str(payload))
             if "epoch" in data:  # a summary's metrics are no report
                 report = Report(
-                    int(data["epoch"]), _integer(time_ms), data["metrics"], data.get("classes", {})
+                    int(data["epoch"]), integer(time_ms), data["metrics"], data.get("classes", {})
                 )
                 reports.append(report)
         return sorted(reports, key=lambda report: report.epoch)
@@ -325,27 +269,3 @@ class EventLog:
         """Remove every note whose key begins with `prefix`."""
         with self._lock:
             self._db.execute("DELETE FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
-
-
-def _row(event: NewEvent) -> tuple[str | None, str, str, str, int]:
-    payload = json.dumps(event.payload, separators=(",", ":"))
-    time_ms = now_ms() if event.time_ms is None else event.time_ms
-    return event.key, event.kind, event.run, payload, time_ms
-
-
-def _event(row: tuple[object, ...]) -> Event:
-    id, key, kind, run, payload, time_ms = row
-    return Event(
-        id=_integer(id),
-        key=None if key is None else str(key),
-        kind=str(kind),
-        run=str(run),
-        payload=json.loads(str(payload)),
-        time_ms=_integer(time_ms),
-    )
-
-
-def _integer(value: object) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"the event log holds {value!r} where a whole number belongs")
-    return value

@@ -11,16 +11,11 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ssl_core.system.errors import ConfigError
-from tune.store.layout import READINGS_FILE, STORE_FILE
-from tune.store.remote_study import remote_of
-
-if TYPE_CHECKING:
-    from tune.store.object_store import ObjectStore
-    from tune.store.remote_study import RemoteStudy
-
+from tune.store.layout import ARTIFACTS, CACHE, MLFLOW_DB, READINGS_FILE, STORE_FILE, STUDIES, STUDY_FILE
+from tune.store.object_store import ObjectStore
+from tune.store.remote_study import RemoteStudy, check_store_writable, remote_of
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 
@@ -33,7 +28,7 @@ class Home:
             ./ssl-tune-home.
 
     Raises:
-        ConfigError: a URL that cannot be one, or whose kind of store no installed library speaks to.
+        ConfigError: a URL that cannot be one, or one for whose kind of store no library is installed.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
@@ -42,8 +37,6 @@ class Home:
         if "://" not in chosen:
             self.path = Path(chosen).expanduser().resolve()
             return
-        from tune.store.object_store import ObjectStore
-
         self.url = ObjectStore(chosen).url
         self.path = _working_copies() / hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.path.mkdir(parents=True, exist_ok=True)
@@ -56,12 +49,12 @@ class Home:
 
     @property
     def studies(self) -> Path:
-        return self.path / "studies"
+        return self.path / STUDIES
 
     @property
     def cache(self) -> Path:
         """Decoded images, shared by all processes of the machine through memory maps."""
-        return self.path / "cache"
+        return self.path / CACHE
 
     @property
     def test_readings(self) -> Path:
@@ -70,11 +63,11 @@ class Home:
 
     @property
     def default_tracking_uri(self) -> str:
-        return f"sqlite:///{self.path / 'mlflow.db'}"
+        return f"sqlite:///{self.path / MLFLOW_DB}"
 
     @property
     def artifacts(self) -> Path:
-        return self.path / "mlartifacts"
+        return self.path / ARTIFACTS
 
     def folder_for(self, verb: str) -> Home:
         """This home, for a command whose files an object store is no place for.
@@ -93,8 +86,6 @@ class Home:
         if self.url is None:
             self.studies.mkdir(parents=True, exist_ok=True)
             return self.studies
-        from tune.store.object_store import ObjectStore
-
         return ObjectStore(self.url)
 
     def remote(self, name: str) -> RemoteStudy | None:
@@ -106,24 +97,22 @@ class Home:
         if self.url is not None:
             names = [name for name in self._shared_names() if self.has_study(name)]
         elif self.studies.is_dir():
-            names = [p.name for p in self.studies.iterdir() if (p / "study.yaml").is_file()]
+            names = [p.name for p in self.studies.iterdir() if (p / STUDY_FILE).is_file()]
         else:
             names = []
-        return sorted(names, key=lambda name: (self.studies / name / "study.yaml").stat().st_mtime)
+        return sorted(names, key=lambda name: (self.studies / name / STUDY_FILE).stat().st_mtime)
 
     def _shared_names(self) -> list[str]:
         """Names below `studies` in the object store."""
-        from tune.store.object_store import ObjectStore
-
         assert self.url is not None
-        return ObjectStore(self.url).names("studies")
+        return ObjectStore(self.url).names(STUDIES)
 
     def has_study(self, name: str) -> bool:
         """Whether there is a study of this name; in an object store, its working copy is then brought up to date."""
         folder, remote = self.study_folder(name), self.remote(name)
         if remote is not None and not remote.fetch():
             return False
-        return (folder / "study.yaml").is_file()
+        return (folder / STUDY_FILE).is_file()
 
     def study_folder(self, name: str) -> Path:
         """The folder of a study of this name, whether it exists or not.
@@ -160,10 +149,7 @@ class Home:
     def check_writable(self) -> None:
         """Raise ConfigError unless files can be made here; leaves nothing behind."""
         if self.url is not None:
-            from tune.store import object_store
-            from tune.store import remote_study as remote
-
-            remote.check_writable(object_store.ObjectStore(self.url))
+            check_store_writable(ObjectStore(self.url))
         check_writable(self.path, "the home folder", "Name another with --home or SSL_TUNE_HOME.")
 
 

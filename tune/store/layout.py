@@ -1,36 +1,59 @@
-"""Names of the files and folders of a home and of its studies, in one place."""
+"""Names of the files and folders of a home and of its studies, in one place.
+
+HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded images
+     test-readings.jsonl                     every reading of a test set
+     studies/NAME/study.yaml                 what was asked, resolved
+                  state.json                 finished, interrupted or failed; "running" with a free lock is interrupted
+                  method.py                  the study's own copy of a method that does not come with the package
+                  lock                       held by the one driver
+                  stop                       there while somebody asks that driver to end its sitting
+                  optuna.db                  trials: parameters, intermediate values, end states
+                  events.db                  every report, and what tracking still owes
+                  sender.lock, sender.log    of the process that delivers to MLflow
+                  plan.json                  what the study was expected to take
+                  warm-start.json            trials that were taken over from an earlier study
+                  confirm.json, confirm/     what a confirmation found, and its trainings
+                  trials/N/                  checkpoints of a trial
+                  ray/                       what Ray Tune writes, and nobody reads
+"""
 
 from __future__ import annotations
 
-STUDY_FILE = "study.yaml"
+# A home
 
+STUDIES, CACHE, ARTIFACTS = "studies", "cache", "mlartifacts"
+MLFLOW_DB = "mlflow.db"
+READINGS_FILE = "test-readings.jsonl"
+STORE_FILE = "store-url"
+"""In a working copy: the URL of its object store."""
+COPY_FILE = "copy"
+"""In a working copy: a random name, which tells it from other machines' copies of the same store."""
+
+# A study
+
+STUDY_FILE, STATE_FILE = "study.yaml", "state.json"
+LOCK_FILE, STOP = "lock", "stop"
+OPTUNA_DB, EVENTS_DB = "optuna.db", "events.db"
+SENDER_LOCK, SENDER_LOG = "sender.lock", "sender.log"
+PLAN_FILE = "plan.json"
+"""What a study is expected to take."""
+WARM_START_FILE = "warm-start.json"
+CONFIRM_FILE, CONFIRM_FOLDER = "confirm.json", "confirm"
+TRIALS, RAY_FOLDER = "trials", "ray"
+
+# A study in an object store, and the working copy of it
 
 INCARNATION = "incarnation"
-"""In a study of an object store: told apart from another study of this name by what is in this file."""
-
-
-READINGS_FILE = "test-readings.jsonl"
-
-
-STORE_FILE = "store-url"
-"""In a working copy: of which object store."""
-
-
-LIMIT_FILE = "durable"
-"""Beside the log of a study in an object store: the last event that is there, and that MLflow may hear of. What comes
-after it a driver that carries on elsewhere does not know, and may do otherwise."""
-
-
+"""Holds the study's unique id: two studies of the same name in one store differ in it."""
 KNOWN = "store.json"
-"""In a working copy: which snapshot it was made from or has last become."""
-
-
-DRIVER, STOP = "driver.json", "stop"
+"""In a working copy: the snapshot that it was made from, or that it was last written to."""
+LIMIT_FILE = "durable"
+"""Beside the event log: the id of the last event that the store has. MLflow may hear of no later one: a driver that
+carries on elsewhere does not know those, and may do otherwise."""
+DRIVER = "driver.json"
+FETCH_LOCK = "fetch.lock"
 
 
 def prefix_of(study: str) -> str:
     """Where a study lies in its store."""
-    return f"studies/{study}"
-
-
-PLAN_FILE = "plan.json"
+    return f"{STUDIES}/{study}"

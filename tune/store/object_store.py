@@ -43,7 +43,7 @@ class ObjectStore:
     """
 
     def __init__(self, url: str) -> None:
-        from fsspec.core import url_to_fs
+        from fsspec.core import url_to_fs  # loads fsspec, which a home that is a folder does not need
 
         self.url = url.rstrip("/")
         scheme, _, place = self.url.partition("://")

@@ -12,8 +12,8 @@ so far: a snapshot may be older than they are, and loses nothing.
                  driver.json                      who drives it, and when that driver was last heard of
                  stop                             there while somebody asks that driver to end its sitting
 
-An object store has no locks. A driver writes its name every BEAT seconds and is taken for gone after LEASE seconds of
-silence; it looks whether the study is still its own before it commits.
+An object store has no locks. A driver writes its name every few seconds (`tune.store.lease`) and is taken for gone
+after LEASE seconds of silence; before it commits it looks whether the study is still its own.
 """
 
 from __future__ import annotations
@@ -25,16 +25,24 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
-from tune.store.layout import DRIVER, INCARNATION, KNOWN, LIMIT_FILE, STOP, STORE_FILE, prefix_of
+from tune.store.layout import (
+    DRIVER,
+    FETCH_LOCK,
+    INCARNATION,
+    KNOWN,
+    LIMIT_FILE,
+    LOCK_FILE,
+    STOP,
+    STORE_FILE,
+    TRIALS,
+    prefix_of,
+)
 from tune.store.object_store import ObjectStore, StoreError
 from tune.store.snapshot import name_of, number_of, unpack
-
-if TYPE_CHECKING:
-    from tune.store.object_store import ObjectStore
 
 LEASE = 60.0
 """Seconds of silence after which a driver is taken for gone."""
@@ -104,13 +112,13 @@ class RemoteStudy:
         self.store.put(f"{self._prefix}/{STOP}", b"")
 
     def keep(self, trial: int, name: str) -> None:
-        """Give a trial's file to whichever machine it goes on at."""
-        data = (self.folder / "trials" / str(trial) / name).read_bytes()
+        """Write a trial's file to the store, for the machine on which it goes on."""
+        data = (self.folder / TRIALS / str(trial) / name).read_bytes()
         self.store.put(f"{self._prefix}/trials/{trial}/{name}", data)
 
     def bring(self, trial: int, name: str) -> None:
-        """Have a trial's file here, where a worker elsewhere left one."""
-        path = self.folder / "trials" / str(trial) / name
+        """Get a trial's file, where a worker elsewhere wrote one and it is not here yet."""
+        path = self.folder / TRIALS / str(trial) / name
         data = None if path.exists() else self.store.get(f"{self._prefix}/trials/{trial}/{name}")
         if data is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,11 +149,11 @@ class RemoteStudy:
 
 @contextlib.contextmanager
 def _free(folder: Path) -> Iterator[bool]:
-    """Whether no driver of this machine is at work on a working copy; none begins within the block.
+    """Hold a working copy for the block; yields False where a driver of this machine is at work on it.
 
-    Of several commands that bring it up to date, one does so at a time.
+    Commands that bring it up to date wait for each other.
     """
-    with (folder / "fetch.lock").open("a+") as turn, (folder / "lock").open("a+") as file:
+    with (folder / FETCH_LOCK).open("a+") as turn, (folder / LOCK_FILE).open("a+") as file:
         fcntl.flock(turn, fcntl.LOCK_EX)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -155,7 +163,7 @@ def _free(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def check_writable(store: ObjectStore) -> None:
+def check_store_writable(store: ObjectStore) -> None:
     """Raise ConfigError unless objects can be written, read and removed there; leaves nothing behind."""
     name, word = f".token-{uuid.uuid4().hex}", uuid.uuid4().hex.encode()
     try:
@@ -175,7 +183,4 @@ def remote_of(folder: Path) -> RemoteStudy | None:
     marker = folder.parent.parent / STORE_FILE
     if not marker.exists():
         return None
-    from tune.store.object_store import ObjectStore
-    from tune.store.remote_study import RemoteStudy
-
     return RemoteStudy(ObjectStore(marker.read_text()), folder)

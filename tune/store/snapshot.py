@@ -16,15 +16,24 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from tune.store.layout import INCARNATION, KNOWN, LIMIT_FILE
+from tune.store.layout import (
+    EVENTS_DB,
+    INCARNATION,
+    KNOWN,
+    LIMIT_FILE,
+    LOCK_FILE,
+    OPTUNA_DB,
+    RAY_FOLDER,
+    SENDER_LOCK,
+    STOP,
+    TRIALS,
+)
 
-_OWN_FILES = {KNOWN, LIMIT_FILE, "lock", "sender.lock", "stop"}  # of this machine alone
-_OWN_FOLDERS = {"trials", "ray"}  # objects of their own; what Ray leaves, which nobody reads
+_OWN_FILES = {KNOWN, LIMIT_FILE, LOCK_FILE, SENDER_LOCK, STOP}  # of this machine alone
+_OWN_FOLDERS = {TRIALS, RAY_FOLDER}  # trials are objects of their own; nobody reads what Ray writes
 _OWN_ENDS = (".tmp", ".ckpt", ".damaged", "-wal", "-shm", "-journal", ".lock")
-_FIRST, _LAST = (
-    "optuna.db",
-    "events.db",
-)  # the log is always ahead of Optuna, as `tune.engine.recorder` writes them
+# The log is always ahead of Optuna: `tune.engine.recorder` writes it first.
+_FIRST, _LAST = OPTUNA_DB, EVENTS_DB
 
 
 def pack(folder: Path) -> tuple[bytes, int]:
@@ -64,7 +73,7 @@ def unpack(data: bytes, folder: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             archive.extractall(new, filter="data")
         if _text(new / INCARNATION) != _text(folder / INCARNATION):
-            shutil.rmtree(folder / "trials", ignore_errors=True)
+            shutil.rmtree(folder / TRIALS, ignore_errors=True)
         for old in files_of(folder):
             for end in ("", "-wal", "-shm", "-journal"):
                 (folder / f"{old}{end}").unlink(missing_ok=True)

@@ -1,15 +1,7 @@
-"""A study on disk: its folder, its lock, and the view of it that the commands and notebooks read.
+"""A study on disk: its folder, its lock, its state and its specification.
 
-studies/<name>/study.yaml    what was asked, resolved
-               state.json    finished, interrupted or failed; "running" with a free lock is interrupted
-               method.py     the study's own copy of a method that does not come with the package
-               lock          held by the one driver
-               stop          there while somebody asks that driver to end its sitting
-               optuna.db     trials: parameters, intermediate values, end states
-               events.db     every report, and what tracking still owes
-               trials/<n>/   checkpoints of a trial
-
-In a home that is a place in an object store this folder is a working copy: see `tune.store.remote_study`.
+`tune.store.layout` lists the files. In a home that is a place in an object store the folder is a working copy: see
+`tune.store.remote_study`.
 """
 
 from __future__ import annotations
@@ -23,20 +15,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from pydantic import ValidationError
 
 from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.files import write_atomically
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
-from tune.store.layout import INCARNATION, STUDY_FILE
+from tune.store.layout import (
+    EVENTS_DB,
+    INCARNATION,
+    LOCK_FILE,
+    OPTUNA_DB,
+    STATE_FILE,
+    STOP,
+    STUDY_FILE,
+    TRIALS,
+)
+from tune.store.mirror import Mirror
 from tune.store.remote_study import remote_of
-
-if TYPE_CHECKING:
-    from tune.store.mirror import Mirror
 
 FETCH_SECONDS = 2.0
 
@@ -46,9 +46,9 @@ class StudyFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.optuna_db = path / "optuna.db"
-        self.events_db = path / "events.db"
-        self.trials = path / "trials"
+        self.optuna_db = path / OPTUNA_DB
+        self.events_db = path / EVENTS_DB
+        self.trials = path / TRIALS
         self.remote = remote_of(path)
         self._lock: TextIO | None = None
         self._mirror: Mirror | None = None
@@ -84,7 +84,7 @@ class StudyFolder:
 
     def write_spec(self, spec: StudySpec) -> None:
         """Write ``study.yaml``, whole or not at all."""
-        _replace(self.path / STUDY_FILE, dump_yaml(spec.model_dump(mode="json")))
+        write_atomically(self.path / STUDY_FILE, dump_yaml(spec.model_dump(mode="json")).encode())
 
     def lock(self) -> None:
         """Become the study's driver; the lock of a driver that died is free.
@@ -93,7 +93,7 @@ class StudyFolder:
             ServiceError: if another driver holds it.
             StoreError: the home is an object store that does not answer.
         """
-        file = (self.path / "lock").open("a+")
+        file = (self.path / LOCK_FILE).open("a+")
         if not self._got(file):
             file.seek(0)
             holder = file.read().strip() or "unknown"
@@ -107,10 +107,8 @@ class StudyFolder:
         file.write(str(os.getpid()))
         file.flush()
         self._lock = file
-        (self.path / "stop").unlink(missing_ok=True)  # meant for the driver before
+        (self.path / STOP).unlink(missing_ok=True)  # meant for the driver before
         if self.remote is not None:
-            from tune.store.mirror import Mirror
-
             try:
                 self._mirror = Mirror(self.remote)
             except BaseException:
@@ -118,7 +116,10 @@ class StudyFolder:
                 raise
 
     def _got(self, file: TextIO) -> bool:
-        """Whether the lock is ours. A command that looks at a working copy of an object store holds it for a moment."""
+        """Take the lock; whether it was free.
+
+        In an object store's working copy a command that looks at it holds the lock for a moment: that is waited for.
+        """
         deadline = time.monotonic() + (0 if self.remote is None else FETCH_SECONDS)
         while True:
             try:
@@ -134,14 +135,18 @@ class StudyFolder:
         if self.remote is not None and not self._is_locked_here():
             self.remote.request_stop()
         else:
-            (self.path / "stop").touch()
+            (self.path / STOP).touch()
 
     def stop_requested(self) -> bool:
         """Whether somebody asked for that since the lock was taken."""
-        return (self.path / "stop").exists()
+        return (self.path / STOP).exists()
+
+    def is_mine(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock is not None
 
     def unlock(self) -> None:
-        """Let go of the lock.
+        """Let go of the lock; does nothing where it is not held.
 
         Raises:
             ServiceError: the home is an object store, and the last state could not be written there.
@@ -164,7 +169,7 @@ class StudyFolder:
                 self._lock = None
 
     def commit(self) -> None:
-        """In a home that is an object store: write there what has changed; back when it is durable.
+        """In a home that is an object store: write there what has changed; returns when it is durable.
 
         Raises:
             StoreError: it could not be written, or the study is another driver's now.
@@ -174,7 +179,7 @@ class StudyFolder:
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """In an object store, write there what the block changes, and what an earlier driver of this machine could not.
+        """For the block, hold a study in an object store, and write there what changed; a folder needs nothing of that.
 
         Raises:
             ServiceError: the study is being driven.
@@ -189,16 +194,16 @@ class StudyFolder:
             self.unlock()
 
     def trouble(self) -> str | None:
-        """What has kept this driver's state from its object store for too long."""
+        """Why this driver's state could not be written to its object store for too long; None where all is well."""
         return None if self._mirror is None else self._mirror.trouble
 
     def keep(self, trial: int, name: str) -> None:
-        """Let workers on other machines have a file of a trial's folder."""
+        """Give a file of a trial's folder to the object store, for workers on other machines."""
         if self.remote is not None:
             self.remote.keep(trial, name)
 
     def bring(self, trial: int, name: str) -> None:
-        """Have here a file of a trial's folder that a worker on another machine wrote."""
+        """Get a file of a trial's folder that a worker on another machine wrote."""
         if self.remote is not None:
             self.remote.bring(trial, name)
 
@@ -213,7 +218,7 @@ class StudyFolder:
         return self._is_locked_here() or (self.remote is not None and self.remote.driver() is not None)
 
     def _is_locked_here(self) -> bool:
-        path = self.path / "lock"
+        path = self.path / LOCK_FILE
         if self._lock is not None or not path.exists():
             return self._lock is not None
         with path.open("a+") as file:
@@ -224,18 +229,18 @@ class StudyFolder:
         return False
 
     def set_state(self, state: str) -> None:
-        """Note how the study stands."""
+        """Write how the study stands: running, finished, interrupted or failed."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        _replace(self.path / "state.json", json.dumps({"state": state, "time": now}))
+        write_atomically(self.path / STATE_FILE, json.dumps({"state": state, "time": now}).encode())
 
     def state(self) -> str:
         """running, finished, interrupted or failed."""
-        path = self.path / "state.json"
+        path = self.path / STATE_FILE
         noted = json.loads(path.read_text())["state"] if path.exists() else "running"
         return "interrupted" if noted == "running" and not self.is_locked() else str(noted)
 
     def remove(self) -> None:
-        """Take away a folder that this process made and that came to nothing."""
+        """Remove a folder that this process made and that came to nothing."""
         mirror, self._mirror = self._mirror, None
         if mirror is not None:
             mirror.abandon()
@@ -246,15 +251,6 @@ class StudyFolder:
                 parent.rmdir()
             except OSError:
                 break
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def read_spec(folder: Path) -> StudySpec:

@@ -14,7 +14,8 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 
-from tune.store.event_log import EventLog, NewEvent, Report
+from tune.store.event_log import EventLog
+from tune.store.events import NewEvent, Report
 from tune.tracking.text import flat, parameter_text
 
 FOLDER = "figures"

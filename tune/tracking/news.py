@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from tune.store.event_log import EventLog, now_ms
+from tune.store.event_log import EventLog
+from tune.store.events import now_ms
 
 LASTING_SECONDS = 3.0  # a problem that is gone before is none
 LATE_SECONDS = 5.0  # what has just happened is on its way

@@ -6,6 +6,8 @@ from tune.definition.spec import StudySpec
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
+from tune.tracking.destination import note_destination
+from tune.tracking.sender_process import SenderProcess
 from tune.tracking.text import dataset_input
 from tune.tracking.tracker import Tracker
 
@@ -15,8 +17,20 @@ def open_log(folder: StudyFolder, shared: bool | None = None) -> EventLog:
     return EventLog(folder.events_db, shared=shared)
 
 
-def open_tracker(log: EventLog, spec: StudySpec, home: Home) -> Tracker:
-    """The driver's side of tracking, with the tags that every run of the study bears."""
+def note_where(log: EventLog, spec: StudySpec, home: Home) -> None:
+    """Note in the log where the study's sender delivers, before anything else is known."""
+    note_destination(log, spec.tracking_uri, spec.experiment, home.artifacts)
+
+
+def open_tracker(log: EventLog, spec: StudySpec, home: Home, sender: SenderProcess | None = None) -> Tracker:
+    """The driver's side of tracking, with the tags that every run of the study bears.
+
+    Args:
+        log: the study's event log.
+        spec: the study; its split, where it has one yet, is a tag.
+        home: the home folder.
+        sender: as for `Tracker`.
+    """
     return Tracker(
         log,
         study=spec.name,
@@ -36,4 +50,5 @@ def open_tracker(log: EventLog, spec: StudySpec, home: Home) -> Tracker:
             valid=spec.config["data"]["valid"],
         ),
         artifact_root=home.artifacts,
+        sender=sender,
     )

@@ -23,27 +23,20 @@ and MLflow sees each run go on rather than a second one.
 
 from __future__ import annotations
 
-import subprocess
-import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from tune.store.event_log import EventLog, NewEvent, now_ms
+from tune.store.event_log import EventLog
+from tune.store.events import NewEvent, now_ms
 from tune.tracking.contents import run_figures
-from tune.tracking.sender_process import _spawn, early_sender
+from tune.tracking.destination import note_destination
+from tune.tracking.sender_process import SenderProcess
 from tune.tracking.states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
 from tune.tracking.text import flat, headline, parameter_text, user
-from tune.tracking.uri import absolute_uri, check_tracking_uri, sqlite_path
-
-# A sender that dies (killed for memory, say) is started again, but not in a tight loop.
-_REVIVE_SECONDS = 5.0
-_POLL_SECONDS = 0.05
-_STOP_SECONDS = 3.0
 
 
 class Tracker:
-    """Writes what happens in one study to its event log, and looks after the sender.
+    """Writes what happens in one study to its event log, and starts its sender again where that has died.
 
     Args:
         log: the study's event log; the study folder is the one it lies in.
@@ -53,8 +46,8 @@ class Tracker:
         common_tags: tags for every run: ssl.method, ssl.dataset, ssl.labels, ssl.split_hash.
         dataset: the data set as `tune.tracking.text.dataset_input` has it: each run's dataset input, with its
             ssl.split_hash as digest.
-        artifact_root: where artifacts go in a local sqlite store; `mlartifacts` beside the database
-            where None. Servers and databases decide for themselves.
+        artifact_root: see `tune.tracking.destination.note_destination`.
+        sender: the study's sender, where it was started already; None: one that is not at work.
     """
 
     def __init__(
@@ -67,31 +60,15 @@ class Tracker:
         common_tags: Mapping[str, str],
         dataset: Mapping[str, str] | None = None,
         artifact_root: Path | None = None,
+        sender: SenderProcess | None = None,
     ) -> None:
-        check_tracking_uri(tracking_uri)
+        note_destination(log, tracking_uri, experiment, artifact_root)
         self.log = log
         self.study = study
         self.folder = log.path.absolute().parent
+        self.sender = SenderProcess(log) if sender is None else sender
         self._tags = dict(common_tags)
         self._dataset = dataset
-        self._sender: subprocess.Popen[bytes] | None = None
-        self._next_look = 0.0
-        uri = absolute_uri(tracking_uri)
-        if log.get_meta("tracking_uri") not in (None, uri):
-            # Another store knows nothing of this study. Where it is the same one under a new name, sending
-            # everything again changes nothing: runs are found by their keys, points are kept once.
-            log.mark_all_undelivered()
-            for note in ("experiment_id", "run_id:", "doubtful:"):
-                log.drop_meta(note)
-        database = sqlite_path(uri) if uri.startswith("sqlite") else None
-        if artifact_root is None and database is not None:
-            artifact_root = database.parent / "mlartifacts"
-        log.set_meta("tracking_uri", uri)
-        log.set_meta("experiment", experiment)
-        log.set_meta("artifact_root", str(artifact_root.absolute()) if artifact_root and database else None)
-        if log.get_meta("study_id") is None:
-            # Two studies of one name (another home, or a folder thrown away) must not share MLflow runs.
-            log.set_meta("study_id", uuid.uuid4().hex[:12])
 
     # The study
 
@@ -176,7 +153,7 @@ class Tracker:
         if classes:
             payload["classes"] = dict(classes)
         new = self.log.append("metrics", run, payload, key=f"{run}:epoch:{int(epoch)}", time_ms=time_ms)
-        self._revive_sender()
+        self.sender.revive()
         return new
 
     def trial_ended(
@@ -243,53 +220,10 @@ class Tracker:
         path = path.absolute()
         return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
-    # Delivery
-
     def pending(self) -> int:
         """How many events MLflow has not got yet."""
-        self._revive_sender()
+        self.sender.revive()
         return self.log.pending()
-
-    def start_sender(self, process: subprocess.Popen[bytes] | None = None) -> None:
-        """Start the process that delivers, unless `early_sender` has. It outlives Ctrl-C, and ends after this one."""
-        self._sender = process or early_sender(self.log)
-        self._next_look = time.monotonic() + _REVIVE_SECONDS
-
-    def close(self, timeout: float, watch: Callable[[], None] = lambda: None) -> int:
-        """Tell the sender that the log is complete and wait for it.
-
-        Args:
-            timeout: seconds to wait for the rest to be delivered.
-            watch: called again and again meanwhile.
-
-        Returns:
-            How many events are still owed; they stay in the log for `ssl-tune sync`.
-        """
-        self.log.set_meta("complete", "1")
-        if self._sender is None:
-            return self.log.pending()
-        deadline = time.monotonic() + timeout
-        while self.log.pending() and time.monotonic() < deadline:
-            self._revive_sender()
-            watch()
-            time.sleep(_POLL_SECONDS)
-        owed = self.log.pending()
-        try:
-            # With nothing owed it ends by itself, once it has seen to what an outage may have left behind;
-            # stopping it is safe at any point.
-            self._sender.wait(0 if owed else max(_STOP_SECONDS, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self._sender.kill()
-            self._sender.wait()
-        self._sender = None
-        return self.log.pending()
-
-    def _revive_sender(self) -> None:
-        if self._sender is None or time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + _REVIVE_SECONDS
-        if self._sender.poll() is not None and self.log.pending():
-            self._sender = _spawn(self.folder)
 
     # Events
 

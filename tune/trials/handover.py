@@ -17,13 +17,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search_spaces import describe
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
+from tune.store.layout import WARM_START_FILE
 from tune.trials.record import TAKEN_OVER
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
     from tune.store.study_folder import StudyFolder
-
-FILE_NAME = "warm-start.json"
 
 
 def check_warm_start(spec: StudySpec, earlier: StudySpec) -> list[str]:
@@ -74,14 +73,14 @@ def keep_warm_trials(folder: StudyFolder, spec: StudySpec) -> None:
         }
         for trial in ended_trials(earlier)
     ]
-    write_atomically(folder.path / FILE_NAME, json.dumps(rows, indent=1).encode())
+    write_atomically(folder.path / WARM_START_FILE, json.dumps(rows, indent=1).encode())
 
 
 def warm_trials(
     folder: StudyFolder, spec: StudySpec, distributions: Mapping[str, BaseDistribution]
 ) -> list[FrozenTrial]:
     """The trials that a study takes over, as its storage is to have them."""
-    path = folder.path / FILE_NAME
+    path = folder.path / WARM_START_FILE
     if not path.exists():  # a driver died before it copied them
         keep_warm_trials(folder, spec)
     trials = []

@@ -1,13 +1,13 @@
 """A training run as a Ray Tune trainable: one `step` is one epoch.
 
 The worker keeps the run's own checkpoint, one an epoch, in the study's folder. Ray's checkpoints are not
-used: a trial goes on from that file wherever and whenever it is started again. Reports that the driver has
-not noted when it died are in the checkpoint's history and are given again, so that nothing is redone but the
-epoch that was under way.
+used: a trial goes on from that file wherever and whenever it is started again. Reports that the driver had
+not written down when it died are in the checkpoint's history and are given again, so that only the epoch that was under
+way is trained again.
 
 An exception is told to Ray, which starts the trial again in a fresh process; how often that happened is kept with
-the trial, and once it is more often than allowed the trial's end is reported instead. A full disk is nobody's
-fault: the trial waits, and the driver is told to end the sitting.
+the trial, and once it is more often than allowed the trial's end is reported instead. A full disk is not the
+trial's failure: the trial waits, and the driver is told to end the sitting.
 
 Worker processes are used again by the next trial, with data, imports and model code loaded.
 """
@@ -34,6 +34,7 @@ from ssl_core.training import checkpoint
 from ssl_core.training.loop import run_epochs
 from ssl_core.training.result import prepare
 from ssl_core.training.run import Report, Run
+from tune.cluster.identity import identity
 from tune.errors import FULL
 from tune.store.layout import STUDY_FILE
 from tune.worker.report_keys import (
@@ -51,6 +52,7 @@ from tune.worker.report_keys import (
     VERDICT_FILE,
 )
 from tune.worker.system_metrics import SystemMetrics
+from tune.worker.task import Task
 from tune.worker.trial_files import trial_store
 
 CUDA_CONTEXT = 600 * 2**20
@@ -58,11 +60,12 @@ CUDA_CONTEXT = 600 * 2**20
 
 
 class TrialTrainable(ray_tune.Trainable):
-    """Runs one trial of a study; its `config` is what `tune.worker.task.trial_task` gives."""
+    """Runs one trial of a study; its `config` is a `tune.worker.task.Task` as a dictionary."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the run; a worker that is used again comes here through `reset_config`."""
-        self._task, self._store = config, trial_store(config)
+        self._task = Task.from_config(config)
+        self._store = trial_store(self._task)
         self._reports: Iterator[Report] | None = None
         self._system: dict[str, float] = {}
 
@@ -106,19 +109,19 @@ class TrialTrainable(ray_tune.Trainable):
 
     def _start(self) -> Iterator[Report]:
         task = self._task
-        if "identity" in task:
+        if task.identity is not None:
             _check_machine(task)
-        cap_gpu_memory(task["gpus"])
-        if task["method_text"] is not None:
-            method_file.load(task["method_text"], str(self._store.folder.parent.parent / method_file.COPY))
+        cap_gpu_memory(task.gpus)
+        if task.method_text is not None:
+            method_file.load(task.method_text, str(self._store.folder.parent.parent / method_file.COPY))
         config, data, split = prepare(
-            from_document(task["config"]),
-            data_root=Path(task["data_root"]) if task["data_root"] else None,
+            from_document(task.config),
+            data_root=Path(task.data_root) if task.data_root else None,
             cache=Path(os.environ.get("SSL_TUNE_CACHE") or self._store.cache),
         )
-        if split.hash != task["split_hash"]:
+        if split.hash != task.split_hash:
             raise RuntimeError(
-                f"this worker's split is {split.hash}, the study's is {task['split_hash']}: its data differ"
+                f"this worker's split is {split.hash}, the study's is {task.split_hash}: its data differ"
             )
         run = self._run = Run(config, data, split)
         self._last_epoch = config.last_epoch
@@ -130,9 +133,9 @@ class TrialTrainable(ray_tune.Trainable):
         if state is not None:
             run.load_state(state)
         # The last report is given again even if it is known: the driver may have died before it noted the end.
-        known = task["known_epoch"]
+        known = task.known_epoch
         yield from [r for r in run.history if r.epoch > known or r.epoch == self._last_epoch]
-        monitor = SystemMetrics(config.device) if task["system_metrics"] else None
+        monitor = SystemMetrics(config.device) if task.system_metrics else None
         for report in run_epochs(run):
             checkpoint.save(folder, report.epoch, run.state())
             self._store.keep_checkpoint(report.epoch)
@@ -149,7 +152,7 @@ class TrialTrainable(ray_tune.Trainable):
             error = second
         if isinstance(error, OSError) and error.errno in FULL:
             return {"done": True, STORAGE: str(error)}
-        if failures <= self._task["max_failures"]:
+        if failures <= self._task.max_failures:
             raise error
         return {"done": True, STOP_REASON: "error", MESSAGE: text}
 
@@ -177,16 +180,14 @@ def cap_gpu_memory(gpus: float) -> None:
         torch.cuda.set_per_process_memory_fraction(max(gpus - CUDA_CONTEXT / total, 0.01))
 
 
-def _check_machine(task: dict[str, Any]) -> None:
+def _check_machine(task: Task) -> None:
     """Refuse to run on a machine that joined a cluster late and is not like the others."""
-    from tune.cluster.identity import identity
-
-    study = Path(task["folder"]).parent.parent
-    if task["store"] is None and not (study / STUDY_FILE).is_file():
+    study = Path(task.folder).parent.parent
+    if task.store is None and not (study / STUDY_FILE).is_file():
         raise RuntimeError(
             f"{socket.gethostname()} does not see {study}: the study's storage is not shared with it"
         )
     here = identity()
-    differing = [f"{k} {here[k]}, the driver {v}" for k, v in task["identity"].items() if here[k] != v]
+    differing = [f"{k} {here[k]}, the driver {v}" for k, v in (task.identity or {}).items() if here[k] != v]
     if differing:
         raise RuntimeError(f"{socket.gethostname()} differs from the driver: it has {'; '.join(differing)}")

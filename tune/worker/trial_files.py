@@ -1,20 +1,22 @@
 """A trial's checkpoints and notes in an object store, from the worker that trains it.
 
-The worker has a folder of its own machine for them, as it has in any home, and gives each file to the store when it is
-written. Whichever machine the trial goes on at takes the newest from there.
+The worker writes them to a folder of its own machine, as in any home, and each file then to the store. The machine on
+which the trial goes on takes the newest from there.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
 from tune.store.home import Home
-from tune.store.layout import INCARNATION, prefix_of
+from tune.store.layout import INCARNATION, TRIALS, prefix_of
 from tune.store.object_store import ObjectStore
+from tune.worker.task import Task
 
 KEPT = 2
 """Checkpoints of a trial, as `ssl_core.training.checkpoint.save` keeps them."""
@@ -32,17 +34,17 @@ class TrialStore(Protocol):
     cache: Path
 
     def fetch(self) -> None:
-        """Have in the folder what another machine may have written."""
+        """Get what another machine may have written into the folder."""
 
     def keep(self, name: str) -> None:
-        """Give a file of the folder to whoever needs it, where there is one of this name."""
+        """Keep a file of the folder where other machines find it, if there is one of this name."""
 
     def keep_checkpoint(self, epoch: int) -> None:
-        """Give the checkpoint after an epoch to whichever machine goes on."""
+        """Keep the checkpoint after an epoch where the machine finds it on which the trial goes on."""
 
 
 class SharedFolder:
-    """The study's folder is seen by all machines: nothing is to be done."""
+    """All machines see the study's folder: nothing has to be done."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder, self.cache = folder, cache
@@ -62,10 +64,10 @@ class RemoteTrial:
         number: the trial's.
     """
 
-    def __init__(self, place: dict[str, str], number: int) -> None:
+    def __init__(self, place: Mapping[str, str], number: int) -> None:
         home = Home(place["url"])
         study = home.studies / place["study"]
-        self.folder, self.cache = study / "trials" / str(number), home.cache
+        self.folder, self.cache = study / TRIALS / str(number), home.cache
         self._store = ObjectStore(place["url"])
         self._prefix = f"{prefix_of(place['study'])}/trials/{number}"
         self._study, self._incarnation = study, place["incarnation"]
@@ -101,17 +103,17 @@ class RemoteTrial:
             self._store.remove(f"{self._prefix}/{old.name}")
 
     def _forget_other_studies(self) -> None:
-        """What this machine has of an earlier study of the same name is not this one's."""
+        """Remove what this machine has of an earlier study of the same name."""
         mark = self._study / INCARNATION
         if mark.exists() and mark.read_text() == self._incarnation:
             return
-        shutil.rmtree(self._study / "trials", ignore_errors=True)
+        shutil.rmtree(self._study / TRIALS, ignore_errors=True)
         self._study.mkdir(parents=True, exist_ok=True)
         write_atomically(mark, self._incarnation.encode())
 
 
-def trial_store(task: dict[str, Any]) -> TrialStore:
-    """For a worker's task, as `tune.worker.task.trial_task` gives it."""
-    if task["store"] is None:
-        return SharedFolder(Path(task["folder"]), Path(task["cache"]))
-    return RemoteTrial(task["store"], task["trial"])
+def trial_store(task: Task) -> TrialStore:
+    """Where the files of a task's trial go."""
+    if task.store is None:
+        return SharedFolder(Path(task.folder), Path(task.cache))
+    return RemoteTrial(task.store, task.trial)

@@ -1,0 +1,137 @@
+"""What a confirmation trains, and the document that says what came out: ``confirm.json``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_core.config import RunConfig
+from tune.confirmation.trainings import FIRST_SEED, Trained, fresh
+from tune.confirmation.verdicts import sentences
+from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
+from tune.findings.confirmation import PLAIN, TUNED
+from tune.findings.study import Study
+from tune.store.layout import CONFIRM_FOLDER
+from tune.trials.record import TrialRecord
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration to be confirmed: `who` is a trial's name or the baseline's."""
+
+    who: str
+    config: RunConfig
+    record: TrialRecord | None
+    study: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class FinalTraining:
+    """One training of a confirmation: `number` counts the fresh seeds from 1, `out` is its folder."""
+
+    who: str
+    number: int
+    config: RunConfig
+    out: Path
+
+
+def trainings_of(study: Study, candidates: Sequence[Candidate], seeds: int) -> list[FinalTraining]:
+    """The trainings, seed by seed: every candidate on the same training seeds and labelled sets."""
+    return [
+        FinalTraining(
+            c.who, n, fresh(c.config, n), study.folder.path / CONFIRM_FOLDER / c.folder / f"seed-{n}"
+        )
+        for n in range(1, seeds + 1)
+        for c in candidates
+    ]
+
+
+def document_of(
+    study: Study, candidates: Sequence[Candidate], tasks: Sequence[FinalTraining], trained: Sequence[Trained]
+) -> dict[str, Any]:
+    """The document: rows, comparisons, the winner and the verdict in words.
+
+    Args:
+        study: the study.
+        candidates: what was confirmed.
+        tasks: their trainings.
+        trained: what came out of each.
+    """
+    config = study.spec.base_config()
+    assert config.epochs and config.steps_per_epoch
+    rows = [_row(c, tasks, trained) for c in candidates]
+    test = {
+        row["who"]: dict(zip(row["seeds"], row["test_error"], strict=True)) for row in rows if row["seeds"]
+    }
+    document: dict[str, Any] = {
+        "study": study.name,
+        "method": config.method,
+        "seeds": [FIRST_SEED + n for n in dict.fromkeys(t.number for t in tasks)],
+        "epochs": config.epochs,
+        "steps": config.total_steps,
+        "network": config.network,
+        "baseline": next((row["who"] for row in rows if row["who"] in (PLAIN, TUNED)), None),
+        "winner": _winner(rows),
+        "rows": rows,
+        "comparisons": [_comparison(c) for c in compare_all(test)],
+    }
+    return document | {"verdict": sentences(document)}
+
+
+def _row(candidate: Candidate, tasks: Sequence[FinalTraining], trained: Sequence[Trained]) -> dict[str, Any]:
+    mine = [(t, r) for t, r in zip(tasks, trained, strict=True) if t.who == candidate.who]
+    results = [(t, r.result) for t, r in mine if r.result is not None]
+    record = candidate.record
+    val, test = ([float(r[key]) for _, r in results] for key in ("val_error", "test_error"))
+    full = record is not None and record.state == "completed"
+    spread = Spread(tuple(test)) if test else None
+    at_selection = record.val_error if record is not None else None
+    return {
+        "who": candidate.who,
+        "method": candidate.config.method,
+        "params": {} if record is None else record.params,
+        "study": candidate.study,
+        "trial": None if record is None else record.trial,
+        "full_budget": full,
+        "val_error_at_selection": at_selection,
+        "seeds": [t.config.seed for t, _ in results],
+        "val_error": val,
+        "test_error": test,
+        "test_mean": spread and spread.mean,
+        "test_std": spread and spread.std,
+        "test_interval": spread and _list(spread.interval),
+        # A score after fewer epochs says nothing of how lucky it was at the full budget.
+        "luck": selection_luck(at_selection, val) if full and val and at_selection is not None else None,
+        "seconds": statistics.fmean(r["seconds"] for _, r in results) if results else None,
+        "problems": [r.problem for _, r in mine if r.problem is not None],
+    }
+
+
+def _winner(rows: Sequence[dict[str, Any]]) -> str | None:
+    """The configuration with the lowest mean val/error on the fresh seeds."""
+    trials = [row for row in rows if row["who"] not in (PLAIN, TUNED) and row["val_error"]]
+    best = min(trials, key=lambda row: statistics.fmean(row["val_error"]), default=None)
+    return None if best is None else str(best["who"])
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    difference = comparison.difference
+    return {
+        "one": comparison.one,
+        "other": comparison.other,
+        "n": len(difference.values),
+        "difference": difference.mean,
+        "std": difference.std,
+        "interval": _list(difference.interval),
+        "p": comparison.p,
+        "p_holm": comparison.adjusted,
+        "told_apart": comparison.told_apart,
+    }
+
+
+def _list(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
