@@ -19,10 +19,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+LONGEST = (
+    "test_remote",
+    "test_confirm",
+    "test_interrupt",
+    "test_faults",
+    "test_service_benchmarks",
+    "test_report",
+    "test_search",
+    "test_home_of_before",
+    "test_doors",
+    "test_reproduce",
+    "test_docs",
+    "test_own_method",
+    "test_study",
+    "test_compiled",
+    "test_run_contents",
+    "test_benchmarks",
+)
+"""Files that take longest, the longest first: those that are left are minutes of nothing else at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with tests that use Ray come first: they take longest, and side by side (-n) the rest fills the gaps."""
-    slow = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in slow)
+    """Side by side (-n, --dist loadgroup) the longest come first, and the rest fills the gaps.
+
+    A file's tests share what they set up and stay together. All that use the MLflow server stay together as well: it
+    takes seconds to start, and a test that stops it must be alone with it.
+    """
+    served = {item.path for item in items if "mlflow_server" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("mlflow server" if item.path in served else item.path.stem))
+
+    def rank(item: pytest.Item) -> tuple[int, int]:
+        if item.path in served:
+            return 0, 0
+        place = LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+        return 1, place
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

@@ -18,18 +18,23 @@ from tune import api
 
 if TYPE_CHECKING:
     from tune.api import Study as Study
+    from tune.api import confirm as confirm
     from tune.api import doctor as doctor
     from tune.api import export as export
     from tune.api import load_study as load_study
+    from tune.api import logs as logs
     from tune.api import methods as methods
     from tune.api import pictures as pictures
+    from tune.api import plan as plan
     from tune.api import report as report
     from tune.api import reproduce as reproduce
     from tune.api import resume as resume
     from tune.api import search as search
     from tune.api import spaces as spaces
     from tune.api import status as status
+    from tune.api import stop as stop
     from tune.api import studies as studies
+    from tune.api import submit as submit
     from tune.api import sync as sync
     from tune.api import train as train
     from tune.api import trial_records as trial_records

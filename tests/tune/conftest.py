@@ -18,7 +18,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.helpers import Done, copy_home, make_home, make_pictures, shapes_options
+from tests.tune.helpers import (
+    Done,
+    copy_home,
+    made_once,
+    make_home,
+    make_pictures,
+    rewrite_paths,
+    shapes_options,
+)
 from tests.tune.servers import Gate, MlflowServer, ServerStore, needed, postgres
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
@@ -30,12 +38,24 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # or they would wait for what
 
 
 @pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables."""
-    database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
-    with prepared_database(f"sqlite:///{database}"):
-        assert not database.with_name("mlflow.db.new").exists()
-    return database
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test run (-n) have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def migrated_store(shared_folder: Path) -> Path:
+    """An MLflow database with its tables, made once; to be copied and left as it is."""
+    folder = shared_folder / "migrated"
+    with made_once(folder) as is_mine:
+        if is_mine:
+            database = folder / "mlflow.db"
+            with prepared_database(f"sqlite:///{database}"):
+                assert not database.with_name("mlflow.db.new").exists()
+    return folder / "mlflow.db"
 
 
 @pytest.fixture(autouse=True)
@@ -189,13 +209,26 @@ def readable(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def finished(
-    local_ray: None, pictures: Path, migrated_store: Path, tmp_path_factory: pytest.TempPathFactory
+    local_ray: None,
+    pictures: Path,
+    migrated_store: Path,
+    shared_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Home:
-    """A home with one finished study, `shapes`, to be looked at and left as it is."""
+    """A home with one finished study, `shapes`, to be looked at and left as it is.
+
+    One process of a test run searches; the others copy what it found, and give it the paths of their own.
+    """
     import tune
 
-    home = make_home(tmp_path_factory.mktemp("finished") / "home", migrated_store)
-    tune.search(**shapes_options(home, pictures), home=home.path, quiet=True)
+    folder = shared_folder / "finished"
+    with made_once(folder) as is_mine:
+        if is_mine:
+            home = make_home(folder / "home", migrated_store)
+            tune.search(**shapes_options(home, pictures), home=home.path, quiet=True)
+            (folder / "pictures").write_text(str(pictures))
+    home = copy_home(Home(folder / "home"), tmp_path_factory.mktemp("finished") / "home")
+    rewrite_paths(home.path, {(folder / "pictures").read_text(): str(pictures)})
     return home
 
 

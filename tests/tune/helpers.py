@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -65,6 +66,20 @@ class Done:
         return json.loads(self.out)
 
 
+@contextmanager
+def made_once(folder: Path) -> Iterator[bool]:
+    """Whether this process is to fill a folder that several share; the others wait until it is filled."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.with_name(f"{folder.name}.done")
+        is_mine = not done.exists()
+        if is_mine:
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed over it
+            folder.mkdir()
+        yield is_mine
+        done.touch()
+
+
 def make_home(path: Path, migrated_store: Path) -> Home:
     """A home folder whose MLflow database needs no migration."""
     path.mkdir(parents=True)
@@ -75,18 +90,40 @@ def make_home(path: Path, migrated_store: Path) -> Home:
 def copy_home(source: Home, target: Path) -> Home:
     """A copy of a home, tracked in its own database."""
     shutil.copytree(source.path, target)
-    copy = Home(target)
-    for name in copy.study_names():
-        path = copy.study_folder(name) / "study.yaml"
-        path.write_text(path.read_text().replace(str(source.path), str(target)))
-    mlflow_db = target / "mlflow.db"
-    if mlflow_db.exists():  # where artifacts go is kept there as a whole path
-        with closing(sqlite3.connect(mlflow_db)) as database, database:
-            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+    rewrite_paths(target, {str(source.path): str(target)})
+    return Home(target)
+
+
+def rewrite_paths(home: Path, moved: Mapping[str, str]) -> None:
+    """Give a home that was moved the new absolute paths: of itself, of its images, of a method's file.
+
+    They are in each study's files, in Optuna's database and the event log, and in MLflow's database.
+    """
+    for pattern in ("*.yaml", "*.json"):
+        for path in (home / "studies").rglob(pattern):
+            if "ray" in path.relative_to(home).parts:  # Ray's own, which nobody reads again
+                continue
+            text = path.read_text()
+            for old, new in moved.items():
+                text = text.replace(old, new)
+            path.write_text(text)
+    for path in (*home.glob("*.db"), *(home / "studies").rglob("*.db")):
+        with closing(sqlite3.connect(path)) as database, database:
+            _rewrite_database(database, moved)
+
+
+def _rewrite_database(database: sqlite3.Connection, moved: Mapping[str, str]) -> None:
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for (table,) in tables:
+        for _, column, kind, *_ in database.execute(f'PRAGMA table_info("{table}")').fetchall():
+            if not kind.upper().startswith(("TEXT", "VARCHAR", "JSON")):
+                continue
+            for old, new in moved.items():
                 database.execute(
-                    f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(source.path), str(target)]
+                    f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) '
+                    f'WHERE instr("{column}", ?) > 0',
+                    [old, new, old],
                 )
-    return copy
 
 
 def make_pictures(

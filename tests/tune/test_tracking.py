@@ -285,7 +285,7 @@ def test_an_unreachable_server_costs_nothing_and_is_delivered_to_later(tracked: 
     owed = tracker.pending()
     began = time.monotonic()
     assert tracker.sender.close(0.5) == owed == 7
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 9  # a busy machine adds seconds; a wait for the server would be longer
     assert deliver(tracked.study, 0) == owed
     assert "127.0.0.1" in (tracked.log.get_meta("problem") or "")
 
@@ -376,7 +376,7 @@ def test_a_hanging_server_does_not_hold_up_the_end(tracked: Home) -> None:
         tracker.study_started({}, "study\n")
         began = time.monotonic()
         assert tracker.sender.close(4) == 3
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 9  # one request alone may take ten
     tracked.tracker()
     assert deliver(tracked.study, 30) == 0
 

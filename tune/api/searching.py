@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-from tune.confirmation.confirm import confirm
+from tune.confirmation.confirm import confirm as confirm_study
 from tune.definition.request import SearchRequest
 from tune.definition.request_options import RequestOptions
 from tune.engine.outcome import Outcome, worse
@@ -188,7 +188,7 @@ def run_confirm(
     """
     words = ["ssl-tune", "confirm", name, "--top", top, "--seeds", seeds, "--baseline", baseline]
     with resumable(shlex.join(map(str, [*words, "--home", home.shown]))):
-        return confirm(
+        return confirm_study(
             name,
             top=top,
             seeds=seeds,
@@ -256,3 +256,66 @@ def resume(
         address=address,
     )
     return found.study
+
+
+def plan(
+    method: str = "pseudo_label",
+    dataset: str = "digits",
+    *,
+    home: Path | str | None = None,
+    **options: Unpack[RequestOptions],
+) -> dict[str, Any]:
+    """What a search would run and cost, from a few real steps on this machine; runs no trial and leaves nothing.
+
+    Args:
+        method, dataset, home, options: as of `search`.
+
+    Returns:
+        What ``ssl-tune plan --json`` prints: images, rungs, epochs, seconds, bytes on disk, the space, and which
+        differences the validation images resolve.
+
+    Raises:
+        ConfigError, ServiceError: as of `search`.
+    """
+    return plan_request(SearchRequest(method=method, dataset=dataset, **options), home)
+
+
+def plan_request(request: SearchRequest, home: Path | str | None = None) -> dict[str, Any]:
+    """`plan` for a request that is made already."""
+    from tune.launch.plan import plan as measure  # loads torch
+
+    return measure(request, Home(home))
+
+
+def confirm(
+    name: str,
+    *,
+    top: int = 1,
+    seeds: int = 5,
+    baseline: str = "tuned",
+    home: Path | str | None = None,
+    quiet: bool = False,
+    say: Callable[[str], None] = _nothing,
+) -> dict[str, Any]:
+    """Train a study's best configurations on fresh seeds beside the supervised baseline; read the test set once each.
+
+    What is trained already is not trained again.
+
+    Args:
+        name: the study.
+        top: how many of the best configurations.
+        seeds: trainings of each.
+        baseline: "tuned": the best of a supervised study of as many trials, made if need be; or "plain".
+        home: the home folder.
+        quiet: show no progress of the baseline's search.
+        say: told as each training ends.
+
+    Returns:
+        What ``ssl-tune confirm --json`` prints: a row for each configuration, comparisons, the verdict in words.
+
+    Raises:
+        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
+        ServiceError: a driver has the study, or it was interrupted; says how to carry on.
+    """
+    progress = make_progress(quiet=quiet)
+    return run_confirm(name, Home(home), progress, top=top, seeds=seeds, baseline=baseline, say=say)

@@ -1,21 +1,16 @@
-"""Commands for a cluster that this machine does not belong to: submit, logs; `stop` has its part in tune.cli.study."""
+"""Commands for a cluster that this machine does not belong to: submit and logs."""
 
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ssl_core.system.errors import ConfigError
+from tune.api import driving
 from tune.cli.options import NameArgument, takes_request
 from tune.cli.show import console
 from tune.definition.request import SearchRequest
-from tune.launch.request import check_request
-from tune.launch.sending import afterwards_words, request_words, take_files
-from tune.store.home import check_name
 
 JobsOption = Annotated[
     str | None,
@@ -43,26 +38,10 @@ def submit_command(
     ] = None,
 ) -> None:
     """Send a search to a cluster as a Ray job; it goes on when this machine is switched off."""
-    from tune.cluster.jobs import Jobs
-
-    name = resume or request.name
-    if name is None:
-        raise ConfigError("--name is missing: a study that is sent away is found again by its name.")
-    check_name(name)
-    at = ["--home", home] if home else []
-    with tempfile.TemporaryDirectory(prefix="ssl-tune-") as folder:
-        files = None
-        if resume:
-            words = ["ssl-tune", "resume", resume, *afterwards_words(request), "--address", "auto", *at]
-        else:
-            check_request(request)
-            words = ["ssl-tune", "search", *request_words(request), "--address", "auto", *at]
-            files = Path(folder) if take_files(request, Path(folder)) else None
-        jobs = Jobs(request.address)
-        job = jobs.submit(name, words, files)
+    job = driving.submit_resume(resume, request, home) if resume else driving.submit_request(request, home)
     out = console()
-    out.print(f"sent to {jobs.address} as the job {job}. Follow it with:")
-    out.print(f"ssl-tune logs {name} --follow --address {jobs.address}")
+    out.print(f"sent to {job.address} as the job {job.job}. Follow it with:")
+    out.print(f"ssl-tune logs {job.study} --follow --address {job.address}")
 
 
 def logs_command(
@@ -71,20 +50,6 @@ def logs_command(
     address: JobsOption = None,
 ) -> None:
     """What the driver of a submitted study prints."""
-    from tune.cluster.jobs import Jobs
-
-    jobs = Jobs(address)
-    for text in jobs.follow(name) if follow else [jobs.logs(name)]:
+    for text in driving.logs(name, follow=follow, address=address):
         print(text, end="", flush=True)  # noqa: T201
-    print(f"the job is {jobs.state(name)}", file=sys.stderr)  # noqa: T201
-
-
-def stop_job(name: str, address: str | None) -> None:
-    """Stop a submitted study, resumably."""
-    from tune.cluster.jobs import Jobs
-
-    jobs = Jobs(address)
-    if not jobs.stop(name):
-        console().print(f"the job of {name} has ended already: {jobs.state(name)}")
-        return
-    console().print(f"told to stop. Carry on with: ssl-tune submit --resume {name} --address {jobs.address}")
+    print(f"the job is {driving.job_state(name, address=address)}", file=sys.stderr)  # noqa: T201

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tune.cli.jobs import JobsOption, stop_job
+from tune.api import driving
+from tune.cli.jobs import JobsOption
 from tune.cli.options import (
     AddressOption,
     BaselineOption,
@@ -22,7 +21,7 @@ from tune.cli.options import (
 )
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.definition.request import SearchRequest
-from tune.errors import Exit, ServiceError
+from tune.errors import Exit
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
@@ -42,9 +41,9 @@ def register(app: typer.Typer) -> None:
 
 def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Say what a search would run and cost; runs nothing."""
-    from tune.launch.plan import plan
+    from tune.api.searching import plan_request  # loads Optuna
 
-    document = plan(request, home_of(home))
+    document = plan_request(request, home)
     if as_json:
         print_json(document)
         return
@@ -177,30 +176,17 @@ def stop_command(
     address: JobsOption = None,
 ) -> None:
     """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
-    from tune.definition.inputs import parse_duration
-    from tune.findings.study import load_study
-
-    here = home_of(home).has_study(name)
-    if address is not None or (not here and "RAY_API_SERVER_ADDRESS" in os.environ):
-        stop_job(name, address)
+    stopped = driving.stop(name, timeout=timeout, address=address, home=home)
+    if stopped.address is not None:
+        again = f"ssl-tune submit --resume {name} --address {stopped.address}"
+        ended = f"the job of {name} has ended already: {stopped.state}"
+        console().print(f"told to stop. Carry on with: {again}" if stopped.asked else ended)
         return
-    folder = load_study(name, home=home).folder
-    deadline = time.monotonic() + parse_duration(timeout, "--timeout")
-    if not folder.is_locked():
-        console().print(f"nobody runs the study {name!r}: it is {folder.state()}.")
+    if not stopped.asked:
+        console().print(f"nobody runs the study {name!r}: it is {stopped.state}.")
         return
-    folder.request_stop()
-    while folder.is_locked():
-        if time.monotonic() >= deadline:
-            raise ServiceError(
-                f"the driver of {name!r} has not ended yet. It will look at the request as soon as it can; see "
-                f"`{typed('status', name, home)}`.",
-                Exit.IN_USE,
-            )
-        time.sleep(0.1)
-    state = folder.state()
-    console().print(f"the study {name!r} is {state}.")
-    if state == "interrupted":
+    console().print(f"the study {name!r} is {stopped.state}.")
+    if stopped.state == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
 
 
