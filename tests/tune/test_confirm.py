@@ -74,6 +74,9 @@ def test_each_model_is_trained_on_fresh_seeds_beside_the_baseline(
         assert len(row["val_error"]) == len(row["test_error"]) == 2
         assert row["test_mean"] == pytest.approx(sum(row["test_error"]) / 2)
         assert all(0 <= error <= 100 for error in row["test_error"])
+        assert row["test_error_balanced"] == pytest.approx(row["test_error"])  # 4 test images of each class
+        assert row["test_error_by_class"].keys() == {"a", "b", "c"}
+        assert sum(row["test_error_by_class"].values()) / 3 == pytest.approx(row["test_mean"])
     assert "cannot tell below 3 seeds" in document["verdict"][0] and "n = 2" in document["verdict"][0]
     assert confirmed(study.folder) == document
 
@@ -96,7 +99,7 @@ def test_a_search_confirms_in_the_same_sitting_and_delivers_everything_once(
     assert runs["shapes"].info.status == "FINISHED"
     for name in trained:
         assert mlflow_steps(ready_home, runs[name]) == [1, 2, 3]
-        assert "test/error" in runs[name].data.metrics
+        assert {"test/error", "test/error_balanced"} <= runs[name].data.metrics.keys()
     for record in study.records():
         assert mlflow_steps(ready_home, runs[f"trial {record.trial}"]) == list(range(1, record.epoch + 1))
 

@@ -10,7 +10,7 @@ fresh seeds: the test set chooses nothing, so the winner's test error flatters n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -203,8 +203,15 @@ def _track(tracker: Tracker, task: FinalTraining, outcome: Trained) -> None:
     tracker.trial_ended(
         run,
         "completed" if outcome.problem is None else "nan",
-        summary={"test/error": result["test_error"]} if result else None,
+        summary=_test_metrics(result),
+        test_confusion=result.get("test_confusion"),
         error=outcome.problem,
         time_ms=outcome.ended_ms,
         warmup=outcome.warmup,
     )
+
+
+def _test_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The reading of the test set as metrics of the run; none where the training failed."""
+    fields = {"test/error": "test_error", "test/error_balanced": "test_error_balanced"}
+    return {name: float(result[field]) for name, field in fields.items() if field in result}

@@ -11,6 +11,7 @@ from typing import Any
 from ssl_core.config import RunConfig
 from tune.confirmation.trainings import FIRST_SEED, Trained, fresh
 from tune.confirmation.verdicts import sentences
+from tune.definition.objective import FIELDS
 from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
 from tune.findings.confirmation import PLAIN, TUNED
 from tune.findings.study import Study
@@ -63,6 +64,7 @@ def document_of(
     """
     config = study.spec.base_config()
     assert config.epochs and config.steps_per_epoch
+    objective = study.spec.objective
     rows = [_row(c, tasks, trained) for c in candidates]
     test = {
         row["who"]: dict(zip(row["seeds"], row["test_error"], strict=True)) for row in rows if row["seeds"]
@@ -75,7 +77,8 @@ def document_of(
         "steps": config.total_steps,
         "network": config.network,
         "baseline": next((row["who"] for row in rows if row["who"] in (PLAIN, TUNED)), None),
-        "winner": _winner(rows),
+        "objective": objective,
+        "winner": _winner(rows, objective),
         "rows": rows,
         "comparisons": [_comparison(c) for c in compare_all(test)],
     }
@@ -101,6 +104,10 @@ def _row(candidate: Candidate, tasks: Sequence[FinalTraining], trained: Sequence
         "seeds": [t.config.seed for t, _ in results],
         "val_error": val,
         "test_error": test,
+        "val_error_balanced": _values(results, "val_error_balanced"),
+        "test_error_balanced": _values(results, "test_error_balanced"),
+        "val_loss": _values(results, "val_loss"),
+        "test_error_by_class": _mean_by_class([r for _, r in results]),
         "test_mean": spread and spread.mean,
         "test_std": spread and spread.std,
         "test_interval": spread and _list(spread.interval),
@@ -111,10 +118,27 @@ def _row(candidate: Candidate, tasks: Sequence[FinalTraining], trained: Sequence
     }
 
 
-def _winner(rows: Sequence[dict[str, Any]]) -> str | None:
-    """The configuration with the lowest mean val/error on the fresh seeds."""
-    trials = [row for row in rows if row["who"] not in (PLAIN, TUNED) and row["val_error"]]
-    best = min(trials, key=lambda row: statistics.fmean(row["val_error"]), default=None)
+def _values(results: Sequence[tuple[FinalTraining, dict[str, Any]]], key: str) -> list[float]:
+    """A number of each result; none where some of an earlier version lack it."""
+    found = [result.get(key) for _, result in results]
+    return [] if None in found else [float(value) for value in found if value is not None]
+
+
+def _mean_by_class(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The mean over seeds of each class's test error in percent; empty where a result has none (an earlier version)."""
+    rows = [result.get("test_error_by_class") for result in results]
+    if not rows or None in rows:
+        return {}
+    columns = zip(*[row for row in rows if row is not None], strict=True)
+    named = zip(results[0]["classes"], columns, strict=True)
+    return {name: statistics.fmean(values) for name, values in named if None not in values}
+
+
+def _winner(rows: Sequence[dict[str, Any]], objective: str) -> str | None:
+    """The configuration with the lowest mean of the objective on the fresh seeds."""
+    field = FIELDS[objective]
+    trials = [row for row in rows if row["who"] not in (PLAIN, TUNED) and row[field]]
+    best = min(trials, key=lambda row: statistics.fmean(row[field]), default=None)
     return None if best is None else str(best["who"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tune.definition.objective import DEFAULT
 from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL, Spread
 
 BASELINES = {"supervised": "untuned", "supervised-tuned": "tuned"}
@@ -86,7 +87,7 @@ def _among(document: Document, trials: Sequence[str]) -> list[str]:
     if any(c is None or c["n"] < ENOUGH_SEEDS for c in found.values()):
         return [f"which of trials {_listed(trials)} is better: cannot tell below {ENOUGH_SEEDS} seeds."]
     winner = document["winner"]
-    chosen = f"trial {winner} has the lowest val/error on the fresh seeds"
+    chosen = f"trial {winner} has the lowest {document.get('objective', DEFAULT)} on the fresh seeds"
     if not apart:
         return [
             f"trials {_listed(trials)} cannot be told apart by their test errors (paired over seeds, level "
