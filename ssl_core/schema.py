@@ -34,6 +34,9 @@ class DataConfig(Section):
     )
     split_seed: int = Field(0, ge=0, description="draws the validation images")
     label_seed: int = Field(0, ge=0, description="draws the labelled images among the others")
+    balance_batches: bool = Field(
+        False, description="draw labelled images so that each class is as frequent as the others in training"
+    )
 
 
 class RunConfig(Section):

@@ -23,7 +23,7 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
 from ssl_core.training.ema import AveragedModel
 from ssl_core.training.optim import build_optimizer, restore
-from ssl_core.training.rng import Shuffled
+from ssl_core.training.rng import Balanced, Shuffled
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
@@ -102,7 +102,11 @@ class Run:
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.labelled = torch.from_numpy(split.labelled)
         self.unlabelled = torch.from_numpy(split.unlabelled)
-        self.labelled_order = Shuffled(self.setup.labelled, config.seed, "order/labelled")
+        self.labelled_order: Shuffled | Balanced = Shuffled(
+            self.setup.labelled, config.seed, "order/labelled"
+        )
+        if config.data.balance_batches:
+            self.labelled_order = Balanced(torch.from_numpy(data.labels)[self.labelled], config.seed)
         self.unlabelled_order = Shuffled(self.setup.unlabelled, config.seed, "order/unlabelled")
         self.valid = torch.from_numpy(split.valid)
 

@@ -312,11 +312,13 @@ def test_a_baseline_of_another_setting_is_not_taken(finished: Home) -> None:
     spec = load_study("shapes", home=finished.path).spec
     wanted = resolve_request(baseline_request(spec), finished)
     assert differences(wanted, wanted, spec.split_hash) == []
+    of_before = {k: v for k, v in wanted.config["data"].items() if k != "balance_batches"}
     for change, words in (
         ({"trials": 5}, ["trials"]),
         ({"config": wanted.config | {"epochs": 7}}, ["epochs"]),
         ({"config": wanted.config | {"lr": 0.5}}, []),  # is searched anyway
         ({"config": wanted.config | {"threads": 7}}, []),
+        ({"config": wanted.config | {"data": of_before}}, []),
         ({"split_hash": "another"}, ["split"]),
         ({"space": wanted.space.model_copy(update={"digest": "another"})}, ["space"]),
     ):
