@@ -10,47 +10,79 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.api.driving import job_state as job_state
     from tune.api.driving import logs as logs
     from tune.api.driving import stop as stop
     from tune.api.driving import submit as submit
+    from tune.api.driving import submit_request as submit_request
+    from tune.api.driving import submit_resume as submit_resume
+    from tune.api.explaining import describe_space as describe_space
     from tune.api.explaining import doctor as doctor
     from tune.api.explaining import methods as methods
     from tune.api.explaining import spaces as spaces
     from tune.api.reading import export as export
+    from tune.api.reading import export_all as export_all
+    from tune.api.reading import export_table as export_table
     from tune.api.reading import pictures as pictures
     from tune.api.reading import report as report
     from tune.api.reading import status as status
     from tune.api.reading import studies as studies
     from tune.api.reading import sync as sync
     from tune.api.reading import trial_records as trial_records
+    from tune.api.searching import Listener as Listener
+    from tune.api.searching import Searched as Searched
     from tune.api.searching import confirm as confirm
     from tune.api.searching import plan as plan
+    from tune.api.searching import plan_request as plan_request
     from tune.api.searching import resume as resume
+    from tune.api.searching import run_confirm as run_confirm
+    from tune.api.searching import run_resume as run_resume
+    from tune.api.searching import run_search as run_search
     from tune.api.searching import search as search
+    from tune.api.single import Training as Training
     from tune.api.single import train as train
+    from tune.api.tables import DEFAULT_SEEDS as DEFAULT_SEEDS
+    from tune.api.tables import DEFAULT_TRIALS as DEFAULT_TRIALS
+    from tune.api.tables import price as price
     from tune.api.tables import reproduce as reproduce
     from tune.findings.study import Study as Study
     from tune.findings.study import load_study as load_study
 
 _PLACES = {
+    "DEFAULT_SEEDS": "tune.api.tables",
+    "DEFAULT_TRIALS": "tune.api.tables",
+    "Listener": "tune.api.searching",
+    "Searched": "tune.api.searching",
     "Study": "tune.findings.study",
+    "Training": "tune.api.single",
     "confirm": "tune.api.searching",
+    "describe_space": "tune.api.explaining",
     "doctor": "tune.api.explaining",
     "export": "tune.api.reading",
+    "export_all": "tune.api.reading",
+    "export_table": "tune.api.reading",
+    "job_state": "tune.api.driving",
     "load_study": "tune.findings.study",
     "logs": "tune.api.driving",
     "methods": "tune.api.explaining",
     "pictures": "tune.api.reading",
     "plan": "tune.api.searching",
+    "plan_request": "tune.api.searching",
+    "price": "tune.api.tables",
     "report": "tune.api.reading",
-    "resume": "tune.api.searching",
-    "search": "tune.api.searching",
     "reproduce": "tune.api.tables",
+    "resume": "tune.api.searching",
+    "run_confirm": "tune.api.searching",
+    "run_resume": "tune.api.searching",
+    "run_search": "tune.api.searching",
+    "search": "tune.api.searching",
     "spaces": "tune.api.explaining",
     "status": "tune.api.reading",
     "stop": "tune.api.driving",
     "studies": "tune.api.reading",
     "submit": "tune.api.driving",
+    "submit_request": "tune.api.driving",
+    "submit_resume": "tune.api.driving",
     "sync": "tune.api.reading",
     "train": "tune.api.single",
     "trial_records": "tune.api.reading",

@@ -10,7 +10,7 @@ import typer
 
 from search_spaces import dump_yaml
 from ssl_core.system.errors import ConfigError
-from tune.api import reading
+from tune import api
 from tune.cli.options import HomeOption
 from tune.cli.show import console
 from tune.definition.objective import DEFAULT, FIELDS, in_words
@@ -52,7 +52,7 @@ def export_command(
             raise ConfigError("--csv and --parquet write all trials: leave --output and --trial out.")
         _export_tables(name, csv, parquet, home)
         return
-    document = reading.export(name, output, trial=trial, home=home)
+    document = api.export(name, output, trial=trial, home=home)
     if output is None:
         print(dump_yaml(document), end="")  # noqa: T201
         return
@@ -76,7 +76,7 @@ def _outcome(document: dict[str, Any]) -> str:
 
 
 def _export_all(folder: Path, home: str | None) -> None:
-    found = reading.export_all(folder, home=home)
+    found = api.export_all(folder, home=home)
     written = [path for path in found.values() if isinstance(path, Path)]
     for name, path in found.items():
         if not isinstance(path, Path):
@@ -93,5 +93,5 @@ def _export_tables(name: str, csv: Path | None, parquet: Path | None, home: str 
             continue
         if path.suffix != suffix:
             raise ConfigError(f"--{suffix[1:]} {path}: name a file that ends in {suffix}.")
-        count = reading.export_table(name, path, home=home)
+        count = api.export_table(name, path, home=home)
         console().print(f"{path}: {count} trials of {name}")

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from search_spaces import describe
-from tune.api import explaining
+from tune import api
 from tune.cli.options import AddressOption, DataRootOption, HomeOption, JsonOption
 from tune.cli.show import console, print_json, print_table
 
@@ -29,7 +28,7 @@ def methods_command(
     as_json: JsonOption = False,
 ) -> None:
     """List the training methods with their parameters, defaults and descriptions."""
-    found = explaining.methods(method)
+    found = api.methods(method)
     if as_json:
         print_json([asdict(each) for each in found])
         return
@@ -47,14 +46,15 @@ def spaces_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show the search spaces: what is searched, in which range, and why."""
-    found = explaining.spaces(method, wide=wide)
+    found = api.spaces(method, wide=wide)
     if as_json:
-        print_json([explaining.describe_space(space) for space in found])
+        print_json([api.describe_space(space) for space in found])
         return
     for space in found:
+        document = api.describe_space(space)
         rows = [
-            [p.name, describe(p.distribution), p.role, space.baseline[p.name], p.why]
-            for p in space.parameters
+            [p["name"], p["range"], p["role"], document["baseline"][p["name"]], p["why"]]
+            for p in document["parameters"]
         ]
         print_table(["parameter", "range", "role", "tried first", "why"], rows, title=space.source)
 
@@ -73,7 +73,7 @@ def doctor_command(
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine (with --address a cluster): what it has, what it lacks, and how to get it."""
-    findings = explaining.doctor(address=address, data_root=data_root, home=home)
+    findings = api.doctor(address=address, data_root=data_root, home=home)
     if as_json:
         print_json([asdict(f) for f in findings])
     else:

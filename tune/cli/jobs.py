@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tune.api import driving
+from tune import api
 from tune.cli.options import NameArgument, takes_request
 from tune.cli.show import console
 from tune.definition.request import SearchRequest
@@ -38,7 +38,7 @@ def submit_command(
     ] = None,
 ) -> None:
     """Send a search to a cluster as a Ray job; it goes on when this machine is switched off."""
-    job = driving.submit_resume(resume, request, home) if resume else driving.submit_request(request, home)
+    job = api.submit_resume(resume, request, home) if resume else api.submit_request(request, home)
     out = console()
     out.print(f"sent to {job.address} as the job {job.job}. Follow it with:")
     out.print(f"ssl-tune logs {job.study} --follow --address {job.address}")
@@ -50,6 +50,6 @@ def logs_command(
     address: JobsOption = None,
 ) -> None:
     """What the driver of a submitted study prints."""
-    for text in driving.logs(name, follow=follow, address=address):
+    for text in api.logs(name, follow=follow, address=address):
         print(text, end="", flush=True)  # noqa: T201
-    print(f"the job is {driving.job_state(name, address=address)}", file=sys.stderr)  # noqa: T201
+    print(f"the job is {api.job_state(name, address=address)}", file=sys.stderr)  # noqa: T201

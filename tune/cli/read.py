@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ssl_core.system.errors import ConfigError
-from tune.api import reading
+from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
 from tune.cli.show import console, print_json, print_study, print_table, print_trials, typed
 from tune.definition.objective import DEFAULT
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the studies of this home."""
-    documents = reading.studies(home=home)
+    documents = api.studies(home=home)
     if as_json:
         print_json(documents)
         return
@@ -142,7 +142,7 @@ def sync_command(
     home: HomeOption = None,
 ) -> None:
     """Deliver to MLflow the events of a study that still wait."""
-    delivery = reading.sync(name, timeout=timeout, retry_refused=retry_refused, home=home)
+    delivery = api.sync(name, timeout=timeout, retry_refused=retry_refused, home=home)
     pending, dead, problem = delivery.pending, delivery.refused, delivery.problem
     for letter in dead:
         console().print(f"refused for good: {letter.event.kind} of {letter.event.run}: {letter.reason}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tune.api import reading
+from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument
 from tune.cli.show import console, print_json, typed
 from tune.errors import Exit
@@ -29,7 +29,7 @@ def report_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write a study as one HTML page that opens without a network, and attach it to the study's run in MLflow."""
-    document = reading.report(name, output, home=home)
+    document = api.report(name, output, home=home)
     pending = document["pending"]
     if as_json:
         print_json(document)
@@ -53,5 +53,5 @@ def figures_command(
     home: HomeOption = None,
 ) -> None:
     """Draw a run: its validation error and losses, its pseudo-labels, and its method's own picture."""
-    for path in reading.pictures(name, output, trial=trial, home=home):
+    for path in api.pictures(name, output, trial=trial, home=home):
         console().print(str(path))

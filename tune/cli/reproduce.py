@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tune.api import tables as api
+from tune import api
 from tune.cli.options import DataRootOption, EpochsOption, HomeOption, JsonOption, SetOption
 from tune.cli.show import console, print_json, print_table
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tune.api import driving
+from tune import api
 from tune.cli.jobs import JobsOption
 from tune.cli.options import (
     AddressOption,
@@ -25,7 +25,6 @@ from tune.errors import Exit
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
-    from tune.api.searching import Listener, Searched
     from tune.engine.outcome import Outcome
     from tune.findings.study import Study
 
@@ -41,9 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Say what a search would run and cost; runs nothing."""
-    from tune.api.searching import plan_request  # loads Optuna
-
-    document = plan_request(request, home)
+    document = api.plan_request(request, home)
     if as_json:
         print_json(document)
         return
@@ -91,9 +88,7 @@ def _listed(values: list[int]) -> str:
 
 def search_command(request: SearchRequest, home: HomeOption = None) -> None:
     """Search a method's hyperparameters; everything is in MLflow, and the study can be resumed."""
-    from tune.api.searching import run_search
-
-    found = run_search(request, home_of(home), _printing())
+    found = api.run_search(request, home_of(home), _printing())
     _say_end(found, home, request.with_baseline, request.confirm_seeds)
     sys.exit(found.code)
 
@@ -106,9 +101,7 @@ def resume_command(
     address: AddressOption = None,
 ) -> None:
     """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
-    from tune.api.searching import run_resume
-
-    found = run_resume(
+    found = api.run_resume(
         name,
         home_of(home),
         _printing(),
@@ -120,12 +113,11 @@ def resume_command(
     sys.exit(found.code)
 
 
-def _printing() -> Listener:
+def _printing() -> api.Listener:
     """Prints what a search and what comes after it find, as soon as it is known."""
-    from tune.api.searching import Listener
     from tune.engine.progress import make_progress
 
-    return Listener(progress=make_progress, searched=_print_search, confirmed=print_confirmation, say=say)
+    return api.Listener(progress=make_progress, searched=_print_search, confirmed=print_confirmation, say=say)
 
 
 def _print_search(outcome: Outcome) -> None:
@@ -134,7 +126,7 @@ def _print_search(outcome: Outcome) -> None:
     print_study(outcome.study)
 
 
-def _say_end(found: Searched, home: str | None, with_baseline: bool, confirm_seeds: int | None) -> None:
+def _say_end(found: api.Searched, home: str | None, with_baseline: bool, confirm_seeds: int | None) -> None:
     """What MLflow lacks, and what to do next."""
     for study, (pending, refused) in found.undelivered.items():
         command = typed("sync", study, home)
@@ -176,7 +168,7 @@ def stop_command(
     address: JobsOption = None,
 ) -> None:
     """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
-    stopped = driving.stop(name, timeout=timeout, address=address, home=home)
+    stopped = api.stop(name, timeout=timeout, address=address, home=home)
     if stopped.address is not None:
         again = f"ssl-tune submit --resume {name} --address {stopped.address}"
         ended = f"the job of {name} has ended already: {stopped.state}"
@@ -206,10 +198,9 @@ def confirm_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train the best again on fresh seeds beside the supervised baseline, and read the test set once for each."""
-    from tune.api.searching import run_confirm
     from tune.engine.progress import make_progress
 
-    document = run_confirm(
+    document = api.run_confirm(
         name, home_of(home), make_progress(), top=top, seeds=seeds, baseline=baseline, say=say
     )
     if as_json:

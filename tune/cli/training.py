@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tune.api import single
+from tune import api
 from tune.cli.options import (
     DataRootOption,
     DatasetOption,
@@ -52,7 +52,7 @@ def train_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration; its result is that of the last epoch."""
-    training = single.train(
+    training = api.train(
         method=method,
         dataset=dataset,
         labels=labels,

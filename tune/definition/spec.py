@@ -6,15 +6,17 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from search_spaces import SearchSpace, parse_space
 from ssl_core.config import RunConfig, Section, from_document
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import with_overrides
 from tune.definition.request import KeptOptions
+
+if TYPE_CHECKING:
+    from search_spaces import SearchSpace
 
 _ALWAYS_KEPT = (
     "trials",
@@ -43,6 +45,8 @@ def _space(
     text: str, where: str, method: str, digest: str | None, variant: str, fixed: tuple[str, ...]
 ) -> SearchSpace:
     """Every trial asks for it, and YAML takes its time."""
+    from search_spaces import parse_space  # loads Optuna
+
     return without(parse_space(text, where=where, method=method, digest=digest, variant=variant), fixed)
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
-from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import read_text
 from tune.findings.confirmation import confirmed
@@ -205,6 +204,8 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
 def _classes(config: RunConfig) -> int | None:
     """The number of classes; None if the data can no longer be read."""
     try:
+        from ssl_core.data.datasets import describe  # loads NumPy
+
         return describe(config.dataset, image_size=config.data.image_size).num_classes
     except ConfigError:
         return None

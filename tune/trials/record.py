@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optuna.trial import FrozenTrial
-
-from search_spaces import SearchSpace
 from tune.definition.objective import DEFAULT, FIELDS
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from search_spaces import SearchSpace
 
 
 @dataclass(frozen=True)
