@@ -97,6 +97,10 @@ class RunConfig(Section):
     seed: int = Field(
         0, ge=0, lt=2**31, description="training seed: initialisation, order, augmentation, noise"
     )
+    refit: bool = Field(
+        False,
+        description="train on the validation images as well; final models only, once everything is chosen",
+    )
     data: DataConfig = Field(default_factory=DataConfig)
 
     @field_validator("network")

@@ -119,7 +119,11 @@ def _validate(run: Run) -> tuple[dict[str, float], dict[str, list[int]]]:
     """Errors (percent) and loss (nats) of the EMA model on the validation images, and the counts by class.
 
     The counts are `images` and `wrong` of each class; after the run's last epoch also `confusion`, row by row.
+    A refit has no validation images: of it nothing is measured but that its weights are finite.
     """
+    if not len(run.valid):
+        _check_weights(run)
+        return {}, {}
     valid = run.valid.to(run.device)
     logits, labels = run.evaluated_in_batches(run.images, valid), run.labels[valid]
     confusion = count_confusion(logits, labels)
@@ -139,3 +143,12 @@ def _validate(run: Run) -> tuple[dict[str, float], dict[str, list[int]]]:
         "val/loss": float(loss),
     }
     return metrics, counts
+
+
+def _check_weights(run: Run) -> None:
+    """Refuse weights that the last update of the epoch has made infinite or NaN."""
+    finite = torch.stack([torch.isfinite(value).all() for value in run.ema.network.parameters()])
+    if not bool(finite.all()):
+        raise NonFiniteError(
+            f"a weight is not finite after epoch {run.epoch + 1} with {run.config.parameters!r}"
+        )

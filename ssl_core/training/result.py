@@ -13,6 +13,7 @@ from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, Split, TestSet, describe, draw_split, load_test, load_train
 from ssl_core.measures import errors_by_class, images_and_wrong, matrix_of
 from ssl_core.pictures import panels as pictures
+from ssl_core.refit import with_validation
 from ssl_core.schema import RunConfig
 from ssl_core.system import environment
 from ssl_core.system.errors import ConfigError
@@ -36,7 +37,7 @@ class Result:
     """The result of a run: that of its last finished epoch, never of its best.
 
     Attributes:
-        val_error: percent of validation images misclassified by the EMA model.
+        val_error: percent of validation images misclassified by the EMA model; None of a refit, which has none left.
         test_error: percent of test images; None unless the test set was asked for.
         epochs: finished epochs.
         seconds: spent in epochs, before and after every interruption.
@@ -52,10 +53,10 @@ class Result:
         val_confusion, test_confusion: counts, a row for each true class and a column for each predicted one.
 
     What begins with ``test_`` is None unless the test set was asked for. Results of earlier versions have none of the
-    fields after `versions`.
+    fields after `versions`. A refit has no field that begins with ``val_``.
     """
 
-    val_error: float
+    val_error: float | None
     test_error: float | None
     epochs: int
     seconds: float
@@ -113,7 +114,7 @@ def _resolved(
 def split_of(config: RunConfig, data: Dataset) -> Split:
     """The split that a resolved configuration asks for."""
     assert config.labels is not None and config.data.valid is not None
-    return draw_split(
+    split = draw_split(
         data.labels,
         data.num_classes,
         labelled=config.labels,
@@ -122,6 +123,7 @@ def split_of(config: RunConfig, data: Dataset) -> Split:
         label_seed=config.data.label_seed,
         fingerprint=data.fingerprint,
     )
+    return with_validation(split) if config.refit else split
 
 
 def train(
@@ -149,8 +151,8 @@ def train(
         on_report: called with the report of every epoch.
 
     Raises:
-        ConfigError: anything wrong with the configuration or the data, an `out` that is in use, or `final`
-            without a place to record the reading.
+        ConfigError: anything wrong with the configuration or the data, an `out` that is in use, `final`
+            without a place to record the reading, or a refit that is not `final`.
         NonFiniteError: a loss or gradient that is not finite.
     """
     if final and out is None and readings is None:
@@ -158,6 +160,11 @@ def train(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
     config = _resolved(config, data_root)
+    if config.refit and not final:
+        raise ConfigError(
+            "refit: the model is trained on the validation images too, so the test set alone can measure it: train it "
+            "with --final (final=True), once everything is chosen."
+        )
     done, recorded = (
         _from_before(out, config, final, readings) if resume and out is not None else (None, None)
     )
@@ -211,7 +218,7 @@ def result_of(run: Run, reading: Mapping[str, Any] | None = None) -> Result:
     last = run.history[-1]
     cells, read = last.classes.get("confusion"), reading or {}
     return Result(
-        val_error=last.metrics["val/error"],
+        val_error=last.metrics.get("val/error"),
         test_error=read.get("test_error"),
         epochs=run.epoch,
         seconds=seconds,
@@ -220,7 +227,7 @@ def result_of(run: Run, reading: Mapping[str, Any] | None = None) -> Result:
         split_hash=run.split.hash,
         seed=run.config.seed,
         versions=environment.fingerprint(run.config.device),
-        val_loss=last.metrics["val/loss"],
+        val_loss=last.metrics.get("val/loss"),
         val_error_balanced=last.metrics.get("val/error_balanced"),
         test_error_balanced=read.get("test_error_balanced"),
         classes=list(run.data.classes),
@@ -266,7 +273,7 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
         )
     if document["epochs"] < config.last_epoch or (final and "test_error" not in document):
         return None
-    return Result(**{"test_error": None, **document})
+    return Result(**{"val_error": None, "test_error": None, **document})
 
 
 def _open_folder(out: Path, run: Run, resume: bool) -> None:

@@ -52,6 +52,7 @@ def train(
     config: Path | str | None = None,
     out: Path | str | None = None,
     final: bool = False,
+    refit: bool = False,
     resume: bool = False,
     data_root: Path | str | None = None,
     home: Path | str | None = None,
@@ -67,6 +68,8 @@ def train(
         config: a file that `export` wrote.
         out: folder of the run; None: a fresh one in the home.
         final: read the test set, once, at the end; the reading is recorded.
+        refit: train on the validation images as well, for the same number of steps; needs `final`. There is no
+            `val/error` then: the test set alone can measure the model.
         resume: go on in `out` from the last whole checkpoint.
         data_root: where downloaded data lie.
         home: the home folder.
@@ -82,6 +85,11 @@ def train(
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
     folder = None if out is None else Path(out)
+    if refit and not final:
+        raise ConfigError(
+            "--refit trains on the validation images too, so the test set alone can measure the model: add --final, "
+            "once everything is chosen."
+        )
     if resume and folder is None:
         raise ConfigError("--resume goes on in a run's folder: name it with --out.")
     if folder is not None:
@@ -93,9 +101,11 @@ def train(
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     if as_exported:
         _compare_origin(chosen, document, root, place, say)
+    if refit:
+        chosen = chosen.model_copy(update={"refit": True})
     folder = folder or _fresh_folder(place, chosen.method)
     result = _train(chosen, folder, place, root, final=final, resume=resume, on_report=on_report)
-    expected = (document.get("expect") or {}).get("val_error") if as_exported else None
+    expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
     return Training(result, folder, expected)
 
 

@@ -61,9 +61,8 @@ def learning_curves(reports: Sequence[Reported], *, title: str = "", warmup: int
     figure = drawing(12.5, 4.2, title)
     errors, losses = figure.subplots(1, 2)
     _line(errors, reports, "val/error", "validation error (EMA model)", BLUE, "-")
-    if any(
-        abs(r.metrics.get(BALANCED, r.metrics["val/error"]) - r.metrics["val/error"]) > SAME for r in reports
-    ):
+    pairs = [(r.metrics.get(BALANCED), r.metrics.get("val/error")) for r in reports]
+    if any(one is not None and other is not None and abs(one - other) > SAME for one, other in pairs):
         _line(errors, reports, BALANCED, "mean of the classes' errors", ORANGE, "--")
     dress(errors, title="Validation error", x="epoch", y="validation images misclassified, %")
     errors.set_ylim(bottom=0)
@@ -75,7 +74,8 @@ def learning_curves(reports: Sequence[Reported], *, title: str = "", warmup: int
     dress(losses, title="Losses", x="epoch", y="nats")
     for axes in (errors, losses):
         _epochs(axes, reports, warmup)
-    errors.legend(fontsize=9, frameon=False)
+    if errors.get_legend_handles_labels()[0]:  # none of a refit, which has no validation images
+        errors.legend(fontsize=9, frameon=False)
     _legend_beside(losses, losses)
     return figure
 
