@@ -32,6 +32,11 @@ from tune.revision import git_revision
 from tune.trials.record import TrialRecord
 
 SHOWN_TRIALS = 10
+_DRAWN = {
+    "training": "fresh training seeds",
+    "labels": "fresh training seeds and labelled sets",
+    "everything": "fresh training seeds, labelled sets and validation sets",
+}
 
 
 def content_of(study: Study) -> Content:
@@ -133,7 +138,7 @@ def _confirmation(look: Look) -> Part:
     head = ["configuration", "searched", "val/error %", "test/error %", "95 % interval", "seconds a run"]
     strong = frozenset(n for n, row in enumerate(found["rows"]) if row["who"] == found["winner"])
     sentences = [
-        f"{len(found['seeds'])} fresh training seeds and labelled sets, the same for every row, {found['steps']:,} "
+        f"{len(found['seeds'])} {_DRAWN[found.get('redrawn', 'labels')]}, the same for every row, {found['steps']:,} "
         "steps each; the test set was read once for each final model. The winner (bold) is the one with the "
         f"lowest mean {found.get('objective', DEFAULT)}; the test set was not used to choose."
     ]
