@@ -103,11 +103,16 @@ def confirm(
         if refit and document["winner"] is not None:
             refits = refits_of(tasks, document["winner"])
             document = with_refit(document, refits, _train(refits, places, tracker, say))
-        path = study.folder.path / CONFIRM_FILE
-        write_atomically(path, json.dumps(document, indent=1).encode())
-        tracker.artifact(None, path)
+        _keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
+
+
+def _keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
+    """Write what was found into the study's folder; it is an artifact of the study's run, too."""
+    path = study.folder.path / CONFIRM_FILE
+    write_atomically(path, json.dumps(document, indent=1).encode())
+    tracker.artifact(None, path)
 
 
 def _train(
