@@ -151,15 +151,18 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
 
     method = method_of(config)
     defaults = _SMALL_DATA.get(info.name, _LARGE_DATA)
-    labels = config.labels or info.default_labels
-    if labels is None:
-        raise ConfigError(f"labels is missing: say how many images of {info.name!r} keep their label.")
-    valid = config.data.valid or labels
-    check_counts(info, labelled=labels, valid=valid)
+    labels, valid = _counts(config, info)
+    if info.is_plain:
+        check_counts(info, labelled=labels, valid=valid)
+    elif not info.unlabelled and method.unlabelled_views and labels + valid >= sum(info.train_per_class):
+        raise ConfigError(
+            f"{info.name!r} has no unlabelled images besides the labelled ones, and {method.name} needs some: put them "
+            "into unlabelled/, or let fewer images keep their label with --labels."
+        )
     batch_size = config.batch_size or defaults["batch_size"]
     mu = config.mu or defaults["mu"]
     epochs = config.epochs or defaults["epochs"]
-    unlabelled = sum(info.train_per_class) - valid
+    unlabelled = sum(info.train_per_class) + info.unlabelled - valid
     steps = config.steps_per_epoch or max(MIN_STEPS_PER_EPOCH, -(-unlabelled // (mu * batch_size)))
     if config.stop_after_epoch is not None and config.stop_after_epoch > epochs:
         raise ConfigError(f"stop_after_epoch = {config.stop_after_epoch}: the run has only {epochs} epochs.")
@@ -180,6 +183,23 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
             "data": config.data.model_copy(update={"valid": valid}),
         }
     )
+
+
+def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
+    """How many images keep their label, and how many are for validation.
+
+    With unlabelled images, all labels are used: `labels` then counts those that are held out, too, since which images
+    these are is known only when they are decoded.
+    """
+    labels = config.labels or info.default_labels or (sum(info.train_per_class) if info.unlabelled else None)
+    if labels is None:
+        raise ConfigError(f"labels is missing: say how many images of {info.name!r} keep their label.")
+    if config.data.valid is not None or info.is_plain:
+        return labels, config.data.valid or labels
+    if info.valid_per_class is not None:
+        return labels, sum(info.valid_per_class)
+    kept = 1.0 if info.test_per_class is not None else 1 - config.data.test_share
+    return labels, sum(max(1, round(config.data.valid_share * kept * n)) for n in info.train_per_class)
 
 
 def _warmup(config: RunConfig, method: AnyMethod, epochs: int) -> int:

@@ -27,16 +27,64 @@ class DataConfig(Section):
     """How the images are split and sized."""
 
     image_size: int | None = Field(
-        None, ge=8, le=512, description="side in pixels that images are resized to; none: their own size"
+        None,
+        ge=8,
+        le=512,
+        description="side in pixels that images are resized to; none: their own, or where they differ their median",
+    )
+    resize: Literal["crop", "pad", "stretch"] = Field(
+        "crop",
+        description="of an image that is not square: its centre, all of it on the background, or stretched",
+    )
+    background: str = Field("white", description="colour below transparent pixels and beside padded images")
+    flip: Literal["auto"] | bool = Field(
+        "auto", description="whether a mirrored image keeps its label; auto: yes, except for digits"
+    )
+    on_damaged: Literal["refuse", "skip"] = Field(
+        "refuse",
+        description="refuse damaged training images, or leave them out; validation and test: refused",
+    )
+    group_by: Literal["none", "folder"] = Field(
+        "none", description="folder: the images of one folder inside a class folder stay in one part"
+    )
+    split: Literal["balanced", "proportional"] | None = Field(
+        None, description="numbers of images by class; none: balanced where every class can give as many"
     )
     valid: int | None = Field(
-        None, ge=1, description="validation images, balanced per class; none: as many as labels"
+        None,
+        ge=1,
+        description="validation images; none: as many as labels, or with unlabelled images valid/ or valid_share",
+    )
+    valid_share: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="of each class's labels, held out for validation where there is no valid/",
+    )
+    test_share: float = Field(
+        0.2, gt=0, lt=1, description="of each class's labels, held out as test set where there is no test/"
     )
     split_seed: int = Field(0, ge=0, description="draws the validation images")
     label_seed: int = Field(0, ge=0, description="draws the labelled images among the others")
     balance_batches: bool = Field(
         False, description="draw labelled images so that each class is as frequent as the others in training"
     )
+
+    def document(self) -> dict[str, Any]:
+        """As plain data. A field of `ADDED` at its default is absent, as in documents from before it existed."""
+        plain = self.model_dump(mode="json")
+        defaults = DataConfig().model_dump(mode="json")
+        return {name: v for name, v in plain.items() if name not in ADDED or v != defaults[name]}
+
+
+ADDED = frozenset(DataConfig.model_fields) - {
+    "image_size",
+    "valid",
+    "split_seed",
+    "label_seed",
+    "balance_batches",
+}
+"""Fields that documents recorded by earlier versions do not have."""
 
 
 class RunConfig(Section):
@@ -47,8 +95,14 @@ class RunConfig(Section):
         None, description="digest of the method's file; none: the method comes with the package"
     )
     parameters: SerializeAsAny[MethodConfig] = Field(description="the method's own section")
-    dataset: str = Field("digits", description="digits, cifar10, cifar100 or folder:PATH")
-    labels: int | None = Field(None, ge=1, description="labelled images, balanced per class")
+    dataset: str = Field(
+        "digits", description="digits, cifar10, cifar100, stl10, svhn, folder:PATH or table:FILE"
+    )
+    labels: int | None = Field(
+        None,
+        ge=1,
+        description="images that keep their label, balanced per class; none, with unlabelled images: all there are",
+    )
     network: str | None = Field(None, description="wrn-DEPTH-WIDTH; depth = 6n + 4")
     epochs: int | None = Field(None, ge=1, le=100_000, description="epochs, warm-up included")
     steps_per_epoch: int | None = Field(
@@ -112,7 +166,7 @@ class RunConfig(Section):
 
     def document(self) -> dict[str, Any]:
         """The configuration as plain data, the method's parameters under the method's own name."""
-        plain = self.model_dump(mode="json")
+        plain = self.model_dump(mode="json") | {"data": self.data.document()}
         parameters = plain.pop("parameters")
         if self.method_digest is None:
             del plain["method_digest"]

@@ -62,7 +62,19 @@ def describe(
             check_held_out(listing, train)
         unlabelled = len(listing.parts["unlabelled"].names) if listing.is_real else 0
         size, flip = options.image_size, options.flips(True)
-        return DatasetInfo(name, listing.classes, train, size, _NETWORK, None, flip, unlabelled, valid, test)
+        return DatasetInfo(
+            name,
+            listing.classes,
+            train,
+            size,
+            _NETWORK,
+            None,
+            flip,
+            unlabelled,
+            valid,
+            test,
+            is_plain=listing.is_plain,
+        )
     known = BUILTIN[name]
     return DatasetInfo(
         name,
@@ -73,6 +85,7 @@ def describe(
         known.labels,
         options.flips(known.flip),
         known.unlabelled,
+        is_plain=not known.unlabelled,
     )
 
 

@@ -33,6 +33,7 @@ class DatasetInfo:
         unlabelled: training images without a label.
         valid_per_class: validation images of the data set's own of each class; None: it has none.
         test_per_class: test images of each class; None: it has none, and a share is held out.
+        is_plain: see `Dataset.is_plain`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class DatasetInfo:
     unlabelled: int = 0
     valid_per_class: tuple[int, ...] | None = None
     test_per_class: tuple[int, ...] | None = None
+    is_plain: bool = True
 
     @property
     def num_classes(self) -> int:

@@ -35,6 +35,7 @@ class EpochMonitor:
         self._right = torch.zeros_like(self._counts)
         self._seen = torch.zeros((), dtype=torch.int64, device=true_labels.device)
         self._has_pseudo = False
+        self._has_truth = not bool((true_labels < 0).any())  # images without a label have no true one
 
     def add(self, output: LossOutput[Any]) -> None:
         """Add one step."""
@@ -57,26 +58,29 @@ class EpochMonitor:
         self._counts = self._counts + torch.zeros_like(self._counts).scatter_add(0, labels, accepted.long())
 
     def classes(self) -> dict[str, list[int]]:
-        """Pseudo-labels of each class: how many were `accepted`, and how many of those are `right`."""
+        """Pseudo-labels of each class: how many were `accepted`, and how many of those are `right` if that is known."""
         if not self._has_pseudo:
             return {}
-        return {"accepted": self._counts.tolist(), "right": self._right.tolist()}
+        counts = {"accepted": self._counts.tolist()}
+        return counts | {"right": self._right.tolist()} if self._has_truth else counts
 
     def metrics(self) -> dict[str, float]:
-        """Means over the epoch, by their MLflow names; an accuracy is absent where nothing was accepted."""
+        """Means over the epoch, by their MLflow names; an accuracy is absent where nothing was accepted, or where
+        unlabelled images have no true label."""
         result = {f"train/{name}": float(total) / count for name, (total, count) in self._terms.items()}
         if not self._has_pseudo:
             return result
         classes = self.classes()
-        counts, right = classes["accepted"], classes["right"]
+        counts, right = classes["accepted"], classes.get("right")
         accepted, seen = sum(counts), int(self._seen)
         result["ssl/mask_rate"] = accepted / seen if seen else 0.0
-        if accepted:
+        if accepted and right is not None:
             result["ssl/pseudo_label_accuracy"] = sum(right) / accepted
         result["ssl/pseudo_labels_largest_class"] = float(max(counts))
         result["ssl/pseudo_labels_smallest_class"] = float(min(counts))
         if len(counts) <= MAX_CLASSES_SHOWN:
             result |= {f"ssl/pseudo_labels/class_{c:02d}": float(n) for c, n in enumerate(counts)}
+        if len(counts) <= MAX_CLASSES_SHOWN and right is not None:
             result |= {
                 f"ssl/pseudo_label_accuracy/class_{c:02d}": right[c] / n for c, n in enumerate(counts) if n
             }

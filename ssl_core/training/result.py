@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ssl_core import method_file
 from ssl_core.config import from_document, resolve
-from ssl_core.data.datasets import Dataset, Split, TestSet, describe, draw_split, load_test, load_train
+from ssl_core.data.datasets import Dataset, Split, TestSet, describe, load_test, load_train
+from ssl_core.data.options import Options
+from ssl_core.data.splits.drawing import Wanted, split_for
 from ssl_core.measures import errors_by_class, images_and_wrong, matrix_of
 from ssl_core.pictures import panels as pictures
 from ssl_core.refit import with_validation
@@ -98,8 +101,24 @@ def prepare(
         ConfigError: anything wrong with the configuration or the data.
     """
     config = _resolved(config, data_root, cores)
-    data = load_train(config.dataset, root=data_root, image_size=config.data.image_size, cache=cache)
+    data = load_train(config.dataset, root=data_root, cache=cache, options=options_of(config))
+    for note in data.facts.notes:
+        warnings.warn(note, stacklevel=2)
     return config, data, split_of(config, data)
+
+
+def options_of(config: RunConfig) -> Options:
+    """How the images of a configuration are read."""
+    data = config.data
+    return Options(
+        image_size=data.image_size,
+        resize=data.resize,
+        background=data.background,
+        flip=data.flip,
+        on_damaged=data.on_damaged,
+        group_by=data.group_by,
+        test_share=data.test_share,
+    )
 
 
 def _resolved(
@@ -107,23 +126,26 @@ def _resolved(
 ) -> RunConfig:
     if not isinstance(config, RunConfig):
         config = from_document(config)
-    info = describe(config.dataset, root=data_root, image_size=config.data.image_size)
+    info = describe(config.dataset, root=data_root, options=options_of(config))
     return environment.choose_device(resolve(config, info, cores=cores))
 
 
 def split_of(config: RunConfig, data: Dataset) -> Split:
     """The split that a resolved configuration asks for."""
     assert config.labels is not None and config.data.valid is not None
-    split = draw_split(
-        data.labels,
-        data.num_classes,
-        labelled=config.labels,
+    every_label = not data.is_plain and config.labels >= int((data.labels >= 0).sum()) - config.data.valid
+    wanted = Wanted(
+        labelled=None if every_label else config.labels,
         valid=config.data.valid,
+        valid_share=config.data.valid_share,
+        mode=config.data.split,
         split_seed=config.data.split_seed,
         label_seed=config.data.label_seed,
-        fingerprint=data.fingerprint,
     )
-    return with_validation(split) if config.refit else split
+    drawn = split_for(data, wanted)
+    for note in drawn.notes:
+        warnings.warn(note, stacklevel=2)
+    return with_validation(drawn.split) if config.refit else drawn.split
 
 
 def train(
@@ -174,7 +196,12 @@ def train(
     # Loaded now, so that an unreadable test image is found at once; nothing is computed on them before the end.
     test = None
     if final and recorded is None:
-        test = load_test(config.dataset, root=data_root, image_size=data.image_size, cache=cache)
+        test = load_test(
+            config.dataset,
+            root=data_root,
+            cache=cache,
+            options=replace(options_of(config), image_size=data.image_size),
+        )
     run = Run(config, data, split)
     _train_in(run, out, resume, on_report)
     reading = _read_test(run, test, out, readings) if test is not None else recorded

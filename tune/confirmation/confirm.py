@@ -87,7 +87,7 @@ def confirm(
     study = Study(place.existing_study_folder(name))
     if baseline not in BASELINES:
         raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
-    redrawn: Redrawn = "everything" if resample else "labels"
+    redrawn: Redrawn = "everything" if resample else _redrawn(study.spec)
     chosen = _chosen(study, top, seeds, redrawn)
     progress = progress or Progress()
     with ExitStack() as stack:
@@ -106,6 +106,13 @@ def confirm(
         _keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
+
+
+def _redrawn(spec: StudySpec) -> Redrawn:
+    """What each seed draws anew: in the real protocol all labels are used, and the seeds change the training alone."""
+    config = spec.base_config()
+    info = describe(config.dataset, image_size=config.data.image_size)
+    return "training" if info.protocol == "real" else "labels"
 
 
 def _keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:

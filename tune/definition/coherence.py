@@ -109,6 +109,8 @@ def check_fresh_sets(info: DatasetInfo, config: RunConfig, seeds: int) -> None:
         ConfigError: for example where all other images are labelled, so that every seed has the same ones.
     """
     assert config.labels and config.data.valid
+    if not info.is_plain:  # the seeds change the training alone
+        return
     classes = info.num_classes
     taken, kept = config.labels // classes, config.data.valid // classes
     sets = math.prod(math.comb(count - kept, taken) for count in info.train_per_class)

@@ -85,6 +85,8 @@ def pseudo_label_health(
 ) -> Drawing | None:
     """How many pseudo-labels were used and how many were right, in all and for each class; None without any.
 
+    Where the unlabelled images have no true labels, nobody knows which are right, and that part is left out.
+
     Args:
         reports: one for each epoch.
         classes: names in the order of the labels; numbers where there are none.
@@ -94,34 +96,35 @@ def pseudo_label_health(
     with_labels = [r for r in reports if "accepted" in r.classes]
     if not with_labels:
         return None
-    accepted, right = (
-        np.array([r.classes[kind] for r in with_labels], dtype=float) for kind in ("accepted", "right")
-    )
+    accepted = np.array([r.classes["accepted"] for r in with_labels], dtype=float)
+    known = all("right" in r.classes for r in with_labels)
+    right = np.array([r.classes["right"] for r in with_labels], dtype=float) if known else 0 * accepted
     accuracy = 100 * np.divide(right, accepted, out=np.full_like(right, np.nan), where=accepted > 0)
     epochs = [r.epoch for r in with_labels]
     names = list(classes) or [str(c) for c in range(accepted.shape[1])]
     figure = drawing(15, 4.4, title)
-    overall, counts, shares = figure.subplots(1, 3)
+    overall, counts, *rest = figure.subplots(1, 3 if known else 2)
     total = accepted.sum(axis=1)
     in_all = 100 * np.divide(right.sum(axis=1), total, out=np.full_like(total, np.nan), where=total > 0)
     mask = [100 * r.metrics["ssl/mask_rate"] for r in with_labels]
     marker = "o" if len(epochs) <= FEW_EPOCHS else None
     overall.plot(epochs, mask, color=BLUE, marker=marker, markersize=3, label="unlabelled images used")
-    overall.plot(epochs, in_all, color=GREEN, ls="--", marker=marker, markersize=3, label="of those, right")
+    if known:
+        overall.plot(
+            epochs, in_all, color=GREEN, ls="--", marker=marker, markersize=3, label="of those, right"
+        )
     dress(overall, title="All pseudo-labels", x="epoch", y="%")
     overall.set_ylim(0, 102)
     _epochs(overall, reports, warmup)
     overall.legend(fontsize=9, frameon=False)
     draw = _class_lines if len(names) <= len(CLASSES) else _class_map
     draw(counts, epochs, accepted, names, "Pseudo-labels of each class", "images", None)
-    draw(shares, epochs, accuracy, names, "Right among them", "%", (0, 102))
+    for shares in rest:
+        draw(shares, epochs, accuracy, names, "Right among them", "%", (0, 102))
     if draw is _class_lines:
-        for axes in (counts, shares):
+        for axes in (counts, *rest):
             _epochs(axes, reports, warmup)
-        handles, labels = counts.get_legend_handles_labels()
-        shares.legend(
-            handles, labels, fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02)
-        )
+        _legend_beside((counts, *rest)[-1], counts)
     return figure
 
 
