@@ -47,7 +47,7 @@ def dataset_input(tag: str, dataset: str, *, labelled: int, valid: int) -> dict[
 
     Args:
         tag: its short name, such as "cifar10".
-        dataset: as configured: digits, cifar10, cifar100 or folder:PATH.
+        dataset: as configured: digits, cifar10, cifar100, svhn, stl10, folder:PATH or table:FILE.
         labelled, valid: images of the split.
 
     Returns:
