@@ -48,9 +48,12 @@ _LARGE_DATA = {"batch_size": 64, "mu": 7, "epochs": 300}
 
 
 def common_fields() -> frozenset[str]:
-    """Names of the fields that every method has, nested ones dotted."""
+    """Names of the fields that every method has and that may be set or searched, nested ones dotted.
+
+    `refit` is none of them: a search needs its validation images.
+    """
     nested = {f"data.{name}" for name in DataConfig.model_fields}
-    return frozenset(RunConfig.model_fields) - {"parameters", "data", "method_digest"} | nested
+    return frozenset(RunConfig.model_fields) - {"parameters", "data", "method_digest", "refit"} | nested
 
 
 def parameter_names(method: AnyMethod) -> frozenset[str]:

@@ -34,6 +34,9 @@ class DataConfig(Section):
     )
     split_seed: int = Field(0, ge=0, description="draws the validation images")
     label_seed: int = Field(0, ge=0, description="draws the labelled images among the others")
+    balance_batches: bool = Field(
+        False, description="draw labelled images so that each class is as frequent as the others in training"
+    )
 
 
 class RunConfig(Section):
@@ -93,6 +96,10 @@ class RunConfig(Section):
     )
     seed: int = Field(
         0, ge=0, lt=2**31, description="training seed: initialisation, order, augmentation, noise"
+    )
+    refit: bool = Field(
+        False,
+        description="train on the validation images as well; final models only, once everything is chosen",
     )
     data: DataConfig = Field(default_factory=DataConfig)
 

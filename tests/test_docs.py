@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import tune
 from benchmarks import tutorial
 from tune.cli import app
 
@@ -27,7 +28,9 @@ def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     # Blank lines take the place of the prose, so that a traceback names the page's own lines.
     lines = [""] * len(text.splitlines())
     # One Ray for the whole page, as a notebook may have one: searches that start their own are tested elsewhere.
-    lines[0] = "from tune.cluster import local_ray; local_ray.start_ray(2)"
+    lines[0] = (
+        "from tune.cluster import local_ray; from tune.worker.task import PRELOAD; local_ray.start_ray(2, PRELOAD)"
+    )
     for match in FENCED.finditer(text):
         first = text[: match.start(1)].count("\n")
         code = match.group(1).splitlines()
@@ -48,6 +51,22 @@ def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     assert (tmp_path / "ssl-tune-home" / "mlflow.db").is_file()
     assert (tmp_path / "best.yaml").is_file()
     assert " 0 events are still to be delivered to sqlite:///" in f" {done.stdout}".replace("\n", " ")
+
+
+FUNCTIONS_OF_COMMANDS = {"figures": "pictures", "trials": "trial_records"}
+NO_FUNCTION = {"schema", "ui"}  # a JSON schema is no verb; `ui` is MLflow's own server
+
+
+def test_every_command_is_a_function_that_the_page_describes() -> None:
+    """`tune` offers a function for each verb of the command line."""
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert commands >= {"search", "resume", "stop", "submit", "confirm", "train", "sync"}
+    for command in commands - NO_FUNCTION:
+        name = FUNCTIONS_OF_COMMANDS.get(command, command)
+        assert callable(getattr(tune, name)) and name in tune.__all__, command
+        assert getattr(tune, name).__doc__, name
+        assert f"tune.{name}" in page, name
 
 
 def test_the_tutorial_s_commands_are_commands_and_their_outputs_are_shown() -> None:

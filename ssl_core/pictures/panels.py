@@ -57,10 +57,12 @@ def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
 def keep(folder: Path, run: Run) -> None:
     """Write a run's picture into a folder, if its method shows one and it is not there yet.
 
+    A refit has no validation images, and no picture.
+
     A picture that cannot be made does not stop the run: the reason is written to ``picture-error.txt``, with a warning.
     """
     path = folder / FILE_NAME
-    if path.exists():
+    if path.exists() or run.config.refit:
         return
     try:
         picture = picture_of(run)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from ssl_core import losses
+from ssl_core.measures import balanced_error, count_confusion, images_and_wrong, matrix_of
 from ssl_core.methods.base import Progress, Relabel
 from ssl_core.system import memory
 from ssl_core.system.errors import NonFiniteError
@@ -43,7 +44,8 @@ def _epoch(run: Run, epoch: int) -> Report:
     steps = config.steps_per_epoch or 1
     monitor, images_seen = take_steps(run, epoch)
     run.ema.copy_buffers()
-    metrics = monitor.metrics() | _validate(run)
+    validation, counts = _validate(run)
+    metrics = monitor.metrics() | validation
     seconds = time.perf_counter() - started
     metrics["lr"] = learning_rate(config.lr, epoch * steps - 1, config.total_steps)
     metrics["time/epoch_seconds"] = seconds
@@ -52,7 +54,7 @@ def _epoch(run: Run, epoch: int) -> Report:
         epoch=epoch,
         ssl_epoch=_ssl_epoch(run, epoch),
         metrics=metrics,
-        classes=monitor.classes(),
+        classes=monitor.classes() | counts,
         time_ms=time.time_ns() // 1_000_000,
     )
 
@@ -113,14 +115,40 @@ def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
         monitor.add_pseudo_labels(pseudo)
 
 
-def _validate(run: Run) -> dict[str, float]:
-    """Error (percent misclassified) and loss (nats) of the EMA model on the validation images."""
+def _validate(run: Run) -> tuple[dict[str, float], dict[str, list[int]]]:
+    """Errors (percent) and loss (nats) of the EMA model on the validation images, and the counts by class.
+
+    The counts are `images` and `wrong` of each class; after the run's last epoch also `confusion`, row by row.
+    A refit has no validation images: of it nothing is measured but that its weights are finite.
+    """
+    if not len(run.valid):
+        _check_weights(run)
+        return {}, {}
     valid = run.valid.to(run.device)
     logits, labels = run.evaluated_in_batches(run.images, valid), run.labels[valid]
-    wrong = (logits.argmax(dim=1) != labels).sum()
+    confusion = count_confusion(logits, labels)
     loss = losses.cross_entropy(logits, labels).mean()
     if not bool(torch.isfinite(loss)):  # the last update of the epoch may have overflowed
         raise NonFiniteError(
             f"val/loss is not finite after epoch {run.epoch + 1} with {run.config.parameters!r}"
         )
-    return {"val/error": 100 * int(wrong) / len(labels), "val/loss": float(loss)}
+    cells = confusion.tolist()
+    images, wrong = images_and_wrong(matrix_of(cells))
+    counts = {"images": images, "wrong": wrong}
+    if run.epoch + 1 == run.config.last_epoch:
+        counts["confusion"] = cells
+    metrics = {
+        "val/error": 100 * sum(wrong) / len(labels),
+        "val/error_balanced": balanced_error(images, wrong),
+        "val/loss": float(loss),
+    }
+    return metrics, counts
+
+
+def _check_weights(run: Run) -> None:
+    """Refuse weights that the last update of the epoch has made infinite or NaN."""
+    finite = torch.stack([torch.isfinite(value).all() for value in run.ema.network.parameters()])
+    if not bool(finite.all()):
+        raise NonFiniteError(
+            f"a weight is not finite after epoch {run.epoch + 1} with {run.config.parameters!r}"
+        )

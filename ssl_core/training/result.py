@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from ssl_core import method_file
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, Split, TestSet, describe, draw_split, load_test, load_train
+from ssl_core.measures import errors_by_class, images_and_wrong, matrix_of
 from ssl_core.pictures import panels as pictures
+from ssl_core.refit import with_validation
 from ssl_core.schema import RunConfig
 from ssl_core.system import environment
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from ssl_core.training import checkpoint
 from ssl_core.training.loop import run_epochs
+from ssl_core.training.reading import (
+    READINGS_FILE,
+    append_reading,
+    confusion_of,
+    reading_of,
+    recorded_reading,
+)
 from ssl_core.training.run import Report, Run, differences
 
-CONFIG_FILE, RESULT_FILE, READINGS_FILE, CHECKPOINTS = (
-    "config.json",
-    "result.json",
-    "test-readings.jsonl",
-    "checkpoints",
-)
+CONFIG_FILE, RESULT_FILE, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Result:
     """The result of a run: that of its last finished epoch, never of its best.
 
     Attributes:
-        val_error: percent of validation images misclassified by the EMA model.
+        val_error: percent of validation images misclassified by the EMA model; None of a refit, which has none left.
         test_error: percent of test images; None unless the test set was asked for.
         epochs: finished epochs.
         seconds: spent in epochs, before and after every interruption.
@@ -48,9 +46,17 @@ class Result:
         split_hash: of the split of the training images.
         seed: training seed.
         versions: fingerprint of processor and versions.
+        val_loss: mean cross-entropy of the EMA model on the validation images, in nats.
+        val_error_balanced, test_error_balanced: means of the classes' errors in percent.
+        classes: their names, in the order of the labels.
+        val_error_by_class, test_error_by_class: percent of each class's images; None for a class without an image.
+        val_confusion, test_confusion: counts, a row for each true class and a column for each predicted one.
+
+    What begins with ``test_`` is None unless the test set was asked for. Results of earlier versions have none of the
+    fields after `versions`. A refit has no field that begins with ``val_``.
     """
 
-    val_error: float
+    val_error: float | None
     test_error: float | None
     epochs: int
     seconds: float
@@ -59,10 +65,18 @@ class Result:
     split_hash: str
     seed: int
     versions: dict[str, str]
+    val_loss: float | None = None
+    val_error_balanced: float | None = None
+    test_error_balanced: float | None = None
+    classes: list[str] | None = None
+    val_error_by_class: list[float | None] | None = None
+    val_confusion: list[list[int]] | None = None
+    test_error_by_class: list[float | None] | None = None
+    test_confusion: list[list[int]] | None = None
 
     def document(self) -> dict[str, Any]:
-        """As plain data; `test_error` is absent, not null, where the test set was not read."""
-        return {k: v for k, v in asdict(self).items() if not (k == "test_error" and v is None)}
+        """As plain data; what is None, such as `test_error` where the test set was not read, is absent."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def prepare(
@@ -100,7 +114,7 @@ def _resolved(
 def split_of(config: RunConfig, data: Dataset) -> Split:
     """The split that a resolved configuration asks for."""
     assert config.labels is not None and config.data.valid is not None
-    return draw_split(
+    split = draw_split(
         data.labels,
         data.num_classes,
         labelled=config.labels,
@@ -109,6 +123,7 @@ def split_of(config: RunConfig, data: Dataset) -> Split:
         label_seed=config.data.label_seed,
         fingerprint=data.fingerprint,
     )
+    return with_validation(split) if config.refit else split
 
 
 def train(
@@ -136,8 +151,8 @@ def train(
         on_report: called with the report of every epoch.
 
     Raises:
-        ConfigError: anything wrong with the configuration or the data, an `out` that is in use, or `final`
-            without a place to record the reading.
+        ConfigError: anything wrong with the configuration or the data, an `out` that is in use, `final`
+            without a place to record the reading, or a refit that is not `final`.
         NonFiniteError: a loss or gradient that is not finite.
     """
     if final and out is None and readings is None:
@@ -145,6 +160,11 @@ def train(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
     config = _resolved(config, data_root)
+    if config.refit and not final:
+        raise ConfigError(
+            "refit: the model is trained on the validation images too, so the test set alone can measure it: train it "
+            "with --final (final=True), once everything is chosen."
+        )
     done, recorded = (
         _from_before(out, config, final, readings) if resume and out is not None else (None, None)
     )
@@ -157,10 +177,8 @@ def train(
         test = load_test(config.dataset, root=data_root, image_size=data.image_size, cache=cache)
     run = Run(config, data, split)
     _train_in(run, out, resume, on_report)
-    test_error = None if recorded is None else float(recorded["test_error"])
-    if test is not None:
-        test_error = _read_test(run, test, out, readings)
-    result = result_of(run, test_error)
+    reading = _read_test(run, test, out, readings) if test is not None else recorded
+    result = result_of(run, reading)
     if out is not None:
         pictures.keep(out, run)
         write_atomically(out / RESULT_FILE, json.dumps(result.document(), indent=1).encode())
@@ -178,23 +196,30 @@ def _train_in(run: Run, out: Path | None, resume: bool, on_report: Callable[[Rep
             on_report(report)
 
 
-def _read_test(run: Run, test: TestSet, out: Path | None, readings: Path | None) -> float:
-    """Percent of the test images that the finished run misclassifies; the reading is recorded."""
-    test_error = error_percent(run, test.images, test.labels)
+def _read_test(run: Run, test: TestSet, out: Path | None, readings: Path | None) -> dict[str, Any]:
+    """The reading of the test set by the finished run; it is recorded."""
+    reading = reading_of(run, confusion_of(run, test.images, test.labels))
     # The run's own record comes first: if a crash comes between the two, `_from_before` copies it to the other.
     for path in (out / READINGS_FILE if out is not None else None, readings):
         if path is not None:
-            append_reading(path, reading_of(run, test_error))
-    return test_error
+            append_reading(path, reading)
+    return reading
 
 
-def result_of(run: Run, test_error: float | None = None) -> Result:
-    """The result of a run that has finished at least one epoch."""
+def result_of(run: Run, reading: Mapping[str, Any] | None = None) -> Result:
+    """The result of a run that has finished at least one epoch.
+
+    Args:
+        run: the run.
+        reading: of the test set, as `reading_of` gives it; None: the test set was not read.
+    """
     seconds = sum(r.metrics["time/epoch_seconds"] for r in run.history)
     images = sum(r.metrics["time/epoch_seconds"] * r.metrics["images_per_second"] for r in run.history)
+    last = run.history[-1]
+    cells, read = last.classes.get("confusion"), reading or {}
     return Result(
-        val_error=run.history[-1].metrics["val/error"],
-        test_error=test_error,
+        val_error=last.metrics.get("val/error"),
+        test_error=read.get("test_error"),
         epochs=run.epoch,
         seconds=seconds,
         images_per_second=images / seconds,
@@ -202,37 +227,23 @@ def result_of(run: Run, test_error: float | None = None) -> Result:
         split_hash=run.split.hash,
         seed=run.config.seed,
         versions=environment.fingerprint(run.config.device),
+        val_loss=last.metrics.get("val/loss"),
+        val_error_balanced=last.metrics.get("val/error_balanced"),
+        test_error_balanced=read.get("test_error_balanced"),
+        classes=list(run.data.classes),
+        **_by_class("val", None if cells is None else matrix_of(cells)),
+        **_by_class("test", read.get("test_confusion")),
     )
 
 
-def error_percent(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> float:
-    """Percent of some images, (n, H, W, 3) uint8 and (n,) int64 arrays, that the EMA model misclassifies."""
-    pixels, truth = torch.tensor(images).to(run.device), torch.tensor(labels).to(run.device)
-    logits = run.evaluated_in_batches(pixels, torch.arange(len(truth), device=run.device))
-    return 100 * int((logits.argmax(dim=1) != truth).sum()) / len(truth)
-
-
-def reading_of(run: Run, test_error: float) -> dict[str, Any]:
-    """A reading of the test set as a document: when, of which model, and its error."""
+def _by_class(part: str, matrix: list[list[int]] | None) -> dict[str, Any]:
+    """The fields of a result that a confusion matrix gives; none where there is no matrix."""
+    if matrix is None:
+        return {}
     return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "config": run.config.document(),
-        "split_hash": run.split.hash,
-        "epochs": run.epoch,
-        "test_error": test_error,
+        f"{part}_error_by_class": errors_by_class(*images_and_wrong(matrix)),
+        f"{part}_confusion": matrix,
     }
-
-
-def append_reading(path: Path, reading: Mapping[str, Any]) -> None:
-    """Append a reading to a record; half a line that a crash left behind stays on its own line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        broken = False
-        if end:
-            file.seek(end - 1)
-            broken = file.read(1) != b"\n"
-        file.write((b"\n" if broken else b"") + json.dumps(reading).encode() + b"\n")
 
 
 def _from_before(
@@ -242,8 +253,8 @@ def _from_before(
     done = _finished(out, config, final)
     if done is not None or not final:
         return done, None
-    recorded = _recorded(out / READINGS_FILE, config)
-    if recorded is not None and readings is not None and _recorded(readings, config) is None:
+    recorded = recorded_reading(out / READINGS_FILE, config)
+    if recorded is not None and readings is not None and recorded_reading(readings, config) is None:
         append_reading(readings, recorded)  # a crash came between the two records
     return None, recorded
 
@@ -262,20 +273,7 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
         )
     if document["epochs"] < config.last_epoch or (final and "test_error" not in document):
         return None
-    return Result(**{"test_error": None, **document})
-
-
-def _recorded(path: Path, config: RunConfig) -> dict[str, Any] | None:
-    """The recorded reading of this model, if a crash came before its result was written."""
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            reading: dict[str, Any] = json.loads(line)
-        except ValueError:  # half a line, from a crash
-            continue
-        same = not differences(reading["config"], config.document())
-        if same and reading["epochs"] == config.last_epoch:
-            return reading
-    return None
+    return Result(**{"val_error": None, "test_error": None, **document})
 
 
 def _open_folder(out: Path, run: Run, resume: bool) -> None:

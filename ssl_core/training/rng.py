@@ -14,7 +14,13 @@ from typing import Literal
 import torch
 
 Stream = Literal[
-    "initialisation", "order/labelled", "order/unlabelled", "augmentation", "noise", "attention head"
+    "initialisation",
+    "order/labelled",
+    "order/balanced",
+    "order/unlabelled",
+    "augmentation",
+    "noise",
+    "attention head",
 ]
 
 
@@ -48,7 +54,10 @@ class Shuffled:
 
     def batch(self, index: int, size: int) -> torch.Tensor:
         """Items at places [index * size, (index + 1) * size) of the endless sequence: (size,) int64."""
-        start, end = index * size, (index + 1) * size
+        return self.items(index * size, (index + 1) * size)
+
+    def items(self, start: int, end: int) -> torch.Tensor:
+        """Items at places [start, end) of the endless sequence: (end - start,) int64."""
         parts = []
         for number in range(start // self.n, -(-end // self.n)):
             first = number * self.n
@@ -60,3 +69,36 @@ class Shuffled:
         if number not in self._orders:
             self._orders[number] = torch.randperm(self.n, generator=generator(*self._key, number))  # type: ignore[arg-type]
         return self._orders[number]
+
+
+class Balanced:
+    """An endless sequence of items of several classes in which every class is as frequent as every other.
+
+    It consists of rounds: a round has one item of each class, in a random order. A class's own items come shuffled anew
+    each time all were used, so that within a class each is used as often as the others. Like `Shuffled` it is addressed
+    by position.
+
+    Args:
+        labels: the class of each item, (n,) int64, at least one item.
+        seed: of the random stream, which is not that of `Shuffled` batches.
+    """
+
+    def __init__(self, labels: torch.Tensor, seed: int) -> None:
+        self._members = [torch.nonzero(labels == c).flatten() for c in torch.unique(labels).tolist()]
+        self._rounds = Shuffled(len(self._members), seed, "order/balanced", 0)
+        self._orders = [
+            Shuffled(len(members), seed, "order/balanced", 1, place)
+            for place, members in enumerate(self._members)
+        ]
+
+    def batch(self, index: int, size: int) -> torch.Tensor:
+        """Items at places [index * size, (index + 1) * size) of the endless sequence: (size,) int64."""
+        start, end = index * size, (index + 1) * size
+        classes = self._rounds.items(start, end)
+        items = torch.empty(size, dtype=torch.int64)
+        for place in torch.unique(classes).tolist():
+            at = torch.nonzero(classes == place).flatten()
+            # Every round has one item of the class: its number is how many of them came before.
+            first = (start + int(at[0])) // len(self._members)
+            items[at] = self._members[place][self._orders[place].items(first, first + len(at))]
+        return items

@@ -23,7 +23,7 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
 from ssl_core.training.ema import AveragedModel
 from ssl_core.training.optim import build_optimizer, restore
-from ssl_core.training.rng import Shuffled
+from ssl_core.training.rng import Balanced, Shuffled
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
@@ -36,7 +36,8 @@ class Report:
         epoch: finished epochs, from 1.
         ssl_epoch: finished epochs after the warm-up, from 1; None during it.
         metrics: by their MLflow names; val/error in percent, losses in nats, times in seconds.
-        classes: pseudo-labels of each class, `accepted` and `right`; empty where the method made none.
+        classes: counts by class. Pseudo-labels, where the method made any: `accepted` and `right`. Validation images:
+            `images` and `wrong`, and after the run's last epoch `confusion`, the matrix row by row.
         time_ms: when the epoch ended, in Unix milliseconds.
     """
 
@@ -101,7 +102,11 @@ class Run:
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.labelled = torch.from_numpy(split.labelled)
         self.unlabelled = torch.from_numpy(split.unlabelled)
-        self.labelled_order = Shuffled(self.setup.labelled, config.seed, "order/labelled")
+        self.labelled_order: Shuffled | Balanced = Shuffled(
+            self.setup.labelled, config.seed, "order/labelled"
+        )
+        if config.data.balance_batches:
+            self.labelled_order = Balanced(torch.from_numpy(data.labels)[self.labelled], config.seed)
         self.unlabelled_order = Shuffled(self.setup.unlabelled, config.seed, "order/unlabelled")
         self.valid = torch.from_numpy(split.valid)
 

@@ -89,6 +89,12 @@ def timeless(result: run.Result) -> dict[str, Any]:
     return {k: v for k, v in result.document().items() if k not in ("seconds", "images_per_second")}
 
 
+def untested(document: dict[str, Any]) -> dict[str, Any]:
+    """A result without what the test set says."""
+    of_test = {"test_error", "test_error_balanced", "test_error_by_class", "test_confusion"}
+    return {k: v for k, v in document.items() if k not in of_test}
+
+
 def last_state(out: Path) -> dict[str, Any]:
     state = checkpoint.load_newest(out / "checkpoints")
     assert state is not None
@@ -112,6 +118,10 @@ def test_a_run_leaves_configuration_result_and_checkpoints(
     assert written == result.document()
     assert "test_error" not in written and result.test_error is None
     assert written["val_error"] == reports[-1].metrics["val/error"]
+    assert written["val_error_balanced"] == reports[-1].metrics["val/error_balanced"]
+    assert written["val_loss"] == reports[-1].metrics["val/loss"]
+    assert written["classes"] == list(CLASSES) and [sum(row) for row in written["val_confusion"]] == [2, 2, 2]
+    assert written["val_error_by_class"] == [50.0 * n for n in reports[-1].classes["wrong"]]
     assert [r.epoch for r in reports] == [1, 2, 3] and written["epochs"] == 3
     assert written["seed"] == 0 and len(written["split_hash"]) == 16
     assert written["seconds"] == pytest.approx(sum(r.metrics["time/epoch_seconds"] for r in reports))
@@ -173,19 +183,23 @@ def test_a_final_run_reads_the_test_set_once_and_records_it(
     config, data, split = run.prepare(document)
     final = Run(config, data, split)
     final.load_state(last_state(out))
-    wrong = 0
+    matrix = [[0] * 3 for _ in CLASSES]
     for label, name in enumerate(CLASSES):
         for path in sorted((folder / "test" / name).iterdir()):
             pixels = torch.tensor(np.array(Image.open(path)))[None]
-            wrong += int(final.evaluated(pixels).argmax() != label)
+            matrix[label][int(final.evaluated(pixels).argmax())] += 1
+    wrong = 12 - sum(matrix[label][label] for label in range(3))
     assert result.test_error == 100 * wrong / 12
+    assert result.test_confusion == matrix == reading["test_confusion"]
+    assert result.test_error_by_class == [100 * (4 - matrix[label][label]) / 4 for label in range(3)]
+    assert result.test_error_balanced == pytest.approx(result.test_error)  # as many images of each class
 
 
 def test_final_changes_no_bit_of_training(document: dict[str, Any], tmp_path: Path) -> None:
     one = ssl_core.train(document, out=tmp_path / "a")
     other = ssl_core.train(document, out=tmp_path / "b", final=True)
     assert_same_bits(last_state(tmp_path / "a"), last_state(tmp_path / "b"))
-    assert timeless(one) == {k: v for k, v in timeless(other).items() if k != "test_error"}
+    assert timeless(one) == untested(timeless(other)) != timeless(other)
 
 
 def test_readings_can_be_recorded_without_a_folder(document: dict[str, Any], tmp_path: Path) -> None:
@@ -258,7 +272,7 @@ def test_a_finished_run_can_still_be_made_final(
     reports: list[Report] = []
     final = ssl_core.train(document, out=tmp_path / "run", resume=True, final=True, on_report=reports.append)
     assert reports == [] and test_set.calls == 1 and final.test_error is not None
-    assert final.document() == result.document() | {"test_error": final.test_error}
+    assert untested(final.document()) == result.document()
     assert len((tmp_path / "run" / "test-readings.jsonl").read_text().splitlines()) == 1
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import tune
 from ssl_core.config import from_document
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
@@ -32,6 +33,7 @@ from tests.tune.helpers import (
 from tune.cli.show import print_confirmation
 from tune.confirmation.confirm import confirm
 from tune.confirmation.document import Candidate, trainings_of
+from tune.confirmation.trainings import fresh
 from tune.definition.coherence import check_fresh_sets
 from tune.findings.confirmation import confirmed
 from tune.findings.study import Study, load_study
@@ -74,6 +76,9 @@ def test_each_model_is_trained_on_fresh_seeds_beside_the_baseline(
         assert len(row["val_error"]) == len(row["test_error"]) == 2
         assert row["test_mean"] == pytest.approx(sum(row["test_error"]) / 2)
         assert all(0 <= error <= 100 for error in row["test_error"])
+        assert row["test_error_balanced"] == pytest.approx(row["test_error"])  # 4 test images of each class
+        assert row["test_error_by_class"].keys() == {"a", "b", "c"}
+        assert sum(row["test_error_by_class"].values()) / 3 == pytest.approx(row["test_mean"])
     assert "cannot tell below 3 seeds" in document["verdict"][0] and "n = 2" in document["verdict"][0]
     assert confirmed(study.folder) == document
 
@@ -96,7 +101,7 @@ def test_a_search_confirms_in_the_same_sitting_and_delivers_everything_once(
     assert runs["shapes"].info.status == "FINISHED"
     for name in trained:
         assert mlflow_steps(ready_home, runs[name]) == [1, 2, 3]
-        assert "test/error" in runs[name].data.metrics
+        assert {"test/error", "test/error_balanced"} <= runs[name].data.metrics.keys()
     for record in study.records():
         assert mlflow_steps(ready_home, runs[f"trial {record.trial}"]) == list(range(1, record.epoch + 1))
 
@@ -309,15 +314,79 @@ def test_a_baseline_of_another_setting_is_not_taken(finished: Home) -> None:
     spec = load_study("shapes", home=finished.path).spec
     wanted = resolve_request(baseline_request(spec), finished)
     assert differences(wanted, wanted, spec.split_hash) == []
+    of_before = {k: v for k, v in wanted.config["data"].items() if k != "balance_batches"}
     for change, words in (
         ({"trials": 5}, ["trials"]),
         ({"config": wanted.config | {"epochs": 7}}, ["epochs"]),
         ({"config": wanted.config | {"lr": 0.5}}, []),  # is searched anyway
         ({"config": wanted.config | {"threads": 7}}, []),
+        ({"config": wanted.config | {"data": of_before}}, []),
         ({"split_hash": "another"}, ["split"]),
         ({"space": wanted.space.model_copy(update={"digest": "another"})}, ["space"]),
     ):
         assert differences(wanted.model_copy(update=change), wanted, spec.split_hash) == words
+
+
+def test_a_refit_trains_the_winner_on_the_validation_images_too(
+    confirmation: tuple[Home, dict[str, Any]], readable: None, tmp_path: Path, ssl_tune: Command
+) -> None:
+    home = copy_home(confirmation[0], tmp_path / "refitted")
+    before = readings(home)
+    done = ssl_tune(
+        *("confirm", "shapes", "--seeds", 2, "--baseline", "plain", "--refit", "--home", home.path, "--json")
+    )
+    assert done.code == 0, done.err
+    document, found = done.document, done.document["refit"]
+    winner = next(row for row in document["rows"] if row["who"] == document["winner"])
+    assert found["who"] == document["winner"] and found["seeds"] == winner["seeds"] == [1001, 1002]
+    differences = [a - b for a, b in zip(found["test_error"], winner["test_error"], strict=True)]
+    assert found["difference"] == pytest.approx(sum(differences) / 2)
+    # One reading for each refit, and none again for what was confirmed before.
+    fresh_readings = readings(home)[len(before) :]
+    assert [r["config"]["refit"] for r in fresh_readings] == [True, True]
+    assert [r["test_error"] for r in fresh_readings] == found["test_error"]
+    assert not {r["split_hash"] for r in fresh_readings} & {r["split_hash"] for r in before}
+    steps = {r["config"]["epochs"] * r["config"]["steps_per_epoch"] for r in readings(home)}
+    assert steps == {document["steps"]}
+    assert f"refit of trial {winner['who']} on training and validation images" in document["verdict"][-1]
+    run = mlflow_runs(home, "shapes")[f"trial {winner['who']} confirm-2-refit"]
+    assert run.data.params["refit"] == "True" and run.data.metrics["test/error"] == found["test_error"][1]
+    assert not [name for name in run.data.metrics if name.startswith("val/")]
+    text = Path(tune.report("shapes", home=home.path)["path"]).read_text()
+    assert "on training and validation images" in text
+    print_confirmation(document)
+    assert (
+        ssl_tune(
+            "confirm", "shapes", "--seeds", 2, "--baseline", "plain", "--refit", "--home", home.path
+        ).code
+        == 0
+    )
+    assert len(readings(home)) == len(before) + 2
+
+
+def test_resampling_draws_validation_images_anew(
+    confirmation: tuple[Home, dict[str, Any]], readable: None, tmp_path: Path
+) -> None:
+    home = copy_home(confirmation[0], tmp_path / "resampled")
+    before = readings(home)
+    document = confirm("shapes", seeds=2, baseline="plain", resample=True, home=home.path)
+    assert document["redrawn"] == "everything" and confirmation[1]["redrawn"] == "labels"
+    fresh_readings = readings(home)[len(before) :]
+    assert len(fresh_readings) == 4
+    for reading in fresh_readings:
+        data = reading["config"]["data"]
+        assert data["split_seed"] == data["label_seed"] == reading["config"]["seed"] in (1001, 1002)
+    assert any("each seed drew labelled and validation images of its own" in s for s in document["verdict"])
+    assert any("on other validation images" in sentence for sentence in document["verdict"])
+
+
+def test_seeds_change_what_is_said(finished: Home) -> None:
+    config = load_study("shapes", home=finished.path).spec.base_config()
+    drawn = {kind: fresh(config, 3, kind) for kind in ("training", "labels", "everything")}  # type: ignore[arg-type]
+    assert {kind: one.seed for kind, one in drawn.items()} == dict.fromkeys(drawn, 1003)
+    seeds = {kind: (one.data.label_seed, one.data.split_seed) for kind, one in drawn.items()}
+    assert seeds == {"training": (0, 0), "labels": (1003, 0), "everything": (1003, 1003)}
+    assert fresh(config, 3) == drawn["labels"]
 
 
 def test_more_seeds_than_labelled_sets_are_refused(finished: Home, pictures: Path) -> None:

@@ -44,6 +44,7 @@ def test_an_export_says_what_came_out_and_where_it_came_from(
     assert best is not None and set(document) == {"format", "config", "expect", "origin"}
     assert document["expect"] == {
         "val_error": best["val_error"],
+        "val_error_balanced": best["val_error_balanced"],
         "val_loss": best["val_loss"],
         "epochs": best["epoch"],
     }

@@ -7,6 +7,7 @@ import pytest
 
 from ssl_core.methods.base import Panel
 from ssl_core.pictures.file import Picture
+from tune.figures.confusion import confusion_matrix, last_matrix
 from tune.figures.curves import learning_curves, pseudo_label_health
 from tune.figures.gallery import gallery
 from tune.figures.study import optimisation_history, parameter_importances, slices, study_curves
@@ -71,6 +72,39 @@ def test_pseudo_labels_are_shown_in_all_and_class_by_class() -> None:
     drawn = lines(shares)
     assert drawn["cat"] == ([2, 3], [75.0, 90.0])
     assert np.isnan(drawn["dog"][1][0]) and drawn["dog"][1][1] == 50.0  # none accepted: no accuracy
+
+
+def test_the_balanced_error_has_a_line_where_it_is_another_curve() -> None:
+    rows = [Report(n, 0, {"val/error": 50.0, "val/error_balanced": v}) for n, v in ((1, 50.0), (2, 60.0))]
+    drawn = lines(learning_curves(rows).axes[0])
+    assert drawn["mean of the classes' errors"] == ([1, 2], [50.0, 60.0])
+    assert len(lines(learning_curves(rows[:1]).axes[0])) == 1
+
+
+def test_a_confusion_matrix_shows_counts_shares_and_the_error_of_each_class() -> None:
+    figure = confusion_matrix([[3, 1, 0], [0, 4, 0], [0, 0, 0]], classes=["cat", "dog", "fox"], images="test")
+    cells, bars = figure.axes[:2]
+    shares = cells.get_images()[0].get_array()
+    assert shares[:2].tolist() == [[75.0, 25.0, 0.0], [0.0, 100.0, 0.0]]
+    assert np.isnan(np.array(shares[2], dtype=float)).all()  # no image of this class
+    assert [text.get_text() for text in cells.texts] == ["3", "1", "4"]
+    assert [text.get_text() for text in cells.get_yticklabels()] == ["cat", "dog", "fox"]
+    assert cells.get_title("left") == "Confusion matrix, test images"
+    assert [bar.get_width() for bar in bars.patches] == [25.0, 0.0, 0.0]
+    (mean,) = bars.get_lines()
+    assert mean.get_label() == "mean of the classes: 12.50 %"
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_hundred_classes_are_drawn_without_names_and_counts() -> None:
+    figure = confusion_matrix((7 * np.eye(100, dtype=int)).tolist())
+    assert not figure.axes[0].texts and figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_matrix_is_that_of_the_last_epoch() -> None:
+    earlier = Report(1, 0, {}, {"confusion": [1, 0, 0, 1]})
+    assert last_matrix([earlier, Report(2, 0, {}, {"confusion": [2, 1, 0, 3]})]) == [[2, 1], [0, 3]]
+    assert last_matrix([earlier, Report(2, 0, {}, {})]) is None and last_matrix([]) is None
 
 
 def test_many_classes_are_rows_of_a_map() -> None:

@@ -40,6 +40,7 @@ SECTIONS = [
     "Learning curves",
     "Pseudo-labels",
     "What the method does",
+    "Errors by class",
     "Environment and search space",
 ]
 
@@ -138,6 +139,7 @@ def test_every_section_is_there_and_every_picture_can_be_seen(
         "Validation error over epochs",
         f"Trial {load_study('shapes', home=reported[0].path).best()['trial']}: validation error",  # type: ignore[index]
         "How many unlabelled images were used and how many of their labels were right",
+        "How often the images of a class",
     ]
     assert len(found.images) == len(found.captions)
     for image in found.images:
@@ -169,6 +171,21 @@ def test_tables_and_verdict_say_what_the_records_say(reported: tuple[Home, dict[
     assert f"Unconfirmed: trial {best['trial']} is the best of 6 trials" in found.words
     assert "12 validation images resolve about" in found.words
     assert "3 trials ran the full budget, too few to say which parameter matters" in found.words
+
+
+def test_errors_by_class_are_those_of_the_best_trial(reported: tuple[Home, dict[str, Any]]) -> None:
+    home, document = reported
+    study = load_study("shapes", home=home.path)
+    best = study.best()
+    assert best is not None
+    rows = read(document["path"]).table(
+        "class", "validation images", "misclassified %", "most often taken for"
+    )
+    assert [row[:2] for row in rows] == [["a", "4"], ["b", "4"], ["c", "4"]]
+    errors = [float(row[2]) for row in rows]
+    assert sum(errors) / 3 == pytest.approx(best["val_error"], abs=0.01)
+    for error, row in zip(errors, rows, strict=True):
+        assert bool(row[3]) == (error > 0)
 
 
 def test_the_page_is_an_artifact_of_the_study_s_run(reported: tuple[Home, dict[str, Any]]) -> None:
@@ -288,7 +305,7 @@ def test_a_browser_shows_the_page_without_a_network(
         faults = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     finally:
         browser.quit()
-    assert len(shown) == 6 and all(shown)
+    assert len(shown) == 7 and all(shown)
     assert (faults, too_wide) == ([], False)
     assert all(name.startswith("data:") for name in loaded)
 
@@ -311,7 +328,7 @@ def test_the_best_trial_s_figures_or_those_of_a_trial_of_one_s_choice(
     done = ssl_tune("figures", "shapes")
     place = study.folder.path / "figures" / f"trial-{best['trial']}"
     assert done.code == 0 and done.out.split() == [
-        str(place / name) for name in ("learning_curves.png", "pseudo_labels.png")
+        str(place / name) for name in ("learning_curves.png", "pseudo_labels.png", "confusion.png")
     ]
     assert all(min(png(path).size) > 200 for path in done.out.split())
     stopped = next(r.trial for r in study.records() if r.state == "stopped_early")
@@ -333,7 +350,9 @@ def test_the_folder_of_a_training_has_figures_too(home: Home, ssl_tune: Command,
     assert ssl_tune("train", *words, *settings).code == 0
     done = ssl_tune("figures", out)
     assert done.code == 0, done.err
-    assert done.out.split() == [str(out / "figures" / n) for n in ("learning_curves.png", "picture.png")]
+    assert done.out.split() == [
+        str(out / "figures" / n) for n in ("learning_curves.png", "confusion.png", "picture.png")
+    ]
     assert all(min(png(path).size) > 200 for path in done.out.split())
     assert ssl_tune("train", "--resume", "--out", out).code == 0  # the figures are in nobody's way
     for words, message in (
@@ -362,11 +381,12 @@ def test_figures_name_what_they_show(copied: Home, monkeypatch: pytest.MonkeyPat
     shown = []
     monkeypatch.setattr(run, "save", lambda figure, path: shown.append(figure))
     run.figures("shapes", home=copied.path)
-    curves, health = shown
+    curves, health, confusion = shown
     assert curves.get_suptitle().endswith("of shapes: pseudo_label on shapes, 12 labels")
     errors = curves.axes[0]
     assert errors.get_ylabel() == "validation images misclassified, %"
     assert errors.child_axes[0].get_ylabel() == "validation accuracy, %"
+    assert confusion.axes[0].get_title("left") == "Confusion matrix, validation images"
     assert [t.get_text() for t in health.axes[2].get_legend().get_texts()][:3] == ["a", "b", "c"]
 
 

@@ -292,7 +292,8 @@ def test_values_that_are_no_words_are_sent_whole() -> None:
 def test_each_option_is_inherited_or_says_why_not(name: str) -> None:
     reason = option_of(SearchRequest, name).baseline
     inherited = {
-        *("dataset", "labels", "network", "epochs", "seed", "trials", "sampler", "startup_trials"),
+        *("dataset", "labels", "network", "epochs", "seed", "trials", "sampler"),
+        *("objective", "startup_trials"),
         *("concurrent", "gpus_per_trial", "storage", "max_failures", "tracking_uri", "tracking_timeout"),
         *("system_metrics", "data_root", "address"),
     }

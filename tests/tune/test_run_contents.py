@@ -109,13 +109,14 @@ def test_ended_runs_have_the_figures_that_fit_how_they_ended_and_once(
     tracker.study_started({}, "study\n")
     for trial in ("0", "1", "2", "3"):
         tracker.trial_started(trial, {}, {}, "trial\n")
-    classes = {"accepted": [3, 1], "right": [2, 0]}
+    classes, last = {"accepted": [3, 1], "right": [2, 0]}, {"confusion": [1, 1, 0, 2]}
     for trial in ("0", "1", "2"):
         for epoch in (1, 2):
             measured = {"val/error": 9.0, "ssl/mask_rate": 0.5}
-            tracker.report(trial, epoch, measured, classes=classes if epoch == 2 else None)
+            counts = {"images": [2, 2], "wrong": [1, 0]} | (classes | last if epoch == 2 else {})
+            tracker.report(trial, epoch, measured, classes=counts)
     assert deliver(tracked.study, 30) == 0
-    tracker.trial_ended("0", "completed", picture=picture, warmup=1)
+    tracker.trial_ended("0", "completed", picture=picture, warmup=1, test_confusion=[[3, 1], [0, 4]])
     tracker.trial_ended("1", "asha", picture=picture)
     tracker.trial_ended("2", "nan", error="NaN")
     tracker.trial_ended("3", "oom", error="no memory")  # before its first epoch
@@ -123,7 +124,7 @@ def test_ended_runs_have_the_figures_that_fit_how_they_ended_and_once(
     tracked.log.set_meta("complete", "1")
     # Killed after the first figure, which is sent after four states and two texts, and before it is noted.
     owed = len(tracked.log.owed_figures(99))
-    assert owed == 3 + 1 + 1 + 0 + 1
+    assert owed == 5 + 1 + 1 + 0 + 1
     assert tracked.sender("sender:after-send:7") == -9
     assert tracked.log.pending() == len(tracked.log.owed_figures(99)) == owed
     assert tracked.sender() == 0 and tracked.log.pending() == 0
@@ -133,7 +134,8 @@ def test_ended_runs_have_the_figures_that_fit_how_they_ended_and_once(
         for name, run in runs.items()
     }
     curves = "figures/learning_curves.png"
-    assert figures["trial 0"] == {curves, "figures/pseudo_labels.png", "figures/picture.png"}
+    of_classes = {f"figures/{name}.png" for name in ("pseudo_labels", "confusion", "confusion_test")}
+    assert figures["trial 0"] == {curves, *of_classes, "figures/picture.png"}
     assert figures["trial 1"] == figures["trial 2"] == {curves}
     assert figures["trial 3"] == set()
     for name in ("trial 0", "trial 1"):
@@ -178,5 +180,5 @@ def test_a_finished_study_holds_table_description_best_and_figures(finished: Fin
     for record in study.records():
         folder = finished.artifacts / runs[f"trial {record.trial}"].info.run_id / "artifacts" / "figures"
         found = {path.name for path in folder.iterdir()}
-        complete = {"learning_curves.png", "pseudo_labels.png"}
+        complete = {"learning_curves.png", "pseudo_labels.png", "confusion.png"}
         assert found == (complete if record.state == "completed" else {"learning_curves.png"})

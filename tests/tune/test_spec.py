@@ -106,6 +106,7 @@ def test_trials_differ_in_what_is_searched_and_in_nothing_else(home: Home) -> No
         "valid": 100,
         "split_seed": 0,
         "label_seed": 0,
+        "balance_batches": False,
     }
 
 

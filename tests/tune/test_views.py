@@ -23,9 +23,10 @@ from tune.trials.study_trials import StudyTrials
 
 ROOT = Path(tune.__file__).parent.parent
 Command = Callable[..., Done]
-STATUS = {"study", "state", "method", "dataset", "labels", "trials", "best", "tracking", "cost"}
-BEST = {"trial", "val_error", "val_loss", "epoch", "params", "full_budget"}
-TRIAL = {"trial", "state", "stop_reason", "val_error", "epoch", "ssl_epoch", "params"}
+STATUS = {"study", "state", "method", "dataset", "labels", "objective", "trials", "best", "tracking", "cost"}
+BEST = {"trial", "val_error", "val_error_balanced", "val_loss", "epoch", "params", "full_budget"}
+MEASURED = ("val_error", "val_error_balanced", "val_loss")
+TRIAL = {"trial", "state", "stop_reason", *MEASURED, "epoch", "ssl_epoch", "params"}
 
 
 def test_status_as_json(ssl_tune: Command, finished: Home, pictures: Path) -> None:
@@ -78,8 +79,7 @@ def test_trials_as_csv_are_the_table_of_the_notebook(ssl_tune: Command, finished
         "trial",
         "state",
         "stop_reason",
-        "val_error",
-        "val_loss",
+        *MEASURED,
         "epoch",
         "ssl_epoch",
         "seconds",

@@ -89,7 +89,7 @@ _PLACES = {
     "train": "tune.api.single",
     "trial_records": "tune.api.reading",
 }
-__all__ = sorted(_PLACES)
+__all__ = sorted(name for name in _PLACES if not name.isupper())
 
 
 def __getattr__(name: str) -> Any:

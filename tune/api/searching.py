@@ -178,6 +178,8 @@ def run_confirm(
     top: int = 1,
     seeds: int = 5,
     baseline: str = "tuned",
+    resample: bool = False,
+    refit: bool = False,
     say: Callable[[str], None] = lambda message: None,
     sitting: Sitting | None = None,
 ) -> dict[str, Any]:
@@ -186,13 +188,16 @@ def run_confirm(
     Raises:
         ConfigError, ServiceError: as `confirm`; interrupted, with the command that carries on.
     """
-    words = ["ssl-tune", "confirm", name, "--top", top, "--seeds", seeds, "--baseline", baseline]
+    flags = [*(["--resample"] if resample else []), *(["--refit"] if refit else [])]
+    words = ["ssl-tune", "confirm", name, "--top", top, "--seeds", seeds, "--baseline", baseline, *flags]
     with resumable(shlex.join(map(str, [*words, "--home", home.shown]))):
         return confirm_study(
             name,
             top=top,
             seeds=seeds,
             baseline=baseline,
+            resample=resample,
+            refit=refit,
             home=home,
             say=say,
             progress=progress,
@@ -293,6 +298,8 @@ def confirm(
     top: int = 1,
     seeds: int = 5,
     baseline: str = "tuned",
+    resample: bool = False,
+    refit: bool = False,
     home: Path | str | None = None,
     quiet: bool = False,
     say: Callable[[str], None] = _nothing,
@@ -306,6 +313,8 @@ def confirm(
         top: how many of the best configurations.
         seeds: trainings of each.
         baseline: "tuned": the best of a supervised study of as many trials, made if need be; or "plain".
+        resample: each seed draws the validation images anew as well, not the labelled ones alone.
+        refit: train the winner once more on each seed, on the validation images too, for as many steps.
         home: the home folder.
         quiet: show no progress of the baseline's search.
         say: told as each training ends.
@@ -318,4 +327,14 @@ def confirm(
         ServiceError: a driver has the study, or it was interrupted; says how to carry on.
     """
     progress = make_progress(quiet=quiet)
-    return run_confirm(name, Home(home), progress, top=top, seeds=seeds, baseline=baseline, say=say)
+    return run_confirm(
+        name,
+        Home(home),
+        progress,
+        top=top,
+        seeds=seeds,
+        baseline=baseline,
+        resample=resample,
+        refit=refit,
+        say=say,
+    )

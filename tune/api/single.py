@@ -52,6 +52,7 @@ def train(
     config: Path | str | None = None,
     out: Path | str | None = None,
     final: bool = False,
+    refit: bool = False,
     resume: bool = False,
     data_root: Path | str | None = None,
     home: Path | str | None = None,
@@ -67,6 +68,8 @@ def train(
         config: a file that `export` wrote.
         out: folder of the run; None: a fresh one in the home.
         final: read the test set, once, at the end; the reading is recorded.
+        refit: train on the validation images as well, for the same number of steps; needs `final`. There is no
+            `val/error` then: the test set alone can measure the model.
         resume: go on in `out` from the last whole checkpoint.
         data_root: where downloaded data lie.
         home: the home folder.
@@ -78,6 +81,7 @@ def train(
         NonFiniteError: a loss or gradient that is not finite.
         ServiceError: interrupted; says how to carry on.
     """
+    _check_refit(refit, final)
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
@@ -86,17 +90,24 @@ def train(
         raise ConfigError("--resume goes on in a run's folder: name it with --out.")
     if folder is not None:
         check_writable(folder, "--out", "Name another folder.")
-    root = None if data_root is None else Path(data_root)
-    chosen, document = _configuration(
-        method, given, settings or {}, None if config is None else Path(config), folder if resume else None
-    )
+    root, file = (None if path is None else Path(path) for path in (data_root, config))
+    chosen, document = _configuration(method, given, settings or {}, file, folder if resume else None)
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     if as_exported:
         _compare_origin(chosen, document, root, place, say)
+    chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
     folder = folder or _fresh_folder(place, chosen.method)
     result = _train(chosen, folder, place, root, final=final, resume=resume, on_report=on_report)
-    expected = (document.get("expect") or {}).get("val_error") if as_exported else None
+    expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
     return Training(result, folder, expected)
+
+
+def _check_refit(refit: bool, final: bool) -> None:
+    if refit and not final:
+        raise ConfigError(
+            "--refit trains on the validation images too, so the test set alone can measure the model: add --final, "
+            "once everything is chosen."
+        )
 
 
 def _configuration(

@@ -13,6 +13,7 @@ from ssl_core.system.errors import ConfigError
 from tune import api
 from tune.cli.options import HomeOption
 from tune.cli.show import console
+from tune.definition.objective import DEFAULT, FIELDS, in_words
 
 
 def register(app: typer.Typer) -> None:
@@ -62,8 +63,9 @@ def export_command(
 def _outcome(document: dict[str, Any]) -> str:
     """What is known of an exported configuration: a sentence without its full stop."""
     origin, confirmation = document["origin"], document.get("confirmation")
-    error = document["expect"]["val_error"]
-    what = f"trial {origin['trial']} of {origin['study']}, val/error {error:.2f} % in the search"
+    objective, expect = origin["objective"], document["expect"]
+    value = "" if objective == DEFAULT else f"{objective} {in_words(objective, expect[FIELDS[objective]])}, "
+    what = f"trial {origin['trial']} of {origin['study']}, {value}val/error {expect['val_error']:.2f} % in the search"
     if confirmation is None:
         return f"{what} (not confirmed on fresh seeds)"
     deviation = "" if confirmation["test_std"] is None else f" ± {confirmation['test_std']:.2f}"

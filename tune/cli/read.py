@@ -12,6 +12,7 @@ from ssl_core.system.errors import ConfigError
 from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
 from tune.cli.show import console, print_json, print_study, print_table, print_trials, typed
+from tune.definition.objective import DEFAULT
 from tune.errors import Exit
 from tune.findings.ranking import trials_document
 from tune.findings.study import load_study
@@ -43,10 +44,11 @@ def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> Non
             d["labels"],
             f"{d['trials']['completed'] + d['trials']['stopped_early'] + d['trials']['failed']}/{d['trials']['total']}",
             "" if d["best"] is None else round(d["best"]["val_error"], 2),
+            "" if d["objective"] == DEFAULT else d["objective"],
         ]
         for d in documents
     ]
-    print_table(["study", "state", "method", "labels", "trials ended", "best val/error %"], rows)
+    print_table(["study", "state", "method", "labels", "trials ended", "best val/error %", "objective"], rows)
 
 
 def cost(document: dict[str, float]) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from tune.findings.ranking import best_record, near_ties, ranked, resolution
-from tune.findings.words import certainty, parameters
+from tune.findings.ranking import best_record, deviation_of, near_ties, ranked, shows_balanced
+from tune.findings.words import certainty, parameters, uncertain
 
 if TYPE_CHECKING:
     from tune.findings.study import Study
@@ -82,10 +82,10 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     if best is None or best.val_error is None:
         return
     valid = study.spec.config["data"]["valid"]
-    spread = resolution(valid, best.val_error)
+    spread = deviation_of(best, valid)
     out = console()
     where = "" if full else f" after {best.epoch} epochs (no trial ran the full budget)"
-    out.print(f"best: trial {best.trial}, val/error {best.val_error:.2f} % ± {spread:.2f}{where}")
+    out.print(f"best: trial {best.trial}, {uncertain(best, spread)}{where}")
     ties = near_ties(records, best, valid)
     if ties:
         out.print(certainty(valid, spread, best.trial, [r.trial for r in ties]))
@@ -94,19 +94,22 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
 def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:
     """Print trials as a table."""
     names = list(records[0].params) if records else []
+    balanced = shows_balanced(records)
     rows = [
         [
             r.trial,
             r.state.replace("_", " "),
             "" if r.stop_reason in (None, "completed") else r.stop_reason,
             "" if r.val_error is None else round(r.val_error, 2),
+            *(["" if r.val_error_balanced is None else round(r.val_error_balanced, 2)] if balanced else []),
             "" if r.val_loss is None else round(r.val_loss, 4),
             r.epoch,
             *[r.params.get(n, "") for n in names],
         ]
         for r in records
     ]
-    columns = ["trial", "state", "why", "val/error %", "val/loss", "epoch", *names]
+    errors = ["val/error %", *(["val/error_balanced %"] if balanced else [])]
+    columns = ["trial", "state", "why", *errors, "val/loss", "epoch", *names]
     print_table(columns, rows, title)
 
 

@@ -194,6 +194,15 @@ def confirm_command(
     baseline: Annotated[
         str, typer.Option(help="tuned: a supervised study of as many trials, made if need be; or plain")
     ] = "tuned",
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Each seed draws labelled and validation images anew")
+    ] = False,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit", help="Then train the winner on the validation images too, once for each seed"
+        ),
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -201,7 +210,15 @@ def confirm_command(
     from tune.engine.progress import make_progress
 
     document = api.run_confirm(
-        name, home_of(home), make_progress(), top=top, seeds=seeds, baseline=baseline, say=say
+        name,
+        home_of(home),
+        make_progress(),
+        top=top,
+        seeds=seeds,
+        baseline=baseline,
+        resample=resample,
+        refit=refit,
+        say=say,
     )
     if as_json:
         print_json(document)

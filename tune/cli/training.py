@@ -44,6 +44,10 @@ def train_command(
         Path | None, typer.Option("--out", help="Folder of the run [a fresh one in HOME/runs]")
     ] = None,
     final: Annotated[bool, typer.Option("--final", help="Read the test set, once, at the end")] = False,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="With --final: train on the validation images too, for as many steps"),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue in --out from the last whole checkpoint")
     ] = False,
@@ -63,6 +67,7 @@ def train_command(
         config=config,
         out=out,
         final=final,
+        refit=refit,
         resume=resume,
         data_root=data_root,
         home=home,
@@ -74,8 +79,13 @@ def train_command(
         print_json(result.document())
         return
     test = "" if result.test_error is None else f", test/error {result.test_error:.2f} %"
+    validated = (
+        "trained on training and validation images"
+        if result.val_error is None
+        else f"val/error {result.val_error:.2f} %"
+    )
     console().print(
-        f"val/error {result.val_error:.2f} %{test} after {result.epochs} epochs, {result.seconds:.1f} s, "
+        f"{validated}{test} after {result.epochs} epochs, {result.seconds:.1f} s, "
         f"{result.images_per_second:.0f} images/s; result in {training.folder / 'result.json'}"
     )
     if (expected := training.expected) is not None:
@@ -93,8 +103,9 @@ def _show_report(report: Report) -> None:
     mask = f", mask rate {metrics['ssl/mask_rate']:.3f}" if "ssl/mask_rate" in metrics else ""
     accuracy = metrics.get("ssl/pseudo_label_accuracy")
     right = "" if accuracy is None else f", pseudo-labels right {100 * accuracy:.1f} %"
+    validated = f"val/error {metrics['val/error']:.2f} %, " if "val/error" in metrics else ""
     print(  # noqa: T201
-        f"epoch {report.epoch} ({phase}): val/error {metrics['val/error']:.2f} %, train/loss "
+        f"epoch {report.epoch} ({phase}): {validated}train/loss "
         f"{metrics['train/loss']:.4f}{mask}{right}, {metrics['time/epoch_seconds']:.1f} s",
         file=sys.stderr,
         flush=True,

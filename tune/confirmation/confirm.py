@@ -4,13 +4,14 @@ The winner of a search is the best of many draws, so its validation error flatte
 is trained from scratch on training seeds and labelled sets that the search never used (the validation images
 stay where they are), the baseline on the same ones for the same number of steps; then the test set is read
 once per final model. The winner among those confirmed is the one with the lowest validation error on the
-fresh seeds: the test set chooses nothing, so the winner's test error flatters nobody.
+fresh seeds: the test set chooses nothing, so the winner's test error flatters nobody. With a refit the winner is then
+trained once more on each seed, on training and validation images together, and read once for each of these models.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,15 @@ from ssl_core.config import from_document
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
-from tune.confirmation.document import Candidate, FinalTraining, document_of, trainings_of
-from tune.confirmation.trainings import Places, Trained, Training, train_all
+from tune.confirmation.document import (
+    Candidate,
+    FinalTraining,
+    document_of,
+    refits_of,
+    trainings_of,
+    with_refit,
+)
+from tune.confirmation.trainings import Places, Redrawn, Trained, Training, train_all
 from tune.definition.coherence import check_fresh_sets
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
@@ -45,6 +53,8 @@ def confirm(
     top: int = 1,
     seeds: int = 5,
     baseline: str = "tuned",
+    resample: bool = False,
+    refit: bool = False,
     home: Home | Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
     progress: Progress | None = None,
@@ -58,6 +68,8 @@ def confirm(
         seeds: trainings of each.
         baseline: "tuned": the best of a supervised study of the same setting with as many trials, which is
             made where there is none; "plain": supervised with the study's own common values.
+        resample: each seed draws the validation images anew as well, not the labelled ones alone.
+        refit: train the winner once more on each seed, on the validation images too, for as many steps.
         home: the home folder.
         say: told as each training ends.
         progress: shows the search of the tuned baseline, where one has to be made.
@@ -75,31 +87,47 @@ def confirm(
     study = Study(place.existing_study_folder(name))
     if baseline not in BASELINES:
         raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
-    chosen = _chosen(study, top, seeds)
+    redrawn: Redrawn = "everything" if resample else "labels"
+    chosen = _chosen(study, top, seeds, redrawn)
     progress = progress or Progress()
     with ExitStack() as stack:
         if sitting is None:
             sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress))
         candidates = [_candidate(study, record) for record in chosen]
         candidates += _baseline(study, baseline, place, progress)
-        tasks = trainings_of(study, candidates, seeds)
+        tasks = trainings_of(study, candidates, seeds, redrawn)
         sitting.start_sender()
-        tracker = sitting.tracker
-        trained = train_all(
-            [_training(t) for t in tasks],
-            _places(study, place),
-            say,
-            lambda number, outcome: _track(tracker, tasks[number], outcome),
-        )
-        document = document_of(study, candidates, tasks, trained)
-        path = study.folder.path / CONFIRM_FILE
-        write_atomically(path, json.dumps(document, indent=1).encode())
-        tracker.artifact(None, path)
+        tracker, places = sitting.tracker, _places(study, place)
+        trained = _train(tasks, places, tracker, say)
+        document = document_of(study, candidates, tasks, trained, redrawn)
+        if refit and document["winner"] is not None:
+            refits = refits_of(tasks, document["winner"])
+            document = with_refit(document, refits, _train(refits, places, tracker, say))
+        _keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
 
 
-def _chosen(study: Study, top: int, seeds: int) -> list[TrialRecord]:
+def _keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
+    """Write what was found into the study's folder; it is an artifact of the study's run, too."""
+    path = study.folder.path / CONFIRM_FILE
+    write_atomically(path, json.dumps(document, indent=1).encode())
+    tracker.artifact(None, path)
+
+
+def _train(
+    tasks: Sequence[FinalTraining], places: Places, tracker: Tracker, say: Callable[[str], None]
+) -> list[Trained]:
+    """Train what is not trained yet; each is tracked as it ends."""
+    return train_all(
+        [_training(t) for t in tasks],
+        places,
+        say,
+        lambda number, outcome: _track(tracker, tasks[number], outcome),
+    )
+
+
+def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialRecord]:
     """The best trials, as many as are asked for.
 
     Raises:
@@ -113,7 +141,8 @@ def _chosen(study: Study, top: int, seeds: int) -> list[TrialRecord]:
             f"--top {top}: the study {study.name!r} has {len(chosen)} trials with a result. Take at most that, or "
             f"carry it on with `ssl-tune resume {study.name}`."
         )
-    _check_seeds(study.spec, seeds)
+    if redrawn == "labels":
+        _check_seeds(study.spec, seeds)
     return chosen
 
 
@@ -163,7 +192,8 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
 
 
 def _training(task: FinalTraining) -> Training:
-    return Training(f"{title(task.who)}, seed {task.number}", task.config, task.out)
+    what = ", refit" if task.config.refit else ""
+    return Training(f"{title(task.who)}, seed {task.number}{what}", task.config, task.out)
 
 
 def _places(study: Study, home: Home) -> Places:
@@ -184,7 +214,7 @@ def _track(tracker: Tracker, task: FinalTraining, outcome: Trained) -> None:
 
     It is written when the training has ended, or later, by a `confirm` that finds it done.
     """
-    run = f"{task.who}/confirm-{task.number}"
+    run = task.run
     document = task.config.document()
     result = outcome.result or {}
     tracker.trial_started(
@@ -203,8 +233,15 @@ def _track(tracker: Tracker, task: FinalTraining, outcome: Trained) -> None:
     tracker.trial_ended(
         run,
         "completed" if outcome.problem is None else "nan",
-        summary={"test/error": result["test_error"]} if result else None,
+        summary=_test_metrics(result),
+        test_confusion=result.get("test_confusion"),
         error=outcome.problem,
         time_ms=outcome.ended_ms,
         warmup=outcome.warmup,
     )
+
+
+def _test_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The reading of the test set as metrics of the run; none where the training failed."""
+    fields = {"test/error": "test_error", "test/error_balanced": "test_error_balanced"}
+    return {name: float(result[field]) for name, field in fields.items() if field in result}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ssl_core.config import RunConfig
-from tune.confirmation.trainings import FIRST_SEED, Trained, fresh
+from tune.confirmation.trainings import FIRST_SEED, Redrawn, Trained, fresh
 from tune.confirmation.verdicts import sentences
+from tune.definition.objective import FIELDS
 from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
 from tune.findings.confirmation import PLAIN, TUNED
 from tune.findings.study import Study
@@ -38,20 +39,93 @@ class FinalTraining:
     config: RunConfig
     out: Path
 
+    @property
+    def run(self) -> str:
+        """Its run in the tracking: ``5/confirm-1``, of a refit ``5/confirm-1-refit``."""
+        return f"{self.who}/confirm-{self.out.name.removeprefix(SEED)}"
 
-def trainings_of(study: Study, candidates: Sequence[Candidate], seeds: int) -> list[FinalTraining]:
-    """The trainings, seed by seed: every candidate on the same training seeds and labelled sets."""
+
+SEED = "seed-"
+
+
+def trainings_of(
+    study: Study, candidates: Sequence[Candidate], seeds: int, redrawn: Redrawn = "labels"
+) -> list[FinalTraining]:
+    """The trainings, seed by seed: every candidate on the same training seeds and the same images.
+
+    Args:
+        study: the study.
+        candidates: what is confirmed.
+        seeds: how many fresh seeds.
+        redrawn: what a seed draws anew.
+    """
+    folder, end = study.folder.path / CONFIRM_FOLDER, _ENDS[redrawn]
     return [
-        FinalTraining(
-            c.who, n, fresh(c.config, n), study.folder.path / CONFIRM_FOLDER / c.folder / f"seed-{n}"
-        )
+        FinalTraining(c.who, n, fresh(c.config, n, redrawn), folder / c.folder / f"{SEED}{n}{end}")
         for n in range(1, seeds + 1)
         for c in candidates
     ]
 
 
+_ENDS = {"training": "", "labels": "", "everything": "-resampled"}
+"""What the folder of a training ends with: one training must not be taken for another."""
+
+
+def refits_of(trainings: Sequence[FinalTraining], who: str) -> list[FinalTraining]:
+    """The refits of a configuration: each of its trainings once more, on the validation images too."""
+    return [
+        replace(
+            t, config=t.config.model_copy(update={"refit": True}), out=t.out.with_name(f"{t.out.name}-refit")
+        )
+        for t in trainings
+        if t.who == who
+    ]
+
+
+def with_refit(
+    document: Mapping[str, Any], tasks: Sequence[FinalTraining], trained: Sequence[Trained]
+) -> dict[str, Any]:
+    """A confirmation's document with what the winner's refits came to, beside their siblings without refit.
+
+    Args:
+        document: as `document_of` gives it.
+        tasks: the refits.
+        trained: what came out of each.
+    """
+    (row,) = (row for row in document["rows"] if row["who"] == document["winner"])
+    siblings = dict(zip(row["seeds"], row["test_error"], strict=True))
+    with_it = {**document, "refit": _refit(row["who"], siblings, tasks, trained)}
+    return with_it | {"verdict": sentences(with_it)}
+
+
+def _refit(
+    who: str, siblings: Mapping[int, float], tasks: Sequence[FinalTraining], trained: Sequence[Trained]
+) -> dict[str, Any]:
+    results = [(t, r.result) for t, r in zip(tasks, trained, strict=True) if r.result is not None]
+    test = {t.config.seed: float(result["test_error"]) for t, result in results}
+    spread = Spread(tuple(test.values())) if test else None
+    paired = Spread(tuple(error - siblings[seed] for seed, error in test.items() if seed in siblings))
+    return {
+        "who": who,
+        "seeds": list(test),
+        "test_error": list(test.values()),
+        "test_error_balanced": _values(results, "test_error_balanced"),
+        "test_mean": spread and spread.mean,
+        "test_std": spread and spread.std,
+        "test_interval": spread and _list(spread.interval),
+        "difference": paired.mean if paired.values else None,
+        "difference_interval": _list(paired.interval) if paired.values else None,
+        "folders": [t.out.name for t, _ in results],
+        "problems": [r.problem for r in trained if r.problem is not None],
+    }
+
+
 def document_of(
-    study: Study, candidates: Sequence[Candidate], tasks: Sequence[FinalTraining], trained: Sequence[Trained]
+    study: Study,
+    candidates: Sequence[Candidate],
+    tasks: Sequence[FinalTraining],
+    trained: Sequence[Trained],
+    redrawn: Redrawn = "labels",
 ) -> dict[str, Any]:
     """The document: rows, comparisons, the winner and the verdict in words.
 
@@ -60,9 +134,11 @@ def document_of(
         candidates: what was confirmed.
         tasks: their trainings.
         trained: what came out of each.
+        redrawn: what each seed drew anew.
     """
     config = study.spec.base_config()
     assert config.epochs and config.steps_per_epoch
+    objective = study.spec.objective
     rows = [_row(c, tasks, trained) for c in candidates]
     test = {
         row["who"]: dict(zip(row["seeds"], row["test_error"], strict=True)) for row in rows if row["seeds"]
@@ -75,7 +151,9 @@ def document_of(
         "steps": config.total_steps,
         "network": config.network,
         "baseline": next((row["who"] for row in rows if row["who"] in (PLAIN, TUNED)), None),
-        "winner": _winner(rows),
+        "objective": objective,
+        "redrawn": redrawn,
+        "winner": _winner(rows, objective),
         "rows": rows,
         "comparisons": [_comparison(c) for c in compare_all(test)],
     }
@@ -101,6 +179,10 @@ def _row(candidate: Candidate, tasks: Sequence[FinalTraining], trained: Sequence
         "seeds": [t.config.seed for t, _ in results],
         "val_error": val,
         "test_error": test,
+        "val_error_balanced": _values(results, "val_error_balanced"),
+        "test_error_balanced": _values(results, "test_error_balanced"),
+        "val_loss": _values(results, "val_loss"),
+        "test_error_by_class": _mean_by_class([r for _, r in results]),
         "test_mean": spread and spread.mean,
         "test_std": spread and spread.std,
         "test_interval": spread and _list(spread.interval),
@@ -111,10 +193,27 @@ def _row(candidate: Candidate, tasks: Sequence[FinalTraining], trained: Sequence
     }
 
 
-def _winner(rows: Sequence[dict[str, Any]]) -> str | None:
-    """The configuration with the lowest mean val/error on the fresh seeds."""
-    trials = [row for row in rows if row["who"] not in (PLAIN, TUNED) and row["val_error"]]
-    best = min(trials, key=lambda row: statistics.fmean(row["val_error"]), default=None)
+def _values(results: Sequence[tuple[FinalTraining, dict[str, Any]]], key: str) -> list[float]:
+    """A number of each result; none where some of an earlier version lack it."""
+    found = [result.get(key) for _, result in results]
+    return [] if None in found else [float(value) for value in found if value is not None]
+
+
+def _mean_by_class(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The mean over seeds of each class's test error in percent; empty where a result has none (an earlier version)."""
+    rows = [result.get("test_error_by_class") for result in results]
+    if not rows or None in rows:
+        return {}
+    columns = zip(*[row for row in rows if row is not None], strict=True)
+    named = zip(results[0]["classes"], columns, strict=True)
+    return {name: statistics.fmean(values) for name, values in named if None not in values}
+
+
+def _winner(rows: Sequence[dict[str, Any]], objective: str) -> str | None:
+    """The configuration with the lowest mean of the objective on the fresh seeds."""
+    field = FIELDS[objective]
+    trials = [row for row in rows if row["who"] not in (PLAIN, TUNED) and row[field]]
+    best = min(trials, key=lambda row: statistics.fmean(row[field]), default=None)
     return None if best is None else str(best["who"])
 
 

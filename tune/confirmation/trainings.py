@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssl_core import method_file
 from ssl_core.config import RunConfig
@@ -90,10 +90,15 @@ class Places:
     gpus: float
 
 
-def fresh(config: RunConfig, number: int) -> RunConfig:
-    """A configuration on the training seed and labelled set of final model `number` (from 1)."""
+Redrawn = Literal["training", "labels", "everything"]
+"""What a fresh seed changes beside the training itself: nothing, the labelled images, or the validation images too."""
+
+
+def fresh(config: RunConfig, number: int, redrawn: Redrawn = "labels") -> RunConfig:
+    """A configuration on the training seed, and the labelled set, of final model `number` (from 1)."""
     seed = FIRST_SEED + number
-    data = config.data.model_copy(update={"label_seed": seed})
+    seeds = {"training": (), "labels": ("label_seed",), "everything": ("label_seed", "split_seed")}[redrawn]
+    data = config.data.model_copy(update=dict.fromkeys(seeds, seed))
     return config.model_copy(update={"seed": seed, "data": data, "stop_after_epoch": None})
 
 
@@ -151,9 +156,9 @@ def _train_on_ray(trainings: Sequence[Training], places: Places) -> Iterator[tup
 def _line(training: Training, trained: Trained) -> str:
     if trained.result is None:
         return f"{training.title}: {trained.problem}"
-    return (
-        f"{training.title}: val/error {trained.result['val_error']:.2f} %, {trained.result['seconds']:.0f} s"
-    )
+    error = trained.result.get("val_error")  # a refit has none
+    validated = "" if error is None else f"val/error {error:.2f} %, "
+    return f"{training.title}: {validated}{trained.result['seconds']:.0f} s"
 
 
 def _arguments(training: Training, places: Places) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tune.definition.objective import DEFAULT
 from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL, Spread
 
 BASELINES = {"supervised": "untuned", "supervised-tuned": "tuned"}
@@ -22,14 +23,48 @@ def sentences(document: Document) -> list[str]:
     found = [_against_baseline(document, who) for who in trials if document["baseline"]]
     found += _among(document, trials)
     found += _cost(document, rows, trials)
-    found += [_luck(rows[who]) for who in trials if rows[who]["luck"] is not None]
+    images = "other" if document.get("redrawn") == "everything" else "the same"
+    found += [_luck(rows[who], images) for who in trials if rows[who]["luck"] is not None]
     for who, row in rows.items():
         if row["problems"]:
             found.append(
                 f"{_title(who)}: {len(row['problems'])} of {len(document['seeds'])} trainings turned NaN or "
                 "infinite and are left out."
             )
-    return found
+    return found + _redrawn(document) + _refit(document)
+
+
+def _redrawn(document: Document) -> list[str]:
+    """What the seeds drew anew, where that is not the labelled images alone."""
+    if document.get("redrawn") == "everything":
+        return ["each seed drew labelled and validation images of its own (--resample)."]
+    if document.get("redrawn") == "training":
+        return [
+            "all labels are in use: the seeds change the training alone, so the intervals say nothing about other "
+            "labelled images. --resample redraws labelled and validation images."
+        ]
+    return []
+
+
+def _refit(document: Document) -> list[str]:
+    """What training on the validation images too has changed."""
+    found = document.get("refit")
+    if found is None:
+        return []
+    if not found["test_error"]:
+        return [f"refit of {_title(found['who'])}: every training turned NaN or infinite."]
+    fresh = Spread(tuple(found["test_error"]))
+    against = ""
+    if found["difference"] is not None:
+        interval = found["difference_interval"]
+        between = "" if interval is None else f", 95 % interval [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+        against = (
+            f", {found['difference']:+.2f} points against the same seeds without it{between}, "
+            f"n = {len(found['seeds'])}"
+        )
+    return [
+        f"refit of {_title(found['who'])} on training and validation images: test error {fresh} %{against}."
+    ]
 
 
 def _title(who: str) -> str:
@@ -86,7 +121,7 @@ def _among(document: Document, trials: Sequence[str]) -> list[str]:
     if any(c is None or c["n"] < ENOUGH_SEEDS for c in found.values()):
         return [f"which of trials {_listed(trials)} is better: cannot tell below {ENOUGH_SEEDS} seeds."]
     winner = document["winner"]
-    chosen = f"trial {winner} has the lowest val/error on the fresh seeds"
+    chosen = f"trial {winner} has the lowest {document.get('objective', DEFAULT)} on the fresh seeds"
     if not apart:
         return [
             f"trials {_listed(trials)} cannot be told apart by their test errors (paired over seeds, level "
@@ -123,11 +158,11 @@ def _cost(document: Document, rows: Mapping[str, Any], trials: Sequence[str]) ->
     return [f"a training costs: {', '.join(costs)}, the baseline {baseline['seconds']:.1f} s."]
 
 
-def _luck(row: Mapping[str, Any]) -> str:
+def _luck(row: Mapping[str, Any], images: str) -> str:
     luck, fresh = row["luck"], Spread(tuple(row["val_error"]))
     flattered = f"flattered by {luck:.2f} points" if luck > 0 else f"not flattered ({luck:+.2f} points)"
     few = "" if len(fresh.values) >= ENOUGH_SEEDS else f"; n = {len(fresh.values)}, so this is rough"
     return (
         f"luck of the search: trial {row['who']} was chosen at val/error {row['val_error_at_selection']:.2f} %, "
-        f"fresh training seeds give {fresh} % on the same validation images: {flattered}{few}."
+        f"fresh training seeds give {fresh} % on {images} validation images: {flattered}{few}."
     )

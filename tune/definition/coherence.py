@@ -39,6 +39,11 @@ def check_sense(space: SearchSpace, config: RunConfig) -> None:
     Raises:
         ConfigError: names the parameters, their values and what is wrong with them.
     """
+    if config.refit:
+        raise ConfigError(
+            "refit = True: a search needs the validation images to choose by. Leave refit out, and train on them once "
+            "everything is chosen: `ssl-tune train --config FILE --final --refit`, or `ssl-tune confirm NAME --refit`."
+        )
     epochs = config.epochs or MOST_EPOCHS
     _check_warmup(space, config)
     document = config.document()

@@ -29,6 +29,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from ssl_core.config import Section
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import DURATION, parse_duration
+from tune.definition.objective import DEFAULT, Objective
 from tune.definition.option import INHERITED, Option
 from tune.definition.refusals import refused
 
@@ -111,6 +112,9 @@ class KeptOptions(Section):
     )
     sampler: Annotated[Sampler, Option(baseline=INHERITED)] = Field(
         "tpe", description="What proposes the next configuration"
+    )
+    objective: Annotated[Objective, Option(baseline=INHERITED)] = Field(
+        DEFAULT, description="What the search, early stopping and the choice of the best go by"
     )
     startup_trials: Annotated[
         int | None, Option(baseline=INHERITED, otherwise="a third of the trials, 4 to 10")

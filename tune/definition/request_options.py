@@ -34,6 +34,10 @@ class RequestOptions(TypedDict, total=False):
     sampler: Literal["tpe", "random", "gp", "grid"]
     """What proposes the next configuration: tpe (default), random, gp or grid."""
 
+    objective: Literal["val/error", "val/error_balanced", "val/loss"]
+    """What the search, early stopping and the choice of the best go by: val/error (default),
+    val/error_balanced or val/loss."""
+
     startup_trials: int | None
     """Random trials before the sampler models anything [a third of the trials, 4 to 10; at least 0]."""
 

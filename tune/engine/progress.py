@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from tune.definition.objective import DEFAULT, in_words
 from tune.findings.ranking import best_record
-from tune.findings.words import parameters
+from tune.findings.words import parameters, result
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -69,9 +70,12 @@ class Progress:
         parts = [f"{ended}/{self.spec.trials} trials ended"]
         parts += [f"{n} {state.replace('_', ' ')}" for state, n in sorted(states.items())]
         best, full = best_record(records)
-        if best is not None and best.val_error is not None:
+        if best is not None and best.score is not None:
+            objective = self.spec.objective
+            named = "" if objective == DEFAULT else f"{objective} "
             parts.append(
-                f"best {best.val_error:.2f} % (trial {best.trial}{'' if full else ', not at full budget'})"
+                f"best {named}{in_words(objective, best.score)} "
+                f"(trial {best.trial}{'' if full else ', not at full budget'})"
             )
         seconds = time.monotonic() - self._began
         epochs = sum(r.epoch for r in records)
@@ -137,18 +141,20 @@ class LiveProgress(Progress):
         from rich.table import Table
 
         table = Table(title=f"study {self.spec.name}", caption=self.summary(records), caption_justify="left")
-        for column in ("trial", "state", "epoch", "val/error %"):
+        unit = "" if self.spec.objective == "val/loss" else " %"
+        for column in ("trial", "state", "epoch", f"{self.spec.objective}{unit}"):
             table.add_column(column, justify="right" if column != "state" else "left")
         table.add_column("searched")
         best, _ = best_record(records)
         shown = [r for r in records if r.state == "running"] or []
         finished = sorted(
-            (r for r in records if r.state == "completed" and r.val_error is not None),
-            key=lambda r: r.val_error or 0,
+            (r for r in records if r.state == "completed" and r.score is not None),
+            key=lambda r: r.score or 0,
         )
         for record in [*finished[:5], *shown[-12:]]:
             style = "bold green" if best is not None and record.trial == best.trial else None
-            error = "" if record.val_error is None else f"{record.val_error:.2f}"
+            score = record.score
+            error = "" if score is None else in_words(record.objective, score).removesuffix(" %")
             table.add_row(
                 record.trial, record.state, f"{record.epoch}", error, parameters(record.params), style=style
             )
@@ -163,11 +169,10 @@ def make_progress(*, quiet: bool = False) -> Progress:
 
 
 def _line(record: TrialRecord) -> str:
-    error = "no result" if record.val_error is None else f"val/error {record.val_error:.2f} %"
     why = f" ({record.stop_reason})" if record.state != "completed" else ""
     what = f": {record.error.splitlines()[-1]}" if record.error else ""
     return (
-        f"trial {record.trial} {record.state.replace('_', ' ')}{why} at epoch {record.epoch}: {error}"
+        f"trial {record.trial} {record.state.replace('_', ' ')}{why} at epoch {record.epoch}: {result(record)}"
         f"  [{parameters(record.params)}]{what}"
     )
 

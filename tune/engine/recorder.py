@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ray.exceptions import RayTaskError
 from ray.tune import Callback
 
 from search_spaces import dump_yaml
+from ssl_core.measures import balanced_deviation
 from ssl_core.pictures.file import FILE_NAME as PICTURE
 from tune.engine.storage_faults import headline, is_storage_trouble
 from tune.engine.worker_deaths import HangWatch, out_of_memory_kills
@@ -27,6 +28,7 @@ from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
 from tune.trials.study_trials import StudyTrials
 from tune.worker.report_keys import (
+    BALANCED,
     CLASSES,
     EPOCH,
     ERROR,
@@ -208,6 +210,8 @@ class Recorder(Callback):
             "epoch": result[EPOCH],
             "ssl_epoch": result.get(SSL_EPOCH),
             "val_error": result[ERROR],
+            "val_error_balanced": result.get(BALANCED),
+            "deviation": _deviation(result.get(CLASSES) or {}),
             "val_loss": result[LOSS],
             "seconds": last["seconds"] + metrics["time/epoch_seconds"],
             "stop_reason": reason,  # in the one write that makes the epoch known
@@ -233,6 +237,11 @@ class Recorder(Callback):
         self._records.end(number, reason, error=error)
         if reason not in ("completed", "error"):  # nobody carries these on, and thousands fill a disk
             self._folder.drop_trial(number)
+
+
+def _deviation(classes: Mapping[str, list[int]]) -> float | None:
+    """Standard deviation of the balanced error, from an epoch's counts by class."""
+    return balanced_deviation(classes["images"], classes["wrong"]) if "images" in classes else None
 
 
 def _error(trial: Any) -> Exception | None:

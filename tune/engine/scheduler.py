@@ -9,10 +9,11 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from ssl_core.system.faults import fault
+from tune.definition.objective import DEFAULT
 from tune.definition.rungs import rungs
 from tune.definition.spec import REDUCTION_FACTOR
 from tune.trials.record import TrialRecord
-from tune.worker.report_keys import ERROR, SSL_EPOCH
+from tune.worker.report_keys import SSL_EPOCH
 
 
 class StudyASHA(AsyncHyperBandScheduler):
@@ -24,12 +25,14 @@ class StudyASHA(AsyncHyperBandScheduler):
     Args:
         epochs: the study's full budget.
         earlier: the study's trials so far.
+        objective: what the study goes by; its name is the key of its value in a worker's report.
     """
 
-    def __init__(self, epochs: int, earlier: Iterable[TrialRecord] = ()) -> None:
+    def __init__(self, epochs: int, earlier: Iterable[TrialRecord] = (), objective: str = DEFAULT) -> None:
+        self._objective = objective
         super().__init__(
             time_attr=SSL_EPOCH,
-            metric=ERROR,
+            metric=objective,
             mode="min",
             max_t=rungs(epochs)[-1] * REDUCTION_FACTOR,
             grace_period=rungs(epochs)[0],
@@ -52,18 +55,18 @@ class StudyASHA(AsyncHyperBandScheduler):
         self._trial_info[trial.trial_id] = self._brackets[0]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Go on, or stop: the error at a rung against those that came there before."""
-        if SSL_EPOCH not in result or result.get(ERROR) is None:
+        """Go on, or stop: the objective's value at a rung against those that came there before."""
+        if SSL_EPOCH not in result or result.get(self._objective) is None:
             return str(self.CONTINUE)
         shim = SimpleNamespace(trial_id=str(trial.config["trial"]))
         fault("rung:before")
-        decision = str(self._brackets[0].on_result(shim, result[SSL_EPOCH], -result[ERROR]))  # type: ignore[arg-type]
+        decision = str(self._brackets[0].on_result(shim, result[SSL_EPOCH], -result[self._objective]))  # type: ignore[arg-type]
         fault("rung:after")
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Enter a last report that reached a rung and was never judged, since the run ended with it."""
-        if SSL_EPOCH in result and result.get(ERROR) is not None:
+        if SSL_EPOCH in result and result.get(self._objective) is not None:
             self.on_trial_result(tune_controller, trial, result)
         self._trial_info.pop(trial.trial_id, None)
 

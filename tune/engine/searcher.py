@@ -45,7 +45,7 @@ class StudySearcher(Searcher):
         identity: Mapping[str, str] | None = None,
         room: Callable[[], int] | None = None,
     ) -> None:
-        super().__init__(metric="val/error", mode="min")
+        super().__init__(metric=records.spec.objective, mode="min")
         self._records, self._folder, self._home, self._writing = records, folder, home, writing
         self._identity, self._room = identity, room
         self._running: set[str] = set()

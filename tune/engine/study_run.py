@@ -16,6 +16,7 @@ from ray.tune.stopper import Stopper
 from ssl_core import method_file
 from tune.cluster.connection import Room
 from tune.cluster.identity import identity
+from tune.definition.objective import FIELDS
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.engine.recorder import DEATHS, Recorder
@@ -29,6 +30,7 @@ from tune.store.study_folder import StudyFolder
 from tune.tracking.contents import tell_summary
 from tune.tracking.news import TrackingNews
 from tune.tracking.tracker import Tracker
+from tune.trials.record import TrialRecord
 from tune.trials.study_trials import StudyTrials
 from tune.worker.task import PRELOAD
 from tune.worker.trainable import TrialTrainable
@@ -120,7 +122,7 @@ class StudyRun:
             state: finished, interrupted or failed.
         """
         record, _ = best_record(self.records.all())
-        summary = {} if record is None or record.val_error is None else {"best/val_error": record.val_error}
+        summary = {} if record is None else _best_metrics(record)
         tags = {"ssl.best_trial": record.trial} if record else {}
         if self.recorder.stopping == "time":
             tags["ssl.stop_reason"] = "time"
@@ -167,7 +169,7 @@ class StudyRun:
                 ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=self._searcher(),
-                    scheduler=StudyASHA(self.records.epochs, self.records.history()),
+                    scheduler=StudyASHA(self.records.epochs, self.records.history(), self.spec.objective),
                     num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
                     max_concurrent_trials=None if self.spec.elastic else self.spec.concurrent,
                     reuse_actors=True,
@@ -248,9 +250,15 @@ class _SittingStopper(Stopper):
         return {}  # Ray snapshots its experiment; this one is never restored
 
 
+def _best_metrics(record: TrialRecord) -> dict[str, float]:
+    """The best trial's error as a metric of the study's run, and the objective's value, where that is another."""
+    values = {field: getattr(record, field) for field in ("val_error", FIELDS[record.objective])}
+    return {f"best/{field}": value for field, value in values.items() if value is not None}
+
+
 def _study_parameters(spec: StudySpec) -> dict[str, object]:
     """What all trials share: the searched parameters are the trials' own."""
-    names = ("trials", "concurrent", "sampler", "seed", "max_failures")
+    names = ("trials", "concurrent", "sampler", "objective", "seed", "max_failures")
     document = spec.model_dump(mode="json")
     searched = {p.name for p in spec.search_space().parameters} | {"warmup_epochs"}
     method = spec.config["method"]

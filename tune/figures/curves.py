@@ -34,6 +34,8 @@ LINES = (
     ("train/loss_attention", "its attention part, unweighted", PURPLE, ":"),
     ("train/loss_entropy", "its entropy part", VERMILLION, ":"),
 )
+BALANCED = "val/error_balanced"
+SAME = 0.005  # points: with as many validation images of every class the two errors are one curve
 FEW_EPOCHS = 40  # a curve of at most this many epochs has a mark at each
 
 
@@ -59,6 +61,9 @@ def learning_curves(reports: Sequence[Reported], *, title: str = "", warmup: int
     figure = drawing(12.5, 4.2, title)
     errors, losses = figure.subplots(1, 2)
     _line(errors, reports, "val/error", "validation error (EMA model)", BLUE, "-")
+    pairs = [(r.metrics.get(BALANCED), r.metrics.get("val/error")) for r in reports]
+    if any(one is not None and other is not None and abs(one - other) > SAME for one, other in pairs):
+        _line(errors, reports, BALANCED, "mean of the classes' errors", ORANGE, "--")
     dress(errors, title="Validation error", x="epoch", y="validation images misclassified, %")
     errors.set_ylim(bottom=0)
     accuracy = errors.secondary_yaxis("right", functions=(_complement, _complement))
@@ -69,7 +74,8 @@ def learning_curves(reports: Sequence[Reported], *, title: str = "", warmup: int
     dress(losses, title="Losses", x="epoch", y="nats")
     for axes in (errors, losses):
         _epochs(axes, reports, warmup)
-    errors.legend(fontsize=9, frameon=False)
+    if errors.get_legend_handles_labels()[0]:  # none of a refit, which has no validation images
+        errors.legend(fontsize=9, frameon=False)
     _legend_beside(losses, losses)
     return figure
 
@@ -85,7 +91,7 @@ def pseudo_label_health(
         title: title of the whole figure.
         warmup: number of warm-up epochs, which are shaded.
     """
-    with_labels = [r for r in reports if r.classes]
+    with_labels = [r for r in reports if "accepted" in r.classes]
     if not with_labels:
         return None
     accepted, right = (

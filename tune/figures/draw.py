@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
+from tune.figures.confusion import confusion_matrix, last_matrix
 from tune.figures.style import Drawing, save
 from tune.store.event_log import EventLog
 from tune.store.events import Event
@@ -78,9 +79,15 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
 
         path = study.folder / str(event.payload["path"])
         return gallery(load(path), title=title) if path.exists() else None
+    if name == "confusion_test":
+        matrix: Any = event.payload["matrix"]
+        return confusion_matrix(matrix, classes=study.classes, images="test", title=title)
     from tune.figures.curves import learning_curves, pseudo_label_health
 
     reports = study.log.reports(event.run)
+    if name == "confusion":
+        counted = last_matrix(reports)
+        return None if counted is None else confusion_matrix(counted, classes=study.classes, title=title)
     warmup = int(str(event.payload.get("warmup", 0)))
     if name == "pseudo_labels":
         return pseudo_label_health(reports, classes=study.classes, title=title, warmup=warmup)

@@ -5,6 +5,7 @@ They are the published report's figures 1 to 5. Curves and pictures are those of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from ssl_core.pictures.file import FILE_NAME as PICTURE_FILE
 from ssl_core.pictures.file import load
 from ssl_core.system.errors import ConfigError
+from tune.figures.confusion import confusion_matrix, last_matrix
 from tune.figures.curves import Reported, learning_curves, pseudo_label_health
 from tune.figures.gallery import gallery
 from tune.figures.style import Drawing, save
@@ -34,6 +36,7 @@ class RunFigures:
         warmup: number of warm-up epochs.
         folder: the folder of the method's picture, if it made one.
         classes: names of the classes; empty if the data can no longer be read.
+        test_confusion: the confusion matrix on the test images, where this run has read them.
     """
 
     title: str
@@ -41,6 +44,7 @@ class RunFigures:
     warmup: int
     folder: Path
     classes: tuple[str, ...]
+    test_confusion: Sequence[Sequence[int]] | None = None
 
     def curves(self) -> Drawing:
         """Validation error, accuracy and the losses over epochs: figures 1 to 4."""
@@ -49,6 +53,17 @@ class RunFigures:
     def pseudo_labels(self) -> Drawing | None:
         """Number and accuracy of its pseudo-labels by class; None if it made none."""
         return pseudo_label_health(self.reports, classes=self.classes, title=self.title, warmup=self.warmup)
+
+    def confusion(self) -> Drawing | None:
+        """The confusion matrix on the validation images; None before the run's last epoch."""
+        matrix = last_matrix(self.reports)
+        return None if matrix is None else confusion_matrix(matrix, classes=self.classes, title=self.title)
+
+    def confusion_test(self) -> Drawing | None:
+        """The confusion matrix on the test images; None where the run has not read them."""
+        if self.test_confusion is None:
+            return None
+        return confusion_matrix(self.test_confusion, classes=self.classes, images="test", title=self.title)
 
     def picture(self) -> Drawing | None:
         """The method's own picture, such as VAT's perturbed images: figure 5; None if it made none."""
@@ -69,7 +84,8 @@ def figures(
         home: the home folder.
 
     Returns:
-        The files: learning_curves.png, and pseudo_labels.png and picture.png if there is something to draw.
+        The files: learning_curves.png, and pseudo_labels.png, confusion.png, confusion_test.png and picture.png if
+        there is something to draw.
 
     Raises:
         ConfigError: `name` is neither a study nor a training, there is no such trial, no epoch is finished yet, or
@@ -82,6 +98,8 @@ def figures(
     drawn = {
         "learning_curves.png": run.curves(),
         "pseudo_labels.png": run.pseudo_labels(),
+        "confusion.png": run.confusion(),
+        "confusion_test.png": run.confusion_test(),
         "picture.png": run.picture(),
     }
     written = []
@@ -169,7 +187,7 @@ def run_of_folder(folder: Path) -> RunFigures:
     """
     # these load torch
     from ssl_core.training import checkpoint
-    from ssl_core.training.result import CHECKPOINTS
+    from ssl_core.training.result import CHECKPOINTS, RESULT_FILE
     from ssl_core.training.run import Report
     from tune.definition.spec import dataset_tag
 
@@ -178,12 +196,15 @@ def run_of_folder(folder: Path) -> RunFigures:
         raise ConfigError(f"{folder}: no epoch of this run is finished yet, so there is nothing to draw.")
     config = state["config"]
     reports = [Report(**report) for report in state["history"]]
+    written = folder / RESULT_FILE
+    result = json.loads(written.read_text()) if written.exists() else {}
     return RunFigures(
         title=f"{config['method']} on {dataset_tag(config['dataset'])}, {config['labels']} labels",
         reports=reports,
         warmup=reports[-1].epoch - (reports[-1].ssl_epoch or 0),
         folder=folder,
         classes=class_names(config["dataset"]),
+        test_confusion=result.get("test_confusion"),
     )
 
 

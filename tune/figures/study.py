@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from tune.definition.objective import AXES
 from tune.figures.curves import Reported
 from tune.figures.style import (
     BLACK,
@@ -30,32 +31,36 @@ MARKS = {
     "failed": ("failed, its last error", VERMILLION, "X"),
 }
 MOST_CURVES = 60
-ERROR = "validation error, %"
+
+
+def _axis(records: Sequence[TrialRecord]) -> str:
+    """What the axis of the study's objective says."""
+    return AXES[records[0].objective]
 
 
 def optimisation_history(records: Sequence[TrialRecord], *, title: str = "") -> Drawing | None:
-    """Validation error of every trial in order of creation, and the best so far at full budget.
+    """The objective's value of every trial in order of creation, and the best so far at full budget.
 
     Args:
         records: the trials.
         title: title of the whole figure.
     """
-    shown = [r for r in records if r.val_error is not None and r.state in MARKS]
+    shown = [r for r in records if r.score is not None and r.state in MARKS]
     if not shown:
         return None
     figure = drawing(8.5, 4.2, title)
     axes = figure.subplots()
     for state, (label, colour, mark) in MARKS.items():
-        points = [(int(r.trial), r.val_error) for r in shown if r.state == state]
+        points = [(int(r.trial), r.score) for r in shown if r.state == state]
         if points:
             x, y = zip(*points, strict=True)
             axes.scatter(x, y, color=colour, marker=mark, s=34, label=label, zorder=3)
-    completed = [(int(r.trial), r.val_error) for r in shown if r.state == "completed"]
+    completed = [(int(r.trial), r.score) for r in shown if r.state == "completed"]
     if completed:
         numbers, errors = zip(*completed, strict=True)
         best = np.minimum.accumulate(np.array(errors, dtype=float))
         axes.step(numbers, best, where="post", color=BLACK, lw=1.2, label="best so far at full budget")
-    dress(axes, title="Optimisation history", x="trial", y=ERROR)
+    dress(axes, title="Optimisation history", x="trial", y=_axis(shown))
     axes.set_ylim(bottom=0)
     whole_numbers(axes.xaxis)
     axes.legend(fontsize=9, frameon=False)
@@ -63,7 +68,7 @@ def optimisation_history(records: Sequence[TrialRecord], *, title: str = "") -> 
 
 
 def parameter_importances(importances: Mapping[str, float], *, title: str = "") -> Drawing | None:
-    """How much of the differences in validation error each searched parameter explains.
+    """How much of the differences in the objective's value each searched parameter explains.
 
     Args:
         importances: shares by parameter, as `tune.findings.summary.importances` gives them.
@@ -83,14 +88,14 @@ def parameter_importances(importances: Mapping[str, float], *, title: str = "") 
 
 
 def slices(records: Sequence[TrialRecord], *, log: Sequence[str] = (), title: str = "") -> Drawing | None:
-    """Validation error against each searched parameter.
+    """The objective's value against each searched parameter.
 
     Args:
         records: the trials.
         log: parameters that are searched on a logarithmic scale.
         title: title of the whole figure.
     """
-    shown = [r for r in records if r.val_error is not None and r.state in MARKS and r.params]
+    shown = [r for r in records if r.score is not None and r.state in MARKS and r.params]
     if not shown:
         return None
     names = list(shown[0].params)
@@ -116,14 +121,14 @@ def _slice(axes: Axes, records: Sequence[TrialRecord], name: str, log: bool) -> 
     choices = [] if numeric else sorted({str(v) for v in values})
     for state, (label, colour, mark) in MARKS.items():
         points: list[tuple[Any, float]] = [
-            (v if numeric else choices.index(str(v)), r.val_error or 0.0)
+            (v if numeric else choices.index(str(v)), r.score or 0.0)
             for v, r in zip(values, records, strict=True)
             if r.state == state
         ]
         if points:
             x, y = zip(*points, strict=True)
             axes.scatter(x, y, color=colour, marker=mark, s=30, label=label, alpha=0.85, zorder=3)
-    dress(axes, title="", x=name, y=ERROR)
+    dress(axes, title="", x=name, y=_axis(records))
     axes.set_ylim(bottom=0)
     if choices:
         axes.set_xticks(range(len(choices)), choices)
@@ -134,7 +139,7 @@ def _slice(axes: Axes, records: Sequence[TrialRecord], name: str, log: bool) -> 
 def study_curves(
     records: Sequence[TrialRecord], reports: Mapping[str, Sequence[Reported]], *, title: str = ""
 ) -> Drawing | None:
-    """Validation error of the trials over their epochs: the best trial, those at full budget, those stopped.
+    """The objective's value of the trials over their epochs: the best trial, those at full budget, those stopped.
 
     Args:
         records: the trials.
@@ -156,7 +161,7 @@ def study_curves(
         label = label.partition(",")[0]
         axes.plot(
             [p.epoch for p in reports[record.trial]],
-            [p.metrics["val/error"] for p in reports[record.trial]],
+            [p.metrics[record.objective] for p in reports[record.trial]],
             color=colour,
             lw=0.9,
             alpha=0.6,
@@ -167,10 +172,10 @@ def study_curves(
         labelled.add(label)
     if best is not None and reports.get(best.trial):
         curve = reports[best.trial]
-        epochs, errors = [p.epoch for p in curve], [p.metrics["val/error"] for p in curve]
+        epochs, errors = [p.epoch for p in curve], [p.metrics[best.objective] for p in curve]
         axes.plot(epochs, errors, color=BLACK, lw=2.2, label=f"best: trial {best.trial}", zorder=4)
     count = f"{MOST_CURVES} longest of {len(drawn)} trials" if len(drawn) > MOST_CURVES else "all trials"
-    dress(axes, title=f"Learning curves ({count})", x="epoch", y=f"{ERROR} (EMA model)")
+    dress(axes, title=f"Learning curves ({count})", x="epoch", y=f"{_axis(drawn)} (EMA model)")
     axes.set_ylim(bottom=0)
     whole_numbers(axes.xaxis)
     axes.legend(fontsize=9, frameon=False)

@@ -177,12 +177,18 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
     document = {
         "format": FORMAT,
         "config": plain,
-        "expect": {"val_error": record.val_error, "val_loss": record.val_loss, "epochs": record.epoch},
+        "expect": {
+            "val_error": record.val_error,
+            **({} if (balanced := record.val_error_balanced) is None else {"val_error_balanced": balanced}),
+            "val_loss": record.val_loss,
+            "epochs": record.epoch,
+        },
         "origin": {
             "study": study.name,
             "trial": record.trial,
             "stop_reason": record.stop_reason,
             "full_budget": full,
+            "objective": study.spec.objective,
             "trials": study.spec.trials,
             "classes": _classes(config),
             "confirmed": row is not None,

@@ -13,16 +13,20 @@ def best_record(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, boo
     """The best trial, and whether it ran the full budget.
 
     It is chosen among trials that ran the full budget, since errors at different epochs cannot be compared;
-    where there is none, among those of the deepest epoch after the warm-up that any reached. Ties in
-    val/error, which a small validation set often gives, are broken by val/loss.
+    where there is none, among those of the deepest epoch after the warm-up that any reached. The lowest value of the
+    study's objective is best. Ties in an error, which a small validation set often gives, are broken by val/loss.
     """
-    completed = [r for r in records if r.state == "completed" and r.val_error is not None]
-    candidates = completed or _deepest(
-        [r for r in records if r.val_error is not None and r.state != "failed"]
-    )
+    completed = [r for r in records if r.state == "completed" and r.score is not None]
+    candidates = completed or _deepest([r for r in records if r.score is not None and r.state != "failed"])
     if not candidates:
         return None, False
-    return min(candidates, key=lambda r: (r.val_error, r.val_loss, int(r.trial))), bool(completed)
+    return min(candidates, key=lambda r: (*_order(r), int(r.trial))), bool(completed)
+
+
+def _order(record: TrialRecord) -> tuple[float, float]:
+    """What a trial is ranked by: the objective's value, then the loss (where that is the objective, the error)."""
+    second = record.val_error if record.objective == "val/loss" else record.val_loss
+    return record.score or 0.0, second or 0.0
 
 
 def _deepest(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -35,10 +39,8 @@ def ranked(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
     Errors at different epochs cannot be compared: trials at full budget come first, then those that got farther.
     """
-    ended = [r for r in records if r.val_error is not None and r.state in ("completed", "stopped_early")]
-    return sorted(
-        ended, key=lambda r: (r.state != "completed", -r.epoch, r.val_error or 0.0, r.val_loss or 0.0)
-    )
+    ended = [r for r in records if r.score is not None and r.state in ("completed", "stopped_early")]
+    return sorted(ended, key=lambda r: (r.state != "completed", -r.epoch, *_order(r)))
 
 
 def describe_best(record: TrialRecord, full_budget: bool) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def describe_best(record: TrialRecord, full_budget: bool) -> dict[str, Any]:
     return {
         "trial": record.trial,
         "val_error": record.val_error,
+        "val_error_balanced": record.val_error_balanced,
         "val_loss": record.val_loss,
         "epoch": record.epoch,
         "params": record.params,
@@ -59,21 +62,38 @@ def resolution(valid: int, error: float) -> float:
     return 100 * math.sqrt(share * (1 - share) / valid)
 
 
+def error_of(record: TrialRecord) -> float | None:
+    """The error by which trials are told apart, in percent: the objective's own; of a loss the val/error beside it."""
+    return record.val_error_balanced if record.objective == "val/error_balanced" else record.val_error
+
+
+def deviation_of(record: TrialRecord, valid: int) -> float:
+    """Standard deviation in points of a trial's `error_of` on `valid` images, as far as it comes from their choice."""
+    balanced = record.objective == "val/error_balanced" and record.deviation is not None
+    return (record.deviation or 0.0) if balanced else resolution(valid, error_of(record) or 0.0)
+
+
+def shows_balanced(records: Sequence[TrialRecord]) -> bool:
+    """Whether a table of trials needs a column for the balanced error: where it goes by it, or the two errors differ.
+
+    With as many validation images of every class they are the same.
+    """
+    pairs = [(r.val_error, r.val_error_balanced, r.objective) for r in records]
+    return any(
+        balanced is not None and (objective == "val/error_balanced" or abs(balanced - (error or 0.0)) > 0.005)
+        for error, balanced, objective in pairs
+    )
+
+
 def near_ties(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> list[TrialRecord]:
-    """Other full-budget trials within one standard deviation of the best one's error."""
-    assert best.val_error is not None
-    reach = best.val_error + resolution(valid, best.val_error)
-    return [
-        r
-        for r in records
-        if r.state == "completed"
-        and r.trial != best.trial
-        and r.val_error is not None
-        and r.val_error <= reach
-    ]
+    """Other full-budget trials within one standard deviation of the best one's error (`error_of`)."""
+    reach = (error_of(best) or 0.0) + deviation_of(best, valid)
+    others = [r for r in records if r.state == "completed" and r.trial != best.trial]
+    return [r for r in others if (error := error_of(r)) is not None and error <= reach]
 
 
 def trials_document(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """What ``ssl-tune trials NAME --json`` prints."""
-    names = ("trial", "state", "stop_reason", "val_error", "epoch", "ssl_epoch", "params")
+    measured = ("val_error", "val_error_balanced", "val_loss")
+    names = ("trial", "state", "stop_reason", *measured, "epoch", "ssl_epoch", "params")
     return [{name: getattr(r, name) for name in names} for r in records]

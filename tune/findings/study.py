@@ -43,8 +43,8 @@ class Study:
     def trials(self) -> pd.DataFrame:
         """One row a trial, in order of creation.
 
-        Columns: trial, state (completed, stopped_early, failed, running), stop_reason, val_error (percent),
-        val_loss (nats), epoch, ssl_epoch, seconds, and one for each searched parameter.
+        Columns: trial, state (completed, stopped_early, failed, running), stop_reason, val_error and
+        val_error_balanced (percent), val_loss (nats), epoch, ssl_epoch, seconds, and one for each searched parameter.
         """
         import pandas as pd
 
@@ -102,6 +102,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
         "method": study.spec.config["method"],
         "dataset": study.spec.config["dataset"],
         "labels": study.spec.config["labels"],
+        "objective": study.spec.objective,
         "trials": {
             "total": study.spec.trials,
             **{name: states[name] for name in ("completed", "stopped_early", "failed", "running")},

@@ -13,9 +13,10 @@ from typing import Any
 
 import optuna
 
+from tune.definition.objective import DEFAULT
 from tune.definition.spec import StudySpec
-from tune.findings.ranking import best_record, near_ties, resolution
-from tune.findings.words import certainty, parameters_in_words
+from tune.findings.ranking import best_record, deviation_of, near_ties
+from tune.findings.words import certainty, parameters_in_words, result
 from tune.store.study_folder import StudyFolder, read_spec
 from tune.trials.optuna_storage import open_storage
 from tune.trials.record import TrialRecord
@@ -94,10 +95,11 @@ def description(
         lines.append("No trial has a result.")
     else:
         valid = config["data"]["valid"]
+        by = "" if spec.objective == DEFAULT else f" by {spec.objective}"
         at = "" if full else f" after {best.epoch} epochs (no trial ran the full budget)"
         lines.append(
-            f"Best: **trial {best.trial}, val/error {best.val_error:.2f} %** ± "
-            f"{resolution(valid, best.val_error):.2f} (one standard deviation on {valid} validation images){at}, with "
+            f"Best{by}: **trial {best.trial}, {result(best)}** ± "
+            f"{deviation_of(best, valid):.2f} (one standard deviation on {valid} validation images){at}, with "
             f"{parameters_in_words(best.params)}."
         )
         lines += _compared(records, best, valid)
@@ -120,13 +122,11 @@ def _compared(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
     lines = []
     ties = near_ties(records, best, valid)
     if ties:
-        points = resolution(valid, best.val_error or 0.0)
+        points = deviation_of(best, valid)
         lines.append(certainty(valid, points, best.trial, [r.trial for r in ties]))
     first = next((r for r in records if r.trial == "0"), None)
     if first is not None and first.val_error is not None and first.trial != best.trial:
         how = "" if first.state == "completed" else f", stopped after {first.epoch} epochs"
         point = parameters_in_words(first.params)
-        lines.append(
-            f"The space's baseline point (trial 0: {point}) has val/error {first.val_error:.2f} %{how}."
-        )
+        lines.append(f"The space's baseline point (trial 0: {point}) has {result(first)}{how}.")
     return lines

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tune.definition.objective import DEFAULT, FIELDS, in_words
+from tune.trials.record import TrialRecord
+
 MOST_TRIALS = 8
 """How many trials a sentence names before it ends in "..."."""
 
@@ -23,12 +26,36 @@ def parameters_in_words(params: Mapping[str, object]) -> str:
     return ", ".join(f"{name} = {value(given)}" for name, given in params.items())
 
 
+def result(record: TrialRecord) -> str:
+    """What a trial has come to: ``val/error 8.00 %``; with another objective its value, then the error."""
+    if record.val_error is None or record.score is None:
+        return "no result"
+    error = f"val/error {record.val_error:.2f} %"
+    if record.objective == DEFAULT:
+        return error
+    return f"{record.objective} {in_words(record.objective, record.score)} ({error})"
+
+
+def uncertain(record: TrialRecord, deviation: float) -> str:
+    """A trial's error with its standard deviation in points: ``8.00 % ± 3.84``; before it a loss that is the objective.
+
+    Args:
+        record: the trial, with a result.
+        deviation: as `tune.findings.ranking.deviation_of` gives it.
+    """
+    named = record.objective if record.objective == "val/error_balanced" else DEFAULT
+    error = f"{named} {getattr(record, FIELDS[named]):.2f} % ± {deviation:.2f}"
+    if record.objective == "val/loss":
+        return f"val/loss {record.val_loss:.4f} ({error})"
+    return error
+
+
 def certainty(valid: int, points: float, best: str, ties: Sequence[str]) -> str:
     """How well the validation set separates the best trial from the others.
 
     Args:
         valid: number of validation images.
-        points: standard deviation of the best trial's error on them, as `tune.findings.ranking.resolution` gives it.
+        points: standard deviation of the best trial's error on them, as `tune.findings.ranking.deviation_of` gives it.
         best: the best trial.
         ties: trials within one standard deviation of it.
     """

@@ -84,10 +84,14 @@ def differences(candidate: StudySpec, wanted: StudySpec, split_hash: str | None)
     """In what a supervised study is not the baseline that is wanted."""
     searched = {p.name for p in wanted.search_space().parameters}
     ignored = searched | _MACHINE | {"warmup_epochs"}
-    mine, theirs = candidate.config, wanted.config
+    mine, theirs = (
+        s.base_config().document() for s in (candidate, wanted)
+    )  # an earlier version knew fewer fields
     words = [k for k in mine.keys() | theirs.keys() if k not in ignored and mine.get(k) != theirs.get(k)]
     if candidate.space.digest != wanted.space.digest:
         words.append("space")
+    if candidate.objective != wanted.objective:
+        words.append("objective")
     if candidate.trials < wanted.trials:
         words.append("trials")
     if None not in (candidate.split_hash, split_hash) and candidate.split_hash != split_hash:

@@ -9,20 +9,34 @@ from typing import Any
 
 from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError
+from tune.definition.objective import DEFAULT, in_words
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
 from tune.findings.comparisons import Spread
 from tune.findings.confirmation import confirmed, title
-from tune.findings.ranking import best_record, near_ties, ranked, resolution
+from tune.findings.ranking import (
+    best_record,
+    deviation_of,
+    near_ties,
+    ranked,
+    resolution,
+    shows_balanced,
+)
 from tune.findings.study import Study
 from tune.findings.words import certainty, parameters_in_words, value
-from tune.page import plots, searched
+from tune.page import by_class, plots, searched
 from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table
 from tune.page.searched import shown
 from tune.revision import git_revision
+from tune.trials.record import TrialRecord
 
 SHOWN_TRIALS = 10
+_DRAWN = {
+    "training": "fresh training seeds",
+    "labels": "fresh training seeds and labelled sets",
+    "everything": "fresh training seeds, labelled sets and validation sets",
+}
 
 
 def content_of(study: Study) -> Content:
@@ -67,13 +81,17 @@ def _parts(look: Look) -> Iterator[Part]:
     yield _history(look)
     yield searched.part(look)
     yield from _curves(look)
+    yield by_class.part(look)
     yield _failures(look)
     yield _environment(look)
 
 
 def _facts(look: Look) -> Iterator[tuple[str, str]]:
-    spread = resolution(look.valid, look.best_error)
-    yield f"best val/error in the search, trial {look.best.trial}", f"{look.best_error:.2f} ± {spread:.2f} %"
+    assert look.best.score is not None
+    spread = "" if look.objective == "val/loss" else f" ± {deviation_of(look.best, look.valid):.2f}"
+    best = in_words(look.objective, look.best.score)
+    number, percent = best.removesuffix(" %"), " %" if best.endswith(" %") else " nats"
+    yield f"best {look.objective} in the search, trial {look.best.trial}", f"{number}{spread}{percent}"
     found = look.confirmation
     if found is not None:
         for row in found["rows"]:
@@ -120,9 +138,9 @@ def _confirmation(look: Look) -> Part:
     head = ["configuration", "searched", "val/error %", "test/error %", "95 % interval", "seconds a run"]
     strong = frozenset(n for n, row in enumerate(found["rows"]) if row["who"] == found["winner"])
     sentences = [
-        f"{len(found['seeds'])} fresh training seeds and labelled sets, the same for every row, {found['steps']:,} "
+        f"{len(found['seeds'])} {_DRAWN[found.get('redrawn', 'labels')]}, the same for every row, {found['steps']:,} "
         "steps each; the test set was read once for each final model. The winner (bold) is the one with the "
-        "lowest mean val/error; the test set was not used to choose."
+        f"lowest mean {found.get('objective', DEFAULT)}; the test set was not used to choose."
     ]
     items: list[Item] = [Table(head, rows, frozenset(range(2, 6)), strong)]
     picture = plots.seeds(found)
@@ -138,12 +156,13 @@ def _spread(values: Sequence[float]) -> str:
 
 def _best_configurations(look: Look) -> Part:
     shown_trials = ranked(look.records)[:SHOWN_TRIALS]
-    names = list(look.best.params)
+    names, balanced = list(look.best.params), shows_balanced(look.records)
     rows = [
         [
             r.trial,
             r.state.replace("_", " "),
             f"{r.val_error:.2f} ± {resolution(look.valid, r.val_error or 0.0):.2f}",
+            *([_balanced(r, look.valid)] if balanced else []),
             f"{r.val_loss:.4f}",
             str(r.epoch),
             f"{r.seconds:.1f}",
@@ -151,23 +170,32 @@ def _best_configurations(look: Look) -> Part:
         ]
         for r in shown_trials
     ]
-    head = ["trial", "state", "val/error %", "val/loss", "epochs", "seconds", *names]
+    errors = ["val/error %", *(["val/error_balanced %"] if balanced else [])]
+    head = ["trial", "state", *errors, "val/loss", "epochs", "seconds", *names]
     strong = frozenset(n for n, r in enumerate(shown_trials) if r.trial == look.best.trial)
     return Part(
         "Best configurations", [_how_sure(look)], [Table(head, rows, frozenset(range(2, len(head))), strong)]
     )
 
 
+def _balanced(record: TrialRecord, valid: int) -> str:
+    error, spread = record.val_error_balanced, record.deviation
+    return (
+        "" if error is None else f"{error:.2f} ± {resolution(valid, error) if spread is None else spread:.2f}"
+    )
+
+
 def _how_sure(look: Look) -> str:
-    points = resolution(look.valid, look.best_error)
+    points = deviation_of(look.best, look.valid)
     ties = [r.trial for r in near_ties(look.records, look.best, look.valid)]
     depth = (
         ""
         if look.full
         else f" No trial ran the full budget: these are errors after {look.best.epoch} epochs."
     )
+    by = "" if look.objective == DEFAULT else f"The study goes by {look.objective}: the lowest is best. "
     return (
-        f"{certainty(look.valid, points, look.best.trial, ties)} ± is one standard deviation of a binomial "
+        f"{by}{certainty(look.valid, points, look.best.trial, ties)} ± is one standard deviation of a binomial "
         f"distribution.{depth}"
     )
 
@@ -179,8 +207,8 @@ def _history(look: Look) -> Part:
         "Where early stopping looks: how many trials came to each rung, and how many were stopped there.",
     )
     caption = (
-        "Every trial in the order in which it was begun, at the validation error of its last epoch. The line is the "
-        "lowest error at full budget so far."
+        f"Every trial in the order in which it was begun, at the {look.measured} of its last epoch. The line is the "
+        "lowest at full budget so far."
     )
     return Part(
         "How the search went", items=[*shown(drawn.optimisation_history(look.records), caption), rungs]
@@ -196,8 +224,8 @@ def _curves(look: Look) -> Iterator[Part]:
         items=[
             *shown(
                 drawn.study_curves(look.records, look.reports(look.records)),
-                "Validation error over epochs. A mark shows where early stopping ended a trial. The curves are always "
-                "those of validation images.",
+                f"{look.measured.capitalize()} over epochs. A mark shows where early stopping ended a trial. The "
+                "curves are always those of validation images.",
             ),
             *shown(
                 learning_curves(best.reports, warmup=best.warmup),
@@ -254,6 +282,7 @@ def _environment(look: Look) -> Part:
         ["data split", f"{spec.split_hash} ({config.labels} labelled, {look.valid} for validation)"],
         ["budget", f"{config.epochs} epochs of {config.steps_per_epoch} steps"],
         ["sampler, seed", f"{spec.sampler}, {spec.seed}"],
+        ["objective", spec.objective],
         [
             "side by side",
             f"{spec.concurrent} trials, {config.threads} threads and {spec.gpus_per_trial:g} GPUs each",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssl_core.config import RunConfig
+from tune.definition.objective import AXES
 from tune.findings.study import Study
 from tune.store.event_log import EventLog
 from tune.store.events import Report
@@ -106,10 +107,19 @@ class Look:
         return self.config.data.valid
 
     @property
-    def best_error(self) -> float:
-        """The best trial's error, percent of the validation images."""
-        assert self.best.val_error is not None
-        return self.best.val_error
+    def objective(self) -> str:
+        """What the study goes by."""
+        return self.study.spec.objective
+
+    @property
+    def axis(self) -> str:
+        """What a figure's axis says of the objective."""
+        return AXES[self.objective]
+
+    @property
+    def measured(self) -> str:
+        """The objective in words: "validation error"."""
+        return self.axis.rpartition(",")[0]
 
     def reports(self, records: Sequence[TrialRecord]) -> dict[str, list[Report]]:
         """Learning curves by trial."""

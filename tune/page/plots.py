@@ -71,14 +71,17 @@ def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
     return png(figure)
 
 
-def contours(trials: Sequence[optuna.trial.FrozenTrial], names: Sequence[str]) -> bytes:
-    """The validation error over pairs of parameters, drawn by Optuna.
+def contours(
+    trials: Sequence[optuna.trial.FrozenTrial], names: Sequence[str], axis: str = "validation error, %"
+) -> bytes:
+    """The objective's value over pairs of parameters, drawn by Optuna.
 
     Optuna draws with pyplot. Its backend and settings are put back afterwards, for the sake of notebooks.
 
     Args:
         trials: trials at full budget.
         names: the parameters; the first `CONTOURS` of them are drawn.
+        axis: what the objective is called.
     """
     shown = list(names)[:CONTOURS]
     study = optuna.create_study(direction="minimize")
@@ -95,7 +98,7 @@ def contours(trials: Sequence[optuna.trial.FrozenTrial], names: Sequence[str]) -
                 study,
                 params=shown,
                 target=lambda trial: trial.value or 0.0,
-                target_name="validation error, %",
+                target_name=axis,
             )
             axes = drawn if hasattr(drawn, "figure") else drawn.flat[0]
             side = 4.2 if len(shown) == 2 else 2.7 * len(shown)

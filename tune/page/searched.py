@@ -21,8 +21,8 @@ def part(look: Look) -> Part:
     slices = drawn.slices(look.records, log=log)
     items = shown(
         slices,
-        "Validation error against each searched parameter. A trial that was stopped early is shown with its last "
-        "error, which is partly so high because the training was short.",
+        f"{look.measured.capitalize()} against each searched parameter. A trial that was stopped early is shown with "
+        "its last value, which is partly so high because the training was short.",
     )
     full = {int(r.trial) for r in look.records if r.state == "completed"}
     trials = [t for t in stored_trials(look.study.folder, spec) if t.number in full and not is_taken_over(t)]
@@ -50,8 +50,8 @@ def part(look: Look) -> Part:
         weightiest = sorted(varied, key=lambda name: -shares.get(name, 0.0))
         items.append(
             Figure(
-                plots.contours(trials, weightiest),
-                "Validation error in percent over pairs of parameters, interpolated between full-budget trials "
+                plots.contours(trials, weightiest, look.axis),
+                f"{look.measured.capitalize()} over pairs of parameters, interpolated between full-budget trials "
                 "(dots); darker is better.",
             )
         )

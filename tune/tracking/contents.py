@@ -23,7 +23,13 @@ STUDY_FIGURES = ("optimisation_history", "parameter_importances", "slices", "lea
 
 
 def run_figures(
-    run: str, reports: Sequence[Report], *, completed: bool, picture: str | None, warmup: int
+    run: str,
+    reports: Sequence[Report],
+    *,
+    completed: bool,
+    picture: str | None,
+    warmup: int,
+    test_confusion: Sequence[Sequence[int]] | None = None,
 ) -> list[NewEvent]:
     """The figures of a trial, or of a confirmation, that has ended.
 
@@ -33,12 +39,17 @@ def run_figures(
         completed: whether it ran its whole budget.
         picture: the file that `ssl_core.pictures.file` wrote, if any.
         warmup: epochs of its warm-up.
+        test_confusion: the confusion matrix on the test images, where they were read.
     """
     if not reports or not _wanted():
         return []
-    figures = [{"figure": "learning_curves", "warmup": warmup}]
-    if completed and any(report.classes for report in reports):
+    figures: list[dict[str, object]] = [{"figure": "learning_curves", "warmup": warmup}]
+    if completed and any("accepted" in report.classes for report in reports):
         figures.append({"figure": "pseudo_labels", "warmup": warmup})
+    if completed and any("confusion" in report.classes for report in reports):
+        figures.append({"figure": "confusion"})
+    if test_confusion is not None:
+        figures.append({"figure": "confusion_test", "matrix": [list(row) for row in test_confusion]})
     if completed and picture is not None:
         figures.append({"figure": "picture", "path": picture})
     return [_event(run, figure) for figure in figures]

@@ -23,7 +23,7 @@ and MLflow sees each run go on rather than a second one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tune.store.event_log import EventLog
@@ -142,7 +142,7 @@ class Tracker:
             epoch: finished epochs, from 1: the step in MLflow.
             metrics: every metric of the epoch; NaN and infinities are kept.
             time_ms: when, in Unix milliseconds; now where None.
-            classes: pseudo-labels of each class; kept here for pictures, not sent.
+            classes: counts by class (`ssl_core.training.run.Report`); kept here for pictures, not sent.
 
         Returns:
             Whether the epoch was new.
@@ -167,6 +167,7 @@ class Tracker:
         time_ms: int | None = None,
         picture: Path | None = None,
         warmup: int = 0,
+        test_confusion: Sequence[Sequence[int]] | None = None,
     ) -> None:
         """A trial ends for good; its learning curves, and more where it is completed, are drawn and kept.
 
@@ -179,6 +180,7 @@ class Tracker:
             time_ms: when, in Unix milliseconds; now where None.
             picture: what `ssl_core.pictures.panels` made of the run, if it did.
             warmup: epochs of its warm-up.
+            test_confusion: the confusion matrix on the test images, where they were read.
         """
         if stop_reason not in TRIAL_STATUS:
             raise ValueError(f"a trial stops for {', '.join(TRIAL_STATUS)}, not {stop_reason!r}")
@@ -191,7 +193,14 @@ class Tracker:
             completed = stop_reason == "completed"
             kept = self._stored(picture) if completed and picture is not None and picture.exists() else None
             self.log.append_many(
-                run_figures(run, self.log.reports(run), completed=completed, picture=kept, warmup=warmup)
+                run_figures(
+                    run,
+                    self.log.reports(run),
+                    completed=completed,
+                    picture=kept,
+                    warmup=warmup,
+                    test_confusion=test_confusion,
+                )
             )
 
     def trial_interrupted(self, trial: str) -> None:

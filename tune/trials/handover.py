@@ -37,6 +37,11 @@ def check_warm_start(spec: StudySpec, earlier: StudySpec) -> list[str]:
             f"{option}: that study is of the method {earlier.config['method']}, this one of "
             f"{spec.config['method']}. Name a study of the same method and space."
         )
+    if earlier.objective != spec.objective:
+        raise ConfigError(
+            f"{option}: that study's objective is {earlier.objective}, this one's {spec.objective}: its values say "
+            f"nothing here. Add --objective {earlier.objective}, or take its best points with --points."
+        )
     ranges = [s.search_space().distributions(s.config["epochs"]) for s in (spec, earlier)]
     for name in sorted(ranges[0].keys() | ranges[1].keys()):
         if ranges[0].get(name) != ranges[1].get(name):

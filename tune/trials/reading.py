@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces import SearchSpace
 from tune.definition.spec import StudySpec
 from tune.store.study_folder import StudyFolder, read_spec
 from tune.trials.optuna_storage import answering, open_storage, studies_in
@@ -18,7 +17,7 @@ def read_records(folder: StudyFolder) -> list[TrialRecord]:
         ServiceError: a storage that does not answer, or a file that is damaged.
     """
     spec = read_spec(folder.path)
-    return _records(stored_trials(folder, spec), spec.search_space(), spec.config["epochs"])
+    return _records(stored_trials(folder, spec), spec)
 
 
 def ended_trials(folder: StudyFolder) -> list[FrozenTrial]:
@@ -41,5 +40,6 @@ def stored_trials(folder: StudyFolder, spec: StudySpec) -> list[FrozenTrial]:
         storage.engine.dispose()
 
 
-def _records(trials: list[FrozenTrial], space: SearchSpace, epochs: int) -> list[TrialRecord]:
-    return [_record(t, space, epochs) for t in trials if not is_taken_over(t)]
+def _records(trials: list[FrozenTrial], spec: StudySpec) -> list[TrialRecord]:
+    space, epochs = spec.search_space(), spec.config["epochs"]
+    return [_record(t, space, epochs, spec.objective) for t in trials if not is_taken_over(t)]

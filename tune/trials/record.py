@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tune.definition.objective import DEFAULT, FIELDS
+
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
@@ -21,6 +23,7 @@ class TrialRecord:
         state: completed, stopped_early, failed or running (also while it waits for `resume`).
         stop_reason: completed, asha, nan, oom, error, user or time; None while it runs.
         val_error: percent, of the last finished epoch; None before the first.
+        val_error_balanced: the mean of the classes' errors, likewise; None also where an earlier version trained it.
         val_loss: nats, likewise.
         epoch: finished epochs; 0 before the first.
         ssl_epoch: finished epochs after the warm-up; None during it.
@@ -28,7 +31,9 @@ class TrialRecord:
         params: searched hyperparameters, the warm-up in epochs.
         error: first line of what made it fail.
         values: the same as Optuna has them (the warm-up as searched).
-        intermediate: val/error by ssl_epoch, as Optuna has it.
+        intermediate: the objective's values by ssl_epoch, as Optuna has them.
+        deviation: standard deviation in points of `val_error_balanced` (`ssl_core.measures.balanced_deviation`).
+        objective: what the study goes by.
     """
 
     trial: str
@@ -43,10 +48,20 @@ class TrialRecord:
     error: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     intermediate: Mapping[int, float] = field(default_factory=dict)
+    val_error_balanced: float | None = None
+    deviation: float | None = None
+    objective: str = DEFAULT
+
+    @property
+    def score(self) -> float | None:
+        """The objective's value, of the last finished epoch; None before the first."""
+        value: float | None = getattr(self, FIELDS[self.objective])
+        return value
 
     def row(self) -> dict[str, Any]:
         """The record without its parameters, flat."""
-        names = ("trial", "state", "stop_reason", "val_error", "val_loss", "epoch", "ssl_epoch", "seconds")
+        measured = ("val_error", "val_error_balanced", "val_loss")
+        names = ("trial", "state", "stop_reason", *measured, "epoch", "ssl_epoch", "seconds")
         return {name: getattr(self, name) for name in names}
 
 
@@ -61,7 +76,7 @@ _STATES = {
 }
 
 
-def _record(trial: FrozenTrial, space: SearchSpace, epochs: int) -> TrialRecord:
+def _record(trial: FrozenTrial, space: SearchSpace, epochs: int, objective: str = DEFAULT) -> TrialRecord:
     last = trial.user_attrs.get("last", {})
     # A driver may die between noting the reason and telling: until it is told, the trial is running.
     reason = trial.user_attrs.get("stop_reason") if trial.state.is_finished() else None
@@ -78,6 +93,9 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int) -> TrialRecord:
         error=trial.user_attrs.get("error"),
         values=trial.params,
         intermediate=trial.intermediate_values,
+        val_error_balanced=last.get("val_error_balanced"),
+        deviation=last.get("deviation"),
+        objective=objective,
     )
 
 

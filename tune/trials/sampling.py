@@ -9,7 +9,7 @@ can say to each sampler what that sampler understands:
   blame: the others are drawn anew, so that on average nothing is held against them. Where none can cause it,
   the machine failed and not the configuration: the sampler never hears of it.
 - A Gaussian process models complete trials only. To it a trial that was stopped early is a complete one with
-  the error that it had, an upper estimate of what it would have reached.
+  the value that it had, an upper estimate of what it would have reached.
 
 The view is a function of what the storage says, so that a driver that resumes asks what it would have asked.
 """
@@ -34,7 +34,8 @@ STARTUP_SHARE = 1 / 3
 """Share of a study's trials drawn at random before anything is modelled, between 4 and 10 trials (Optuna's
 default is 10, which would be most of a short study)."""
 
-WORST_ERROR = 100.0
+WORST: dict[str, float] = {"val/error": 100.0, "val/error_balanced": 100.0, "val/loss": 10.0}
+"""The value of a trial without one, by objective. 10 nats are the loss of a uniform guess among 22,000 classes."""
 INFEASIBLE = "infeasible"
 """Name of the constraint that a trial violates which the sampler should not try again."""
 
@@ -133,7 +134,7 @@ class Sampling:
         if self._spec.sampler == "gp":
             state, value = TrialState.COMPLETE, trial.value
             if infeasible or value is None:
-                value = WORST_ERROR
+                value = WORST[self._spec.objective]
         last = max(values, default=None)
         seen = create_trial(
             state=state,

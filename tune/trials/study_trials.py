@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ssl_core.system.faults import fault
+from tune.definition.objective import FIELDS
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 from tune.store.study_folder import StudyFolder
@@ -67,9 +68,10 @@ class StudyTrials:
         self._sampling = Sampling(self.spec, self._distributions)
         for trial in trials:
             self._sampling.add(trial)
-        self._records = {
-            t.number: _record(t, self.space, self.epochs) for t in trials if not is_taken_over(t)
-        }
+        self._records = {t.number: self._record(t) for t in trials if not is_taken_over(t)}
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        return _record(trial, self.space, self.epochs, self.spec.objective)
 
     def unfinished(self) -> list[FrozenTrial]:
         """Trials that were asked for and not told: they wait to be carried on, in order of creation."""
@@ -95,7 +97,7 @@ class StudyTrials:
         trial.number = self._storage.get_trial_number_from_id(trial._trial_id)
         assert trial.number == number, "another driver writes into this study"
         self._running[number] = trial
-        self._records[number] = _record(trial, self.space, self.epochs)
+        self._records[number] = self._record(trial)
         return trial
 
     def trial(self, number: int) -> FrozenTrial:
@@ -105,15 +107,16 @@ class StudyTrials:
         return self._storage.get_trial(self._id(number))
 
     def report(self, number: int, summary: Mapping[str, Any]) -> None:
-        """Take in an epoch: `summary` has epoch, ssl_epoch, val_error, val_loss, seconds (of the trial) and the
-        reason why the trial stops there, or None."""
-        trial, value, step = self._running[number], summary["val_error"], summary["ssl_epoch"]
+        """Take in an epoch: `summary` has epoch, ssl_epoch, val_error, val_error_balanced, val_loss, seconds (of the
+        trial) and the reason why the trial stops there, or None."""
+        trial, step = self._running[number], summary["ssl_epoch"]
+        value = summary[FIELDS[self.spec.objective]]
         known = step is not None and math.isfinite(value)
         note_epoch(self._storage, trial._trial_id, (step, value) if known else None, {"last": dict(summary)})
         if known:  # a whole curve of every trial that runs is not worth its memory
             trial.intermediate_values = {step: value}
         trial.user_attrs = trial.user_attrs | {"last": dict(summary)}
-        self._records[number] = _record(trial, self.space, self.epochs)
+        self._records[number] = self._record(trial)
 
     def end(self, number: int, stop_reason: str, *, error: str | None = None) -> None:
         """End a trial for good; ending it twice is harmless (a driver may die between two stores)."""
@@ -131,7 +134,7 @@ class StudyTrials:
         self._storage.set_trial_state_values(identity, trial.state, trial.values)
         fault("tell:after")
         del self._running[number]
-        self._records[number] = _record(trial, self.space, self.epochs)
+        self._records[number] = self._record(trial)
         if stop_reason == "oom":
             self._load()  # the sampler is told of other parameters than it had asked for
         else:
@@ -142,7 +145,7 @@ class StudyTrials:
         known = trial.intermediate_values
         last = [known[max(known)]] if known else None
         if stop_reason == "completed":
-            return TrialState.COMPLETE, [trial.user_attrs["last"]["val_error"]]
+            return TrialState.COMPLETE, [trial.user_attrs["last"][FIELDS[self.spec.objective]]]
         if stop_reason in ("asha", "time", "user"):
             return TrialState.PRUNED, last
         to_blame = stop_reason == "oom" and any(map(is_memory_parameter, self._distributions))
@@ -156,8 +159,8 @@ class StudyTrials:
         return list(self._records.values())
 
     def history(self) -> list[TrialRecord]:
-        """Every trial with its errors by ssl_epoch, from the storage."""
-        return _records(self._storage.get_all_trials(self._study_id, deepcopy=False), self.space, self.epochs)
+        """Every trial with its values by ssl_epoch, from the storage."""
+        return _records(self._storage.get_all_trials(self._study_id, deepcopy=False), self.spec)
 
     def close(self) -> None:
         """Let go of the storage."""

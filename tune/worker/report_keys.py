@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
+BALANCED = "val/error_balanced"
 
 
 STOP_REASON, MESSAGE, METRICS, CLASSES, STORAGE = "stop_reason", "message", "metrics", "classes", "storage"

@@ -38,6 +38,7 @@ from tune.cluster.identity import identity
 from tune.errors import FULL
 from tune.store.layout import STUDY_FILE
 from tune.worker.report_keys import (
+    BALANCED,
     CLASSES,
     EPOCH,
     ERROR,
@@ -94,6 +95,7 @@ class TrialTrainable(ray_tune.Trainable):
         result: dict[str, Any] = {
             EPOCH: report.epoch,
             ERROR: report.metrics["val/error"],
+            BALANCED: report.metrics.get("val/error_balanced"),  # an earlier version did not measure it
             LOSS: report.metrics["val/loss"],
             METRICS: report.metrics | self._system,
             CLASSES: report.classes,

@@ -1,0 +1,71 @@
+"""Errors by class, their mean and the confusion matrix, from counts. Loads no torch unless predictions are counted.
+
+Shapes: C classes, n images. A confusion matrix is C rows of C counts: a row for each true class, a column for each
+predicted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+Matrix = Sequence[Sequence[int]]
+
+
+def count_confusion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How often each class was predicted for each true class, (C * C,) int64, row by row, on the logits' device.
+
+    Nothing waits for the device.
+
+    Args:
+        logits: (n, C).
+        labels: (n,) int64.
+    """
+    classes = logits.shape[1]
+    pairs = labels * classes + logits.argmax(dim=1)
+    return pairs.new_zeros(classes * classes).scatter_add_(0, pairs, pairs.new_ones(len(pairs)))
+
+
+def matrix_of(counts: Sequence[int]) -> list[list[int]]:
+    """The confusion matrix of its C * C counts, row by row."""
+    classes = math.isqrt(len(counts))
+    return [list(counts[row * classes : (row + 1) * classes]) for row in range(classes)]
+
+
+def images_and_wrong(matrix: Matrix) -> tuple[list[int], list[int]]:
+    """Images of each true class, and how many of them are misclassified."""
+    images = [sum(row) for row in matrix]
+    return images, [n - row[label] for label, (n, row) in enumerate(zip(images, matrix, strict=True))]
+
+
+def errors_by_class(images: Sequence[int], wrong: Sequence[int]) -> list[float | None]:
+    """Percent of each class's images that are misclassified; None for a class without an image."""
+    return [100 * w / n if n else None for n, w in zip(images, wrong, strict=True)]
+
+
+def balanced_error(images: Sequence[int], wrong: Sequence[int]) -> float:
+    """The mean of the classes' errors in percent, over classes with an image: each class counts the same.
+
+    With as many images in every class it is the share of misclassified images, but for rounding.
+    """
+    errors = [error for error in errors_by_class(images, wrong) if error is not None]
+    return math.fsum(errors) / len(errors)
+
+
+def balanced_deviation(images: Sequence[int], wrong: Sequence[int]) -> float:
+    """Standard deviation in points of the balanced error, as far as it comes from the choice of the images.
+
+    Each class's error is binomial, and the classes are independent: Var = sum_c e_c (1 - e_c) / n_c / C^2. An error of
+    0 or 1 is not known exactly either: it is taken as 1 / n_c away from it, as in `tune.findings.ranking.resolution`.
+    """
+    variance, classes = 0.0, 0
+    for n, w in zip(images, wrong, strict=True):
+        if n:
+            share = min(max(w / n, 1 / n), 1 - 1 / n) if n > 1 else 0.5
+            variance += share * (1 - share) / n
+            classes += 1
+    return 100 * math.sqrt(variance) / classes
