@@ -102,6 +102,24 @@ def test_a_setting_that_says_nothing_of_images_is_refused(ssl_tune: Command, pet
     )
 
 
+def test_a_plan_warns_of_a_class_that_no_test_image_has(
+    ssl_tune: Command, home: Home, tmp_path: Path
+) -> None:
+    folder = make_pictures(tmp_path / "pets")
+    shutil.rmtree(folder / "test" / "b")
+    (folder / "train" / "a" / "notes.txt").write_text("x")
+    done = ssl_tune(
+        "plan", "--dataset", f"folder:{folder}", "--labels", 9, "--home", home.path,
+        *("--method", "supervised", "--network", "wrn-10-1", "--epochs", 2, "--trials", 2, "--json"),
+        *("--set", "steps_per_epoch=2", "--set", "batch_size=4", "--set", "mu=1"),
+    )  # fmt: skip
+    assert done.code == 0, done
+    document = json.loads(done.out)
+    assert document["protocol"] == "simulated"
+    told = " ".join(document["warnings"])
+    assert "test has no image of" in told and "b" in told and "train/a/notes.txt" in told
+
+
 def only_unlabelled(folder: Path) -> str:
     shutil.rmtree(folder / "train")
     return f"folder:{folder}"
