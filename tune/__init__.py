@@ -19,6 +19,7 @@ from tune import api
 if TYPE_CHECKING:
     from tune.api import Study as Study
     from tune.api import confirm as confirm
+    from tune.api import data_summary as data_summary
     from tune.api import doctor as doctor
     from tune.api import export as export
     from tune.api import load_study as load_study

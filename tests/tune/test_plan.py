@@ -13,6 +13,8 @@ KEYS = {
     "study",
     "method",
     "dataset",
+    "protocol",
+    "warnings",
     "labels",
     "network",
     "trials",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tune.api.explaining import doctor as doctor
     from tune.api.explaining import methods as methods
     from tune.api.explaining import spaces as spaces
+    from tune.api.looking import data_summary as data_summary
     from tune.api.reading import export as export
     from tune.api.reading import export_all as export_all
     from tune.api.reading import export_table as export_table
@@ -56,6 +57,7 @@ _PLACES = {
     "Study": "tune.findings.study",
     "Training": "tune.api.single",
     "confirm": "tune.api.searching",
+    "data_summary": "tune.api.looking",
     "describe_space": "tune.api.explaining",
     "doctor": "tune.api.explaining",
     "export": "tune.api.reading",

@@ -217,7 +217,7 @@ def search(
 
     Args:
         method: the method, see ``ssl-tune methods``.
-        dataset: digits, cifar10, cifar100 or folder:PATH.
+        dataset: digits, cifar10, cifar100, svhn, stl10, folder:PATH or table:FILE.
         home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
         quiet: show no progress.
         options: the other options of a search, see `tune.definition.request_options.RequestOptions`.

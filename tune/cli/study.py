@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from tune.findings.study import Study
 
 
+_PROTOCOLS = {
+    "real": "there are images without a label",
+    "simulated": "labels beyond those asked for are hidden",
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("plan")(takes_request(plan_command, afterwards=False))
@@ -48,6 +54,7 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         ["study", document["study"]],
         ["method", document["method"]],
         ["data", f"{document['dataset']}: {_images(document['images'])}"],
+        ["protocol", f"{document['protocol']}: {_PROTOCOLS[document['protocol']]}"],
         ["network", document["network"]],
         ["trials", f"{document['trials']}, {document['concurrent']} side by side"],
         ["threads, GPUs of a trial", f"{document['threads_per_trial']}, {document['gpus_per_trial']:g}"],
@@ -74,6 +81,8 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         for error, points in document["resolution_points"].items()
     ]
     print_table(["plan", ""], rows)
+    for line in document["warnings"]:
+        console().print(f"warning: {line}")
 
 
 def _images(counts: dict[str, int]) -> str:

@@ -74,7 +74,7 @@ class Setting(Section):
         "pseudo_label", description="See `ssl-tune methods`; or file:PATH, a method of your own"
     )
     dataset: Annotated[str, Option(baseline=INHERITED)] = Field(
-        "digits", description="digits, cifar10, cifar100 or folder:PATH"
+        "digits", description="digits, cifar10, cifar100, svhn, stl10, folder:PATH or table:FILE"
     )
     labels: Annotated[int | None, Option(baseline=INHERITED, otherwise="the data set's usual number")] = (
         Field(None, description="Labelled images, the same number for every class")

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from pydantic import Field, model_validator
 from ssl_core.config import RunConfig, Section, from_document
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import with_overrides
+from tune.definition.places import place_of
 from tune.definition.request import KeptOptions
 
 if TYPE_CHECKING:
@@ -122,8 +124,9 @@ class StudySpec(KeptOptions, _Head):
 
 
 def dataset_tag(dataset: str) -> str:
-    """``cifar10`` of ``cifar10``, and of ``folder:/data/cifar10``; fit to begin a study's name."""
-    tail = dataset.removeprefix("folder:").rstrip("/").rsplit("/", 1)[-1]
+    """``cifar10`` of ``cifar10``, ``folder:/data/cifar10`` and ``table:/data/cifar10.csv``; fit to begin a name."""
+    place = place_of(dataset) or Path(dataset)
+    tail = place.stem if dataset.startswith("table:") else place.name
     return re.sub(r"[^A-Za-z0-9._+-]", "-", tail).lstrip("._+-")[:40] or "data"
 
 

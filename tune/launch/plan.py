@@ -139,6 +139,17 @@ def keep_expectation(
     write_atomically(folder.path / PLAN_FILE, json.dumps(document, indent=1).encode())
 
 
+def warnings_of(spec: StudySpec) -> list[str]:
+    """What the user should look at in a data set, as far as it is known from the names of its files.
+
+    Raises:
+        ConfigError: a data set that cannot be read.
+    """
+    from ssl_core.data.inspection import glance  # loads numpy
+
+    return glance(spec.config["dataset"])
+
+
 def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
     """What `ssl-tune plan` prints.
 
@@ -162,6 +173,8 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         "study": spec.name,
         "method": config.method,
         "dataset": config.dataset,
+        "protocol": data.protocol,
+        "warnings": warnings_of(spec),
         "labels": config.labels,
         "network": config.network,
         "trials": spec.trials,

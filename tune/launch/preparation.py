@@ -15,12 +15,13 @@ from tune.cluster import connection, probe
 from tune.cluster.capacity import check_fit
 from tune.cluster.gpus import check_gpus
 from tune.cluster.identity import identity
+from tune.definition.places import shared_folder
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
 from tune.errors import ServiceError
 from tune.findings.study import Study
-from tune.launch.plan import keep_expectation
+from tune.launch.plan import keep_expectation, warnings_of
 from tune.store.home import Home
 from tune.store.layout import MLFLOW_DB
 from tune.store.study_folder import StudyFolder
@@ -77,13 +78,17 @@ def prepared(sitting: Sitting, undo: Callable[[], None]) -> Iterator[Sitting]:
             sitting.start_sender()
             sitting.start_ray()
             check_machines(sitting.spec, sitting.folder)
+            is_new = sitting.spec.split_hash is None
             sitting.spec = with_data(sitting.spec, sitting.folder, sitting.home)
+            told = warnings_of(sitting.spec) if is_new else []
         except (ConfigError, ServiceError):
             sitting.release()
             undo()
             raise
         except KeyboardInterrupt:
             raise sitting.interrupted_early() from None
+        for line in told:
+            sitting.progress.say(f"warning: {line}")
         yield sitting
 
 
@@ -98,8 +103,8 @@ def check_machines(spec: StudySpec, folder: StudyFolder) -> None:
         # Known of a new study, but this one may have begun elsewhere.
         check_gpus(spec.gpus_per_trial, "The study began with them: carry it on where they are.")
         return
-    kind, _, path = spec.config["dataset"].partition("folder:")
-    folders = [Path(path)] if path and not kind else []
+    place = shared_folder(spec.config["dataset"])
+    folders = [] if place is None else [place]
     folders += [Path(spec.data_root)] if spec.data_root else []
     shared = folder.path if folder.remote is None else folder.remote.store
     probe.check_probes(probe.probe(shared, folders), identity())

@@ -23,6 +23,7 @@ from tune.cluster.capacity import Machine, share
 from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
 from tune.definition.inputs import with_overrides
+from tune.definition.places import with_absolute_place
 from tune.definition.request import KeptOptions, SearchRequest
 from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, without
 from tune.store.home import Home, check_name
@@ -141,7 +142,7 @@ def _resolved(request: SearchRequest, asked: RunConfig, threads: int) -> tuple[R
     data_root = Path(request.data_root) if request.data_root else None
     info = describe(asked.dataset, root=data_root, image_size=asked.data.image_size)
     config = resolve(asked, info, cores=threads)
-    config = config.model_copy(update={"dataset": _absolute(config.dataset)})
+    config = config.model_copy(update={"dataset": with_absolute_place(config.dataset)})
     return config, data_root and data_root.expanduser().resolve()
 
 
@@ -201,11 +202,6 @@ def _document(request: SearchRequest) -> dict[str, Any]:
 
 def _method_path(config: RunConfig, request: SearchRequest) -> str | None:
     return None if config.method_digest is None else str(method_file.path_of(request.method).resolve())
-
-
-def _absolute(dataset: str) -> str:
-    kind, folder, path = dataset.partition("folder:")
-    return f"{folder}{Path(path).expanduser().resolve()}" if folder and not kind else dataset
 
 
 def _fixed_by_set(space: SearchSpace, settings: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError
 from tune.definition.objective import DEFAULT, in_words
+from tune.definition.places import without_place
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
@@ -304,9 +305,7 @@ def _environment(look: Look) -> Part:
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without the paths of this machine."""
-    dataset = str(config["dataset"])
-    name = f"folder:.../{dataset.rsplit('/', 1)[-1]}" if dataset.startswith("folder:") else dataset
-    return {**config, "dataset": name}
+    return {**config, "dataset": without_place(str(config["dataset"]))}
 
 
 def _closing(look: Look) -> str:

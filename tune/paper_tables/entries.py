@@ -26,6 +26,7 @@ from ssl_core.data.datasets import DatasetInfo, describe
 from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import parse_sets, with_overrides
+from tune.definition.places import with_absolute_place
 from tune.definition.spec import dataset_tag
 from tune.paper_tables.paper import DATASETS, NETWORK, SETTINGS, Cell
 
@@ -194,9 +195,7 @@ def tuned_config(config: Mapping[str, Any], dataset: str, budget: Budget) -> Run
 
 def place_of(dataset: str, budget: Budget) -> str:
     """Where the images of a data set are read from; a folder is given by its absolute path."""
-    place = budget.places.get(dataset, dataset)
-    path = place.removeprefix("folder:")
-    return f"folder:{Path(path).expanduser().resolve()}" if path != place else place
+    return with_absolute_place(budget.places.get(dataset, dataset))
 
 
 def parse_places(assignments: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,8 @@ import getpass
 import json
 from collections.abc import Iterator, Mapping
 
+from tune.definition.places import place_of
+
 MAX_PARAM_LENGTH = 6000
 SHORTENED = "… [shortened, whole in config.yaml]"
 _CIFAR = "https://www.cs.toronto.edu/~kriz/{}-python.tar.gz"
@@ -47,7 +49,7 @@ def dataset_input(tag: str, dataset: str, *, labelled: int, valid: int) -> dict[
 
     Args:
         tag: its short name, such as "cifar10".
-        dataset: as configured: digits, cifar10, cifar100 or folder:PATH.
+        dataset: as configured: digits, cifar10, cifar100, svhn, stl10, folder:PATH or table:FILE.
         labelled, valid: images of the split.
 
     Returns:
@@ -55,11 +57,15 @@ def dataset_input(tag: str, dataset: str, *, labelled: int, valid: int) -> dict[
     """
     source_type: str
     source: dict[str, object]
-    if dataset.startswith("folder:"):
-        source_type, source = "local", {"uri": dataset.removeprefix("folder:")}
+    place = place_of(dataset)
+    if place is not None:
+        source_type, source = "local", {"uri": str(place)}
     elif dataset.startswith("cifar"):
         archive = {"cifar10": "cifar-10", "cifar100": "cifar-100"}[dataset]
         source_type, source = "http", {"url": _CIFAR.format(archive)}
+    elif dataset in ("svhn", "stl10"):
+        name = f"torchvision.datasets.{dataset.upper()}"
+        source_type, source = "code", {"tags": {"mlflow.source.name": name}}
     else:
         source_type, source = "code", {"tags": {"mlflow.source.name": "sklearn.datasets.load_digits"}}
     profile = {"labelled images": labelled, "validation images": valid}
