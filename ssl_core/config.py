@@ -154,7 +154,7 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     labels, valid = _counts(config, info)
     if info.is_plain:
         check_counts(info, labelled=labels, valid=valid)
-    elif not info.unlabelled and method.unlabelled_views and labels + valid >= sum(info.train_per_class):
+    elif not info.unlabelled and method.unlabelled_views and labels >= _left(config, info, valid):
         raise ConfigError(
             f"{info.name!r} has no unlabelled images besides the labelled ones, and {method.name} needs some: put them "
             "into unlabelled/, or let fewer images keep their label with --labels."
@@ -162,7 +162,7 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     batch_size = config.batch_size or defaults["batch_size"]
     mu = config.mu or defaults["mu"]
     epochs = config.epochs or defaults["epochs"]
-    unlabelled = sum(info.train_per_class) + info.unlabelled - valid
+    unlabelled = info.unlabelled + _left(config, info, valid)
     steps = config.steps_per_epoch or max(MIN_STEPS_PER_EPOCH, -(-unlabelled // (mu * batch_size)))
     if config.stop_after_epoch is not None and config.stop_after_epoch > epochs:
         raise ConfigError(f"stop_after_epoch = {config.stop_after_epoch}: the run has only {epochs} epochs.")
@@ -198,8 +198,24 @@ def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
         return labels, config.data.valid or labels
     if info.valid_per_class is not None:
         return labels, sum(info.valid_per_class)
-    kept = 1.0 if info.test_per_class is not None else 1 - config.data.test_share
-    return labels, sum(max(1, round(config.data.valid_share * kept * n)) for n in info.train_per_class)
+    share = config.data.valid_share
+    return labels, sum(
+        max(1, round(share * (n - t)))
+        for n, t in zip(info.train_per_class, _held_out(config, info), strict=True)
+    )
+
+
+def _held_out(config: RunConfig, info: DatasetInfo) -> list[int]:
+    """How many labelled images of each class become test images, about: which ones is known once they are decoded."""
+    if info.is_plain or info.test_per_class is not None:
+        return [0] * info.num_classes
+    return [max(1, round(config.data.test_share * n)) for n in info.train_per_class]
+
+
+def _left(config: RunConfig, info: DatasetInfo, valid: int) -> int:
+    """How many labelled images of train/ are neither test nor validation images, about."""
+    own_valid = not info.is_plain and info.valid_per_class is not None
+    return sum(info.train_per_class) - sum(_held_out(config, info)) - (0 if own_valid else valid)
 
 
 def _warmup(config: RunConfig, method: AnyMethod, epochs: int) -> int:

@@ -104,7 +104,12 @@ def prepare(
     data = load_train(config.dataset, root=data_root, cache=cache, options=options_of(config))
     for note in data.facts.notes:
         warnings.warn(note, stacklevel=2)
-    return config, data, split_of(config, data)
+    split = split_of(config, data)
+    if not data.is_plain and not config.refit:  # only now is it known which images are held out
+        counts = {"valid": len(split.valid)}
+        update = {"labels": len(split.labelled), "data": config.data.model_copy(update=counts)}
+        config = config.model_copy(update=update)
+    return config, data, split
 
 
 def options_of(config: RunConfig) -> Options:
@@ -196,12 +201,8 @@ def train(
     # Loaded now, so that an unreadable test image is found at once; nothing is computed on them before the end.
     test = None
     if final and recorded is None:
-        test = load_test(
-            config.dataset,
-            root=data_root,
-            cache=cache,
-            options=replace(options_of(config), image_size=data.image_size),
-        )
+        options = replace(options_of(config), image_size=data.image_size)
+        test = load_test(config.dataset, root=data_root, cache=cache, options=options)
     run = Run(config, data, split)
     _train_in(run, out, resume, on_report)
     reading = _read_test(run, test, out, readings) if test is not None else recorded

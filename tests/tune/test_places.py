@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tune.definition.places import place_of, shared_folder, with_absolute_place, without_place
+from tune.definition.inputs import place_of, shared_folder, with_absolute_place, without_place
 from tune.definition.spec import dataset_tag
 from tune.tracking.text import dataset_input
 

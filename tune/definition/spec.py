@@ -13,8 +13,7 @@ from pydantic import Field, model_validator
 
 from ssl_core.config import RunConfig, Section, from_document
 from ssl_core.system.errors import ConfigError
-from tune.definition.inputs import with_overrides
-from tune.definition.places import place_of
+from tune.definition.inputs import place_of, with_overrides
 from tune.definition.request import KeptOptions
 
 if TYPE_CHECKING:

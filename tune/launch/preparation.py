@@ -15,7 +15,7 @@ from tune.cluster import connection, probe
 from tune.cluster.capacity import check_fit
 from tune.cluster.gpus import check_gpus
 from tune.cluster.identity import identity
-from tune.definition.places import shared_folder
+from tune.definition.inputs import shared_folder
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting

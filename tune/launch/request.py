@@ -22,8 +22,7 @@ from ssl_core.system.errors import ConfigError
 from tune.cluster.capacity import Machine, share
 from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
-from tune.definition.inputs import with_overrides
-from tune.definition.places import with_absolute_place
+from tune.definition.inputs import with_absolute_place, with_overrides
 from tune.definition.request import KeptOptions, SearchRequest
 from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, without
 from tune.store.home import Home, check_name

@@ -9,8 +9,8 @@ from typing import Any
 
 from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError
+from tune.definition.inputs import without_place
 from tune.definition.objective import DEFAULT, in_words
-from tune.definition.places import without_place
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial

@@ -25,8 +25,7 @@ from ssl_core.config import (
 from ssl_core.data.datasets import DatasetInfo, describe
 from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError
-from tune.definition.inputs import parse_sets, with_overrides
-from tune.definition.places import with_absolute_place
+from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
 from tune.definition.spec import dataset_tag
 from tune.paper_tables.paper import DATASETS, NETWORK, SETTINGS, Cell
 

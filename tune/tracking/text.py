@@ -6,7 +6,7 @@ import getpass
 import json
 from collections.abc import Iterator, Mapping
 
-from tune.definition.places import place_of
+from tune.definition.inputs import place_of
 
 MAX_PARAM_LENGTH = 6000
 SHORTENED = "… [shortened, whole in config.yaml]"
