@@ -275,7 +275,7 @@ def test_a_run_s_monitors_equal_a_slow_count_over_x() -> None:
             if not of_class:
                 assert f"ssl/pseudo_label_accuracy/class_{c:02d}" not in report.metrics
     assert not any(name.startswith("ssl/") for name in run.history[0].metrics)  # the warm-up
-    assert run.history[0].classes == {}
+    assert not run.history[0].classes.keys() & {"accepted", "right"}
 
 
 def test_counts_of_very_many_classes_are_not_shown_one_by_one() -> None:

@@ -114,7 +114,7 @@ class Home:
         """Run the sender process until it ends by itself; returns its exit status."""
         command = [sys.executable, "-m", "tune.delivery.sender", str(self.study)]
         env = {**os.environ, "SSL_TUNE_FAULT": fault, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, env=env, check=False, capture_output=True, timeout=60).returncode
+        return subprocess.run(command, env=env, check=False, capture_output=True, timeout=180).returncode
 
     @contextmanager
     def sending(self) -> Iterator[None]:
