@@ -38,10 +38,21 @@ def baseline_request(spec: StudySpec) -> SearchRequest:
     }
     if spec.elastic:
         values["concurrent"] = None
-    fixed = {name: _value(spec.config, name) for name in common_fields() - _OWN_OPTION}
+    fixed = {
+        name: _value(spec.config, name)
+        for name in common_fields() - _OWN_OPTION
+        if _has(
+            spec.config, name
+        )  # a field at its default may be absent, as in studies from before it existed
+    }
     searched = {"lr", "weight_decay"} - set(spec.space.fixed_by_set)
     settings = {k: v for k, v in fixed.items() if v is not None and k not in searched}
     return SearchRequest(method=METHOD, settings=settings, **values)
+
+
+def _has(config: Mapping[str, Any], name: str) -> bool:
+    section, dot, key = name.partition(".")
+    return not dot or key in config[section]
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:
