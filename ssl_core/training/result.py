@@ -135,6 +135,16 @@ def _resolved(
     return environment.choose_device(resolve(config, info, cores=cores))
 
 
+def _asked(
+    config: RunConfig | Mapping[str, Any], data_root: Path | None, cache: Path | None, *, counted: bool
+) -> RunConfig:
+    """A resolved configuration; `counted`: with the numbers of images that only decoded data tell."""
+    config = _resolved(config, data_root)
+    if not counted or describe(config.dataset, root=data_root, options=options_of(config)).is_plain:
+        return config
+    return prepare(config, data_root=data_root, cache=cache)[0]
+
+
 def split_of(config: RunConfig, data: Dataset) -> Split:
     """The split that a resolved configuration asks for."""
     assert config.labels is not None and config.data.valid is not None
@@ -186,7 +196,7 @@ def train(
         raise ConfigError(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
-    config = _resolved(config, data_root)
+    config = _asked(config, data_root, cache, counted=resume)
     if config.refit and not final:
         raise ConfigError(
             "refit: the model is trained on the validation images too, so the test set alone can measure it: train it "
