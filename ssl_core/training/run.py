@@ -137,7 +137,9 @@ class Run:
             raise ValueError(
                 f"checkpoint of split {state['split_hash']}, but this run's is {self.split.hash}"
             )
-        differing = differences(state["config"], self.config.document())
+        # The split's hash has the images in it: where they lie (a folder that was moved) makes no other run.
+        there = state["config"] | {"dataset": self.config.dataset}
+        differing = differences(there, self.config.document())
         if differing:
             raise ValueError(f"checkpoint of another configuration: {', '.join(differing)} differ")
         self.network.load_state_dict(state["network"])

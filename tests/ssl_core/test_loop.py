@@ -220,6 +220,17 @@ def test_a_finished_run_has_nothing_left_to_do() -> None:
     assert_same_bits(everything(run), before)
 
 
+def test_a_state_goes_on_where_the_images_have_moved() -> None:
+    run = make_run("pseudo_label")
+    state = run.state()
+    state["config"] = state["config"] | {"dataset": "folder:/elsewhere/images"}
+    run.load_state(state)
+    assert [r.epoch for r in run.history] == [r["epoch"] for r in state["history"]]
+    state["split_hash"] = "of other images"
+    with pytest.raises(ValueError, match="checkpoint of split of other images"):
+        run.load_state(state)
+
+
 def test_a_state_of_another_configuration_is_refused_naming_what_differs() -> None:
     state = make_run("pseudo_label").state()
     with pytest.raises(ValueError, match=r"another configuration: lr, pseudo_label differ"):
