@@ -126,6 +126,7 @@ class _Draw:
         ]
 
     def drawn(self) -> Drawn:
+        """The split, and how it was drawn."""
         data, wanted = self.data, self.wanted
         valid = self._valid_of_part() if self.is_valid_part.any() else self._valid_of_labelled()
         with_valid = np.isin(self.units, self.units[valid])
