@@ -32,6 +32,7 @@ class Study:
 
     @property
     def name(self) -> str:
+        """The study's name."""
         return self.spec.name
 
     def records(self) -> list[TrialRecord]:

@@ -93,6 +93,7 @@ class ObjectStore:
         """The last parts of the names directly below a folder, of objects and of folders, in order."""
 
         def listed() -> list[str]:
+            """One attempt at the list."""
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._path(folder), detail=False)
