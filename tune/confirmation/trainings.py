@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def _train_here(trainings: Sequence[Training], places: Places) -> Iterator[tuple
 def _train_on_ray(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
     from tune.cluster import local_ray  # loads Ray
 
-    with local_ray.running(places.concurrent, PRELOAD):
+    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD):
         ray = local_ray.ray
         train = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(_train)
         waiting = {train.remote(*_arguments(t, places)): place for place, t in enumerate(trainings)}
