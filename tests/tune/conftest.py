@@ -28,11 +28,11 @@ from tests.tune.helpers import (
     rewrite_paths,
     shapes_options,
 )
-from tests.tune.loaded_sender import ForkedSender
+from tests.tune.loaded_sender import ForkedSender, drawn_at_once
 from tests.tune.servers import Gate, MlflowServer, ServerStore, needed, postgres
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
-from tune.delivery import sender
+from tune.delivery import drawing, sender
 from tune.delivery.mlflow_runs import prepared_database
 from tune.store.home import Home
 from tune.tracking import sender_process
@@ -76,6 +76,7 @@ def _senders_are_forked() -> Iterator[None]:
     """Studies in this process have their senders from a process that has loaded MLflow (tests.tune.loaded_sender)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sender_process, "Popen", ForkedSender)
+        patch.setattr(drawing, "Popen", drawn_at_once)
         yield
 
 
