@@ -25,7 +25,6 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torchvision import transforms
 
 from benchmarks.setting import Cell, config_of, data_of
 from ssl_core.data.datasets import Dataset as Images
@@ -113,6 +112,8 @@ class PlainViews:
     def __init__(
         self, side: int, mean: Sequence[float], std: Sequence[float], probability: float = 0.5
     ) -> None:
+        from torchvision import transforms  # delayed: it loads torch's compiler, which takes seconds
+
         flip_and_crop = [
             transforms.RandomHorizontalFlip(),
             transforms.RandomCrop(side, padding=side // 8, padding_mode="reflect"),

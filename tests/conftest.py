@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--method", metavar="NAME|file:PATH", help="run tests/ssl_core/test_methods.py over this method alone"
     )
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist, which one file's tests do without
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto` one process more than there are processors: tests wait for servers and clocks, too."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 LONGEST = (

@@ -326,6 +326,17 @@ for name in ssl_core.__all__:
     assert not loaded & (SERVICE | {"tune", "search_spaces"})
 
 
+def test_a_run_that_is_not_compiled_does_not_load_torchs_compiler() -> None:
+    code = """
+import ssl_core, sys
+config = {"method": "vat", "dataset": "digits", "network": "wrn-10-1", "epochs": 2, "steps_per_epoch": 1}
+ssl_core.train(config | {"warmup_epochs": 1, "batch_size": 4, "mu": 1, "threads": 1})
+assert "torch" in sys.modules and not {"torch._dynamo", "sympy", "triton"} & set(sys.modules)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_configuration_is_read_and_resolved_without_torch() -> None:
     code = """
 import ssl_core, ssl_core.config, ssl_core.data.datasets, ssl_core.registry

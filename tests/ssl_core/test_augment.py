@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms.v2 import functional as vision
 
 from ssl_core.augment.weak import normalise, reflect, weak_view
 
@@ -95,6 +94,8 @@ def test_no_image_gives_no_view() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_normalisation_equals_torchvision_s(dtype: torch.dtype) -> None:
+    from torchvision.transforms.v2 import functional as vision  # loads torch's compiler: seconds
+
     images = pixels(5, 16)
     mean, std = [0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]
     ours = normalise(images, mean, std, dtype)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -46,12 +47,19 @@ def main() -> None:
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _become(wish["environment"], wish["output"])
-            importlib.reload(faults)  # it reads the environment when it is loaded
-            sender.NICE = 0  # or it would wait for whatever test runs beside it
-            drawing.Popen = drawn_at_once  # type: ignore[misc, assignment]
-            arguments = [str(server) if word == wish["driver"] else word for word in wish["arguments"]]
-            sys.exit(sender.main(arguments))
+            status = 1
+            try:
+                _become(wish["environment"], wish["output"])
+                importlib.reload(faults)  # it reads the environment when it is loaded
+                sender.NICE = 0  # or it would wait for whatever test runs beside it
+                drawing.Popen = drawn_at_once  # type: ignore[misc, assignment]
+                words = [str(server) if word == wish["driver"] else word for word in wish["arguments"]]
+                status = sender.main(words)
+            except BaseException:
+                traceback.print_exc()
+            finally:  # not `sys.exit`: libraries would wait for threads that the fork does not have
+                sys.stderr.flush()
+                os._exit(status)
         print(pid, flush=True)
 
 
