@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tune.at_once import started_at_once
 from tests.tune.helpers import (
     Done,
     copy_home,
@@ -28,7 +29,6 @@ from tests.tune.helpers import (
     rewrite_paths,
     shapes_options,
 )
-from tests.tune.loaded_sender import ForkedSender, drawn_at_once
 from tests.tune.servers import Gate, MlflowServer, ServerStore, needed, postgres
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
@@ -72,17 +72,17 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _senders_are_forked() -> Iterator[None]:
-    """Studies in this process have their senders from a process that has loaded MLflow (tests.tune.loaded_sender)."""
+def _at_once() -> Iterator[None]:
+    """Senders and figures do not wait for all tests that run beside them (tests.tune.at_once)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sender_process, "Popen", ForkedSender)
-        patch.setattr(drawing, "Popen", drawn_at_once)
+        for module in (sender_process, drawing):
+            patch.setattr(module, "Popen", started_at_once)
         yield
 
 
 @pytest.fixture
 def fresh_senders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test's senders are started on their own, as users' are: for a test that looks at the process."""
+    """The test's senders are started as users' are: for a test that looks at the process."""
     monkeypatch.setattr(sender_process, "Popen", subprocess.Popen)
 
 

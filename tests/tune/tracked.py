@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.tune.loaded_sender import ForkedSender
+from tests.tune.at_once import started_at_once
 from tune.delivery.sender import configure_mlflow, serve
 from tune.store.event_log import EventLog
 from tune.tracking.tracker import Tracker
@@ -112,10 +112,10 @@ class Home:
 
     def sender(self, fault: str = "") -> int:
         """Run the sender process until it ends by itself; returns its exit status."""
-        words = [sys.executable, "-P", "-m", "tune.delivery.sender", str(self.study)]
+        words = [sys.executable, "-m", "tune.delivery.sender", str(self.study)]
+        env = {**os.environ, "SSL_TUNE_FAULT": fault, "PYTHONPATH": str(ROOT)}
         with (self.study / "sender.log").open("ab") as output:
-            process = ForkedSender(words, stdout=output, env={**os.environ, "SSL_TUNE_FAULT": fault})
-        return process.wait(180)
+            return started_at_once(words, env=env, stdout=output, stderr=output).wait(180)
 
     @contextmanager
     def sending(self) -> Iterator[None]:
