@@ -31,7 +31,7 @@ from ssl_core.system.errors import ConfigError, unknown
 _FOLDER, _TABLE = "folder:", "table:"
 _KNOWN = (*BUILTIN, "folder:PATH", "table:FILE")
 # Of the way that files become arrays: another number, and cached arrays are made anew.
-_DECODING = 2
+_DECODING = 3
 
 
 class Source:
