@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core import method_file
-from ssl_core.config import from_document, resolve
+from ssl_core.config import from_document, resolve, with_backbone
 from ssl_core.data.datasets import Dataset, Split, TestSet, describe, load_test, load_train
 from ssl_core.data.options import Options
 from ssl_core.data.splits.drawing import Wanted, split_for
@@ -102,6 +102,7 @@ def prepare(
     """
     config = _resolved(config, data_root, cores)
     data = load_train(config.dataset, root=data_root, cache=cache, options=options_of(config))
+    config = with_backbone(config, data.image_size, data.num_classes)
     for note in data.facts.notes:
         warnings.warn(note, stacklevel=2)
     split = split_of(config, data)
