@@ -86,13 +86,14 @@ def read_weights(weights: str) -> dict[str, Tensor]:
 def statistics_of(weights: str) -> Statistics | None:
     """Mean and standard deviation by channel, of pixels / 255, where the file or its folder names them.
 
-    They are JSON lists `mean` and `std` in the metadata of a safetensors file, or in a model's document.
+    They are JSON lists `mean` and `std` in the metadata of a safetensors file, or in the section `image` of a model's
+    document.
     """
     path = _path_of(weights)
     document = path.with_name(MODEL_DOCUMENT)
     found: Any = None
     if path.name == MODEL_FILE and document.exists():
-        found = json.loads(document.read_text(encoding="utf-8"))
+        found = json.loads(document.read_text(encoding="utf-8")).get("image")
     else:
         with path.open("rb") as file:
             head = file.read(9)

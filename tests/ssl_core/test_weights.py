@@ -157,7 +157,7 @@ def test_mean_and_deviation_are_read_from_the_file_or_its_folder(tmp_path: Path)
     folder = tmp_path / "model"
     folder.mkdir()
     save_file({"a": torch.ones(1)}, folder / "model.safetensors")
-    (folder / "model.json").write_text(json.dumps({"mean": mean, "std": std}))
+    (folder / "model.json").write_text(json.dumps({"image": {"mean": mean, "std": std}}))
     assert statistics_of(str(tmp_path / "with.safetensors")) == statistics_of(str(folder)) == (mean, std)
     assert statistics_of(str(tmp_path / "without.safetensors")) is None
     assert statistics_of(str(tmp_path / "a.pt")) is None
