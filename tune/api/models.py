@@ -41,10 +41,12 @@ def export_model(
         What ``model.json`` says.
 
     Raises:
-        ConfigError: no such study or trial, none with a result, or a folder that cannot be written.
+        ConfigError: no such study or trial, none with a result, a folder that cannot be written, or a method file that
+            this user has not run before.
     """
     place, study, target = Home(home), load_study(name, home=home), Path(folder).expanduser()
     check_place(target)
+    study.load_method()
     training = best_training(study, trial)
     if training is not None:
         say(f"the model of {training.title}, the best of its seeds by validation")

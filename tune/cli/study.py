@@ -18,6 +18,7 @@ from tune.cli.options import (
     HomeOption,
     JsonOption,
     NameArgument,
+    TrustOption,
     home_of,
     takes_request,
 )
@@ -108,6 +109,7 @@ def resume_command(
     name: NameArgument,
     with_baseline: BaselineOption = False,
     confirm_seeds: ConfirmOption = None,
+    trust_method: TrustOption = False,
     home: HomeOption = None,
     address: AddressOption = None,
 ) -> None:
@@ -119,6 +121,7 @@ def resume_command(
         with_baseline=with_baseline,
         confirm_seeds=confirm_seeds,
         address=address,
+        trust_method=trust_method,
     )
     _say_end(found, home, with_baseline, confirm_seeds)
     sys.exit(found.code)
@@ -217,6 +220,7 @@ def confirm_command(
     models: Annotated[
         bool, typer.Option("--models", help="Make a model of each of the winner's trainings, for `predict`")
     ] = False,
+    trust_method: TrustOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -234,6 +238,7 @@ def confirm_command(
         refit=refit,
         models=models,
         say=say,
+        trust_method=trust_method,
     )
     if as_json:
         print_json(document)

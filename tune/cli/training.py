@@ -19,6 +19,7 @@ from tune.cli.options import (
     MethodOption,
     NetworkOption,
     SetOption,
+    TrustOption,
 )
 from tune.cli.show import console, print_json
 
@@ -56,6 +57,7 @@ def train_command(
         typer.Option("--model", metavar="DIR", help="With --final: make a model of it, for `predict`"),
     ] = None,
     data_root: DataRootOption = None,
+    trust_method: TrustOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,6 +78,7 @@ def train_command(
         model=model,
         data_root=data_root,
         home=home,
+        trust_method=trust_method,
         on_report=_show_report,
         say=_say,
     )

@@ -20,7 +20,7 @@ KEY_TAG, MODEL_ID = "ssl.model_key", "model_id:"
 SERVED = Path(__file__).with_name("served.py")
 NEEDED = (
     *("torch", "torchvision", "numpy", "pillow", "pandas", "pydantic", "annotated-types", "pyyaml"),
-    "safetensors",
+    *("safetensors", "xxhash"),
 )
 
 

@@ -62,9 +62,11 @@ def _registered(uri: str, model_id: str, registered: str) -> str:
     known = client.search_model_versions(f"name = '{registered}'")
     version = next((each for each in known if each.tags.get(MODEL_ID_TAG) == model_id), None)
     if version is None:
+        # A server finds its own model; in this process MLflow would look for it wherever its global setting points.
+        source = f"models:/{model_id}" if uri.startswith("http") else model.artifact_location
         version = client.create_model_version(
             registered,
-            f"models:/{model_id}",
+            source,
             run_id=model.source_run_id,
             tags=tags | {MODEL_ID_TAG: model_id},
             model_id=model_id,

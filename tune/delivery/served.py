@@ -22,7 +22,8 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,m
 
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         """A row for each image: label, confidence, confidence_raw, and error where it cannot be read."""
-        return self.model.predict(list(model_input["image"])).drop(columns="file")
+        table = self.model.predict(list(model_input["image"])).drop(columns="file").astype(object)
+        return table.where(table.notna(), None)  # JSON knows no NaN
 
 
 set_model(ImageClassifier())
