@@ -193,7 +193,14 @@ def test_what_was_asked_for_is_not_overwritten() -> None:
         "weight_decay": 0.0,
         "bn_momentum": 0.5,
         "threads": 3,
-        "data": {"valid": 30, "split_seed": 0, "label_seed": 0, "image_size": None, "balance_batches": False},
+        "data": {
+            "valid": 30,
+            "split_seed": 0,
+            "label_seed": 0,
+            "image_size": None,
+            "balance_batches": False,
+            "device_share": 0.3,
+        },
     }
     document = resolve(config(**asked), DIGITS, cores=9).document()
     assert {name: document[name] for name in asked} == asked

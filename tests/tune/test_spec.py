@@ -107,6 +107,7 @@ def test_trials_differ_in_what_is_searched_and_in_nothing_else(home: Home) -> No
         "split_seed": 0,
         "label_seed": 0,
         "balance_batches": False,
+        "device_share": 0.3,
     }
 
 
