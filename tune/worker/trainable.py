@@ -95,7 +95,7 @@ class TrialTrainable(ray_tune.Trainable):
         result: dict[str, Any] = {
             EPOCH: report.epoch,
             ERROR: report.metrics["val/error"],
-            BALANCED: report.metrics["val/error_balanced"],
+            BALANCED: report.metrics.get("val/error_balanced"),  # an earlier version did not measure it
             LOSS: report.metrics["val/loss"],
             METRICS: report.metrics | self._system,
             CLASSES: report.classes,
