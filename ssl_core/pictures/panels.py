@@ -64,7 +64,7 @@ def keep(folder: Path, run: Run) -> None:
     A picture that cannot be made does not stop the run: the reason is written to ``picture-error.txt``, with a warning.
     """
     path = folder / FILE_NAME
-    if path.exists() or not len(run.valid):
+    if path.exists() or run.config.refit:
         return
     try:
         picture = picture_of(run)
