@@ -156,7 +156,8 @@ def _statistics(images: Images) -> tuple[tuple[float, float, float], tuple[float
 def _by_channel(lines: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Sums of each channel of lines of pixels, (n, 3 * width), n at most _LINES: (3,)."""
     columns = lines.sum(axis=0, dtype=np.uint32)
-    return columns.reshape(-1, 3).sum(axis=0, dtype=np.int64)
+    sums: npt.NDArray[np.int64] = columns.reshape(-1, 3).sum(axis=0, dtype=np.int64)
+    return sums
 
 
 def hashes_of_images(images: Images) -> Hashes:

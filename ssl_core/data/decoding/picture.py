@@ -147,7 +147,7 @@ def decode(path: str | Path | IO[bytes], shape: Shape) -> tuple[Images, bytes]:
     return pixels, digest
 
 
-def decode_with_header(path: str | Path, shape: Shape) -> tuple[Images, bytes, Header]:
+def decode_with_header(path: str | Path | IO[bytes], shape: Shape) -> tuple[Images, bytes, Header]:
     """What `decode` gives, and the file's header, for one opening of the file.
 
     Raises:
