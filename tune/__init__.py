@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tune.api import methods as methods
     from tune.api import pictures as pictures
     from tune.api import plan as plan
+    from tune.api import repair as repair
     from tune.api import report as report
     from tune.api import reproduce as reproduce
     from tune.api import resume as resume
