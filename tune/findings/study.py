@@ -59,6 +59,7 @@ class Study:
 
     @property
     def name(self) -> str:
+        """The study's name."""
         return self.spec.name
 
     def records(self) -> list[TrialRecord]:

@@ -72,6 +72,7 @@ def check_can_be_tuned(spec: StudySpec, home: Home) -> None:
 
 
 def refuse_supervised(spec: StudySpec) -> None:
+    """Raise a ConfigError where the study's own method is the baseline's."""
     if spec.config["method"] == METHOD:
         raise ConfigError(
             f"{spec.name} is supervised itself: it needs no baseline. Leave --with-baseline out."

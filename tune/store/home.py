@@ -61,6 +61,7 @@ class Home:
 
     @property
     def studies(self) -> Path:
+        """The folder of all studies."""
         return self.path / STUDIES
 
     @property
@@ -75,10 +76,12 @@ class Home:
 
     @property
     def default_tracking_uri(self) -> str:
+        """MLflow's SQLite database in the home."""
         return f"sqlite:///{self.path / MLFLOW_DB}"
 
     @property
     def artifacts(self) -> Path:
+        """The folder of MLflow's artifacts, for the SQLite database."""
         return self.path / ARTIFACTS
 
     def folder_for(self, verb: str) -> Home:

@@ -99,6 +99,7 @@ class ObjectStore:
         """
 
         def listed() -> list[str]:
+            """One attempt at the list."""
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._path(folder), detail=False)
