@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -23,6 +24,7 @@ from ssl_core.schema import RunConfig
 from ssl_core.system import memory
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
+from ssl_core.training.checkpoint import DamagedCheckpointError
 from ssl_core.training.ema import AveragedModel
 from ssl_core.training.optim import build_optimizer, restore, start_momenta
 from ssl_core.training.rng import Balanced, Shuffled
@@ -165,7 +167,21 @@ class Run:
 
         Raises:
             ValueError: if the checkpoint is of another configuration or split.
+            DamagedCheckpointError: if it lacks something, or holds something else in its place.
         """
+        before = copy.deepcopy(self.state())
+        try:
+            self._load_state(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            self._load_state(before)  # an older checkpoint, or the beginning, is next
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise DamagedCheckpointError(
+                f"a checkpoint of another make ({type(error).__name__}: {reason})"
+            ) from error
+
+    def _load_state(self, state: dict[str, Any]) -> None:
         if state["split_hash"] != self.split.hash:
             raise ValueError(
                 f"checkpoint of split {state['split_hash']}, but this run's is {self.split.hash}"

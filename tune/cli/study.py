@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     app.command("plan")(takes_request(plan_command, afterwards=False))
     app.command("search")(takes_request(search_command))
     app.command("resume")(resume_command)
+    app.command("repair")(repair_command)
     app.command("stop")(stop_command)
     app.command("confirm")(confirm_command)
 
@@ -171,6 +172,19 @@ def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
     at_home = uri == home_of(home).default_tracking_uri
     where = typed("ui", None, home) if at_home else shown(uri)
     out.print(f"compare the trials in MLflow:   {where}")
+
+
+def repair_command(name: NameArgument, trust_method: TrustOption = False, home: HomeOption = None) -> None:
+    """Make damaged files of a study again from those that are whole; nothing is done where all are."""
+    repaired = api.repair(name, trust_method=trust_method, home=home)
+    for line in repaired.mended:
+        console().print(f"made again: {line}")
+    if not repaired.mended:
+        console().print(f"the study {name!r} is whole: there is nothing to repair.")
+        return
+    console().print("The damaged files are kept beside the new ones; they end in .damaged.")
+    if repaired.study.status()["state"] != "finished":
+        console().print(f"carry on with: {typed('resume', name, home)}")
 
 
 def stop_command(
