@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 from ssl_core import earlier_methods
 from ssl_core.methods import method_names
 from ssl_core.methods.base import AnyMethod, Method
+from ssl_core.methods.views import KINDS
 from ssl_core.schema import MethodConfig, RunConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
@@ -34,7 +35,6 @@ COPY = "method.py"
 """Name of the copy that a study or a run keeps in its folder."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # it becomes part of names of studies and folders
-_VIEWS = ("weak", "strong")
 
 
 @dataclass(frozen=True)
@@ -209,8 +209,8 @@ def _checked(module: ModuleType, where: str) -> AnyMethod:
             f"METHOD.Config = {method.Config!r}: a class derived from ssl_core.schema.MethodConfig is expected"
         )
     views: object = method.unlabelled_views
-    if not isinstance(views, tuple) or not set(views) <= set(_VIEWS):
-        fail(f"METHOD.unlabelled_views = {views!r}: a tuple of {' and '.join(map(repr, _VIEWS))} is expected")
+    if not isinstance(views, tuple) or not set(views) <= set(KINDS):
+        fail(f"METHOD.unlabelled_views = {views!r}: a tuple of {' and '.join(map(repr, KINDS))} is expected")
     share: object = method.warmup_share
     if not isinstance(share, int | float) or not 0 <= share < 1:
         fail(f"METHOD.warmup_share = {share!r}: a share of the run is expected, from 0 to below 1")

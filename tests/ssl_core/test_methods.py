@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ssl_core.augment.randaugment import Geometry, strong_view
 from ssl_core.augment.weak import weak_view
-from ssl_core.methods.base import Batch, LossOutput, Method, Progress, Relabel, Step
+from ssl_core.methods.base import Batch, LossOutput, Method, Progress, Relabel, Step, counted_views
+from ssl_core.methods.views import Views, view_names
 from ssl_core.registry import get_method
 from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import NonFiniteError
@@ -275,18 +276,20 @@ def prepared(name: str, *, precision: str = "float64", **parameters: Any) -> tup
     labelled, labels = run.labelled[:4], run.labels[run.labelled[:4]]
     indices, targets, geometry = run.unlabelled[:0], None, None
     pixels = {}
-    if method.unlabelled_views:
+    if counts := counted_views(method, config):
         drawn = method.draw(config, run.method_state, run.setup, PROGRESS, 0)
         indices, targets = (drawn.indices, drawn.targets) if drawn else (run.unlabelled[:8], None)
-        pixels["weak"] = weak(indices, 6)
-        if "strong" in method.unlabelled_views:
-            base = pixels["weak"] if method.shares_crop(config) else weak(indices, 7)
-            pixels["strong"], geometry = strong_view(base, seeded(8))
+        for number, view in enumerate(view_names("weak", counts.get("weak", 0))):
+            pixels[view] = weak(indices, 6 + 10 * number)
+        for number, view in enumerate(view_names("strong", counts.get("strong", 0))):
+            base = pixels["weak"] if method.shares_crop(config) else weak(indices, 7 + 10 * number)
+            pixels[view], where = strong_view(base, seeded(8 + 10 * number))
+            geometry = geometry or where
     return run, Batch(
         labelled=run.normalise(weak(labelled, 5)),
         labels=labels,
         indices=indices,
-        views={view: run.normalise(pixels[view]) for view in method.unlabelled_views},
+        views=Views({view: run.normalise(each) for view, each in pixels.items()}),
         targets=targets,
         geometry=geometry,
     )
@@ -295,7 +298,7 @@ def prepared(name: str, *, precision: str = "float64", **parameters: Any) -> tup
 def loss_of(run: Run, batch: Batch, *, state: Any = None, forward: Any = None) -> LossOutput[Any]:
     """The method's loss; the run's own state is left as it is."""
     state = copy.deepcopy(run.method_state if state is None else state)
-    step = Step(forward or run.forward, batch, state, PROGRESS, seeded(11))
+    step = Step(forward or run.forward, batch, state, PROGRESS, seeded(11), run.averaged)
     return run.method.compute_loss(run.config.parameters, step)
 
 
@@ -320,7 +323,7 @@ def test_a_method_says_what_it_is(name: str) -> None:
     assert isinstance(method, Method) and method.name == name
     assert method.summary and "\n" not in method.summary
     assert issubclass(method.Config, MethodConfig)
-    assert set(method.unlabelled_views) <= {"weak", "strong"}
+    assert counted_views(method, method.Config()).keys() <= {"weak", "strong"}
     assert 0 <= method.warmup_share < 1
 
 
@@ -340,8 +343,8 @@ def test_loss_terms_and_gradients_are_finite(name: str) -> None:
 
 def test_the_unlabelled_loss_is_at_work_in_these_tests(name: str) -> None:
     run, batch = prepared(name)
-    assert (len(batch.indices) > 0) == bool(run.method.unlabelled_views)
-    if run.method.unlabelled_views and float(loss_of(run, batch).terms["loss_unsupervised"].detach()) == 0:
+    assert (len(batch.indices) > 0) == bool(batch.views)
+    if batch.views and float(loss_of(run, batch).terms["loss_unsupervised"].detach()) == 0:
         lacks(name, "has an unlabelled loss of 0 here: enter fitting parameters in tests.tiny.PARAMETERS")
 
 
@@ -492,7 +495,7 @@ def test_the_state_handed_in_is_not_changed_in_place(name: str) -> None:
     run, batch = prepared(name)
     before = run.state()["method"]
     kept = copy.deepcopy(before)
-    step = Step(run.forward, batch, run.method_state, PROGRESS, seeded())
+    step = Step(run.forward, batch, run.method_state, PROGRESS, seeded(), run.averaged)
     run.method.compute_loss(run.config.parameters, step)
     assert_same_bits(run.state()["method"], kept)
 
