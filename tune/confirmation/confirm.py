@@ -58,6 +58,7 @@ def confirm(
     home: Home | Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
     progress: Progress | None = None,
+    trust_method: bool = False,
     sitting: Sitting | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations; what is done already is not done again.
@@ -73,6 +74,7 @@ def confirm(
         home: the home folder.
         say: told as each training ends.
         progress: shows the search of the tuned baseline, where one has to be made.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
         sitting: of the search, where that still holds the study: its Ray and its sender are used, and it lets the
             study's event log go at the end. None: a sitting of its own.
 
@@ -87,6 +89,7 @@ def confirm(
     study = Study(place.existing_study_folder(name))
     if baseline not in BASELINES:
         raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
+    study.load_method(trust_method=trust_method)
     redrawn: Redrawn = "everything" if resample else _redrawn(study.spec)
     chosen = _chosen(study, top, seeds, redrawn)
     progress = progress or Progress()
