@@ -279,6 +279,11 @@ def _checked(module: ModuleType, where: str) -> AnyMethod:
     return method
 
 
+NAMED_LATER = frozenset({"alphamatch", "freematch", "mean_teacher", "mixmatch", "simple", "softmatch", "uda"})
+"""Methods that came to the package when users could have files of these names already. Studies and exports with such a
+file are still read: a file is known by its digest."""
+
+
 def _problem_of_name(name: object) -> str | None:
     """Why a method cannot have this name, which is also that of its section in configurations; None: it can."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
@@ -286,7 +291,7 @@ def _problem_of_name(name: object) -> str | None:
             f"METHOD.name = {name!r}: a plain name is expected, such as 'my_method' (letters, digits and _, the first "
             "a letter, at most 40)"
         )
-    if name in method_names():
+    if name in set(method_names()) - NAMED_LATER:
         return f"METHOD.name = {name!r}: a method of this name comes with the package. Choose another name"
     if name in RunConfig.model_fields:
         return f"METHOD.name = {name!r}: every configuration has a field of this name. Choose another name"
