@@ -212,6 +212,17 @@ class Run:
             output: NetworkOutput = called(images)
         return output
 
+    def averaged(self, images: torch.Tensor, *, batch_statistics: bool = False) -> NetworkOutput:
+        """The EMA network on normalised images, as methods call it (`methods.base.Averaged`)."""
+        if not batch_statistics:
+            self.ema.copy_buffers()
+        network = self.ema.network
+        layers = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        statistics = _batch_statistics(layers) if batch_statistics else nullcontext()
+        with torch.no_grad(), self._autocast(True), statistics:
+            output: NetworkOutput = network(images)
+        return output
+
     def evaluated(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (n, C) of the evaluated (EMA) model on un-augmented (n, H, W, 3) uint8 images."""
         with torch.no_grad(), self._autocast(True):
@@ -291,6 +302,20 @@ class _frozen_statistics:  # noqa: N801 - a context manager, used like a functio
     def __exit__(self, *_: object) -> None:
         for layer in self.layers:
             layer.track_running_stats = True
+
+
+class _batch_statistics(_frozen_statistics):  # noqa: N801 - as above
+    """These BatchNorm layers of a network in evaluation mode do so, too."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        for layer in self.layers:
+            layer.training = True
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        for layer in self.layers:
+            layer.training = False
 
 
 def _fields(state: Any) -> dict[str, Any]:
