@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from ssl_core.methods.base import AnyMethod
 from ssl_core.registry import get_method, method_names, method_of
 from ssl_core.schema import DataConfig, MethodConfig, RunConfig, Section
-from ssl_core.system.errors import ConfigError, unknown
+from ssl_core.system.errors import ConfigError, counted, unknown
 
 if TYPE_CHECKING:
     from ssl_core.data.datasets import DatasetInfo
@@ -165,7 +165,9 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     unlabelled = info.unlabelled + _left(config, info, valid)
     steps = config.steps_per_epoch or max(MIN_STEPS_PER_EPOCH, -(-unlabelled // (mu * batch_size)))
     if config.stop_after_epoch is not None and config.stop_after_epoch > epochs:
-        raise ConfigError(f"stop_after_epoch = {config.stop_after_epoch}: the run has only {epochs} epochs.")
+        raise ConfigError(
+            f"stop_after_epoch = {config.stop_after_epoch}: the run has only {counted(epochs, 'epoch')}."
+        )
     return config.model_copy(
         update={
             "labels": labels,
@@ -193,7 +195,9 @@ def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
     """
     labels = config.labels or info.default_labels or (sum(info.train_per_class) if info.unlabelled else None)
     if labels is None:
-        raise ConfigError(f"labels is missing: say how many images of {info.name!r} keep their label.")
+        raise ConfigError(
+            f"--labels is missing: say how many images of {info.name!r} keep their label, such as --labels 40."
+        )
     if config.data.valid is not None or info.is_plain:
         return labels, config.data.valid or labels
     if info.valid_per_class is not None:
@@ -225,7 +229,7 @@ def _warmup(config: RunConfig, method: AnyMethod, epochs: int) -> int:
         return warmup_from_share(method.warmup_share, epochs)
     if config.warmup_epochs >= epochs:
         raise ConfigError(
-            f"warmup_epochs = {config.warmup_epochs}: must be shorter than the run of {epochs} epochs, or "
+            f"warmup_epochs = {config.warmup_epochs}: must be shorter than the run of {counted(epochs, 'epoch')}, or "
             f"the method never starts. Take at most {epochs - 1}, or more epochs."
         )
     return config.warmup_epochs

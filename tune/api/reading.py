@@ -14,6 +14,7 @@ from tune.findings.study import Study, load_study
 from tune.store.event_log import EventLog
 from tune.store.events import DeadLetter
 from tune.store.home import Home
+from tune.tracking.opening import note_where
 
 if TYPE_CHECKING:
     from tune.trials.record import TrialRecord
@@ -153,7 +154,9 @@ def sync(
     """
     from tune.delivery.sender import deliver  # loads MLflow once there is something to deliver
 
-    folder = load_study(name, home=home).folder
+    place = Home(home)
+    study = Study(place.existing_study_folder(name))
+    folder = study.folder
     seconds = parse_duration(str(timeout), "--timeout")
     if retry_refused and folder.events_db.exists():
         with EventLog(folder.events_db) as log:
@@ -163,6 +166,9 @@ def sync(
             f"the study {name!r} is being driven: its driver delivers what is owed.", Exit.IN_USE
         )
     with folder.settled():
+        if folder.events_db.exists():
+            with EventLog(folder.events_db) as log:
+                note_where(log, study.spec, place)  # the home may have been moved
         pending = deliver(folder.path, seconds)
     with EventLog(folder.events_db, read_only=True) as log:
         return Delivery(pending, tuple(log.dead()), log.get_meta("problem"))

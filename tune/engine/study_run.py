@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from ssl_core.system.errors import counted
 from tune.cluster import local_ray  # before Ray Tune, which reads the environment that it sets
 
 # isort: split
@@ -136,7 +137,7 @@ class StudyRun:
     def wait_for_tracking(self, timeout: float) -> int:
         """Wait for MLflow, so many seconds at most, and end the sender; returns how many events are still owed."""
         if pending := self.tracker.pending():
-            self.progress.say(f"delivering {pending} events to MLflow")
+            self.progress.say(f"delivering {counted(pending, 'event')} to MLflow")
         try:
             pending = self.tracker.sender.close(timeout, self._tell_news)
         except KeyboardInterrupt:

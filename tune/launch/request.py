@@ -26,7 +26,7 @@ from tune.definition.inputs import with_absolute_place, with_overrides
 from tune.definition.request import KeptOptions, SearchRequest
 from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, without
 from tune.store.home import Home, check_name
-from tune.tracking.uri import check_tracking_uri
+from tune.tracking.uri import absolute_uri, check_tracking_uri
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _tracking_uri(request: SearchRequest, home: Home) -> str:
             "MLFLOW_TRACKING_URI."
         )
     check_tracking_uri(uri)
-    return uri
+    return absolute_uri(uri)
 
 
 def _resolved(request: SearchRequest, asked: RunConfig, threads: int) -> tuple[RunConfig, Path | None]:

@@ -11,12 +11,15 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote
 
 from ssl_core.system.errors import ConfigError
 from tune.store.layout import ARTIFACTS, CACHE, MLFLOW_DB, READINGS_FILE, STORE_FILE, STUDIES, STUDY_FILE
 from tune.store.object_store import ObjectStore
 from tune.store.remote_study import RemoteStudy, check_store_writable, remote_of
 
+IN_HOME = f"home:{MLFLOW_DB}"
+"""The tracking URI of a study that is tracked in its home's own database, as the study keeps it."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 
 
@@ -63,7 +66,7 @@ class Home:
 
     @property
     def default_tracking_uri(self) -> str:
-        return f"sqlite:///{self.path / MLFLOW_DB}"
+        return sqlite_url(self.path / MLFLOW_DB)
 
     @property
     def artifacts(self) -> Path:
@@ -151,6 +154,37 @@ class Home:
         if self.url is not None:
             check_store_writable(ObjectStore(self.url))
         check_writable(self.path, "the home folder", "Name another with --home or SSL_TUNE_HOME.")
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file as SQLAlchemy reads it: what has a meaning in a URL is quoted."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that a SQLite URL names, as SQLAlchemy reads it; None where it names none."""
+    kind, _, rest = url.partition("://")
+    path = unquote(rest.partition("?")[0].removeprefix("/"))
+    return Path(path) if kind.partition("+")[0] == "sqlite" and path not in ("", ":memory:") else None
+
+
+def kept_uri(uri: str, home: Path) -> str:
+    """A tracking URI as a study keeps it: the home's own database without the home's path, which may be moved."""
+    return IN_HOME if uri == sqlite_url(home / MLFLOW_DB) else uri
+
+
+def uri_here(kept: str, home: Path, study: str) -> str:
+    """The tracking URI that a study kept, as it is now that its home is here.
+
+    An earlier version kept the whole path: it is taken for this home's where the study is not there any more.
+    """
+    here = sqlite_url(home / MLFLOW_DB)
+    if kept == IN_HOME:
+        return here
+    file = sqlite_file(kept)
+    if file is None or file.name != MLFLOW_DB or not file.is_absolute() or not (home / MLFLOW_DB).exists():
+        return kept
+    return kept if (file.parent / STUDIES / study / STUDY_FILE).exists() or file.exists() else here
 
 
 def _working_copies() -> Path:

@@ -25,6 +25,7 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
+from tune.store.home import kept_uri, uri_here
 from tune.store.layout import (
     EVENTS_DB,
     INCARNATION,
@@ -65,10 +66,7 @@ class StudyFolder:
                 shutil.rmtree(self.path, ignore_errors=True)  # the copy of one that is not there any more
             self.path.mkdir()
         except FileExistsError:
-            raise ConfigError(
-                f"the study {self.path.name!r} exists already. "
-                f"Carry it on with `ssl-tune resume {self.path.name}`, or choose another --name."
-            ) from None
+            raise ConfigError(f"the study {self.path.name!r} exists already. {self._way_on()}") from None
         except OSError as error:
             raise ConfigError(
                 f"the home folder {self.path.parent.parent} cannot be used: {error.strerror}. "
@@ -82,9 +80,24 @@ class StudyFolder:
             (self.path / INCARNATION).write_text(spec.uid)
         self.commit()
 
+    def command(self, verb: str, *words: str) -> str:
+        """A command about this study, which works as printed wherever it is typed."""
+        home = self.remote.store.url if self.remote is not None else str(self.path.parent.parent)
+        return shlex.join(["ssl-tune", verb, self.path.name, *words, "--home", home])
+
+    def _way_on(self) -> str:
+        if self.state() != "finished":
+            return f"Carry it on with `{self.command('resume')}`, or choose another --name."
+        return (
+            "It is finished: choose another --name, and begin from what it learned with "
+            f"`--warm-start {self.path.name}`."
+        )
+
     def write_spec(self, spec: StudySpec) -> None:
         """Write ``study.yaml``, whole or not at all."""
-        write_atomically(self.path / STUDY_FILE, dump_yaml(spec.model_dump(mode="json")).encode())
+        document = spec.model_dump(mode="json")
+        document["tracking_uri"] = kept_uri(spec.tracking_uri, self.path.parent.parent)
+        write_atomically(self.path / STUDY_FILE, dump_yaml(document).encode())
 
     def lock(self) -> None:
         """Become the study's driver; the lock of a driver that died is free.
@@ -100,7 +113,7 @@ class StudyFolder:
             file.close()
             raise ServiceError(
                 f"the study {self.path.name!r} is in use by another driver (process {holder}). "
-                f"Wait for it, or end its sitting with `ssl-tune stop {self.path.name}`.",
+                f"Wait for it, or end its sitting with `{self.command('stop')}`.",
                 Exit.IN_USE,
             )
         file.truncate(0)
@@ -159,8 +172,7 @@ class StudyFolder:
             assert self.remote is not None
             raise ServiceError(
                 f"{error}. The last state of {self.path.name} is on this machine alone, in {self.path}: once the store "
-                "can be written, go on here.\nCarry on with: "
-                + shlex.join(["ssl-tune", "resume", self.path.name, "--home", self.remote.store.url]),
+                f"can be written, go on here.\nCarry on with: {self.command('resume')}",
                 Exit.STORAGE,
             ) from None
         finally:
@@ -269,6 +281,8 @@ def read_spec(folder: Path) -> StudySpec:
         raise ConfigError(
             f"{path} is damaged: {place}: {problem['msg']}. Restore it from a backup, or start a new study."
         ) from None
+    uri = uri_here(spec.tracking_uri, folder.parent.parent, folder.name)
+    spec = spec.model_copy(update={"tracking_uri": uri})
     if digest := spec.config.get("method_digest"):
         method_file.load_kept(folder, spec.config["method"], digest)
     return spec

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.faults import fault
 from tune.errors import Exit, ServiceError
+from tune.store.home import sqlite_url
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
@@ -77,7 +78,7 @@ def open_storage(folder: StudyFolder, url: str | None = None, *, shared: bool | 
     Raises:
         ServiceError: a database that does not answer, or a file that is damaged.
     """
-    where = url or f"sqlite:///{folder.optuna_db}"
+    where = url or sqlite_url(folder.optuna_db)
     with answering(where):
         return RDBStorage(where, engine_kwargs=_engine_options(where, shared if url is None else None))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.definition.spec import StudySpec
+from tune.store.home import sqlite_url
 from tune.store.study_folder import StudyFolder, read_spec
 from tune.trials.optuna_storage import answering, open_storage, studies_in
 from tune.trials.record import TrialRecord, _record, is_taken_over
@@ -32,7 +33,7 @@ def stored_trials(folder: StudyFolder, spec: StudySpec) -> list[FrozenTrial]:
         return []
     storage = open_storage(folder, spec.storage)
     try:
-        with answering(spec.storage or f"sqlite:///{folder.optuna_db}"):
+        with answering(spec.storage or sqlite_url(folder.optuna_db)):
             if spec.name not in studies_in(storage):  # killed between making the database and the study in it
                 return []
             return storage.get_all_trials(storage.get_study_id_from_name(spec.name), deepcopy=False)

@@ -19,6 +19,7 @@ from ssl_core.system.faults import fault
 from tune.definition.objective import FIELDS
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
+from tune.store.home import sqlite_url
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
 from tune.trials.optuna_storage import answering, note_epoch, open_storage, studies_in
@@ -47,7 +48,7 @@ class StudyTrials:
         self.spec, self.space, self.epochs = spec, spec.search_space(), base.epochs
         self._distributions = self.space.distributions(self.epochs)
         self._storage = open_storage(folder, spec.storage, shared=spec.address is not None)
-        with answering(spec.storage or f"sqlite:///{folder.optuna_db}"):
+        with answering(spec.storage or sqlite_url(folder.optuna_db)):
             self._study_id = _own_study(self._storage, spec)
             self._taken_over = self._take_over(folder)
             self._load()
