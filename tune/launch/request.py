@@ -19,7 +19,7 @@ from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
-from tune.cluster.capacity import Machine, share
+from tune.cluster.capacity import Machine, gpu_places, share
 from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
 from tune.definition.inputs import with_absolute_place, with_overrides
@@ -224,5 +224,5 @@ def _gpus(request: SearchRequest, machines: Sequence[Machine] | None) -> float:
 
 
 def _default_concurrent(gpus: float, cores: int, trials: int) -> int:
-    places = int(gpu_count() / gpus) if gpus else cores
-    return max(1, min(places, trials))
+    room = gpu_places(gpu_count(), gpus) if gpus else cores
+    return max(1, min(room, trials))

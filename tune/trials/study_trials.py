@@ -136,10 +136,7 @@ class StudyTrials:
         fault("tell:after")
         del self._running[number]
         self._records[number] = self._record(trial)
-        if stop_reason == "oom":
-            self._load()  # the sampler is told of other parameters than it had asked for
-        else:
-            self._sampling.end(trial)
+        self._sampling.end(trial)
 
     def _verdict(self, trial: FrozenTrial, stop_reason: str) -> tuple[TrialState, list[float] | None]:
         """How Optuna hears of an end; marks a trial infeasible that the sampler should not try again."""
