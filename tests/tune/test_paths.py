@@ -26,6 +26,7 @@ from tests.tune.helpers import (
     words_of,
 )
 from tune.cluster import local_ray
+from tune.cluster import ray_folder as ray_folder_module
 from tune.cluster.ray_folder import ELSEWHERE, problem_of, ray_folder
 from tune.store.home import Home, sqlite_file, sqlite_url
 from tune.tracking.uri import absolute_uri
@@ -34,40 +35,47 @@ Command = Callable[..., Done]
 TINY = {"epochs": 2, "trials": 1, "concurrent": 1, "name": "s", "settings": SMALL | {"warmup_epochs": 1}}
 
 
+@pytest.fixture
+def tracked_here(local_ray: None, ready_home: Home) -> Home:
+    """A home with one finished study of one trial, `s`, tracked in its own database."""
+    tune.search(**TINY, home=ready_home.path, quiet=True)
+    return ready_home
+
+
 def test_a_home_that_was_moved_is_all_there_and_the_old_place_stays_away(
-    copied: Home, ssl_tune: Command, tmp_path: Path
+    tracked_here: Home, ssl_tune: Command, tmp_path: Path
 ) -> None:
-    old, new = copied.path, tmp_path / "moved" / "home"
+    old, new = tracked_here.path, tmp_path / "moved" / "home"
     new.parent.mkdir()
-    runs_before = {name: run.info.run_id for name, run in mlflow_runs(copied).items()}
+    runs_before = {name: run.info.run_id for name, run in mlflow_runs(tracked_here).items()}
     shutil.move(old, new)
-    told = ssl_tune("status", "shapes", "--home", new, "--json").document
+    told = ssl_tune("status", "s", "--home", new, "--json").document
     assert told["tracking"]["uri"] == sqlite_url(new / "mlflow.db")
-    assert ssl_tune("report", "shapes", "--home", new).code in (
+    assert ssl_tune("report", "s", "--home", new).code in (
         0,
         5,
     )  # on a busy machine MLflow gets it later
-    assert ssl_tune("sync", "shapes", "--home", new).code == 0
-    assert ssl_tune("resume", "shapes", "--home", new).code == 0
+    assert ssl_tune("sync", "s", "--home", new).code == 0
+    assert ssl_tune("resume", "s", "--home", new).code == 0
     assert not old.exists()
     runs = mlflow_runs(Home(new))
     assert {name: run.info.run_id for name, run in runs.items()} == runs_before
     for run in runs.values():
         assert run.info.artifact_uri.startswith(f"{(new / 'mlartifacts').as_uri()}/")
-    kept = new / "mlartifacts" / runs["shapes"].info.run_id / "artifacts"
+    kept = new / "mlartifacts" / runs["s"].info.run_id / "artifacts"
     assert (kept / "report.html").is_file()
 
 
-def test_a_study_keeps_no_path_of_its_home(copied: Home) -> None:
-    text = (copied.studies / "shapes" / "study.yaml").read_text()
-    assert "tracking_uri: home:mlflow.db" in text and str(copied.path) not in text
+def test_a_study_keeps_no_path_of_its_home(tracked_here: Home) -> None:
+    text = (tracked_here.studies / "s" / "study.yaml").read_text()
+    assert "tracking_uri: home:mlflow.db" in text and str(tracked_here.path) not in text
 
 
-def test_a_study_of_an_earlier_version_kept_the_whole_path(copied: Home, tmp_path: Path) -> None:
-    file = copied.studies / "shapes" / "study.yaml"
+def test_a_study_of_an_earlier_version_kept_the_whole_path(tracked_here: Home, tmp_path: Path) -> None:
+    file = tracked_here.studies / "s" / "study.yaml"
     old = sqlite_url(tmp_path / "gone" / "mlflow.db")
     file.write_text(file.read_text().replace("home:mlflow.db", old))
-    assert tune.status("shapes", home=copied.path)["tracking"]["uri"] == copied.default_tracking_uri
+    assert tune.status("s", home=tracked_here.path)["tracking"]["uri"] == tracked_here.default_tracking_uri
 
 
 @pytest.mark.parametrize("name", ["a%20b", "q?x=1", "c#1"])
@@ -124,10 +132,10 @@ def local_ray_limit() -> int:
     return 107 - len(name)
 
 
-def test_where_no_folder_fits_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tune.cluster.ray_folder.ELSEWHERE", ())
+def test_where_no_folder_fits_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_folder_module, "ELSEWHERE", ())
     with pytest.raises(ConfigError, match=r"no folder for its sockets: .*is no folder.*RAY_TMPDIR"):
-        ray_folder({"TMPDIR": str(tmp_path / "nowhere")})
+        ray_folder({"TMPDIR": "/nowhere"})
 
 
 @pytest.mark.parametrize("value", ["/nowhere/at/all", "/dev/null", "/tmp/" + "long" * 20])
@@ -210,11 +218,11 @@ def test_an_interrupted_training_prints_a_command_that_works(
     assert ssl_tune(*again).code == 0
 
 
-def test_a_name_that_is_taken_by_a_finished_study_names_the_way_on(copied: Home, ssl_tune: Command) -> None:
-    done = ssl_tune("search", "--name", "shapes", "--trials", 9, "--home", copied.path)
-    assert done.code == 2 and "exists already" in done.err and "--warm-start shapes" in done.err
-    again = ssl_tune("resume", "shapes", "--home", copied.path)
-    assert (
-        again.code == 0 and "finished already" in again.out and "--warm-start shapes --name NAME" in again.out
-    )
-    assert os.environ["SSL_TUNE_HOME"] != str(copied.path)
+def test_a_name_that_is_taken_by_a_finished_study_names_the_way_on(
+    tracked_here: Home, ssl_tune: Command
+) -> None:
+    done = ssl_tune("search", "--name", "s", "--trials", 9, "--home", tracked_here.path)
+    assert done.code == 2 and "exists already" in done.err and "--warm-start s" in done.err
+    again = ssl_tune("resume", "s", "--home", tracked_here.path)
+    assert again.code == 0 and "finished already" in again.out and "--warm-start s --name NAME" in again.out
+    assert os.environ["SSL_TUNE_HOME"] != str(tracked_here.path)

@@ -161,10 +161,23 @@ def is_running() -> bool:
     return bool(ray.is_initialized())
 
 
+def _take_signals_back() -> None:
+    """See that Ctrl-C and SIGTERM reach Python's handlers.
+
+    A Ray that another thread has started puts its own in their place, below Python: it prints a stack, passes the
+    signal on and aborts the process three seconds later (absl's failure_signal_handler.h, alarm_on_failure_secs).
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
+
+
 @contextmanager
 def running(concurrent: int, preload: str) -> Iterator[None]:
     """Ray for the block: the one that this process has, or else a new one that ends with it. As `start_ray`."""
     if is_running():
+        _take_signals_back()
         yield
         return
     start_ray(concurrent, preload)
