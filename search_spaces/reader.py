@@ -19,7 +19,10 @@ from ssl_core.system.errors import ConfigError, unknown
 
 VARIANTS = ("default", "wide")
 SEARCHABLE = frozenset(
-    {"lr", "momentum", "weight_decay", "ema_decay", "bn_momentum", "batch_size", "mu", EPOCHS, SHARE}
+    {
+        *("lr", "momentum", "weight_decay", "ema_decay", "bn_momentum", "batch_size", "mu", EPOCHS, SHARE),
+        *("optimizer", "schedule", "clip_norm", "head_epochs", "backbone.lr_scale"),
+    }
 )
 """Common fields that a space may name. Trials are comparable, and share their warm-ups, because everything
 else (data, split, seed, network, budget, machine) is the same in all trials of a study."""
@@ -42,9 +45,11 @@ class Reader:
 
     @property
     def data(self) -> Any:
+        """The document as plain data."""
         return self.document.data
 
     def fail(self, path: KeyPath, message: str) -> NoReturn:
+        """Raise a ConfigError that names the file and line of a key."""
         raise ConfigError(f"{self.document.place(path)}: {message}.")
 
     def section(self, *path: str) -> Mapping[str, Any]:
@@ -214,6 +219,7 @@ class Reader:
         from_document(_document(self.method, {name: value}), where=self.document.place(path))
 
     def check_warmup(self, parameters: Mapping[str, Parameter]) -> None:
+        """Refuse a space that searches the warm-up's length both in epochs and as a share."""
         if SHARE in parameters and EPOCHS in parameters:
             section = "wide" if SHARE in self.section("wide") or EPOCHS in self.section("wide") else "default"
             name = EPOCHS if EPOCHS in self.section(section) else SHARE
@@ -264,6 +270,8 @@ def _document(method: AnyMethod, values: Mapping[str, Any]) -> dict[str, Any]:
         owner, dot, rest = name.partition(".")
         if dot and owner == method.name:
             section[rest] = value
+        elif dot:
+            document.setdefault(owner, {})[rest] = value
         else:
             document[name] = value
     return document | ({method.name: section} if section else {})

@@ -28,7 +28,8 @@ from tests.tune.helpers import (
 from tune.cluster import local_ray
 from tune.cluster import ray_folder as ray_folder_module
 from tune.cluster.ray_folder import ELSEWHERE, problem_of, ray_folder
-from tune.store.home import Home, sqlite_file, sqlite_url
+from tune.store.home import Home
+from tune.store.layout import sqlite_file, sqlite_url
 from tune.tracking.uri import absolute_uri
 
 Command = Callable[..., Done]

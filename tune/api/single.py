@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
 from ssl_core.system.errors import ConfigError
+from ssl_core.trusted import load_kept, trust_named
 from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
 from tune.findings.exports import differences, read_exported
 from tune.signals import resumable
@@ -57,6 +57,7 @@ def train(
     resume: bool = False,
     data_root: Path | str | None = None,
     home: Path | str | None = None,
+    trust_method: bool = False,
     on_report: Callable[[Report], None] | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Training:
@@ -74,6 +75,7 @@ def train(
         resume: go on in `out` from the last whole checkpoint.
         data_root: where downloaded data lie.
         home: the home folder.
+        trust_method: a method file that `config` or the run names is run also where this user has not run it before.
         on_report: called with the report of every epoch.
         say: told where the bits may differ from an exported run's.
 
@@ -92,7 +94,9 @@ def train(
     if folder is not None:
         check_writable(folder, "--out", "Name another folder.")
     root, file = (None if path is None else Path(path) for path in (data_root, config))
-    chosen, document = _configuration(method, given, settings or {}, file, folder if resume else None)
+    chosen, document = _configuration(
+        method, given, settings or {}, file, folder if resume else None, trust_method
+    )
     chosen = chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)})
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     if as_exported:
@@ -118,18 +122,20 @@ def _configuration(
     settings: Mapping[str, Any] | list[str],
     file: Path | None,
     resumed: Path | None,
+    trust_method: bool,
 ) -> tuple[RunConfig, Mapping[str, Any]]:
     """The configuration that is asked for, and the exported document it came from (or {})."""
     if file is not None:
         if method is not None:
             raise ConfigError("--config names the method already: leave --method out.")
-        base, document = read_exported(file)
+        base, document = read_exported(file, trust_method=trust_method)
         start = base.document()
     elif resumed is not None and ((resumed / CONFIG).exists() or not (method or given or settings)):
-        document, start = {}, _kept(resumed).document()
+        document, start = {}, _kept(resumed, trust_method).document()
         _check_same_method(resumed, start, method)
     else:
         document, start = {}, {"method": method or DEFAULT_METHOD}
+        trust_named(start["method"])
     if isinstance(settings, list):
         settings = parse_sets(settings, start["method"], start.get("method_digest"))
     return from_document(with_overrides(start, given | dict(settings))), document
@@ -137,7 +143,10 @@ def _configuration(
 
 def _check_same_method(folder: Path, kept: Mapping[str, Any], method: str | None) -> None:
     """Raise ConfigError where another method is named than that of the run that goes on."""
-    asked = kept if method is None else from_document({"method": method}).document()
+    asked = kept
+    if method is not None:
+        trust_named(method)
+        asked = from_document({"method": method}).document()
     if any(asked.get(name) != kept.get(name) for name in ("method", "method_digest")):
         raise ConfigError(
             f"--method {method}: the run in {folder} is one of {kept['method']}. Leave --method out, or name another "
@@ -145,14 +154,14 @@ def _check_same_method(folder: Path, kept: Mapping[str, Any], method: str | None
         )
 
 
-def _kept(folder: Path) -> RunConfig:
+def _kept(folder: Path, trust_method: bool) -> RunConfig:
     """The configuration of the run in a folder."""
     path = folder / CONFIG
     if not path.is_file():
         raise ConfigError(f"{folder} holds no run ({path.name} is missing): leave --resume out to start one.")
     kept = json.loads(path.read_text())
     if digest := kept.get("method_digest"):
-        method_file.load_kept(folder, kept["method"], digest)
+        load_kept(folder, kept["method"], digest, trust_method=trust_method)
     return from_document(kept, where=str(path))
 
 

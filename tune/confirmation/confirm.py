@@ -58,6 +58,7 @@ def confirm(
     home: Home | Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
     progress: Progress | None = None,
+    trust_method: bool = False,
     sitting: Sitting | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations; what is done already is not done again.
@@ -73,8 +74,8 @@ def confirm(
         home: the home folder.
         say: told as each training ends.
         progress: shows the search of the tuned baseline, where one has to be made.
-        sitting: of the search, where that still holds the study: its Ray and its sender are used, and it lets the
-            study's event log go at the end. None: a sitting of its own.
+        trust_method: run the method's file also where this user has not run it before (`ssl_core.trusted`).
+        sitting: of the search, which holds the study, Ray and the sender; None: a sitting of its own.
 
     Returns:
         What `ssl-tune confirm --json` prints; also written to ``confirm.json`` in the study's folder.
@@ -87,6 +88,7 @@ def confirm(
     study = Study(place.existing_study_folder(name))
     if baseline not in BASELINES:
         raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
+    study.load_method(trust_method=trust_method)
     redrawn: Redrawn = "everything" if resample else _redrawn(study.spec)
     chosen = _chosen(study, top, seeds, redrawn)
     progress = progress or Progress()

@@ -22,7 +22,7 @@ from tune.delivery.moved_home import follow, remove_misread
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
 from tune.store.event_log import EventLog
 from tune.store.events import Event
-from tune.store.home import sqlite_url
+from tune.store.layout import sqlite_url
 from tune.tracking.uri import sqlite_path
 
 RUN_ID, DOUBTFUL = "run_id:", "doubtful:"  # notes in the event log, one for each run

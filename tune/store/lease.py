@@ -15,7 +15,7 @@ from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
 from tune.store.layout import COPY_FILE, DRIVER, STOP, prefix_of
 from tune.store.object_store import StoreError
-from tune.store.remote_study import LEASE, RemoteStudy
+from tune.store.remote_study import LEASE, RemoteStudy, mapping_of
 
 BEAT, LOOK = 15.0, 2.0
 """Seconds between two writings of the driver's name, and between two looks whether the study is still its own."""
@@ -50,14 +50,14 @@ class Lease:
         other = self._remote.driver()
         mine = copy_name(self._folder)
         if (
-            other is not None and other["copy"] != mine
+            other is not None and other.get("copy") != mine
         ):  # a driver of this copy has ended: its lock is ours now
             silent = time.time() - other["beat"]
             stop = shlex.join(["ssl-tune", "stop", self._folder.name, "--home", self._store.url])
             raise ServiceError(
-                f"the study {self._folder.name!r} is in use by a driver on {other['host']} (process {other['pid']}), "
-                f"last heard of {silent:.0f} s ago. Wait for it, or end its sitting with `{stop}`; if that machine is "
-                f"gone, the study is free in {LEASE - silent:.0f} s.",
+                f"the study {self._folder.name!r} is in use by a driver on {other.get('host')} (process "
+                f"{other.get('pid')}), last heard of {silent:.0f} s ago. Wait for it, or end its sitting with `{stop}`;"
+                f" if that machine is gone, the study is free in {LEASE - silent:.0f} s.",
                 Exit.IN_USE,
             )
         self.renew()
@@ -109,7 +109,7 @@ class Lease:
 
     def _holder(self) -> dict[str, Any]:
         text = self._store.get(f"{self._prefix}/{DRIVER}")
-        return {} if text is None else dict(json.loads(text))
+        return {} if text is None else mapping_of(text)
 
 
 def copy_name(folder: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ssl_core.system.errors import ConfigError
-from tune.store.home import sqlite_file, sqlite_url
+from tune.store.layout import sqlite_file, sqlite_url
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
