@@ -246,7 +246,10 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     if not path.exists():
         return None
     document = json.loads(path.read_text())
-    differing = differences(document["config"], config.document())
+    there = document["config"]
+    if _same_place(there["dataset"], config.dataset):
+        there = there | {"dataset": config.dataset}
+    differing = differences(there, config.document())
     if differing:
         raise ConfigError(
             f"{out}: result of another configuration: {', '.join(differing)} differ. Name another folder, or "
@@ -255,6 +258,16 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     if document["epochs"] < config.last_epoch or (final and "test_error" not in document):
         return None
     return Result(**{"val_error": None, "test_error": None, **document})
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Whether two names of data sets name one folder or file, one of them perhaps relative to where it was given."""
+    (kind, _, here), (also, _, there) = one.partition(":"), other.partition(":")
+    return (
+        bool(here)
+        and kind == also
+        and Path(here).expanduser().resolve() == Path(there).expanduser().resolve()
+    )
 
 
 def _open_folder(out: Path, run: Run, resume: bool) -> None:
