@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from ssl_core.data.datasets import load_train
-from ssl_core.data.inspection import inspect
+from ssl_core.data.inspecting.inspection import inspect
 from ssl_core.data.splits.drawing import Wanted
 
 WIDTH, HEIGHT, SIDE, CLASSES, SAMPLE = 400, 300, 96, "abcde", 2000
