@@ -249,8 +249,16 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Keys in which two resolved configurations, as documents, are those of different runs."""
     # A run that was stopped early may be continued: where it stops does not make it another run.
     ignored = {"stop_after_epoch"}
-    one, other = _with_new_fields(one), _with_new_fields(other)
+    one, other = (_without_place_of_weights(_with_new_fields(each)) for each in (one, other))
     return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))
+
+
+def _without_place_of_weights(document: dict[str, Any]) -> dict[str, Any]:
+    """A document in which a file of weights goes by its digest: where it lies makes no other run."""
+    backbone = document.get("backbone", {})
+    if not backbone.get("weights_digest"):
+        return document
+    return document | {"backbone": {name: v for name, v in backbone.items() if name != "weights"}}
 
 
 def _with_new_fields(document: dict[str, Any]) -> dict[str, Any]:
