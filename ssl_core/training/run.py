@@ -22,9 +22,8 @@ from ssl_core.system import memory
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
 from ssl_core.training.ema import AveragedModel
-from ssl_core.training.optim import build_optimizer, restore, start_momenta
+from ssl_core.training.optim import LossScale, build_optimizer, restore, start_momenta
 from ssl_core.training.rng import Balanced, Shuffled
-from ssl_core.training.scaling import LossScale
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions of the forward pass alone: the weights are float32."""
