@@ -119,8 +119,8 @@ def clip_gradient(parameters: Iterable[nn.Parameter], largest: float) -> None:
 class LossScale:
     """The scale of a run's losses in float16, whose smallest numbers are too large for many gradients.
 
-    The loss is multiplied by the scale before the backward pass, and the gradients are divided by it afterwards. Where a
-    gradient overflows, the step is skipped and the scale halved; after 2000 steps without an overflow it is doubled
+    The loss is multiplied by the scale before the backward pass, and the gradients are divided by it afterwards. Where
+    a gradient overflows, the step is skipped and the scale halved; after 2000 steps without an overflow it is doubled
     (Micikevicius et al. 2018). Everything stays on the device, so that no step waits for it.
 
     Args:
