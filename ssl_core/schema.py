@@ -23,6 +23,13 @@ class MethodConfig(Section):
     """Base of the section of a method's parameters; used itself by a method without parameters."""
 
 
+class SkippedFile(Section):
+    """A damaged image that was left out: its path relative to the data set, and the sha256 of its bytes in hex."""
+
+    file: str = Field(min_length=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
 class DataConfig(Section):
     """How the images are split and sized."""
 
@@ -43,6 +50,15 @@ class DataConfig(Section):
     on_damaged: Literal["refuse", "skip"] = Field(
         "refuse",
         description="refuse damaged training images, or leave them out; validation and test: refused",
+    )
+    skipped: tuple[SkippedFile, ...] | None = Field(
+        None,
+        strict=False,
+        description="damaged images that the first run left out and wrote down: exactly these are left out again",
+    )
+    allow_leak: bool = Field(
+        False,
+        description="accept a test set of which more than 5 % is in the training set too",
     )
     group_by: Literal["none", "folder"] = Field(
         "none", description="folder: the images of one folder inside a class folder stay in one part"

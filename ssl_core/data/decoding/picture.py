@@ -135,9 +135,9 @@ def _orientation(image: Image.Image) -> int:
 def decode(path: str | Path | IO[bytes], shape: Shape) -> tuple[Images, bytes]:
     """One image, of a file or of its bytes, and the hash of its pixels.
 
-    The image is (S, S, 3) uint8, or (height, width, 3) without `shape.side`. The hash (16 bytes, xxh3_128: sha256
-    would take a sixth of the decoding's time) is that of the pixels before they are composited, scaled and resized, so
-    it depends on the picture alone. Where the file holds several images, the first is taken.
+    The image is (S, S, 3) uint8, or (height, width, 3) without `shape.side`. The hash (16 bytes, xxh3_128: sha256 would
+    take a sixth of the decoding's time) is that of the pixels before they are composited, scaled and resized, so it
+    depends on the picture alone. Where the file holds several images, the first is taken.
 
     Raises:
         Exception: whatever PIL raises for a file that it cannot read; ValueError for pixels that have no
