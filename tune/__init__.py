@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tune.api import plan as plan
     from tune.api import predict as predict
     from tune.api import register_model as register_model
+    from tune.api import repair as repair
     from tune.api import report as report
     from tune.api import reproduce as reproduce
     from tune.api import resume as resume

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tune.api.reading import export_all as export_all
     from tune.api.reading import export_table as export_table
     from tune.api.reading import pictures as pictures
+    from tune.api.reading import repair as repair
     from tune.api.reading import report as report
     from tune.api.reading import status as status
     from tune.api.reading import studies as studies
@@ -81,6 +82,7 @@ _PLACES = {
     "predict": "tune.api.predicting",
     "price": "tune.api.tables",
     "register_model": "tune.api.models",
+    "repair": "tune.api.reading",
     "report": "tune.api.reading",
     "reproduce": "tune.api.tables",
     "resume": "tune.api.searching",

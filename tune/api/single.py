@@ -14,7 +14,7 @@ from ssl_core.config import RunConfig, from_document
 from ssl_core.model.card import check_place
 from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import load_kept, trust_named
-from tune.definition.inputs import parse_sets, with_overrides
+from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
 from tune.findings.exports import differences, read_exported
 from tune.signals import resumable
 from tune.store.home import Home, check_writable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ssl_core.training.result import Result
     from ssl_core.training.run import Report
 
+CONFIG = "config.json"
 DEFAULT_METHOD = "pseudo_label"
 
 
@@ -78,8 +79,7 @@ def train(
         model: a folder for the model (see `ssl_core.load`), which is made at the end; needs `final`.
         data_root, home: where downloaded data lie; the home folder.
         trust_method: a method file that `config` or the run names is run also where this user has not run it before.
-        on_report: called with the report of every epoch.
-        say: told where the bits may differ from an exported run's.
+        on_report, say: called with the report of every epoch; told where the bits may differ from an exported run's.
 
     Raises:
         ConfigError: anything wrong with what is asked for, or other data than the exported configuration's.
@@ -95,6 +95,7 @@ def train(
     given = {k: v for k, v in common.items() if v is not None}
     kept = folder if resume else None
     chosen, document = _configuration(method, given, settings or {}, file, kept, trust_method)
+    chosen = chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)})
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     if as_exported:
         _compare_origin(chosen, document, root, place, say)
@@ -137,8 +138,9 @@ def _configuration(
             raise ConfigError("--config names the method already: leave --method out.")
         base, document = read_exported(file, trust_method=trust_method)
         start = base.document()
-    elif resumed is not None and method is None and not given and not settings:
-        return _kept(resumed, trust_method), {}
+    elif resumed is not None and ((resumed / CONFIG).exists() or not (method or given or settings)):
+        document, start = {}, _kept(resumed, trust_method).document()
+        _check_same_method(resumed, start, method)
     else:
         document, start = {}, {"method": method or DEFAULT_METHOD}
         trust_named(start["method"])
@@ -147,9 +149,22 @@ def _configuration(
     return from_document(with_overrides(start, given | dict(settings))), document
 
 
+def _check_same_method(folder: Path, kept: Mapping[str, Any], method: str | None) -> None:
+    """Raise ConfigError where another method is named than that of the run that goes on."""
+    asked = kept
+    if method is not None:
+        trust_named(method)
+        asked = from_document({"method": method}).document()
+    if any(asked.get(name) != kept.get(name) for name in ("method", "method_digest")):
+        raise ConfigError(
+            f"--method {method}: the run in {folder} is one of {kept['method']}. Leave --method out, or name another "
+            "folder with --out."
+        )
+
+
 def _kept(folder: Path, trust_method: bool) -> RunConfig:
     """The configuration of the run in a folder."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise ConfigError(f"{folder} holds no run ({path.name} is missing): leave --resume out to start one.")
     kept = json.loads(path.read_text())
@@ -206,8 +221,9 @@ def _train(
     from ssl_core import train as train_run  # loads torch
     from ssl_core.model.making import make_model
 
-    words = ["ssl-tune", "train", "--resume", "--out", str(folder), *(["--final"] if final else [])]
-    words += [] if model is None else ["--model", str(model)]
+    words = ["ssl-tune", "train", "--resume", "--out", str(folder.resolve()), *(["--final"] if final else [])]
+    words += ["--home", home.shown, *([] if root is None else ["--data-root", str(root.resolve())])]
+    words += [] if model is None else ["--model", str(model.resolve())]
     with resumable(shlex.join(words)):
         result = train_run(
             config,

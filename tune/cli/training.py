@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.options import (
     DataRootOption,
@@ -98,7 +99,7 @@ def _show_result(training: api.Training) -> None:
         else f"val/error {result.val_error:.2f} %"
     )
     console().print(
-        f"{validated}{test} after {result.epochs} epochs, {result.seconds:.1f} s, "
+        f"{validated}{test} after {counted(result.epochs, 'epoch')}, {result.seconds:.1f} s, "
         f"{result.images_per_second:.0f} images/s; result in {training.folder / 'result.json'}"
     )
     if training.model is not None:

@@ -19,7 +19,7 @@ from typing import Any
 from search_spaces import dump_yaml
 from ssl_core.config import from_document
 from ssl_core.data.datasets import describe
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
 from tune.confirmation.document import (
     Candidate,
@@ -184,8 +184,8 @@ def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialR
     chosen = _ranked(study, top)
     if len(chosen) < top:
         raise ConfigError(
-            f"--top {top}: the study {study.name!r} has {len(chosen)} trials with a result. Take at most that, or "
-            f"carry it on with `ssl-tune resume {study.name}`."
+            f"--top {top}: the study {study.name!r} has {counted(len(chosen), 'trial')} with a result. Take at "
+            f"most that, or carry it on with `{study.folder.command('resume')}`."
         )
     if redrawn == "labels":
         _check_seeds(study.spec, seeds)
@@ -229,7 +229,7 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
     if not ranked:
         raise ServiceError(
             f"the tuned baseline, study {outcome.study.name}, has no trial with a result: see why with "
-            f"`ssl-tune trials {outcome.study.name}`, or take --baseline plain.",
+            f"`{outcome.study.folder.command('trials')}`, or take --baseline plain.",
             Exit.NO_TRIAL_SUCCEEDED,
         )
     best = _candidate(outcome.study, ranked[0])

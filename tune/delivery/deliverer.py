@@ -172,7 +172,8 @@ class Deliverer:
 
         def flush() -> None:
             if group:
-                self._deliver(list(group), lambda first: self._log_points(first.run, list(points)))
+                again = any("again" in event.payload for event in group)
+                self._deliver(list(group), lambda first: self._log_points(first.run, list(points), again))
                 group.clear()
                 points.clear()
 
@@ -187,8 +188,12 @@ class Deliverer:
             ]
         flush()
 
-    def _log_points(self, run: str, points: list[Any]) -> None:
+    def _log_points(self, run: str, points: list[Any], again: bool) -> None:
         run_id = self.place.run_id(run)
+        if again:  # of a log that was made again: MLflow may have them, with other times
+            names = {point.key for point in points}
+            have = {(n, point.step) for n in names for point in self._client.get_metric_history(run_id, n)}
+            points = [point for point in points if (point.key, point.step) not in have]
         for first in range(0, len(points), MAX_METRICS):
             self._client.log_batch(run_id, metrics=points[first : first + MAX_METRICS])
 

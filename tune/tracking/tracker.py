@@ -137,6 +137,7 @@ class Tracker:
         metrics: Mapping[str, float],
         time_ms: int | None = None,
         classes: Mapping[str, list[int]] | None = None,
+        again: bool = False,
     ) -> bool:
         """An epoch's metrics, all in one event. An epoch that the log has already is not taken again.
 
@@ -146,6 +147,7 @@ class Tracker:
             metrics: every metric of the epoch; NaN and infinities are kept.
             time_ms: when, in Unix milliseconds; now where None.
             classes: counts by class (`ssl_core.training.run.Report`); kept here for pictures, not sent.
+            again: MLflow may have these points, at other times than `time_ms`: only those are sent that it lacks.
 
         Returns:
             Whether the epoch was new.
@@ -153,6 +155,8 @@ class Tracker:
         run = self.run_key(trial)
         values = {name: float(value) for name, value in metrics.items()}
         payload: dict[str, object] = {"epoch": int(epoch), "metrics": values}
+        if again:
+            payload["again"] = True
         if classes:
             payload["classes"] = dict(classes)
         new = self.log.append("metrics", run, payload, key=f"{run}:epoch:{int(epoch)}", time_ms=time_ms)
