@@ -87,15 +87,10 @@ def train(
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
-    folder = None if out is None else Path(out)
-    if resume and folder is None:
-        raise ConfigError("--resume goes on in a run's folder: name it with --out.")
-    if folder is not None:
-        check_writable(folder, "--out", "Name another folder.")
+    folder = _folder(out, resume)
     root, file = (None if path is None else Path(path) for path in (data_root, config))
-    chosen, document = _configuration(
-        method, given, settings or {}, file, folder if resume else None, trust_method
-    )
+    resumed = folder if resume else None
+    chosen, document = _configuration(method, given, settings or {}, file, resumed, trust_method)
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     if as_exported:
         _compare_origin(chosen, document, root, place, say)
@@ -104,6 +99,16 @@ def train(
     result = _train(chosen, folder, place, root, final=final, resume=resume, on_report=on_report)
     expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
     return Training(result, folder, expected)
+
+
+def _folder(out: Path | str | None, resume: bool) -> Path | None:
+    """The folder that is named for the run, which can be written; None: a fresh one."""
+    if out is None:
+        if resume:
+            raise ConfigError("--resume goes on in a run's folder: name it with --out.")
+        return None
+    check_writable(Path(out), "--out", "Name another folder.")
+    return Path(out)
 
 
 def _check_refit(refit: bool, final: bool) -> None:

@@ -25,6 +25,7 @@ from tune.cli.show import console, print_json
 
 if TYPE_CHECKING:
     from ssl_core.training.run import Report
+    from tune.api import Training
 
 
 def register(app: typer.Typer) -> None:
@@ -77,10 +78,14 @@ def train_command(
         on_report=_show_report,
         say=_say,
     )
-    result = training.result
     if as_json:
-        print_json(result.document())
-        return
+        print_json(training.result.document())
+    else:
+        _print_result(training)
+
+
+def _print_result(training: Training) -> None:
+    result = training.result
     test = "" if result.test_error is None else f", test/error {result.test_error:.2f} %"
     validated = (
         "trained on training and validation images"

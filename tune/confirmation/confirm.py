@@ -95,8 +95,7 @@ def confirm(
     with ExitStack() as stack:
         if sitting is None:
             sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress))
-        candidates = [_candidate(study, record) for record in chosen]
-        candidates += _baseline(study, baseline, place, progress)
+        candidates = [*(_candidate(study, r) for r in chosen), *_baseline(study, baseline, place, progress)]
         tasks = trainings_of(study, candidates, seeds, redrawn)
         sitting.start_sender()
         tracker, places = sitting.tracker, _places(study, place)
