@@ -35,11 +35,13 @@ def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
         images: how many validation images at most.
     """
     chosen = one_of_each_class(run, images).to(run.device)
-    pixels, labels = run.images[chosen], run.labels[chosen]
+    pixels, labels = run.pixels(chosen), run.labels[chosen]
     after_training = run.config.total_steps
     names = run.method.unlabelled_views
     with torch.no_grad():
-        views, geometry = unlabelled_views(run, chosen, after_training, names) if names else ({}, None)
+        views, geometry = (
+            unlabelled_views(run, run.fetch(chosen), after_training, names) if names else ({}, None)
+        )
         scene = Scene(
             forward=_evaluated(run),
             images=run.normalise(pixels),

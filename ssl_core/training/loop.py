@@ -105,7 +105,7 @@ def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
     """Let the method relabel the images without a label (validation images are not among them)."""
 
     def predict(indices: torch.Tensor) -> torch.Tensor:
-        return run.evaluated_in_batches(run.images, indices).softmax(dim=1)
+        return run.evaluated_by_index(indices).softmax(dim=1)
 
     pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
     relabel = Relabel(pool=pool, predict=predict, progress=progress)
@@ -125,7 +125,7 @@ def _validate(run: Run) -> tuple[dict[str, float], dict[str, list[int]]]:
         _check_weights(run)
         return {}, {}
     valid = run.valid.to(run.device)
-    logits, labels = run.evaluated_in_batches(run.images, valid), run.labels[valid]
+    logits, labels = run.evaluated_by_index(valid), run.labels[valid]
     confusion = count_confusion(logits, labels)
     loss = losses.cross_entropy(logits, labels).mean()
     if not bool(torch.isfinite(loss)):  # the last update of the epoch may have overflowed

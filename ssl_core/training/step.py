@@ -37,43 +37,73 @@ def train_step(run: Run, progress: Progress, guard: FiniteGuard) -> tuple[Batch,
 
 def _batch(run: Run, progress: Progress) -> Batch:
     config, setup = run.config, run.setup
-    chosen = run.to_device(run.labelled[run.labelled_order.batch(progress.step, setup.batch_size)])
+    rows = _labelled_rows(run, progress.step)
+    chosen = run.to_device(rows)
     # Labelled and unlabelled views have augmentation streams of their own, so that a step's labelled view is
     # the same whatever the method draws besides.
-    labelled = run.normalise(_weak_pixels(run, chosen, progress.step, 0))
+    labelled = run.normalise(_weak_pixels(run, run.fetch(chosen, rows), progress.step, 0))
     labels = run.labels[chosen]
     names = run.method.unlabelled_views if progress.ssl_epoch else ()
     if not names:
+        _ahead(run, progress.step + 1, unlabelled=False)
         return Batch(labelled=labelled, labels=labels, indices=chosen[:0])
     drawn = run.method.draw(config.parameters, run.method_state, setup, progress, config.seed)
     if drawn is None:
-        size = setup.mu * setup.batch_size
-        indices, targets = run.unlabelled[run.unlabelled_order.batch(progress.step, size)], None
+        rows, targets = _unlabelled_rows(run, progress.step), None
     else:
-        indices, targets = drawn.indices, run.to_device(drawn.targets)
-    indices = run.to_device(indices)
-    views, geometry = unlabelled_views(run, indices, progress.step, names)
+        rows, targets = drawn.indices, run.to_device(drawn.targets)
+    indices = run.to_device(rows)
+    fetched = run.fetch(indices, rows)
+    _ahead(run, progress.step + 1, unlabelled=drawn is None)
+    views, geometry = unlabelled_views(run, fetched, progress.step, names)
     return Batch(
         labelled=labelled, labels=labels, indices=indices, views=views, targets=targets, geometry=geometry
     )
 
 
+def _labelled_rows(run: Run, step: int) -> torch.Tensor:
+    """Indices of a step's labelled images, (B,) int64 on the CPU."""
+    return run.labelled[run.labelled_order.batch(step, run.setup.batch_size)]
+
+
+def _unlabelled_rows(run: Run, step: int) -> torch.Tensor:
+    """Indices of a step's unlabelled images where the method does not choose them, (mu * B,) int64 on the CPU."""
+    return run.unlabelled[run.unlabelled_order.batch(step, run.setup.mu * run.setup.batch_size)]
+
+
+def _ahead(run: Run, step: int, *, unlabelled: bool) -> None:
+    """Have the images of the next step gathered, where they are on the host and known before this step has ended."""
+    if run.host is None or step >= run.config.total_steps:
+        return
+    batches = [_labelled_rows(run, step)]
+    if unlabelled:
+        batches.append(_unlabelled_rows(run, step))
+    run.host.ahead(batches)
+
+
 def unlabelled_views(
-    run: Run, indices: torch.Tensor, step: int, names: tuple[str, ...]
+    run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, names: tuple[str, ...]
 ) -> tuple[dict[str, torch.Tensor], Geometry | None]:
-    """The views of a step by name, each (n, 3, H, W), and where the strong one's pixels come from."""
-    pixels, geometry = {"weak": _weak_pixels(run, indices, step, 1)}, None
+    """The views of a step by name, each (n, 3, H, W), and where the strong one's pixels come from.
+
+    Args:
+        run: the run.
+        fetched: images on the device and which of them, as `Run.fetch` gives them.
+        step: the step, from 0.
+        names: weak, strong.
+    """
+    pixels, geometry = {"weak": _weak_pixels(run, fetched, step, 1)}, None
     if "strong" in names:
         shared = run.method.shares_crop(run.config.parameters)
-        base = pixels["weak"] if shared else _weak_pixels(run, indices, step, 2)
+        base = pixels["weak"] if shared else _weak_pixels(run, fetched, step, 2)
         stream = generator(run.config.seed, "augmentation", step, 3, device=run.device)
         pixels["strong"], geometry = strong_view(base, stream, run.apply_strong)
     return {name: run.normalise(pixels[name]) for name in names}, geometry
 
 
-def _weak_pixels(run: Run, indices: torch.Tensor, step: int, place: int) -> torch.Tensor:
+def _weak_pixels(run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, place: int) -> torch.Tensor:
     stream = generator(run.config.seed, "augmentation", step, place, device=run.device)
-    return augment.weak_view(run.images, indices, flip=run.data.flip, generator=stream)
+    return augment.weak_view(*fetched, flip=run.data.flip, generator=stream)
 
 
 def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> LossOutput[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -229,6 +231,9 @@ def confirm_command(
             "--refit", help="Then train the winner on the validation images too, once for each seed"
         ),
     ] = False,
+    models: Annotated[
+        bool, typer.Option("--models", help="Make a model of each of the winner's trainings, for `predict`")
+    ] = False,
     trust_method: TrustOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -245,6 +250,7 @@ def confirm_command(
         baseline=baseline,
         resample=resample,
         refit=refit,
+        models=models,
         say=say,
         trust_method=trust_method,
     )
@@ -252,7 +258,18 @@ def confirm_command(
         print_json(document)
     else:
         print_confirmation(document)
+        if models:
+            _say_models(document, home_of(home).study_folder(name))
     _say_what_mlflow_lacks(name, home)
+
+
+def _say_models(document: dict[str, Any], folder: Path) -> None:
+    best = document.get("models", {}).get("best")
+    if best is None:
+        console().print("there is no model: no training has a result.")
+        return
+    console().print(f"models: {folder / 'models'}; the best on validation images: {folder / best}")
+    console().print(f"label images with: {shlex.join(['ssl-tune', 'predict', str(folder / best)])} IMAGES")
 
 
 def _say_what_mlflow_lacks(name: str, home: str | None) -> None:

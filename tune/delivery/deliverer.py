@@ -20,6 +20,7 @@ from typing import Any
 from ssl_core.system.faults import fault
 from tune.delivery.drawing import FEWEST, Drawing
 from tune.delivery.mlflow_runs import DOUBTFUL, Destination
+from tune.delivery.models import send_model
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
 from tune.store.event_log import EventLog
 from tune.store.events import Event
@@ -52,6 +53,7 @@ class Deliverer:
             "tags": self._send_tags,
             "text": self._send_text,
             "artifact": self._send_artifact,
+            "model": self._send_model,
             "status": self._send_status,
         }
 
@@ -245,6 +247,9 @@ class Deliverer:
         if not path.is_relative_to(self.folder.resolve()):
             raise RejectedError(f"{event.payload['path']} is no file of the study")
         self._client.log_artifact(self.place.run_id(event.run), str(path), event.payload["artifact_path"])
+
+    def _send_model(self, event: Event) -> None:
+        send_model(self._client, self.log, self.place.run_id(event.run), event)
 
     def _send_status(self, event: Event) -> None:
         from mlflow.entities import RunTag  # loads MLflow
