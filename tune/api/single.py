@@ -97,7 +97,6 @@ def train(
     chosen, document = _configuration(
         method, given, settings or {}, file, folder if resume else None, trust_method
     )
-    chosen = chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)})
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     if as_exported:
         _compare_origin(chosen, document, root, place, say)
@@ -138,7 +137,8 @@ def _configuration(
         trust_named(start["method"])
     if isinstance(settings, list):
         settings = parse_sets(settings, start["method"], start.get("method_digest"))
-    return from_document(with_overrides(start, given | dict(settings))), document
+    chosen = from_document(with_overrides(start, given | dict(settings)))
+    return chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)}), document
 
 
 def _check_same_method(folder: Path, kept: Mapping[str, Any], method: str | None) -> None:
