@@ -10,13 +10,14 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ssl_core import method_file
 from ssl_core.config import RunConfig
 from ssl_core.system.errors import NonFiniteError
+from ssl_core.system.files import write_atomically
 from tune.store.events import Report
 from tune.store.home import Home
 from tune.worker.task import PRELOAD
@@ -51,12 +52,14 @@ class Trained:
         reports: every epoch's, whenever it was trained; those before a loss that was not finite, too.
         problem: why there is no result.
         warmup: epochs of its warm-up.
+        readings: of the test set, as they are recorded.
     """
 
     result: dict[str, Any] | None
     reports: list[Report]
     problem: str | None = None
     warmup: int = 0
+    readings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def began_ms(self) -> int | None:
@@ -120,6 +123,8 @@ def train_all(
     run = _train_here if places.concurrent == 1 else _train_on_ray
     for place, trained in run(trainings, places):
         found[place] = trained
+        if places.home.url is not None:
+            bring_home(trainings[place], trained, places.home)
         say(f"{len(found)}/{len(trainings)} {_line(trainings[place], trained)}")
         each(place, trained)
     return [found[place] for place in range(len(trainings))]
@@ -136,6 +141,30 @@ def finished(training: Training) -> Trained | None:
     return Trained(document, []) if "test_error" in document else None
 
 
+def bring_home(training: Training, trained: Trained, home: Home) -> None:
+    """Keep on this machine what a worker has trained on its own disk: the home is an object store, and no machine
+    sees another's files. From here the driver commits it.
+
+    Args:
+        training: what was trained.
+        trained: what came out.
+        home: the home.
+    """
+    from ssl_core.training.reading import READINGS_FILE, append_reading, is_recorded  # loads torch
+    from ssl_core.training.result import RESULT_FILE  # loads torch
+
+    training.out.mkdir(parents=True, exist_ok=True)
+    for reading in trained.readings:
+        for record in (training.out / READINGS_FILE, home.test_readings):
+            if not is_recorded(record, reading):
+                append_reading(record, reading)
+    result, noted = training.out / RESULT_FILE, training.out / PROBLEM_FILE
+    if trained.result is not None and not result.exists():
+        write_atomically(result, json.dumps(trained.result, indent=1).encode())
+    if trained.problem is not None and not noted.exists():
+        write_atomically(noted, trained.problem.encode())
+
+
 def _train_here(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
     for place, training in enumerate(trainings):
         yield place, _train(*_arguments(training, places))
@@ -147,7 +176,14 @@ def _train_on_ray(trainings: Sequence[Training], places: Places) -> Iterator[tup
     with local_ray.running(places.concurrent, PRELOAD):
         ray = local_ray.ray
         train = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(_train)
-        waiting = {train.remote(*_arguments(t, places)): place for place, t in enumerate(trainings)}
+        waiting = {}
+        for place, training in enumerate(trainings):
+            # What a worker has trained on its own disk before may lie on another machine than that of the next one.
+            done = None if places.home.url is None else finished(training)
+            if done is not None:
+                yield place, done
+            else:
+                waiting[train.remote(*_arguments(training, places))] = place
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             yield waiting.pop(ready), ray.get(ready)
@@ -205,11 +241,13 @@ def _train(
 def _trained(folder: Path, result: dict[str, Any] | None = None, problem: str | None = None) -> Trained:
     """What came out, with what the run reported, as its newest checkpoint has it."""
     from ssl_core.training import checkpoint  # loads torch
+    from ssl_core.training.reading import READINGS_FILE, recorded_in  # loads torch
     from ssl_core.training.result import CHECKPOINTS  # loads torch
 
     history = (checkpoint.load_newest(folder / CHECKPOINTS) or {"history": []})["history"]
     reports = [Report(r["epoch"], r.get("time_ms", 0), r["metrics"], r.get("classes", {})) for r in history]
-    return Trained(result, reports, problem, warmup=sum(r["ssl_epoch"] is None for r in history))
+    warmup = sum(r["ssl_epoch"] is None for r in history)
+    return Trained(result, reports, problem, warmup, recorded_in(folder / READINGS_FILE))
 
 
 @contextmanager
