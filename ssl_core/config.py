@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ssl_core.methods.base import AnyMethod
+from ssl_core.methods.base import AnyMethod, counted_views
 from ssl_core.registry import get_method, method_names, method_of
 from ssl_core.schema import (
     ADAMW_WEIGHT_DECAY,
@@ -160,20 +160,23 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     from ssl_core.data.datasets import check_counts  # delayed: reading a configuration loads no numpy
 
     method = method_of(config)
+    views = counted_views(method, config.parameters)
     defaults = _SMALL_DATA.get(info.name, _LARGE_DATA)
     labels, valid = _counts(config, info)
     if info.is_plain:
         check_counts(info, labelled=labels, valid=valid)
-    elif not info.unlabelled and method.unlabelled_views and labels >= _left(config, info, valid):
+    elif not info.unlabelled and views and labels >= _left(config, info, valid):
         raise ConfigError(
             f"{info.name!r} has no unlabelled images besides the labelled ones, and {method.name} needs some: put them "
             "into unlabelled/, or let fewer images keep their label with --labels."
         )
     batch_size = config.batch_size or defaults["batch_size"]
-    mu = config.mu or defaults["mu"]
+    # An epoch has as many steps whatever mu a method has by default (invariant 6).
+    common_mu = config.mu or defaults["mu"]
+    mu = config.mu or method.default_mu or common_mu
     epochs = config.epochs or defaults["epochs"]
     unlabelled = info.unlabelled + _left(config, info, valid)
-    steps = config.steps_per_epoch or max(MIN_STEPS_PER_EPOCH, -(-unlabelled // (mu * batch_size)))
+    steps = config.steps_per_epoch or max(MIN_STEPS_PER_EPOCH, -(-unlabelled // (common_mu * batch_size)))
     if config.stop_after_epoch is not None and config.stop_after_epoch > epochs:
         raise ConfigError(
             f"stop_after_epoch = {config.stop_after_epoch}: the run has only {counted(epochs, 'epoch')}."

@@ -275,10 +275,9 @@ def _open_folder(out: Path, run: Run, resume: bool) -> None:
     if used and not resume:
         raise ConfigError(f"the folder {out} is not empty. Continue with --resume, or name another folder.")
     out.mkdir(parents=True, exist_ok=True)
-    state = checkpoint.load_newest(out / CHECKPOINTS) if resume else None
-    if state is not None:
+    if resume:
         try:
-            run.load_state(state)
+            checkpoint.load_newest(out / CHECKPOINTS, run.load_state)
         except ValueError as error:
             raise ConfigError(f"{out}: {error}. Name another folder, or the same configuration.") from None
     method_file.keep(out, run.config.method_digest)

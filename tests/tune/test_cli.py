@@ -70,6 +70,7 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "doctor",
         "submit",
         "logs",
+        "repair",
         "stop",
         "reproduce",
         "report",

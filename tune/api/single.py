@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import RunConfig, from_document
+from ssl_core.model.card import check_place
 from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import load_kept, trust_named
 from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
@@ -34,11 +35,13 @@ class Training:
         result: what came out.
         folder: where its checkpoints, configuration and result lie.
         expected: the `val/error` that an exported configuration promises; None where it was changed, or is no export.
+        model: the folder of the model that was made of it; None: none was asked for.
     """
 
     result: Result
     folder: Path
     expected: float | None = None
+    model: Path | None = None
 
 
 def train(
@@ -55,6 +58,7 @@ def train(
     final: bool = False,
     refit: bool = False,
     resume: bool = False,
+    model: Path | str | None = None,
     data_root: Path | str | None = None,
     home: Path | str | None = None,
     trust_method: bool = False,
@@ -73,6 +77,7 @@ def train(
         refit: train on the validation images as well, for the same number of steps; needs `final`. There is no
             `val/error` then: the test set alone can measure the model.
         resume: go on in `out` from the last whole checkpoint.
+        model: a folder for the model (see `ssl_core.load`), which is made at the end; needs `final`.
         data_root: where downloaded data lie.
         home: the home folder.
         trust_method: a method file that `config` or the run names is run also where this user has not run it before.
@@ -84,7 +89,7 @@ def train(
         NonFiniteError: a loss or gradient that is not finite.
         ServiceError: interrupted; says how to carry on.
     """
-    _check_refit(refit, final)
+    _check_final(refit, final, None if model is None else Path(model))
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
@@ -102,12 +107,19 @@ def train(
         _compare_origin(chosen, document, root, place, say)
     chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
     folder = folder or _fresh_folder(place, chosen.method)
-    result = _train(chosen, folder, place, root, final=final, resume=resume, on_report=on_report)
+    made = None if model is None else Path(model)
+    result = _train(chosen, folder, place, root, made, final=final, resume=resume, on_report=on_report)
     expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
-    return Training(result, folder, expected)
+    return Training(result, folder, expected, made)
 
 
-def _check_refit(refit: bool, final: bool) -> None:
+def _check_final(refit: bool, final: bool, model: Path | None) -> None:
+    if model is not None and not final:
+        raise ConfigError(
+            "--model makes a model for others, who need to know its error on test images: add --final."
+        )
+    if model is not None:
+        check_place(model)
     if refit and not final:
         raise ConfigError(
             "--refit trains on the validation images too, so the test set alone can measure the model: add --final, "
@@ -204,17 +216,20 @@ def _train(
     folder: Path,
     home: Home,
     root: Path | None,
+    model: Path | None,
     *,
     final: bool,
     resume: bool,
     on_report: Callable[[Report], None] | None,
 ) -> Result:
     from ssl_core import train as train_run  # loads torch
+    from ssl_core.model.making import make_model
 
     words = ["ssl-tune", "train", "--resume", "--out", str(folder.resolve()), *(["--final"] if final else [])]
     words += ["--home", home.shown, *([] if root is None else ["--data-root", str(root.resolve())])]
+    words += [] if model is None else ["--model", str(model.resolve())]
     with resumable(shlex.join(words)):
-        return train_run(
+        result = train_run(
             config,
             out=folder,
             cache=home.cache,
@@ -224,3 +239,6 @@ def _train(
             final=final,
             resume=resume,
         )
+        if model is not None:
+            make_model(folder, model, data_root=root, cache=home.cache)
+        return result

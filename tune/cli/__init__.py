@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteError
-from tune.errors import Exit, ServiceError
+from tune.errors import Exit, ServiceError, without_passwords
 
 if TYPE_CHECKING:
     import typer
@@ -33,7 +33,7 @@ def _made() -> typer.Typer:
     """The command with all of its commands."""
     import typer
 
-    from tune.cli import data, export, info, jobs, read, report, study, training
+    from tune.cli import data, export, info, jobs, predict, read, report, study, training
     from tune.cli import reproduce as tables
 
     made = typer.Typer(
@@ -45,7 +45,7 @@ def _made() -> typer.Typer:
         add_completion=False,
         rich_markup_mode=None,
     )
-    for module in (training, study, jobs, read, export, report, tables, data, info):
+    for module in (training, study, jobs, read, export, predict, report, tables, data, info):
         module.register(made)
     return made
 
@@ -150,7 +150,7 @@ def _nobody_reads() -> None:
 
 
 def _fail(message: str, code: Exit) -> None:
-    print(f"ssl-tune: {message}", file=sys.stderr)  # noqa: T201
+    print(f"ssl-tune: {without_passwords(message)}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
 

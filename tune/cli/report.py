@@ -37,7 +37,10 @@ def report_command(
     else:
         console().print(f"{document['path']}: the page of study {name}, {document['bytes'] / 1e6:.1f} MB")
         if pending is None:
-            console().print("a driver runs the study: for the page in MLflow ask again once it has ended.")
+            console().print(
+                "the page is not in MLflow: a driver runs the study, or its home cannot be written from here. Ask "
+                "again once it has ended, or where it can."
+            )
         elif pending:
             console().print(
                 f"MLflow lacks {counted(pending, 'event')}; deliver them with: {typed('sync', name, home)}"

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
 
-def console() -> Console:
-    """Standard output, wide if it is a file or a pipe; brackets in values are text, not markup.
+def console(*, to_error: bool = False) -> Console:
+    """Standard output (or standard error), wide if it is a file or a pipe; brackets in values are text, not markup.
 
     Sentences are not broken into lines: a command that is printed can be copied whole.
     """
-    width = None if sys.stdout.isatty() else WIDTH_ELSEWHERE
-    return Console(width=width, highlight=False, markup=False, soft_wrap=True)
+    stream = sys.stderr if to_error else sys.stdout
+    width = None if stream.isatty() else WIDTH_ELSEWHERE
+    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=True)
 
 
 def typed(verb: str, name: str | None, home: str | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,6 +44,7 @@ def register(app: typer.Typer) -> None:
     app.command("plan")(takes_request(plan_command, afterwards=False))
     app.command("search")(takes_request(search_command))
     app.command("resume")(resume_command)
+    app.command("repair")(repair_command)
     app.command("stop")(stop_command)
     app.command("confirm")(confirm_command)
 
@@ -179,6 +182,19 @@ def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
     out.print(f"compare the trials in MLflow:   {where}")
 
 
+def repair_command(name: NameArgument, trust_method: TrustOption = False, home: HomeOption = None) -> None:
+    """Make damaged files of a study again from those that are whole; nothing is done where all are."""
+    repaired = api.repair(name, trust_method=trust_method, home=home)
+    for line in repaired.mended:
+        console().print(f"made again: {line}")
+    if not repaired.mended:
+        console().print(f"the study {name!r} is whole: there is nothing to repair.")
+        return
+    console().print("The damaged files are kept beside the new ones; they end in .damaged.")
+    if repaired.study.status()["state"] != "finished":
+        console().print(f"carry on with: {typed('resume', name, home)}")
+
+
 def stop_command(
     name: NameArgument,
     timeout: Annotated[
@@ -223,6 +239,9 @@ def confirm_command(
             "--refit", help="Then train the winner on the validation images too, once for each seed"
         ),
     ] = False,
+    models: Annotated[
+        bool, typer.Option("--models", help="Make a model of each of the winner's trainings, for `predict`")
+    ] = False,
     trust_method: TrustOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -239,6 +258,7 @@ def confirm_command(
         baseline=baseline,
         resample=resample,
         refit=refit,
+        models=models,
         say=say,
         trust_method=trust_method,
     )
@@ -246,7 +266,18 @@ def confirm_command(
         print_json(document)
     else:
         print_confirmation(document)
+        if models:
+            _say_models(document, home_of(home).study_folder(name))
     _say_what_mlflow_lacks(name, home)
+
+
+def _say_models(document: dict[str, Any], folder: Path) -> None:
+    best = document.get("models", {}).get("best")
+    if best is None:
+        console().print("there is no model: no training has a result.")
+        return
+    console().print(f"models: {folder / 'models'}; the best on validation images: {folder / best}")
+    console().print(f"label images with: {shlex.join(['ssl-tune', 'predict', str(folder / best)])} IMAGES")
 
 
 def _say_what_mlflow_lacks(name: str, home: str | None) -> None:

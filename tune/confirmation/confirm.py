@@ -29,6 +29,7 @@ from tune.confirmation.document import (
     trainings_of,
     with_refit,
 )
+from tune.confirmation.models import make_models
 from tune.confirmation.trainings import Places, Redrawn, Trained, Training, train_all
 from tune.definition.coherence import check_fresh_sets
 from tune.definition.spec import StudySpec
@@ -55,6 +56,7 @@ def confirm(
     baseline: str = "tuned",
     resample: bool = False,
     refit: bool = False,
+    models: bool = False,
     home: Home | Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
     progress: Progress | None = None,
@@ -71,6 +73,7 @@ def confirm(
             made where there is none; "plain": supervised with the study's own common values.
         resample: each seed draws the validation images anew as well, not the labelled ones alone.
         refit: train the winner once more on each seed, on the validation images too, for as many steps.
+        models: make a model of each training of the winner.
         home: the home folder.
         say: told as each training ends.
         progress: shows the search of the tuned baseline, where one has to be made.
@@ -102,12 +105,39 @@ def confirm(
         tracker, places = sitting.tracker, _places(study, place)
         trained = _train(tasks, places, tracker, say)
         document = document_of(study, candidates, tasks, trained, redrawn)
-        if refit and document["winner"] is not None:
-            refits = refits_of(tasks, document["winner"])
-            document = with_refit(document, refits, _train(refits, places, tracker, say))
+        if document["winner"] is not None:
+            mine = _of_winner(document["winner"], tasks, trained)
+            if refit:
+                refits = refits_of(tasks, document["winner"])
+                again = _train(refits, places, tracker, say)
+                document = with_refit(document, refits, again)
+                mine += zip(refits, again, strict=True)
+            if models:
+                document["models"] = _models(study, mine, places, tracker, say)
         _keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
+
+
+def _of_winner(
+    who: str, tasks: Sequence[FinalTraining], trained: Sequence[Trained]
+) -> list[tuple[FinalTraining, Trained]]:
+    return [(task, done) for task, done in zip(tasks, trained, strict=True) if task.who == who]
+
+
+def _models(
+    study: Study,
+    trainings: Sequence[tuple[FinalTraining, Trained]],
+    places: Places,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Models of the winner's trainings; each is logged with its run."""
+    tasks, trained = zip(*trainings, strict=True)
+    found = make_models(study, tasks, trained, places, say)
+    for row in found["rows"]:
+        tracker.model(row["run"], study.folder.path / row["folder"])
+    return found
 
 
 def _redrawn(spec: StudySpec) -> Redrawn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ class Places:
         data_root: where downloaded data lie.
         concurrent: trainings side by side.
         cpus, gpus: that Ray reserves for one.
+        address: of the Ray cluster that this process has joined and they run on; None: this machine.
     """
 
     home: Home
@@ -91,6 +93,7 @@ class Places:
     concurrent: int
     cpus: float
     gpus: float
+    address: str | None = None
 
 
 Redrawn = Literal["training", "labels", "everything"]
@@ -120,8 +123,13 @@ def train_all(
         each: given what came out of each as it ends, with its place among `trainings`.
     """
     found: dict[int, Trained] = {}
-    run = _train_here if places.concurrent == 1 else _train_on_ray
-    for place, trained in run(trainings, places):
+    left = list(range(len(trainings)))
+    if places.home.url is not None:
+        # What a worker has trained on its own disk before may lie on another machine than that of the next one.
+        found = {place: done for place in left if (done := finished(trainings[place])) is not None}
+        left = [place for place in left if place not in found]
+    for number, trained in each_of(_train, [_arguments(trainings[place], places) for place in left], places):
+        place = left[number]
         found[place] = trained
         if places.home.url is not None:
             bring_home(trainings[place], trained, places.home)
@@ -165,25 +173,26 @@ def bring_home(training: Training, trained: Trained, home: Home) -> None:
         write_atomically(noted, trained.problem.encode())
 
 
-def _train_here(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
-    for place, training in enumerate(trainings):
-        yield place, _train(*_arguments(training, places))
+def each_of(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], places: Places
+) -> Iterator[tuple[int, Any]]:
+    """Call a function once for each of several arguments, here or side by side on Ray; what it returns, as it ends.
 
-
-def _train_on_ray(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
+    Args:
+        function: of a module, which a worker can load.
+        arguments: of each call.
+        places: where, and how many side by side.
+    """
+    if places.concurrent == 1 and places.address is None:
+        for place, each in enumerate(arguments):
+            yield place, function(*each)
+        return
     from tune.cluster import local_ray  # loads Ray
 
-    with local_ray.running(places.concurrent, PRELOAD):
+    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD):
         ray = local_ray.ray
-        train = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(_train)
-        waiting = {}
-        for place, training in enumerate(trainings):
-            # What a worker has trained on its own disk before may lie on another machine than that of the next one.
-            done = None if places.home.url is None else finished(training)
-            if done is not None:
-                yield place, done
-            else:
-                waiting[train.remote(*_arguments(training, places))] = place
+        remote = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(function)
+        waiting = {remote.remote(*each): place for place, each in enumerate(arguments)}
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             yield waiting.pop(ready), ray.get(ready)

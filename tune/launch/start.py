@@ -20,7 +20,13 @@ from tune.errors import Exit, ServiceError
 from tune.findings.study import Study
 from tune.launch.afterwards import check_afterwards
 from tune.launch.baseline import baseline_request, find_baseline, refuse_supervised, wanted_baseline
-from tune.launch.preparation import create_study, prepared, remove_study, say_if_method_changed
+from tune.launch.preparation import (
+    create_study,
+    prepared,
+    remove_study,
+    say_if_method_changed,
+    say_if_password_kept,
+)
 from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
@@ -90,6 +96,7 @@ def resumed_sitting(
             folder.unlock()
             raise
         say_if_method_changed(study, progress)
+        say_if_password_kept(study, progress)
         with prepared(Sitting(spec, folder, home, progress), folder.unlock) as sitting:
             if sitting.spec != study.spec:
                 folder.write_spec(sitting.spec)

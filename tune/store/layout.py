@@ -13,6 +13,7 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
                   plan.json                  what the study was expected to take
                   warm-start.json            trials that were taken over from an earlier study
                   confirm.json, confirm/     what a confirmation found, and its trainings
+                  models/                    models of the confirmed trainings
                   trials/N/                  checkpoints of a trial
                   ray/                       what Ray Tune writes, and nobody reads
 """
@@ -44,7 +45,7 @@ SENDER_LOCK, SENDER_LOG = "sender.lock", "sender.log"
 PLAN_FILE = "plan.json"
 """What a study is expected to take."""
 WARM_START_FILE = "warm-start.json"
-CONFIRM_FILE, CONFIRM_FOLDER = "confirm.json", "confirm"
+CONFIRM_FILE, CONFIRM_FOLDER, MODELS = "confirm.json", "confirm", "models"
 TRIALS, RAY_FOLDER = "trials", "ray"
 
 # A study in an object store, and the working copy of it

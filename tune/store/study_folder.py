@@ -162,6 +162,14 @@ class StudyFolder:
         except OSError as error:
             self._not_writable(error)
 
+    def is_writable(self) -> bool:
+        """Whether files can be made in the folder."""
+        try:
+            self.check_writable()
+        except ServiceError:
+            return False
+        return True
+
     def _not_writable(self, error: OSError) -> NoReturn:
         raise ServiceError(
             f"the study {self.path.name!r} can be read here, but not written: {self.path}: {error.strerror}. Carrying "

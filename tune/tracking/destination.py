@@ -17,7 +17,11 @@ def _has_moved(noted: str | None, uri: str) -> bool:
 
 
 def note_destination(
-    log: EventLog, tracking_uri: str, experiment: str, artifact_root: Path | None = None
+    log: EventLog,
+    tracking_uri: str,
+    experiment: str,
+    artifact_root: Path | None = None,
+    study_id: str | None = None,
 ) -> None:
     """Note where a study's events are to be delivered. Where that has changed, every event is owed again.
 
@@ -27,6 +31,8 @@ def note_destination(
         experiment: the MLflow experiment.
         artifact_root: where artifacts go in a local sqlite store; None: beside the database. Servers and other
             databases decide for themselves.
+        study_id: what tells the study's runs in MLflow from those of another study of the same name, where the log has
+            none yet; None: a random one.
 
     Raises:
         ConfigError: this cannot be a tracking URI.
@@ -47,4 +53,4 @@ def note_destination(
     log.set_meta("artifact_root", str(artifact_root.absolute()) if artifact_root and database else None)
     if log.get_meta("study_id") is None:
         # Two studies of one name (another home, or a folder thrown away) must not share MLflow runs.
-        log.set_meta("study_id", uuid.uuid4().hex[:12])
+        log.set_meta("study_id", study_id or uuid.uuid4().hex[:12])
