@@ -146,7 +146,8 @@ def _configuration(
         trust_named(start["method"])
     if isinstance(settings, list):
         settings = parse_sets(settings, start["method"], start.get("method_digest"))
-    return from_document(with_overrides(start, given | dict(settings))), document
+    chosen = from_document(with_overrides(start, given | dict(settings)))
+    return chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)}), document
 
 
 def _check_same_method(folder: Path, kept: Mapping[str, Any], method: str | None) -> None:
