@@ -74,47 +74,43 @@ def train(
         config: a file that `export` wrote.
         out: folder of the run; None: a fresh one in the home.
         final: read the test set, once, at the end; the reading is recorded.
-        refit: train on the validation images as well, for the same number of steps; needs `final`. There is no
-            `val/error` then: the test set alone can measure the model.
+        refit: train on the validation images as well, for as many steps; needs `final`, and gives no `val/error`.
         resume: go on in `out` from the last whole checkpoint.
         model: a folder for the model (see `ssl_core.load`), which is made at the end; needs `final`.
-        data_root: where downloaded data lie.
-        home: the home folder.
+        data_root, home: where downloaded data lie; the home folder.
         trust_method: a method file that `config` or the run names is run also where this user has not run it before.
-        on_report: called with the report of every epoch.
-        say: told where the bits may differ from an exported run's.
+        on_report, say: called with the report of every epoch; told where the bits may differ from an exported run's.
 
     Raises:
         ConfigError: anything wrong with what is asked for, or other data than the exported configuration's.
         NonFiniteError: a loss or gradient that is not finite.
         ServiceError: interrupted; says how to carry on.
     """
-    _check_final(refit, final, None if model is None else Path(model))
+    folder, made, root, file = (
+        None if path is None else Path(path) for path in (out, model, data_root, config)
+    )
+    _check(refit, final, resume, folder, made)
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
-    folder = None if out is None else Path(out)
-    if resume and folder is None:
-        raise ConfigError("--resume goes on in a run's folder: name it with --out.")
-    if folder is not None:
-        check_writable(folder, "--out", "Name another folder.")
-    root, file = (None if path is None else Path(path) for path in (data_root, config))
-    chosen, document = _configuration(
-        method, given, settings or {}, file, folder if resume else None, trust_method
-    )
+    kept = folder if resume else None
+    chosen, document = _configuration(method, given, settings or {}, file, kept, trust_method)
     chosen = chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)})
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     if as_exported:
         _compare_origin(chosen, document, root, place, say)
     chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
     folder = folder or _fresh_folder(place, chosen.method)
-    made = None if model is None else Path(model)
     result = _train(chosen, folder, place, root, made, final=final, resume=resume, on_report=on_report)
     expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
     return Training(result, folder, expected, made)
 
 
-def _check_final(refit: bool, final: bool, model: Path | None) -> None:
+def _check(refit: bool, final: bool, resume: bool, out: Path | None, model: Path | None) -> None:
+    if resume and out is None:
+        raise ConfigError("--resume goes on in a run's folder: name it with --out.")
+    if out is not None:
+        check_writable(out, "--out", "Name another folder.")
     if model is not None and not final:
         raise ConfigError(
             "--model makes a model for others, who need to know its error on test images: add --final."

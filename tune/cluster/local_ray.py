@@ -45,11 +45,12 @@ OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are 
 ATTEMPTS = 3  # Ray gives its processes 30 s (one of them 15 s), which is little on a busy machine
 
 
-def start_ray(concurrent: int, preload: str) -> None:
-    """Start Ray on this machine, as small as so many trials side by side need it.
+def start_ray(cpus: int, preload: str) -> None:
+    """Start Ray on this machine.
 
     Args:
-        concurrent: trials side by side.
+        cpus: processors that it gives to trials: `cpus_for` a study. It starts a worker for each, which takes seconds
+            of a processor and, with torch, most of a gigabyte.
         preload: the module that workers load when they start, rather than with their first trial. Ray does not say
             so where it cannot be imported: trials then wait for seconds.
 
@@ -65,7 +66,7 @@ def start_ray(concurrent: int, preload: str) -> None:
             with _on_loopback():
                 ray.init(
                     address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
-                    num_cpus=max(len(os.sched_getaffinity(0)), concurrent),
+                    num_cpus=cpus,
                     # Ray itself asks NVML, which a container may lack: trials would wait for ever.
                     num_gpus=gpu_count(),
                     include_dashboard=False,
@@ -113,15 +114,15 @@ def _on_loopback() -> Iterator[None]:
 class _Starter(threading.Thread):
     """Starts Ray, and lives until Ray has ended: the system kills Ray's processes when their thread is gone."""
 
-    def __init__(self, concurrent: int, preload: str) -> None:
+    def __init__(self, cpus: int, preload: str) -> None:
         super().__init__(name="ray", daemon=True)
-        self._concurrent, self._preload = concurrent, preload
+        self._cpus, self._preload = cpus, preload
         self.started, self.ended = threading.Event(), threading.Event()
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            start_ray(self._concurrent, self._preload)
+            start_ray(self._cpus, self._preload)
         except BaseException as error:  # given to whoever waits for Ray
             self.error = error
         self.started.set()
@@ -132,7 +133,7 @@ _starter: _Starter | None = None
 
 
 @contextmanager
-def starting(concurrent: int, preload: str) -> Iterator[None]:
+def starting(cpus: int, preload: str) -> Iterator[None]:
     """Start Ray in the background when the block begins, and end it with the block. As `start_ray`.
 
     A Ray that runs in this process already is left as it is.
@@ -141,7 +142,7 @@ def starting(concurrent: int, preload: str) -> Iterator[None]:
     if _starter is not None or ray.is_initialized():
         yield
         return
-    _starter = _Starter(concurrent, preload)
+    _starter = _Starter(cpus, preload)
     _starter.start()
     try:
         yield
@@ -174,13 +175,13 @@ def _take_signals_back() -> None:
 
 
 @contextmanager
-def running(concurrent: int, preload: str) -> Iterator[None]:
+def running(cpus: int, preload: str) -> Iterator[None]:
     """Ray for the block: the one that this process has, or else a new one that ends with it. As `start_ray`."""
     if is_running():
         _take_signals_back()
         yield
         return
-    start_ray(concurrent, preload)
+    start_ray(cpus, preload)
     try:
         yield
     finally:
@@ -195,3 +196,8 @@ def resources(spec: StudySpec) -> dict[str, float]:
     cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
     threads = min(int(spec.config["threads"]), cores // spec.concurrent)
     return {"cpu": max(1, threads), "gpu": spec.gpus_per_trial}
+
+
+def cpus_for(spec: StudySpec) -> int:
+    """Processors that Ray on this machine needs for a study: what its trials reserve, side by side."""
+    return int(spec.concurrent * resources(spec)["cpu"])

@@ -168,7 +168,7 @@ class StudyRun:
             self.progress.say(news)
 
     def _tune(self) -> None:
-        with local_ray.running(self.spec.concurrent, PRELOAD):
+        with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD):
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(

@@ -145,7 +145,7 @@ def warnings_of(spec: StudySpec) -> list[str]:
     Raises:
         ConfigError: a data set that cannot be read.
     """
-    from ssl_core.data.inspection import glance  # loads numpy
+    from ssl_core.data.inspecting.inspection import glance  # loads numpy
 
     return glance(spec.config["dataset"])
 
