@@ -95,7 +95,6 @@ def train(
     given = {k: v for k, v in common.items() if v is not None}
     kept = folder if resume else None
     chosen, document = _configuration(method, given, settings or {}, file, kept, trust_method)
-    chosen = chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)})
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     if as_exported:
         _compare_origin(chosen, document, root, place, say)
