@@ -245,6 +245,7 @@ def select(
         facts.membership = found.membership.document()
         facts.copies_left_out = len(found.excluded)
         held = pool.kept[found.test]
+        facts.held_out = np.bincount(pool.labels[held], minlength=len(listing.classes)).tolist()
         chosen = np.setdiff1d(chosen, pool.kept[np.concatenate([found.test, found.excluded])])
     elif test_hashes is not None:
         is_copy = equals_any(pool.rows.hashes[chosen], test_hashes)

@@ -17,8 +17,10 @@ from tune.definition.inputs import parse_sets, with_overrides
 from tune.findings.exports import differences, read_exported
 from tune.signals import resumable
 from tune.store.home import Home, check_writable
+from tune.store.images import held_out_before, keep_held_out, membership_of_document
 
 if TYPE_CHECKING:
+    from ssl_core.data.splits.holdout import Membership
     from ssl_core.training.result import Result
     from ssl_core.training.run import Report
 
@@ -85,21 +87,34 @@ def train(
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
-    folder = None if out is None else Path(out)
+    folder = _checked(None if out is None else Path(out), resume)
+    root, file = (None if path is None else Path(path) for path in (data_root, config))
+    chosen, document = _configuration(method, given, settings or {}, file, folder if resume else None)
+    as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
+    recorded = held_out_before(place, chosen.dataset)
+    membership = membership_of_document(document.get("held_out")) or recorded
+    if as_exported:
+        _compare_origin(chosen, document, root, place, membership, say)
+    chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
+    folder = folder or _fresh_folder(place, chosen.method)
+    result = _train(chosen, folder, place, root, membership, final=final, resume=resume, on_report=on_report)
+    expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
+    return Training(result, folder, expected)
+
+
+def _checked(folder: Path | None, resume: bool) -> Path | None:
     if resume and folder is None:
         raise ConfigError("--resume goes on in a run's folder: name it with --out.")
     if folder is not None:
         check_writable(folder, "--out", "Name another folder.")
-    root, file = (None if path is None else Path(path) for path in (data_root, config))
-    chosen, document = _configuration(method, given, settings or {}, file, folder if resume else None)
-    as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
-    if as_exported:
-        _compare_origin(chosen, document, root, place, say)
-    chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
-    folder = folder or _fresh_folder(place, chosen.method)
-    result = _train(chosen, folder, place, root, final=final, resume=resume, on_report=on_report)
-    expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
-    return Training(result, folder, expected)
+    return folder
+
+
+def _keep_held_out(folder: Path, dataset: str, home: Home) -> None:
+    """Add the test images that a run held out to the home's record, also where the run did not come to its end."""
+    path = folder / "held-out.json"
+    if path.is_file():
+        keep_held_out(home, dataset, membership_of_document(json.loads(path.read_text())))
 
 
 def _check_refit(refit: bool, final: bool) -> None:
@@ -144,13 +159,18 @@ def _kept(folder: Path) -> RunConfig:
 
 
 def _compare_origin(
-    config: RunConfig, document: Mapping[str, Any], root: Path | None, home: Home, say: Callable[[str], None]
+    config: RunConfig,
+    document: Mapping[str, Any],
+    root: Path | None,
+    home: Home,
+    membership: Membership | None,
+    say: Callable[[str], None],
 ) -> None:
     """Refuse other data than an exported configuration was made with; say when the bits may differ."""
     from ssl_core.system.environment import fingerprint  # loads torch
     from ssl_core.training.result import prepare
 
-    resolved, data, split = prepare(config, data_root=root, cache=home.cache)
+    resolved, data, split = prepare(config, data_root=root, cache=home.cache, membership=membership)
     origin = document.get("origin") or {}
     classes, made_with = origin.get("classes"), origin.get("split_hash")
     if classes not in (None, data.num_classes):
@@ -182,6 +202,7 @@ def _train(
     folder: Path,
     home: Home,
     root: Path | None,
+    membership: Membership | None,
     *,
     final: bool,
     resume: bool,
@@ -190,14 +211,18 @@ def _train(
     from ssl_core import train as train_run  # loads torch
 
     words = ["ssl-tune", "train", "--resume", "--out", str(folder), *(["--final"] if final else [])]
-    with resumable(shlex.join(words)):
-        return train_run(
-            config,
-            out=folder,
-            cache=home.cache,
-            readings=home.test_readings if final else None,
-            on_report=on_report,
-            data_root=root,
-            final=final,
-            resume=resume,
-        )
+    try:
+        with resumable(shlex.join(words)):
+            return train_run(
+                config,
+                out=folder,
+                cache=home.cache,
+                readings=home.test_readings if final else None,
+                on_report=on_report,
+                data_root=root,
+                membership=membership,
+                final=final,
+                resume=resume,
+            )
+    finally:
+        _keep_held_out(folder, config.dataset, home)

@@ -77,7 +77,8 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     """
     records = study.records() if records is None else records
     shown = ranked(records)[:top]
-    print_trials(shown, title=f"study {study.name}: best {len(shown)} of {len(records)} trials")
+    title = f"study {study.name} ({study.spec.protocol} protocol): best {len(shown)} of {len(records)} trials"
+    print_trials(shown, title=title)
     best, full = best_record(records)
     if best is None or best.val_error is None:
         return

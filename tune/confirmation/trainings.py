@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from ssl_core.config import RunConfig
 from ssl_core.system.errors import NonFiniteError
 from tune.store.events import Report
 from tune.store.home import Home
+from tune.store.images import membership_of_document
 from tune.worker.task import PRELOAD
 
 FIRST_SEED = 1000
@@ -81,6 +82,7 @@ class Places:
         data_root: where downloaded data lie.
         concurrent: trainings side by side.
         cpus, gpus: that Ray reserves for one.
+        held_out: the record of held-out test images (`Membership.document`); None: the data set brings its own.
     """
 
     home: Home
@@ -88,6 +90,7 @@ class Places:
     concurrent: int
     cpus: float
     gpus: float
+    held_out: Mapping[str, Any] | None = None
 
 
 Redrawn = Literal["training", "labels", "everything"]
@@ -164,7 +167,8 @@ def _line(training: Training, trained: Trained) -> str:
 def _arguments(training: Training, places: Places) -> tuple[Any, ...]:
     home, root, digest = places.home, places.data_root, training.config.method_digest
     text = None if digest is None else method_file.text_of(digest)
-    return training.config.document(), text, root, str(home.cache), str(training.out), str(home.test_readings)
+    place = str(home.cache), str(training.out), str(home.test_readings)
+    return training.config.document(), text, root, *place, places.held_out
 
 
 def _train(
@@ -174,6 +178,7 @@ def _train(
     cache: str,
     out: str,
     readings: str,
+    held_out: Mapping[str, Any] | None,
 ) -> Trained:
     """One training, here or on a worker: goes on where it was, and reads the test set once."""
     from ssl_core import train  # loads torch
@@ -195,6 +200,7 @@ def _train(
                 resume=True,
                 final=True,
                 readings=Path(readings),
+                membership=membership_of_document(held_out),
             )
         except NonFiniteError as error:
             noted.write_text(str(error))

@@ -16,7 +16,7 @@ import optuna
 from tune.definition.objective import DEFAULT
 from tune.definition.spec import StudySpec
 from tune.findings.ranking import best_record, deviation_of, near_ties
-from tune.findings.words import certainty, parameters_in_words, result
+from tune.findings.words import PROTOCOLS, certainty, parameters_in_words, result
 from tune.store.study_folder import StudyFolder, read_spec
 from tune.trials.optuna_storage import open_storage
 from tune.trials.record import TrialRecord
@@ -86,7 +86,7 @@ def description(
     seconds = sum(r.seconds for r in records)
     lines = [
         f"Search of **{config['method']}** on {spec.dataset_tag} with {config['labels']} labels, {config['network']}, "
-        f"{config['epochs']} epochs at full budget.",
+        f"{config['epochs']} epochs at full budget; {PROTOCOLS[spec.protocol]}.",
         f"{state.capitalize()}: {len(records)} of {spec.trials} trials begun ({counted or 'none'}), "
         f"{seconds / 60:.1f} minutes of training.",
     ]
