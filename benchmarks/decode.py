@@ -109,6 +109,7 @@ def plain(place: Path) -> Row:
     files = files[:: max(1, len(files) // SAMPLE)]
 
     def work() -> None:
+        """Read and resize the sample, image by image."""
         for file in files:
             with Image.open(file) as image:
                 np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))

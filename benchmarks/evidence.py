@@ -103,6 +103,7 @@ class Row:
 
     @property
     def key(self) -> Key:
+        """What tells the row from all others."""
         return Key(self.dataset, self.labels, self.variant, self.seed, self.steps)
 
 

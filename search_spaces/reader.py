@@ -42,9 +42,11 @@ class Reader:
 
     @property
     def data(self) -> Any:
+        """The document as plain data."""
         return self.document.data
 
     def fail(self, path: KeyPath, message: str) -> NoReturn:
+        """Raise a ConfigError that names the file and line of a key."""
         raise ConfigError(f"{self.document.place(path)}: {message}.")
 
     def section(self, *path: str) -> Mapping[str, Any]:
@@ -214,6 +216,7 @@ class Reader:
         from_document(_document(self.method, {name: value}), where=self.document.place(path))
 
     def check_warmup(self, parameters: Mapping[str, Parameter]) -> None:
+        """Refuse a space that searches the warm-up's length both in epochs and as a share."""
         if SHARE in parameters and EPOCHS in parameters:
             section = "wide" if SHARE in self.section("wide") or EPOCHS in self.section("wide") else "default"
             name = EPOCHS if EPOCHS in self.section(section) else SHARE

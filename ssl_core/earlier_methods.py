@@ -80,6 +80,7 @@ class _Imports(ast.NodeTransformer):
     """Replaces earlier names in `from M import x`, `from ssl_core import m`, `import M` and `import M as m`."""
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> Any:
+        """`from M import x`: from where M is now, or from the module of a package that has x."""
         if node.level or node.module is None:
             return node
         if node.module in MOVED:
@@ -95,6 +96,7 @@ class _Imports(ast.NodeTransformer):
         return node
 
     def visit_Import(self, node: ast.Import) -> ast.Import:
+        """`import M` and `import M as m`."""
         names = [ast.alias(MOVED.get(alias.name, alias.name), alias.asname) for alias in node.names]
         return ast.copy_location(ast.Import(names), node)
 

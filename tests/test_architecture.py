@@ -88,6 +88,16 @@ def test_imports_keep_to_the_contracts() -> None:
             "from ssl_core.methods import base",
             "ssl_core.data is not allowed to import ssl_core.methods",
         ),
+        (
+            "ssl_core.methods",
+            "from ssl_core import registry",
+            "ssl_core.methods is not allowed to import ssl_core.registry",
+        ),
+        (
+            "ssl_core.methods",
+            "from ssl_core.training import loop",
+            "ssl_core.methods is not allowed to import ssl_core.training.loop",
+        ),
         ("ssl_core.training", "import pandas", "ssl_core.training.planted -> pandas"),
         ("tune.store", "from tune.engine import sitting", "tune.store is not allowed to import tune.engine"),
         ("tune.worker", "from tune.figures import run", "tune.worker is not allowed to import tune.figures"),

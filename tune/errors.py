@@ -29,4 +29,11 @@ class ServiceError(RuntimeError):
         self.code = code
 
 
+class DamagedError(ServiceError):
+    """A file of a study is not as it was written: what is damaged, what is still there, what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Exit.STORAGE)
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)

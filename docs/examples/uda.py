@@ -34,6 +34,7 @@ class UDA(Method[UDAConfig, None]):
     unlabelled_views = ("weak", "strong")
 
     def compute_loss(self, config: UDAConfig, step: Step[None]) -> LossOutput[None]:
+        """The labelled loss and the weighted divergence of the sharpened predictions."""
         batch = step.batch
         images = torch.cat([batch.labelled, batch.views["weak"], batch.views["strong"]])
         sizes = [len(batch.labels), len(batch.indices), len(batch.indices)]

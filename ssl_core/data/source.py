@@ -31,7 +31,7 @@ from ssl_core.system.errors import ConfigError, unknown
 _FOLDER, _TABLE = "folder:", "table:"
 _KNOWN = (*BUILTIN, "folder:PATH", "table:FILE")
 # Of the way that files become arrays: another number, and cached arrays are made anew.
-_DECODING = 2
+_DECODING = 3
 
 
 class Source:
@@ -186,6 +186,7 @@ def _identity(listing: Listing, part: str) -> list[list[object]]:
 
 
 def with_size(options: Options | None, image_size: int | None) -> Options:
+    """The options with this image size; the defaults where there are none."""
     options = options or Options()
     return options if image_size is None else replace(options, image_size=image_size)
 
@@ -205,6 +206,11 @@ def resolved(name: str, root: Path | None) -> tuple[str, Path]:
 
 
 def absolute(path: Path) -> Path:
+    """A path without `~` and links.
+
+    Raises:
+        ConfigError: if it cannot be resolved.
+    """
     try:
         return path.expanduser().resolve()
     except (OSError, RuntimeError) as error:  # no such user after "~", or a loop of links
@@ -212,12 +218,14 @@ def absolute(path: Path) -> Path:
 
 
 def listed(kind: str, path: Path, options: Options) -> Listing:
+    """The images of a `folder` or a `table`, by part and class, without opening them."""
     if kind == "folder":
         return list_folder(path, group_by_folder=options.group_by == "folder")
     return list_table(path)
 
 
 def per_class(listing: Listing, part: str) -> tuple[int, ...] | None:
+    """How many images each class has in a part, in the order of `classes`; None where there is no such part."""
     files = listing.parts.get(part)
     if files is None:
         return None

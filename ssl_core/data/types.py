@@ -50,6 +50,7 @@ class DatasetInfo:
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are."""
         return len(self.classes)
 
     @property
@@ -91,10 +92,12 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are."""
         return len(self.classes)
 
     @property
     def image_size(self) -> int:
+        """The side of the square images, in pixels."""
         return int(self.images.shape[1])
 
     @property

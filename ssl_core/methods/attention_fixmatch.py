@@ -186,6 +186,7 @@ class AttentionFixMatch(Method[AttentionFixMatchConfig, None]):
             beneath: npt.NDArray[np.float32],
             captions: tuple[str, ...] = nothing,
         ) -> Panel:
+            """A map's shares, (images, height, width), over the images beneath."""
             shares = losses.map_shares(scores, compared).cpu().numpy()
             return Panel(title, "map", shares, captions, beneath=beneath)
 

@@ -67,6 +67,7 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*(f"MLFLOW_TRACKING_{n}" for n in names), "SSL_TUNE_DATA", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_TUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("SSL_TUNE_FIGURES", "0")  # seconds a study; the study `finished` has them
 
 

@@ -271,7 +271,7 @@ def test_a_damaged_study_file_is_named(ssl_tune: Command, home: Home) -> None:
     path.write_text(path.read_text().replace("trials: 6", "trials: six"))
     for verb in ("status", "resume", "trials"):
         done = ssl_tune(verb, "mine")
-        assert done.code == 2 and str(path) in done.err and "trials" in done.err and "damaged" in done.err
+        assert done.code == 6 and str(path) in done.err and "trials" in done.err and "damaged" in done.err
 
 
 @pytest.mark.parametrize(

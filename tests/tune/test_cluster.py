@@ -28,7 +28,7 @@ from tune.launch.request import check_request
 from tune.launch.sending import request_words, take_files
 from tune.revision import code_digest
 from tune.store.home import Home
-from tune.store.study_folder import read_spec
+from tune.store.specification import read_spec
 from tune.tracking.uri import take_login
 
 Command = Callable[..., Done]

@@ -21,9 +21,10 @@ from tune.confirmation.confirm import confirm
 from tune.definition.request import SearchRequest
 from tune.engine.progress import Progress
 from tune.findings.study import load_study
+from tune.images.held_out import held_out_before
+from tune.images.study import StudyImages, read_images
 from tune.launch.start import new_sitting
 from tune.store.home import Home
-from tune.store.images import StudyImages, held_out_before, read_images
 
 Command = Callable[..., Done]
 
@@ -267,7 +268,7 @@ def test_unequal_classes_are_counted_and_drawn_in_proportion(
     folder = make_pictures(tmp_path / "shapes", train=30)
     for file in sorted((folder / "train" / "c").iterdir())[6:]:
         file.unlink()
-    words = search_words(folder, home, "--labels", 33, "--set", "data.valid=15")
+    words = search_words(folder, home, "--labels", 33, "--set", "data.valid=9")
     plan = ssl_tune("plan", *words, "--json").document
     rows = {row["class"]: row for row in plan["classes"]}
     assert rows["a"] == rows["b"] | {"class": "a"} and rows["c"]["labelled"] < rows["a"]["labelled"]

@@ -20,8 +20,9 @@ from tune.definition.inputs import parse_duration, parse_sets, with_overrides
 from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec, dataset_label, dataset_tag, without
 from tune.launch.request import resolve_request
-from tune.store.home import Home, check_name, check_writable
-from tune.store.study_folder import read_spec
+from tune.store.home import Home, check_writable
+from tune.store.layout import check_name
+from tune.store.specification import read_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.data.options import Options, Skipped
 from ssl_core.system.errors import ConfigError
+from tune.images.held_out import held_out_before
 from tune.store.home import Home
-from tune.store.images import held_out_before
 
 if TYPE_CHECKING:
     from ssl_core.data.inspection import Inspection

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tune.definition.inputs import parse_duration
 from tune.errors import Exit, ServiceError
 from tune.findings import exports
-from tune.findings.study import Study, load_study
+from tune.findings.study import load_study, studies_status
 from tune.store.event_log import EventLog
 from tune.store.events import DeadLetter
 from tune.store.home import Home
@@ -23,9 +23,12 @@ Place = Path | str | None
 
 
 def studies(*, home: Place = None) -> list[dict[str, Any]]:
-    """How each study of a home stands, oldest first: a list of what `status` gives."""
-    place = Home(home)
-    return [Study(place.study_folder(name)).status() for name in place.study_names()]
+    """How each study of a home stands, oldest first: a list of what `status` gives.
+
+    Of a study that is damaged, or that this user may not read, the list has ``study``, ``state`` ("damaged") and
+    ``problem``, a sentence; the other fields are None. It harms no other.
+    """
+    return studies_status(Home(home))
 
 
 def status(name: str, *, home: Place = None) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class _Afterwards:
 
     with_baseline: bool
     confirm_seeds: int | None
+    trust_method: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ def run_resume(
     with_baseline: bool = False,
     confirm_seeds: int | None = None,
     address: str | None = None,
+    trust_method: bool = False,
 ) -> Searched:
     """Run what is left of a study, and do what comes after it, also where the study is finished already.
 
@@ -119,16 +121,19 @@ def run_resume(
         confirm_seeds: confirm the best configuration on so many fresh seeds, beside the supervised baseline (the
             tuned one `with_baseline`, else a plain one); None: do not.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
 
     Raises:
-        ConfigError: no such study, or its data changed since.
+        ConfigError: no such study, its data changed since, or its method file is not trusted.
+        DamagedError: a file of it is damaged.
         ServiceError: as `run_search`.
     """
-    afterwards = _Afterwards(with_baseline, confirm_seeds)
+    afterwards = _Afterwards(with_baseline, confirm_seeds, trust_method)
     study = Study(home.existing_study_folder(name))
     if study.folder.state() == "finished":
         return _what_follows(finished_before(study), None, home, listener, afterwards)
-    with resumed_sitting(study, home, listener.progress(), address) as sitting:
+    progress = listener.progress()
+    with resumed_sitting(study, home, progress, address, trust_method=trust_method) as sitting:
         return _search_and_more(sitting, home, listener, afterwards)
 
 
@@ -159,6 +164,7 @@ def _what_follows(
             seeds=afterwards.confirm_seeds,
             baseline="tuned" if afterwards.with_baseline else "plain",
             say=listener.say,
+            trust_method=afterwards.trust_method,
             sitting=sitting,
         )
         listener.confirmed(confirmation)
@@ -181,6 +187,7 @@ def run_confirm(
     resample: bool = False,
     refit: bool = False,
     say: Callable[[str], None] = lambda message: None,
+    trust_method: bool = False,
     sitting: Sitting | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations: `tune.confirmation.confirm.confirm`, which Ctrl-C and SIGTERM interrupt.
@@ -201,6 +208,7 @@ def run_confirm(
             home=home,
             say=say,
             progress=progress,
+            trust_method=trust_method,
             sitting=sitting,
         )
 
@@ -238,6 +246,7 @@ def resume(
     with_baseline: bool = False,
     confirm_seeds: int | None = None,
     address: str | None = None,
+    trust_method: bool = False,
 ) -> Study:
     """Carry on a study that was interrupted; one that is finished is returned as it is.
 
@@ -246,9 +255,11 @@ def resume(
         home, quiet: as of `search`.
         with_baseline, confirm_seeds: as of `run_resume`.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
 
     Raises:
-        ConfigError: no such study, or its data changed since.
+        ConfigError: no such study, its data changed since, or its method file is not trusted.
+        DamagedError: a file of it is damaged: see `repair`.
         ServiceError: another driver has it.
     """
     listener = Listener(progress=lambda: make_progress(quiet=quiet))
@@ -259,6 +270,7 @@ def resume(
         with_baseline=with_baseline,
         confirm_seeds=confirm_seeds,
         address=address,
+        trust_method=trust_method,
     )
     return found.study
 
@@ -303,6 +315,7 @@ def confirm(
     home: Path | str | None = None,
     quiet: bool = False,
     say: Callable[[str], None] = _nothing,
+    trust_method: bool = False,
 ) -> dict[str, Any]:
     """Train a study's best configurations on fresh seeds beside the supervised baseline; read the test set once each.
 
@@ -318,6 +331,7 @@ def confirm(
         home: the home folder.
         quiet: show no progress of the baseline's search.
         say: told as each training ends.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
 
     Returns:
         What ``ssl-tune confirm --json`` prints: a row for each configuration, comparisons, the verdict in words.
@@ -337,4 +351,5 @@ def confirm(
         resample=resample,
         refit=refit,
         say=say,
+        trust_method=trust_method,
     )

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
 from ssl_core.system.errors import ConfigError
+from ssl_core.trusted import load_kept, trust_named
 from tune.definition.inputs import parse_sets, with_overrides
 from tune.findings.exports import differences, read_exported
+from tune.images.held_out import held_out_before, keep_held_out, membership_of_document
 from tune.signals import resumable
 from tune.store.home import Home, check_writable
-from tune.store.images import held_out_before, keep_held_out, membership_of_document
 
 if TYPE_CHECKING:
     from ssl_core.data.splits.holdout import Membership
@@ -58,6 +58,7 @@ def train(
     resume: bool = False,
     data_root: Path | str | None = None,
     home: Path | str | None = None,
+    trust_method: bool = False,
     on_report: Callable[[Report], None] | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Training:
@@ -73,8 +74,8 @@ def train(
         refit: train on the validation images as well, for the same number of steps; needs `final`. There is no
             `val/error` then: the test set alone can measure the model.
         resume: go on in `out` from the last whole checkpoint.
-        data_root: where downloaded data lie.
-        home: the home folder.
+        data_root, home: where downloaded data lie; the home folder.
+        trust_method: a method file that `config` or the run names is run also where this user has not run it before.
         on_report: called with the report of every epoch.
         say: told where the bits may differ from an exported run's.
 
@@ -89,10 +90,11 @@ def train(
     given = {k: v for k, v in common.items() if v is not None}
     folder = _checked(None if out is None else Path(out), resume)
     root, file = (None if path is None else Path(path) for path in (data_root, config))
-    chosen, document = _configuration(method, given, settings or {}, file, folder if resume else None)
+    chosen, document = _configuration(
+        method, given, settings or {}, file, folder if resume else None, trust_method
+    )
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
-    recorded = held_out_before(place, chosen.dataset)
-    membership = membership_of_document(document.get("held_out")) or recorded
+    membership = _membership(chosen, document, place)
     if as_exported:
         _compare_origin(chosen, document, root, place, membership, say)
     chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
@@ -110,11 +112,17 @@ def _checked(folder: Path | None, resume: bool) -> Path | None:
     return folder
 
 
+def _membership(config: RunConfig, document: Mapping[str, Any], home: Home) -> Membership | None:
+    """The record of held-out test images: that of an exported configuration, else the home's."""
+    exported = membership_of_document(document.get("held_out"))
+    return exported or held_out_before(home, config.dataset)
+
+
 def _keep_held_out(folder: Path, dataset: str, home: Home) -> None:
     """Add the test images that a run held out to the home's record, also where the run did not come to its end."""
-    path = folder / "held-out.json"
-    if path.is_file():
-        keep_held_out(home, dataset, membership_of_document(json.loads(path.read_text())))
+    record, config = folder / "held-out.json", folder / "config.json"
+    if record.is_file() and json.loads(config.read_text())["dataset"] == dataset:  # else another run's folder
+        keep_held_out(home, dataset, membership_of_document(json.loads(record.read_text())))
 
 
 def _check_refit(refit: bool, final: bool) -> None:
@@ -131,30 +139,32 @@ def _configuration(
     settings: Mapping[str, Any] | list[str],
     file: Path | None,
     resumed: Path | None,
+    trust_method: bool,
 ) -> tuple[RunConfig, Mapping[str, Any]]:
     """The configuration that is asked for, and the exported document it came from (or {})."""
     if file is not None:
         if method is not None:
             raise ConfigError("--config names the method already: leave --method out.")
-        base, document = read_exported(file)
+        base, document = read_exported(file, trust_method=trust_method)
         start = base.document()
     elif resumed is not None and method is None and not given and not settings:
-        return _kept(resumed), {}
+        return _kept(resumed, trust_method), {}
     else:
         document, start = {}, {"method": method or DEFAULT_METHOD}
+        trust_named(start["method"])
     if isinstance(settings, list):
         settings = parse_sets(settings, start["method"], start.get("method_digest"))
     return from_document(with_overrides(start, given | dict(settings))), document
 
 
-def _kept(folder: Path) -> RunConfig:
+def _kept(folder: Path, trust_method: bool) -> RunConfig:
     """The configuration of the run in a folder."""
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(f"{folder} holds no run ({path.name} is missing): leave --resume out to start one.")
     kept = json.loads(path.read_text())
     if digest := kept.get("method_digest"):
-        method_file.load_kept(folder, kept["method"], digest)
+        load_kept(folder, kept["method"], digest, trust_method=trust_method)
     return from_document(kept, where=str(path))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,25 +31,33 @@ def register(app: typer.Typer) -> None:
 def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the studies of this home."""
     documents = api.studies(home=home)
+    for document in documents:
+        if "problem" in document:
+            print(f"ssl-tune: {document['study']}: {document['problem']}", file=sys.stderr)  # noqa: T201
     if as_json:
         print_json(documents)
         return
     if not documents:
         console().print(f"no study in {home_of(home).shown} yet. Start one with: ssl-tune search")
         return
-    rows = [
-        [
-            d["study"],
-            d["state"],
-            d["method"],
-            d["labels"],
-            f"{d['trials']['completed'] + d['trials']['stopped_early'] + d['trials']['failed']}/{d['trials']['total']}",
-            "" if d["best"] is None else round(d["best"]["val_error"], 2),
-            "" if d["objective"] == DEFAULT else d["objective"],
-        ]
-        for d in documents
-    ]
+    rows = [_row(document) for document in documents]
     print_table(["study", "state", "method", "labels", "trials ended", "best val/error %", "objective"], rows)
+
+
+def _row(status: dict[str, Any]) -> list[object]:
+    """A study's row in the list of studies."""
+    if status["trials"] is None:
+        return [status["study"], status["state"], "", "", "", "", ""]
+    ended = sum(status["trials"][state] for state in ("completed", "stopped_early", "failed"))
+    return [
+        status["study"],
+        status["state"],
+        status["method"],
+        status["labels"],
+        f"{ended}/{status['trials']['total']}",
+        "" if status["best"] is None else round(status["best"]["val_error"], 2),
+        "" if status["objective"] == DEFAULT else status["objective"],
+    ]
 
 
 def cost(document: dict[str, float]) -> str:

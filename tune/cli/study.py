@@ -16,6 +16,7 @@ from tune.cli.options import (
     HomeOption,
     JsonOption,
     NameArgument,
+    TrustOption,
     home_of,
     takes_request,
 )
@@ -107,6 +108,7 @@ def resume_command(
     name: NameArgument,
     with_baseline: BaselineOption = False,
     confirm_seeds: ConfirmOption = None,
+    trust_method: TrustOption = False,
     home: HomeOption = None,
     address: AddressOption = None,
 ) -> None:
@@ -118,6 +120,7 @@ def resume_command(
         with_baseline=with_baseline,
         confirm_seeds=confirm_seeds,
         address=address,
+        trust_method=trust_method,
     )
     _say_end(found, home, with_baseline, confirm_seeds)
     sys.exit(found.code)
@@ -213,6 +216,7 @@ def confirm_command(
             "--refit", help="Then train the winner on the validation images too, once for each seed"
         ),
     ] = False,
+    trust_method: TrustOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -229,6 +233,7 @@ def confirm_command(
         resample=resample,
         refit=refit,
         say=say,
+        trust_method=trust_method,
     )
     if as_json:
         print_json(document)

@@ -19,6 +19,7 @@ from tune.cli.options import (
     MethodOption,
     NetworkOption,
     SetOption,
+    TrustOption,
 )
 from tune.cli.show import console, print_json
 
@@ -52,6 +53,7 @@ def train_command(
         bool, typer.Option("--resume", help="Continue in --out from the last whole checkpoint")
     ] = False,
     data_root: DataRootOption = None,
+    trust_method: TrustOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -71,6 +73,7 @@ def train_command(
         resume=resume,
         data_root=data_root,
         home=home,
+        trust_method=trust_method,
         on_report=_show_report,
         say=_say,
     )

@@ -117,6 +117,7 @@ def _look() -> Any:
     def look(
         token: str, word: str, folders: list[str], tracking_uri: str | None, look_at_gpus: bool
     ) -> dict[str, Any]:
+        """What the machine sees and has: fields of `Probe`."""
         import os
         import socket
         from pathlib import Path

@@ -38,9 +38,9 @@ from tune.errors import Exit, ServiceError
 from tune.findings.confirmation import PLAIN, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
+from tune.images.study import read_images
 from tune.launch.start import tune_baseline
 from tune.store.home import Home
-from tune.store.images import read_images
 from tune.store.layout import CONFIRM_FILE
 from tune.tracking.tracker import Tracker
 from tune.trials.record import TrialRecord
@@ -59,6 +59,7 @@ def confirm(
     home: Home | Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
     progress: Progress | None = None,
+    trust_method: bool = False,
     sitting: Sitting | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations; what is done already is not done again.
@@ -74,6 +75,7 @@ def confirm(
         home: the home folder.
         say: told as each training ends.
         progress: shows the search of the tuned baseline, where one has to be made.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
         sitting: of the search, where that still holds the study: its Ray and its sender are used, and it lets the
             study's event log go at the end. None: a sitting of its own.
 
@@ -88,6 +90,7 @@ def confirm(
     study = Study(place.existing_study_folder(name))
     if baseline not in BASELINES:
         raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
+    study.load_method(trust_method=trust_method)
     redrawn: Redrawn = "everything" if resample else _redrawn(study)
     chosen = _chosen(study, top, seeds, redrawn)
     progress = progress or Progress()

@@ -15,7 +15,7 @@ from tune.definition.objective import FIELDS
 from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
 from tune.findings.confirmation import PLAIN, TUNED
 from tune.findings.study import Study
-from tune.store.images import read_images
+from tune.images.study import read_images
 from tune.store.layout import CONFIRM_FOLDER
 from tune.trials.record import TrialRecord
 

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from ssl_core import method_file
 from ssl_core.config import RunConfig
 from ssl_core.system.errors import NonFiniteError
+from tune.images.held_out import membership_of_document
 from tune.store.events import Report
 from tune.store.home import Home
-from tune.store.images import membership_of_document
 from tune.worker.task import PRELOAD
 
 FIRST_SEED = 1000

@@ -236,7 +236,9 @@ class Deliverer:
         )
 
     def _send_artifact(self, event: Event) -> None:
-        path = self.folder / str(event.payload["path"])
+        path = (self.folder / str(event.payload["path"])).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise RejectedError(f"{event.payload['path']} is no file of the study")
         self._client.log_artifact(self.place.run_id(event.run), str(path), event.payload["artifact_path"])
 
     def _send_status(self, event: Event) -> None:

@@ -65,6 +65,7 @@ def _shower(panel: Panel) -> tuple[str, Any]:
         beneath = panel.beneath
 
         def attention(axes: Axes, column: int) -> None:
+            """Draw the map of an image over the image in grey."""
             height, width = beneath.shape[1:3]
             grey = beneath[column].mean(axis=2)
             axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -26,10 +26,12 @@ class Spread:
 
     @property
     def mean(self) -> float:
+        """The mean of the values."""
         return statistics.fmean(self.values)
 
     @property
     def std(self) -> float | None:
+        """The sample standard deviation; None for a single value."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property

@@ -11,13 +11,16 @@ from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document, options_of
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.files import write_atomically
+from ssl_core.trusted import load_named
 from tune.definition.inputs import read_text
+from tune.errors import ServiceError
 from tune.findings.confirmation import confirmed
 from tune.findings.ranking import best_record
 from tune.findings.study import Study, load_study
+from tune.images.study import read_images
 from tune.revision import git_revision
 from tune.store.home import Home
-from tune.store.images import read_images
 from tune.trials.record import TrialRecord
 
 if TYPE_CHECKING:
@@ -65,8 +68,10 @@ def _write(path: Path, document: dict[str, Any], study: Study) -> None:
     digest = config.get("method_digest")
     try:
         if digest is not None:
-            beside = path.with_name(f"{path.stem}.{study.spec.config['method']}.py")
-            method_file.write(beside, digest)
+            name = study.spec.config["method"]
+            beside = path.with_name(f"{path.stem}.{name}.py")
+            text = method_file.kept_text(study.folder.path, name, digest)
+            write_atomically(beside, text.encode("utf-8"))
             config = {**config, "method": f"{method_file.PREFIX}{beside.name}"}
         path.write_text(HEADER.format(name=study.name) + dump_yaml({**document, "config": config}))
     except OSError as error:
@@ -97,11 +102,15 @@ def export_all(folder: Path | str, *, home: Path | str | None = None) -> dict[st
     found: dict[str, Path | str] = {}
     for name in names:
         path = folder / f"{name}.yaml"
-        study = Study(place.study_folder(name))
-        if not any(r.val_error is not None for r in study.records()):
-            found[name] = "it has no trial with a result yet"
+        try:
+            study = Study(place.study_folder(name))
+            if not any(r.val_error is not None for r in study.records()):
+                found[name] = "it has no trial with a result yet"
+                continue
+            _write(path, exported(study, None), study)
+        except ServiceError as error:  # damaged: the others are whole
+            found[name] = str(error)
             continue
-        export(name, path, home=home)
         found[name] = path
     return found
 
@@ -259,15 +268,20 @@ def _chosen(
     )
 
 
-def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
+def read_exported(path: Path, *, trust_method: bool = False) -> tuple[RunConfig, Mapping[str, Any]]:
     """Read a configuration file: one that `export` wrote, or a plain configuration.
+
+    Args:
+        path: the file.
+        trust_method: a method file that it names is run also where this user has not run it before
+            (`ssl_core.trusted`).
 
     Returns:
         The configuration, and the whole document, which has `expect` and `origin`; empty for a plain configuration.
 
     Raises:
-        ConfigError: there is no such file, it does not parse (the message names the line), or the configuration
-            is invalid.
+        ConfigError: there is no such file, it does not parse (the message names the line), the configuration is
+            invalid, or it names a method file that this user has not run before.
     """
     if not path.is_file():
         raise ConfigError(f"--config {path}: there is no such file.")
@@ -275,7 +289,7 @@ def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of `name: value`; this file is not.")
     if "format" not in document:
-        return from_document(_placed(document, path), where=str(path)), {}
+        return from_document(_placed(document, path, trust_method), where=str(path)), {}
     if document["format"] != FORMAT:
         raise ConfigError(
             f"{path}: it has format {document['format']!r}; this version reads {FORMAT}. Export it again with "
@@ -285,15 +299,19 @@ def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
         raise ConfigError(
             f"{path}: `config` is missing. Write a mapping of `name: value` there, or export the study again."
         )
-    return from_document(_placed(document["config"], path), where=str(path)), document
+    return from_document(_placed(document["config"], path, trust_method), where=str(path)), document
 
 
-def _placed(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """The configuration, with the path of a method's file read relative to the configuration's folder."""
+def _placed(config: Mapping[str, Any], path: Path, trust_method: bool) -> Mapping[str, Any]:
+    """The configuration, with the path of a method's file read relative to the configuration's folder; the file is
+    loaded, where this user trusts it.
+    """
     method = config.get("method")
     if not isinstance(method, str) or not method.startswith(method_file.PREFIX):
         return config
-    return {**config, "method": f"{method_file.PREFIX}{path.parent / method_file.path_of(method)}"}
+    file = path.parent / method_file.path_of(method)
+    load_named(file, str(path), trust_method=trust_method)
+    return {**config, "method": f"{method_file.PREFIX}{file}"}
 
 
 def differences(document: Mapping[str, Any], fingerprint: Mapping[str, str]) -> list[str]:

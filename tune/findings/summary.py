@@ -17,8 +17,9 @@ from tune.definition.objective import DEFAULT
 from tune.definition.spec import StudySpec
 from tune.findings.ranking import best_record, deviation_of, near_ties
 from tune.findings.words import PROTOCOLS, certainty, parameters_in_words, result
-from tune.store.study_folder import StudyFolder, read_spec
-from tune.trials.optuna_storage import open_storage
+from tune.store.specification import read_spec
+from tune.store.study_folder import StudyFolder
+from tune.trials.optuna_storage import open_to_read
 from tune.trials.record import TrialRecord
 
 TABLE_FILES = ("trials.csv", "trials.json")
@@ -61,7 +62,9 @@ def importances(folder: StudyFolder, name: str) -> dict[str, float]:
             "ignore"
         )  # experimental; and where trials do not differ enough, all shares are equal
         try:
-            storage = open_storage(folder, read_spec(folder.path).storage)
+            storage = open_to_read(folder, read_spec(folder.path).storage)
+            if storage is None:
+                return {}
             study = optuna.load_study(study_name=name, storage=storage)
             found = optuna.importance.get_param_importances(study)
         except (ValueError, RuntimeError, KeyError):

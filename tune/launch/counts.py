@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tune.store.images import StudyImages
+from tune.images.study import StudyImages
 
 CLASSES_SHOWN = 20
 _LETTERS = 40

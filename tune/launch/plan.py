@@ -21,10 +21,11 @@ from tune.definition.request import SearchRequest
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
 from tune.definition.spec import REDUCTION_FACTOR, StudySpec, generator_seed
 from tune.findings.ranking import resolution
+from tune.images.held_out import held_out_before
+from tune.images.study import StudyImages, images_of
 from tune.launch.counts import unequal
 from tune.launch.request import resolve_request
 from tune.store.home import Home
-from tune.store.images import StudyImages, held_out_before, images_of
 from tune.store.layout import PLAN_FILE
 from tune.store.study_folder import StudyFolder
 

@@ -21,10 +21,11 @@ from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
 from tune.errors import ServiceError
 from tune.findings.study import Study
+from tune.images.held_out import keep_held_out
+from tune.images.study import read_images, write_images
 from tune.launch.counts import lines_of
 from tune.launch.plan import keep_expectation, looked_at, warnings_of
 from tune.store.home import Home
-from tune.store.images import keep_held_out, read_images, write_images
 from tune.store.layout import MLFLOW_DB
 from tune.store.study_folder import StudyFolder
 

@@ -19,13 +19,15 @@ from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document, options_of, resolve
 from ssl_core.data.datasets import DatasetInfo, describe
 from ssl_core.system.errors import ConfigError
+from ssl_core.trusted import trust_named
 from tune.cluster.capacity import Machine, share
 from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
 from tune.definition.inputs import with_absolute_place, with_overrides
 from tune.definition.request import KeptOptions, SearchRequest
 from tune.definition.spec import SpaceSource, StudySpec, dataset_label, dataset_tag, without
-from tune.store.home import Home, check_name
+from tune.store.home import Home
+from tune.store.layout import check_name
 from tune.tracking.uri import check_tracking_uri
 
 
@@ -51,6 +53,7 @@ def check_request(request: SearchRequest) -> None:
         ConfigError: anything wrong.
     """
     config = from_document(_document(request))
+    trust_named(request.method)
     space = load_space(request.method, request.space)
     fixed = _fixed_by_set(space, request.settings)
     check_sense(without(space, fixed) if fixed else space, config)
@@ -78,6 +81,7 @@ def resolve_request(
         ConfigError: anything wrong that can be known without decoding images.
     """
     asked = from_document(_document(request))
+    trust_named(request.method)
     if places is None:
         places = _places(request, asked, machines)
     config, info, data_root = _resolved(request, asked, places.threads)
@@ -188,7 +192,7 @@ def _points(
 
 
 def _check_warm_start(spec: StudySpec, home: Home) -> None:
-    from tune.store.study_folder import read_spec
+    from tune.store.specification import read_spec
     from tune.trials.handover import check_warm_start
 
     assert spec.warm_start is not None

@@ -15,7 +15,7 @@ from tune.delivery.check import require_tracking
 from tune.engine.outcome import Outcome
 from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
-from tune.errors import Exit
+from tune.errors import Exit, ServiceError
 from tune.findings.study import Study
 from tune.launch.afterwards import check_afterwards
 from tune.launch.baseline import baseline_request, find_baseline, refuse_supervised, wanted_baseline
@@ -56,7 +56,12 @@ def new_sitting(request: SearchRequest, home: Home, progress: Progress) -> Itera
 
 @contextmanager
 def resumed_sitting(
-    study: Study, home: Home, progress: Progress, address: str | None = None
+    study: Study,
+    home: Home,
+    progress: Progress,
+    address: str | None = None,
+    *,
+    trust_method: bool = False,
 ) -> Iterator[Sitting]:
     """Prepare another sitting of a study that is not finished.
 
@@ -65,16 +70,24 @@ def resumed_sitting(
         home: the home folder.
         progress: shows how it goes.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
 
     Raises:
-        ConfigError: its data changed, or machines do not fit.
+        ConfigError: its data changed, machines do not fit, or its method file is not trusted.
+        DamagedError: its event log or its trials are damaged.
         ServiceError: another driver has it; MLflow or a cluster does not answer; Ctrl-C.
     """
     folder, spec = study.folder, _moved(study.spec, address)
+    study.load_method(trust_method=trust_method)
     if spec.require_tracking:
         require_tracking(spec.tracking_uri)
     with joined(spec.address):
         folder.lock()
+        try:
+            study.check_whole()
+        except ServiceError:
+            folder.unlock()
+            raise
         say_if_method_changed(study, progress)
         with prepared(Sitting(spec, folder, home, progress), folder.unlock) as sitting:
             if sitting.spec != study.spec:

@@ -90,6 +90,7 @@ class Entry:
 
     @property
     def column(self) -> str:
+        """The column of the published table: `DATASET@LABELS`."""
         return f"{self.dataset}@{self.labels}"
 
     def folder(self, root: Path) -> Path:

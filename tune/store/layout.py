@@ -21,6 +21,10 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
 
 from __future__ import annotations
 
+import re
+
+from ssl_core.system.errors import ConfigError
+
 # A home
 
 STUDIES, CACHE, ARTIFACTS = "studies", "cache", "mlartifacts"
@@ -62,3 +66,26 @@ FETCH_LOCK = "fetch.lock"
 def prefix_of(study: str) -> str:
     """Where a study lies in its store."""
     return f"{STUDIES}/{study}"
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a study may have this name: it is that of a folder, and part of others."""
+    return _PLAIN_NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError unless a study's name is a plain one."""
+    if not is_plain_name(name):
+        raise ConfigError(
+            f"{name!r} cannot be a study's name: take letters, digits and . _ @ + - (at most 100, the first a "
+            "letter or digit; no folders)."
+        )
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name from a store or an archive, parts joined by "/", lies below the folder that it is joined to."""
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts)

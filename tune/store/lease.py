@@ -14,7 +14,7 @@ from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
 from tune.store.layout import COPY_FILE, DRIVER, STOP, prefix_of
 from tune.store.object_store import StoreError
-from tune.store.remote_study import LEASE, RemoteStudy
+from tune.store.remote_study import LEASE, RemoteStudy, mapping_of
 
 BEAT, LOOK = 15.0, 2.0
 """Seconds between two writings of the driver's name, and between two looks whether the study is still its own."""
@@ -49,11 +49,12 @@ class Lease:
         other = self._remote.driver()
         mine = copy_name(self._folder)
         if (
-            other is not None and other["copy"] != mine
+            other is not None and other.get("copy") != mine
         ):  # a driver of this copy has ended: its lock is ours now
             silent = time.time() - other["beat"]
             raise ServiceError(
-                f"the study {self._folder.name!r} is in use by a driver on {other['host']} (process {other['pid']}), "
+                f"the study {self._folder.name!r} is in use by a driver on {other.get('host')} (process "
+                f"{other.get('pid')}), "
                 f"last heard of {silent:.0f} s ago. Wait for it, or end its sitting with `ssl-tune stop "
                 f"{self._folder.name}`; if that machine is gone, the study is free in {LEASE - silent:.0f} s.",
                 Exit.IN_USE,
@@ -107,7 +108,7 @@ class Lease:
 
     def _holder(self) -> dict[str, Any]:
         text = self._store.get(f"{self._prefix}/{DRIVER}")
-        return {} if text is None else dict(json.loads(text))
+        return {} if text is None else mapping_of(text)
 
 
 def copy_name(folder: Path) -> str:

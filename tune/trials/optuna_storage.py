@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -18,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.faults import fault
 from tune.errors import Exit, ServiceError
+from tune.store.integrity import connect_to_read, damaged, is_damage
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
@@ -75,11 +79,66 @@ def open_storage(folder: StudyFolder, url: str | None = None, *, shared: bool | 
             the memory that SQLite's write-ahead log takes), False where none does; None: as it is.
 
     Raises:
-        ServiceError: a database that does not answer, or a file that is damaged.
+        DamagedError: the study's own file is damaged.
+        ServiceError: a database that does not answer.
     """
     where = url or f"sqlite:///{folder.optuna_db}"
-    with answering(where):
+    with answering(folder, url):
         return RDBStorage(where, engine_kwargs=_engine_options(where, shared if url is None else None))
+
+
+def open_to_read(folder: StudyFolder, url: str | None = None) -> RDBStorage | None:
+    """Optuna's storage of a study for reading alone: nothing is written, and nothing has to be writable.
+
+    Args:
+        folder: the study's folder.
+        url: the database of ``--storage``; None: the study's own file.
+
+    Returns:
+        None where there is no storage yet, or its driver has not made its tables yet.
+
+    Raises:
+        DamagedError: the study's own file is damaged.
+        ServiceError: a database that does not answer.
+    """
+    where = url or f"sqlite:///{folder.optuna_db}"
+    options = _engine_options(where, None)
+    path = folder.optuna_db if url is None else _sqlite_file(where)
+    if path is not None:
+        if not path.exists():
+            if url is None:
+                return None
+            raise ServiceError(f"storage: {shown(where)} cannot be used: there is no {path}.", Exit.STORAGE)
+        if not _has_tables(folder, url, path):
+            return None
+        options = {"creator": functools.partial(connect_to_read, path)}
+    with answering(folder, url):
+        return RDBStorage(
+            where, engine_kwargs=options, skip_table_creation=True, skip_compatibility_check=path is None
+        )
+
+
+def _sqlite_file(where: str) -> Path | None:
+    """The file of an SQLite URL; None of another database, or one in memory."""
+    url = _parsed(where)
+    name = url.database if url.get_backend_name() == "sqlite" else None
+    return Path(name) if name and name != ":memory:" and not name.startswith("file:") else None
+
+
+def _has_tables(folder: StudyFolder, url: str | None, path: Path) -> bool:
+    """Whether Optuna has made all of its tables: the version is what it writes last."""
+    try:
+        with contextlib.closing(connect_to_read(path)) as database:
+            (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if not tables:
+                return False
+            return bool(database.execute("SELECT count(*) FROM alembic_version").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        if str(error) == "no such table: alembic_version":
+            return False
+        if url is None and is_damage(error):
+            raise damaged(path, str(error)) from None
+        raise ServiceError(f"storage: {path} cannot be used: {error}.", Exit.STORAGE) from None
 
 
 def _engine_options(text: str, shared: bool | None) -> dict[str, Any]:
@@ -114,20 +173,29 @@ class _SharedConnection(_Connection):
 
 
 @contextmanager
-def answering(url: str) -> Iterator[None]:
-    """Turn what a database raises that does not answer into a message.
+def answering(folder: StudyFolder, url: str | None) -> Iterator[None]:
+    """Turn what a database raises that does not answer, or is damaged, into a message.
+
+    Args:
+        folder: the study's folder.
+        url: the database of ``--storage``; None: the study's own file.
 
     Raises:
+        DamagedError: the study's own file is damaged.
         ServiceError: with the exit code for storage.
     """
     try:
         yield
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+        origin = getattr(cause, "orig", None) or cause
+        if url is None and is_damage(origin):
+            raise damaged(folder.optuna_db, str(origin)) from None
+        reason = str(origin).strip().splitlines()
+        where = str(folder.optuna_db) if url is None else shown(url)
         raise ServiceError(
-            f"storage: {shown(url)} cannot be used: {reason[0] if reason else type(cause).__name__}. Check that "
-            "it is there, whole and lets this user in; nothing of the study is lost.",
+            f"storage: {where} cannot be used: {reason[0] if reason else type(cause).__name__}. Check that "
+            "it is there, whole and lets this user in. The study's reports and checkpoints are in its folder.",
             Exit.STORAGE,
         ) from error
 
@@ -184,7 +252,7 @@ def check_name_is_free(spec: StudySpec, folder: StudyFolder) -> None:
     if spec.storage is None:
         return
     storage = open_storage(folder, spec.storage)
-    with answering(spec.storage):
+    with answering(folder, spec.storage):
         taken = spec.name in studies_in(storage)
     storage.engine.dispose()
     if taken:

@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune.definition.spec import StudySpec, generator_seed
 from tune.trials.grid import grid_points
+from tune.trials.record import is_own, is_taken_over
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -102,7 +103,9 @@ class Sampling:
 
     def add(self, trial: FrozenTrial) -> None:
         """Take in a trial from the storage, running or ended; in order of numbers."""
-        seen = _running(trial) if not trial.state.is_finished() else self.as_seen(trial)
+        seen = None
+        if is_own(trial, self._distributions) or is_taken_over(trial):
+            seen = _running(trial) if not trial.state.is_finished() else self.as_seen(trial)
         self._view.add_trial(seen or _silent(trial))
 
     def end(self, trial: FrozenTrial) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core import method_file
 from tune.definition.spec import StudySpec
+from tune.images.study import read_images
 from tune.store.home import Home
-from tune.store.images import read_images
 from tune.store.study_folder import StudyFolder
 
 if TYPE_CHECKING:

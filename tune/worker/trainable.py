@@ -36,7 +36,7 @@ from ssl_core.training.result import prepare
 from ssl_core.training.run import Report, Run
 from tune.cluster.identity import identity
 from tune.errors import FULL
-from tune.store.images import membership_of_document
+from tune.images.held_out import membership_of_document
 from tune.store.layout import STUDY_FILE
 from tune.worker.report_keys import (
     BALANCED,

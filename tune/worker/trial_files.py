@@ -49,11 +49,14 @@ class SharedFolder:
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder, self.cache = folder, cache
 
-    def fetch(self) -> None: ...
+    def fetch(self) -> None:
+        """Nothing: other machines see the same folder."""
 
-    def keep(self, name: str) -> None: ...
+    def keep(self, name: str) -> None:
+        """Nothing: other machines see the same file."""
 
-    def keep_checkpoint(self, epoch: int) -> None: ...
+    def keep_checkpoint(self, epoch: int) -> None:
+        """Nothing: other machines see the same checkpoint."""
 
 
 class RemoteTrial:

@@ -141,6 +141,7 @@ def _in_blocks(root: Path, files: Sequence[str], starts: Sequence[int], each: Ea
     """Call `each(index, path)` for the files of the blocks that begin at `starts`, on several threads."""
 
     def work(start: int) -> Block:
+        """Read the files of one block; those that cannot be read are kept with their reasons."""
         damaged = {}
         for index in range(start, min(start + _FILES_PER_TASK, len(files))):
             name = files[index]

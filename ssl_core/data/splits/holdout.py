@@ -19,7 +19,8 @@ from ssl_core.data.part import UNLABELLED, Hashes, Indices, Labels
 from ssl_core.data.splits.units import units_of
 from ssl_core.system.errors import ConfigError
 
-_FORMAT = 1
+_FORMAT = 2
+"""Of the record. Format 1 had other hashes of the pixels."""
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def test_the_record_is_plain_data() -> None:
     )
     other = held(list(range(61)), [k % 2 for k in range(60)] + [0], recorded=None, share=0.5).membership
     assert found.digest != other.digest
-    for wrong in ({}, [], {**found.document(), "format": 2}, {**found.document(), "test": {"a": ["xyz"]}}):
+    for wrong in ({}, [], {**found.document(), "format": 1}, {**found.document(), "test": {"a": ["xyz"]}}):
         assert "home/test.json: the record of test images cannot be read" in message(
             Membership.of, wrong, where="home/test.json"
         )
