@@ -20,6 +20,7 @@ from tests.tune.helpers import SMALL, SPACE, Done, make_home, make_pictures, mlf
 from tune.confirmation.confirm import confirm
 from tune.definition.request import SearchRequest
 from tune.engine.progress import Progress
+from tune.findings.exports import export_table
 from tune.findings.study import load_study
 from tune.images.held_out import held_out_before
 from tune.images.study import StudyImages, read_images
@@ -144,7 +145,7 @@ def test_every_output_names_the_protocol(found: Found, ssl_tune: Command, tmp_pa
         assert run.data.tags["ssl.dataset"].startswith("pets-")
     assert "real protocol" in mlflow_runs(found.home)["pets"].data.tags["mlflow.note.content"]
     table = tmp_path / "trials.csv"
-    tune.export_table("pets", table, home=found.home.path)
+    export_table("pets", table, home=found.home.path)
     assert "real" in table.read_text().splitlines()[1].split(",")
 
 
