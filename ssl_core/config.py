@@ -21,7 +21,14 @@ from pydantic import BaseModel, ValidationError
 
 from ssl_core.methods.base import AnyMethod
 from ssl_core.registry import get_method, method_names, method_of
-from ssl_core.schema import DataConfig, MethodConfig, RunConfig, Section
+from ssl_core.schema import (
+    ADAMW_WEIGHT_DECAY,
+    BackboneConfig,
+    DataConfig,
+    MethodConfig,
+    RunConfig,
+    Section,
+)
 from ssl_core.system.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
     from ssl_core.data.options import Options
 
 __all__ = [
+    "BackboneConfig",
     "DataConfig",
     "MethodConfig",
     "RunConfig",
@@ -52,10 +60,12 @@ _LARGE_DATA = {"batch_size": 64, "mu": 7, "epochs": 300}
 def common_fields() -> frozenset[str]:
     """Names of the fields that every method has and that may be set or searched, nested ones dotted.
 
-    `refit` is none of them: a search needs its validation images.
+    `refit` is none of them: a search needs its validation images. Nor are digests of files, which are filled in.
     """
-    nested = {f"data.{name}" for name in DataConfig.model_fields}
-    return frozenset(RunConfig.model_fields) - {"parameters", "data", "method_digest", "refit"} | nested
+    sections: dict[str, type[BaseModel]] = {"data": DataConfig, "backbone": BackboneConfig}
+    nested = {f"{section}.{name}" for section, model in sections.items() for name in model.model_fields}
+    none_of_them = {"parameters", *sections, "method_digest", "backbone.weights_digest", "refit"}
+    return (frozenset(RunConfig.model_fields) | nested) - none_of_them
 
 
 def parameter_names(method: AnyMethod) -> frozenset[str]:
@@ -128,7 +138,7 @@ def _explain(error: ValidationError, model: type[BaseModel], path: str) -> str:
     place = [str(part) for part in problem["loc"]]
     name = path + ".".join(place)
     if problem["type"] == "extra_forbidden":
-        owner: Any = DataConfig if place[:-1] == ["data"] else model
+        owner: Any = {"data": DataConfig, "backbone": BackboneConfig}.get(".".join(place[:-1]), model)
         parent = ".".join([path.rstrip("."), *place[:-1]]).strip(".")
         return str(unknown("key", name, [f"{parent}.{f}" if parent else f for f in owner.model_fields]))
     if problem["type"] == "missing":
@@ -166,18 +176,19 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     steps = config.steps_per_epoch or max(MIN_STEPS_PER_EPOCH, -(-unlabelled // (mu * batch_size)))
     if config.stop_after_epoch is not None and config.stop_after_epoch > epochs:
         raise ConfigError(f"stop_after_epoch = {config.stop_after_epoch}: the run has only {epochs} epochs.")
+    if config.head_epochs > epochs:
+        raise ConfigError(f"head_epochs = {config.head_epochs}: the run has only {epochs} epochs.")
+    config = config.model_copy(update={"network": config.network or info.default_network})
+    config = with_backbone(config, info.image_size, info.num_classes)
     return config.model_copy(
         update={
             "labels": labels,
-            "network": config.network or info.default_network,
             "epochs": epochs,
             "steps_per_epoch": steps,
             "warmup_epochs": _warmup(config, method, epochs),
             "batch_size": batch_size,
             "mu": mu,
-            "weight_decay": config.weight_decay
-            if config.weight_decay is not None
-            else (1e-3 if info.name == "cifar100" else 5e-4),
+            "weight_decay": _weight_decay(config, info),
             "bn_momentum": config.bn_momentum or bn_momentum_of(epochs * steps),
             "threads": config.threads or cores or len(os.sched_getaffinity(0)),
             "data": config.data.model_copy(update={"valid": valid}),
@@ -200,6 +211,34 @@ def options_of(config: RunConfig) -> Options:
         group_by=data.group_by,
         test_share=data.test_share,
     )
+
+
+def with_backbone(config: RunConfig, image_size: int | None, num_classes: int) -> RunConfig:
+    """The configuration with its `backbone` filled in: the stem, and the digest of a file of weights.
+
+    Args:
+        config: with its network.
+        image_size: side of the images in pixels; None: it is not known yet, and what depends on it stays as it is.
+        num_classes: of the data.
+
+    Raises:
+        ConfigError: an unknown network, one that cannot take such images or lacks what the method needs, or weights
+            that are not its own.
+    """
+    # Delayed: it loads torch, where there is anything to check.
+    from ssl_core.networks.settling import settle
+
+    needs = method_of(config).needs(config.parameters)
+    backbone = settle(config.network or "", config.backbone, needs, image_size, num_classes)
+    return config.model_copy(update={"backbone": backbone})
+
+
+def _weight_decay(config: RunConfig, info: DatasetInfo) -> float:
+    if config.weight_decay is not None:
+        return config.weight_decay
+    if config.optimizer == "adamw":
+        return ADAMW_WEIGHT_DECAY
+    return 1e-3 if info.name == "cifar100" else 5e-4
 
 
 def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssl_core.config import from_document, options_of, resolve
+from ssl_core.config import from_document, options_of, resolve, with_backbone
 from ssl_core.data.datasets import Dataset, Split, describe, load_train
 from ssl_core.data.splits.drawing import Wanted, split_for
 from ssl_core.data.splits.holdout import Membership
@@ -39,6 +39,7 @@ def prepare(
     config = _resolved(config, data_root, cores)
     options = options_of(config)
     data = load_train(config.dataset, root=data_root, cache=cache, options=options, membership=membership)
+    config = with_backbone(config, data.image_size, data.num_classes)
     for note in data.facts.notes:
         warnings.warn(note, stacklevel=2)
     split = split_of(config, data)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from ssl_core.methods.base import Forward, Scene
-from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.networks.base import NetworkOutput
 from ssl_core.pictures.file import FILE_NAME, Picture, save
 from ssl_core.training.rng import generator
 from ssl_core.training.run import Run

@@ -47,7 +47,7 @@ def _epoch(run: Run, epoch: int) -> Report:
     validation, counts = _validate(run)
     metrics = monitor.metrics() | validation
     seconds = time.perf_counter() - started
-    metrics["lr"] = learning_rate(config.lr, epoch * steps - 1, config.total_steps)
+    metrics["lr"] = learning_rate(config.lr, epoch * steps - 1, config.total_steps, config.schedule)
     metrics["time/epoch_seconds"] = seconds
     metrics["images_per_second"] = images_seen / seconds
     return Report(
@@ -82,7 +82,7 @@ def take_steps(run: Run, epoch: int) -> tuple[EpochMonitor, int]:
     steps = config.steps_per_epoch or 1
     monitor = EpochMonitor(run.labels, run.labelled, run.setup.num_classes)
     guard = finite_guard(run, epoch)
-    run.network.train()
+    run.begin_epoch(epoch)
     images_seen = 0
     for step_in_epoch in range(steps):
         progress = Progress(

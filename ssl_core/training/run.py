@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -14,18 +14,20 @@ from ssl_core.augment import weak as augment
 from ssl_core.config import from_document
 from ssl_core.data.datasets import Dataset, Split
 from ssl_core.methods.base import Setup
-from ssl_core.networks.registry import build_network
-from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.networks.base import NetworkOutput
+from ssl_core.networks.registry import network_of, normalisation_of
 from ssl_core.registry import method_of
 from ssl_core.schema import RunConfig
 from ssl_core.system import memory
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
 from ssl_core.training.ema import AveragedModel
-from ssl_core.training.optim import build_optimizer, restore
+from ssl_core.training.optim import build_optimizer, restore, start_momenta
 from ssl_core.training.rng import Balanced, Shuffled
+from ssl_core.training.scaling import LossScale
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precisions of the forward pass alone: the weights are float32."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,18 @@ class Run:
         torch.set_num_threads(config.threads or 1)
         # cuDNN's deterministic kernels give the same run the same bits on a GPU, too, at no measurable cost.
         torch.backends.cudnn.deterministic = True
+        statistics = normalisation_of(config)
+        if statistics is not None:
+            data = replace(data, mean=statistics[0], std=statistics[1])
         self.config, self.data, self.split = config, data, split
         self.method = method_of(config)
         self.device = torch.device(config.device)
-        self.dtype = _DTYPES[config.precision]
-        network = build_network(
-            config.network,
-            data.num_classes,
-            bn_momentum=config.bn_momentum or 0.1,
-            seed=config.seed,
-            attention_maps=self.method.attention_maps(config.parameters),
-        )
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        network = network_of(config, data.num_classes, data.image_size)
         self.network = network.to(device=self.device, dtype=self.dtype)
+        self.heads = self.network.heads
+        self.draws_noise = self.network.draws_noise
+        self.loss_scale = LossScale(self.device) if config.precision == "float16" else None
         compiles = config.compile is True
         self._called = compiled.network(self.network) if compiles else self.network
         self.apply_strong = compiled.strong_views() if compiles else randaugment.apply
@@ -82,8 +84,17 @@ class Run:
         self._batchnorms = [m for m in self.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         self.ema = AveragedModel(self.network, config.ema_decay)
         self.optimizer = build_optimizer(
-            self.network, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay or 0.0
+            self.network,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay or 0.0,
+            name=config.optimizer,
+            # Apart only where they have to be: the fused update takes all momenta of a group, or none.
+            heads=self.heads if config.head_epochs or config.backbone.lr_scale != 1 else (),
+            lr_scale=config.backbone.lr_scale,
         )
+        if self.loss_scale is not None:
+            start_momenta(self.optimizer)
         self.setup = Setup(
             num_classes=data.num_classes,
             num_images=len(data.labels),
@@ -115,6 +126,22 @@ class Run:
         """Finished epochs."""
         return self.history[-1].epoch if self.history else 0
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Switch the network to training, in the first `head_epochs` epochs of its heads alone.
+
+        The backbone then keeps its weights and BatchNorm's statistics, and has no dropout.
+        """
+        head_epochs = self.config.head_epochs
+        self.network.train()
+        if not head_epochs:
+            return
+        alone = epoch <= head_epochs
+        if alone:
+            self.network.eval()
+        self.network.requires_grad_(not alone)
+        for head in self.heads:
+            head.train().requires_grad_(True)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers, text, and lists and dicts of them."""
         return {
@@ -125,7 +152,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "method": {} if self.method_state is None else _fields(self.method_state),
             "history": [asdict(report) for report in self.history],
-        }
+        } | ({} if self.loss_scale is None else {"loss_scale": self.loss_scale.state()})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint.
@@ -145,6 +172,8 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
         restore(self.optimizer, state["optimizer"])
+        if self.loss_scale is not None:
+            self.loss_scale.load_state(state["loss_scale"])
         if self.method_state is not None:
             self.method_state = type(self.method_state)(**state["method"])
         self.history = [Report(**report) for report in state["history"]]
@@ -184,9 +213,8 @@ class Run:
         return values.to(self.device, non_blocking=True)
 
     def _autocast(self, wanted: bool) -> AbstractContextManager[Any]:
-        if self.config.precision != "bfloat16":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+        dtype = _AUTOCAST.get(self.config.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype, enabled=wanted)
 
     def _float32(self) -> AbstractContextManager[Any]:
         """True float32: no autocast, and on a GPU no TF32, which cuDNN uses for float32 by default."""

@@ -16,8 +16,8 @@ from ssl_core.methods.supervised import METHOD as SUPERVISED
 from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.training.finite import FiniteGuard
-from ssl_core.training.optim import learning_rate
-from ssl_core.training.rng import generator
+from ssl_core.training.optim import clip_gradient, learning_rate, set_learning_rate
+from ssl_core.training.rng import generator, stream_seed
 from ssl_core.training.run import Run
 
 _NO_PARAMETERS = MethodConfig()  # the supervised step has no parameters
@@ -79,9 +79,10 @@ def _weak_pixels(run: Run, indices: torch.Tensor, step: int, place: int) -> torc
 def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> LossOutput[Any]:
     """One update, unless the loss or a gradient is not finite."""
     config = run.config
-    lr = learning_rate(config.lr, progress.step, config.total_steps)
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
+    if run.draws_noise:
+        torch.manual_seed(stream_seed(config.seed, "dropout", progress.step))
+    lr = learning_rate(config.lr, progress.step, config.total_steps, config.schedule)
+    set_learning_rate(run.optimizer, lr)
     run.optimizer.zero_grad(set_to_none=True)
     noise = generator(config.seed, "noise", progress.step, device=run.device)
     output: LossOutput[Any]
@@ -92,13 +93,24 @@ def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> Los
         state = checked_state(run.method, state, output.state, "compute_loss")
     else:
         output = SUPERVISED.compute_loss(_NO_PARAMETERS, Step(run.forward, batch, None, progress, noise))
-    output.total.backward()  # type: ignore[no-untyped-call]
-    guard.watch(output, progress.step)
-    run.optimizer.found_inf = guard.found_inf  # type: ignore[attr-defined]
-    run.optimizer.step()
-    run.ema.update(progress.step, guard.found_inf)
+    _update(run, output, progress.step, guard)
     run.method_state = state
     return output
+
+
+def _update(run: Run, output: LossOutput[Any], step: int, guard: FiniteGuard) -> None:
+    """Differentiate the loss, and update the weights and their average."""
+    scale, skipped = run.loss_scale, None
+    loss = output.total if scale is None else scale.scaled(output.total)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if scale is not None:
+        skipped = scale.unscale(run.network.parameters())
+    found_inf = guard.watch(output, step, skipped)
+    if run.config.clip_norm is not None:
+        clip_gradient(run.network.parameters(), run.config.clip_norm)
+    run.optimizer.found_inf = found_inf  # type: ignore[union-attr]
+    run.optimizer.step()
+    run.ema.update(step, found_inf)
 
 
 def checked_state(method: AnyMethod, before: Any, after: Any, function: str) -> Any:

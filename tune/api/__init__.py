@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.api.confirming import confirm as confirm
+    from tune.api.confirming import run_confirm as run_confirm
     from tune.api.driving import job_state as job_state
     from tune.api.driving import logs as logs
     from tune.api.driving import stop as stop
@@ -32,11 +34,9 @@ if TYPE_CHECKING:
     from tune.api.reading import trial_records as trial_records
     from tune.api.searching import Listener as Listener
     from tune.api.searching import Searched as Searched
-    from tune.api.searching import confirm as confirm
     from tune.api.searching import plan as plan
     from tune.api.searching import plan_request as plan_request
     from tune.api.searching import resume as resume
-    from tune.api.searching import run_confirm as run_confirm
     from tune.api.searching import run_resume as run_resume
     from tune.api.searching import run_search as run_search
     from tune.api.searching import search as search
@@ -56,7 +56,7 @@ _PLACES = {
     "Searched": "tune.api.searching",
     "Study": "tune.findings.study",
     "Training": "tune.api.single",
-    "confirm": "tune.api.searching",
+    "confirm": "tune.api.confirming",
     "data_summary": "tune.api.looking",
     "describe_space": "tune.api.explaining",
     "doctor": "tune.api.explaining",
@@ -74,7 +74,7 @@ _PLACES = {
     "report": "tune.api.reading",
     "reproduce": "tune.api.tables",
     "resume": "tune.api.searching",
-    "run_confirm": "tune.api.searching",
+    "run_confirm": "tune.api.confirming",
     "run_resume": "tune.api.searching",
     "run_search": "tune.api.searching",
     "search": "tune.api.searching",

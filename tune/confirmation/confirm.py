@@ -75,9 +75,8 @@ def confirm(
         home: the home folder.
         say: told as each training ends.
         progress: shows the search of the tuned baseline, where one has to be made.
-        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
-        sitting: of the search, where that still holds the study: its Ray and its sender are used, and it lets the
-            study's event log go at the end. None: a sitting of its own.
+        trust_method: run the method's file also where this user has not run it before (`ssl_core.trusted`).
+        sitting: of the search, which holds the study, Ray and the sender; None: a sitting of its own.
 
     Returns:
         What `ssl-tune confirm --json` prints; also written to ``confirm.json`` in the study's folder.
