@@ -17,7 +17,7 @@ from ssl_core.model.card import FORMAT, Calibration, Card, ImageRule, Measured, 
 from ssl_core.model.folder import check_place, write_folder
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
-from ssl_core.training.result import CHECKPOINTS, RESULT_FILE, Result, prepare
+from ssl_core.training.result import CHECKPOINTS, RESULT_FILE, Result, kept_membership, prepare
 from ssl_core.training.run import Run
 
 
@@ -59,7 +59,8 @@ def make_model(
         raise ConfigError(f"{training} holds no checkpoint that can be read: train it again.")
     if digest := result.config.get("method_digest"):
         method_file.load_kept(training, result.config["method"], digest)
-    config, data, split = prepare(result.config, data_root=data_root, cache=cache)
+    membership = kept_membership(training)
+    config, data, split = prepare(result.config, data_root=data_root, cache=cache, membership=membership)
     run = Run(config, data, split)
     try:
         run.load_state(state)

@@ -90,8 +90,12 @@ class Result:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def _kept_membership(out: Path) -> Membership | None:
-    """The record of test images of the run in a folder."""
+def kept_membership(out: Path) -> Membership | None:
+    """The record of held-out test images of the run in a folder; None: its data set brings its own, or there is no run.
+
+    Raises:
+        ConfigError: the record is damaged.
+    """
     path = out / HELD_OUT_FILE
     return Membership.of(json.loads(path.read_text()), where=str(path)) if path.is_file() else None
 
@@ -133,7 +137,7 @@ def train(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
     if resume and out is not None:
-        membership = _kept_membership(out) or membership
+        membership = kept_membership(out) or membership
     config = asked(config, data_root, cache, membership, counted=resume)
     if config.refit and not final:
         raise ConfigError(
