@@ -82,6 +82,13 @@ class DataConfig(Section):
     )
     split_seed: int = Field(0, ge=0, description="draws the validation images")
     label_seed: int = Field(0, ge=0, description="draws the labelled images among the others")
+    device_share: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="share of the device's memory that the images may take; more of them stay in the cache's file on "
+        "the host, and batches are gathered ahead (the same bits). 0: always",
+    )
     balance_batches: bool = Field(
         False, description="draw labelled images so that each class is as frequent as the others in training"
     )

@@ -16,12 +16,12 @@ from numpy.lib.format import open_memmap
 
 from ssl_core.data.decoding.headers import Unreadable, shape_of, survey
 from ssl_core.data.decoding.picture import Shape
-from ssl_core.data.decoding.stream import Decoded, Progress, decode_files
-from ssl_core.data.layouts.listing import Listing, counted, left_out_sentence, shown
+from ssl_core.data.decoding.stream import Decoded, Progress, decode_files, decode_to_size
+from ssl_core.data.layouts.listing import Listing, left_out_sentence, shown
 from ssl_core.data.options import MAX_SIDE, MIN_SIDE, Options
 from ssl_core.data.part import UNLABELLED, Facts, Hashes, Images, Indices, Part, Rows, make_part
 from ssl_core.data.splits.holdout import Holdout, Membership, hold_out
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 
 TRAINING = ("train", "unlabelled", "valid")
 _SEALED = ("valid", "test")
@@ -75,14 +75,19 @@ def decode_pool(
     labels = np.concatenate([listing.parts[part].labels for part in present])
     groups = tuple(group for part in present for group in listing.parts[part].groups)
     facts = Facts(notes=list(listing.notes))
-    if shape is None:
+    if shape is not None:
+        decoded = decode_files(listing.root, names, shape, place, progress)
+    elif options.image_size is not None:
+        decoded, shape, notes = decode_to_size(listing.root, names, options, place, progress)
+        facts.notes += notes
+    else:
         surveyed = survey(listing.root, names)
         shape, notes = shape_of(listing.root, surveyed, options)
         facts.notes += notes
         if not surveyed.headers:  # nothing can be decoded; the error says why
             shape = Shape(MIN_SIDE)
+        decoded = decode_files(listing.root, names, shape, place, progress)
     facts.bits = shape.bits
-    decoded = decode_files(listing.root, names, shape, place, progress)
     kept = _kept(listing.what, names, decoded, roles, options, facts)
     for label, name in enumerate(listing.classes if "train" in present else ()):
         if not (labels[kept] == label).any():

@@ -13,8 +13,17 @@ from typing import Any
 from ssl_core import method_file
 from ssl_core.measures import images_and_wrong
 from ssl_core.model.calibration import expected_calibration_error, fit_temperature
-from ssl_core.model.card import FORMAT, Calibration, Card, ImageRule, Measured, Network, read_card
-from ssl_core.model.folder import check_place, write_folder
+from ssl_core.model.card import (
+    FORMAT,
+    Calibration,
+    Card,
+    ImageRule,
+    Measured,
+    Network,
+    check_place,
+    read_card,
+)
+from ssl_core.model.folder import write_folder
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
 from ssl_core.training.result import CHECKPOINTS, RESULT_FILE, Result, kept_membership, prepare

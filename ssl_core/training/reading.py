@@ -22,9 +22,13 @@ READINGS_FILE = "test-readings.jsonl"
 
 def confusion_of(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> list[list[int]]:
     """The EMA model's confusion matrix on some images, (n, H, W, 3) uint8 and (n,) int64 arrays."""
-    pixels, truth = torch.tensor(images).to(run.device), torch.tensor(labels).to(run.device)
-    logits = run.evaluated_in_batches(pixels, torch.arange(len(truth), device=run.device))
-    return matrix_of(count_confusion(logits, truth).tolist())
+    truth, size, parts = torch.tensor(labels).to(run.device), run.config.eval_batch_size, []
+    for start in range(
+        0, len(images), size
+    ):  # a map of a file that is larger than memory is read batch by batch
+        pixels = torch.tensor(images[start : start + size]).to(run.device)
+        parts.append(run.evaluated_in_batches(pixels, torch.arange(len(pixels), device=run.device)))
+    return matrix_of(count_confusion(torch.cat(parts), truth).tolist())
 
 
 def reading_of(run: Run, matrix: list[list[int]]) -> dict[str, Any]:

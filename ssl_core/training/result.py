@@ -263,7 +263,10 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     if not path.exists():
         return None
     document = json.loads(path.read_text())
-    differing = differences(document["config"], config.document())
+    there = document["config"]
+    if _same_place(there["dataset"], config.dataset):
+        there = there | {"dataset": config.dataset}
+    differing = differences(there, config.document())
     if differing:
         raise ConfigError(
             f"{out}: result of another configuration: {', '.join(differing)} differ. Name another folder, or "
@@ -274,15 +277,24 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     return Result(**{"val_error": None, "test_error": None, **document})
 
 
+def _same_place(one: str, other: str) -> bool:
+    """Whether two names of data sets name one folder or file, one of them perhaps relative to where it was given."""
+    (kind, _, here), (also, _, there) = one.partition(":"), other.partition(":")
+    return (
+        bool(here)
+        and kind == also
+        and Path(here).expanduser().resolve() == Path(there).expanduser().resolve()
+    )
+
+
 def _open_folder(out: Path, run: Run, resume: bool) -> None:
     used = out.exists() and any(out.iterdir())
     if used and not resume:
         raise ConfigError(f"the folder {out} is not empty. Continue with --resume, or name another folder.")
     out.mkdir(parents=True, exist_ok=True)
-    state = checkpoint.load_newest(out / CHECKPOINTS) if resume else None
-    if state is not None:
+    if resume:
         try:
-            run.load_state(state)
+            checkpoint.load_newest(out / CHECKPOINTS, run.load_state)
         except ValueError as error:
             raise ConfigError(f"{out}: {error}. Name another folder, or the same configuration.") from None
     method_file.keep(out, run.config.method_digest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
 from ssl_core.config import from_document
+from ssl_core.data.batches import HostImages, fits_on
 from ssl_core.data.datasets import Dataset, Split
 from ssl_core.methods.base import Setup
 from ssl_core.networks.base import NetworkOutput
@@ -21,6 +24,7 @@ from ssl_core.schema import RunConfig
 from ssl_core.system import memory
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
+from ssl_core.training.checkpoint import DamagedCheckpointError
 from ssl_core.training.ema import AveragedModel
 from ssl_core.training.optim import build_optimizer, restore, start_momenta
 from ssl_core.training.rng import Balanced, Shuffled
@@ -108,8 +112,12 @@ class Run:
         with warnings.catch_warnings():  # the images may be a read-only map of a file; they are never written
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             images = torch.from_numpy(data.images)
-        with memory.explained(config.device, *memory.of_images(len(images), data.image_size)):
-            self.images = images.to(self.device)
+        self.host: HostImages | None = None
+        if fits_on(self.device, images.nbytes, config.data.device_share):
+            with memory.explained(config.device, *memory.of_images(len(images), data.image_size)):
+                self.images = images.to(self.device)
+        else:
+            self.images, self.host = images, HostImages(images, self.device)
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.labelled = torch.from_numpy(split.labelled)
         self.unlabelled = torch.from_numpy(split.unlabelled)
@@ -159,7 +167,21 @@ class Run:
 
         Raises:
             ValueError: if the checkpoint is of another configuration or split.
+            DamagedCheckpointError: if it lacks something, or holds something else in its place.
         """
+        before = copy.deepcopy(self.state())
+        try:
+            self._load_state(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            self._load_state(before)  # an older checkpoint, or the beginning, is next
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise DamagedCheckpointError(
+                f"a checkpoint of another make ({type(error).__name__}: {reason})"
+            ) from error
+
+    def _load_state(self, state: dict[str, Any]) -> None:
         if state["split_hash"] != self.split.hash:
             raise ValueError(
                 f"checkpoint of split {state['split_hash']}, but this run's is {self.split.hash}"
@@ -190,17 +212,59 @@ class Run:
             output: NetworkOutput = called(images)
         return output
 
+    def averaged(self, images: torch.Tensor, *, batch_statistics: bool = False) -> NetworkOutput:
+        """The EMA network on normalised images, as methods call it (`methods.base.Averaged`)."""
+        if not batch_statistics:
+            self.ema.copy_buffers()
+        network = self.ema.network
+        layers = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        statistics = _batch_statistics(layers) if batch_statistics else nullcontext()
+        with torch.no_grad(), self._autocast(True), statistics:
+            output: NetworkOutput = network(images)
+        return output
+
     def evaluated(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (n, C) of the evaluated (EMA) model on un-augmented (n, H, W, 3) uint8 images."""
         with torch.no_grad(), self._autocast(True):
             output: NetworkOutput = self.ema.network(self.normalise(images))
         return output.logits if self.dtype == torch.float64 else output.logits.float()
 
+    def fetch(
+        self, indices: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images on the device, and where in them those with these indices are.
+
+        Args:
+            indices: (n,) int64, on the device.
+            rows: the same on the CPU, where they are known there: nothing waits for the device then.
+
+        Returns:
+            All images and the indices; of images on the host those alone, (n, H, W, 3), and 0 to n - 1.
+        """
+        if self.host is None:
+            return self.images, indices
+        pixels = self.host.take(indices if rows is None else rows)
+        return pixels, torch.arange(len(pixels), device=self.device)
+
+    def pixels(self, indices: torch.Tensor) -> torch.Tensor:
+        """The images with these indices on the device: (n, H, W, 3) uint8."""
+        images, places = self.fetch(indices)
+        return images[places]
+
+    def evaluated_by_index(self, indices: torch.Tensor) -> torch.Tensor:
+        """`evaluated` for some of the training images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
+        return self._in_batches(self.pixels, indices)
+
     def evaluated_in_batches(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """`evaluated` for some of the images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
+        return self._in_batches(lambda part: images[part], indices)
+
+    def _in_batches(
+        self, pixels: Callable[[torch.Tensor], torch.Tensor], indices: torch.Tensor
+    ) -> torch.Tensor:
         with memory.explained(self.config.device, *memory.in_evaluation(self.config)):
             size = self.config.eval_batch_size
-            parts = [self.evaluated(images[part]) for part in torch.split(indices, size)]
+            parts = [self.evaluated(pixels(part)) for part in torch.split(indices, size)]
         return torch.cat(parts) if parts else torch.empty(0, self.setup.num_classes, device=self.device)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
@@ -240,6 +304,20 @@ class _frozen_statistics:  # noqa: N801 - a context manager, used like a functio
             layer.track_running_stats = True
 
 
+class _batch_statistics(_frozen_statistics):  # noqa: N801 - as above
+    """These BatchNorm layers of a network in evaluation mode do so, too."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        for layer in self.layers:
+            layer.training = True
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        for layer in self.layers:
+            layer.training = False
+
+
 def _fields(state: Any) -> dict[str, Any]:
     assert is_dataclass(state)
     return {name: getattr(state, name) for name in state.__dataclass_fields__}
@@ -249,8 +327,16 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Keys in which two resolved configurations, as documents, are those of different runs."""
     # A run that was stopped early may be continued: where it stops does not make it another run.
     ignored = {"stop_after_epoch"}
-    one, other = _with_new_fields(one), _with_new_fields(other)
+    one, other = (_without_place(_with_new_fields(document)) for document in (one, other))
     return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))
+
+
+def _without_place(document: dict[str, Any]) -> dict[str, Any]:
+    """A document without what says where the images are: the bits are the same."""
+    data = document.get("data")
+    if not isinstance(data, dict):
+        return document
+    return {**document, "data": {k: v for k, v in data.items() if k != "device_share"}}
 
 
 def _with_new_fields(document: dict[str, Any]) -> dict[str, Any]:

@@ -23,10 +23,16 @@ if TYPE_CHECKING:
     from tune.api.explaining import methods as methods
     from tune.api.explaining import spaces as spaces
     from tune.api.looking import data_summary as data_summary
+    from tune.api.models import export_model as export_model
+    from tune.api.models import export_onnx as export_onnx
+    from tune.api.models import register_model as register_model
+    from tune.api.predicting import Predicted as Predicted
+    from tune.api.predicting import predict as predict
     from tune.api.reading import export as export
     from tune.api.reading import export_all as export_all
     from tune.api.reading import export_table as export_table
     from tune.api.reading import pictures as pictures
+    from tune.api.reading import repair as repair
     from tune.api.reading import report as report
     from tune.api.reading import status as status
     from tune.api.reading import studies as studies
@@ -53,6 +59,7 @@ _PLACES = {
     "DEFAULT_SEEDS": "tune.api.tables",
     "DEFAULT_TRIALS": "tune.api.tables",
     "Listener": "tune.api.searching",
+    "Predicted": "tune.api.predicting",
     "Searched": "tune.api.searching",
     "Study": "tune.findings.study",
     "Training": "tune.api.single",
@@ -62,6 +69,8 @@ _PLACES = {
     "doctor": "tune.api.explaining",
     "export": "tune.api.reading",
     "export_all": "tune.api.reading",
+    "export_model": "tune.api.models",
+    "export_onnx": "tune.api.models",
     "export_table": "tune.api.reading",
     "job_state": "tune.api.driving",
     "load_study": "tune.findings.study",
@@ -70,7 +79,10 @@ _PLACES = {
     "pictures": "tune.api.reading",
     "plan": "tune.api.searching",
     "plan_request": "tune.api.searching",
+    "predict": "tune.api.predicting",
     "price": "tune.api.tables",
+    "register_model": "tune.api.models",
+    "repair": "tune.api.reading",
     "report": "tune.api.reading",
     "reproduce": "tune.api.tables",
     "resume": "tune.api.searching",

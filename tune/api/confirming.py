@@ -24,6 +24,7 @@ def run_confirm(
     baseline: str = "tuned",
     resample: bool = False,
     refit: bool = False,
+    models: bool = False,
     say: Callable[[str], None] = lambda message: None,
     trust_method: bool = False,
     sitting: Sitting | None = None,
@@ -33,7 +34,8 @@ def run_confirm(
     Raises:
         ConfigError, ServiceError: as `confirm`; interrupted, with the command that carries on.
     """
-    flags = [*(["--resample"] if resample else []), *(["--refit"] if refit else [])]
+    wanted = {"--resample": resample, "--refit": refit, "--models": models}
+    flags = [flag for flag, is_wanted in wanted.items() if is_wanted]
     words = ["ssl-tune", "confirm", name, "--top", top, "--seeds", seeds, "--baseline", baseline, *flags]
     with resumable(shlex.join(map(str, [*words, "--home", home.shown]))):
         return confirm_study(
@@ -43,6 +45,7 @@ def run_confirm(
             baseline=baseline,
             resample=resample,
             refit=refit,
+            models=models,
             home=home,
             say=say,
             progress=progress,
@@ -59,6 +62,7 @@ def confirm(
     baseline: str = "tuned",
     resample: bool = False,
     refit: bool = False,
+    models: bool = False,
     home: Path | str | None = None,
     quiet: bool = False,
     say: Callable[[str], None] = lambda message: None,
@@ -75,6 +79,7 @@ def confirm(
         baseline: "tuned": the best of a supervised study of as many trials, made if need be; or "plain".
         resample: each seed draws the validation images anew as well, not the labelled ones alone.
         refit: train the winner once more on each seed, on the validation images too, for as many steps.
+        models: make a model of each training of the winner, in the study's folder; the best is named by validation.
         home: the home folder.
         quiet: show no progress of the baseline's search.
         say: told as each training ends.
@@ -97,6 +102,7 @@ def confirm(
         baseline=baseline,
         resample=resample,
         refit=refit,
+        models=models,
         say=say,
         trust_method=trust_method,
     )

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import RunConfig, from_document
+from ssl_core.model.card import check_place
 from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import load_kept, trust_named
-from tune.definition.inputs import parse_sets, with_overrides
+from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
 from tune.findings.exports import differences, read_exported
 from tune.images.held_out import held_out_before, keep_held_out, membership_of_document
 from tune.signals import resumable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ssl_core.training.result import Result
     from ssl_core.training.run import Report
 
+CONFIG = "config.json"
 DEFAULT_METHOD = "pseudo_label"
 
 
@@ -35,11 +37,13 @@ class Training:
         result: what came out.
         folder: where its checkpoints, configuration and result lie.
         expected: the `val/error` that an exported configuration promises; None where it was changed, or is no export.
+        model: the folder of the model that was made of it; None: none was asked for.
     """
 
     result: Result
     folder: Path
     expected: float | None = None
+    model: Path | None = None
 
 
 def train(
@@ -56,6 +60,7 @@ def train(
     final: bool = False,
     refit: bool = False,
     resume: bool = False,
+    model: Path | str | None = None,
     data_root: Path | str | None = None,
     home: Path | str | None = None,
     trust_method: bool = False,
@@ -74,6 +79,7 @@ def train(
         refit: train on the validation images as well, for the same number of steps; needs `final`. There is no
             `val/error` then: the test set alone can measure the model.
         resume: go on in `out` from the last whole checkpoint.
+        model: a folder for the model (see `ssl_core.load`), which is made at the end; needs `final`.
         data_root, home: where downloaded data lie; the home folder.
         trust_method: a method file that `config` or the run names is run also where this user has not run it before.
         on_report: called with the report of every epoch.
@@ -84,7 +90,7 @@ def train(
         NonFiniteError: a loss or gradient that is not finite.
         ServiceError: interrupted; says how to carry on.
     """
-    _check_refit(refit, final)
+    _check_final(refit, final, None if model is None else Path(model))
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
@@ -93,15 +99,19 @@ def train(
     chosen, document = _configuration(
         method, given, settings or {}, file, folder if resume else None, trust_method
     )
+    chosen = chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)})
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     membership = _membership(chosen, document, place)
     if as_exported:
         _compare_origin(chosen, document, root, place, membership, say)
     chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
     folder = folder or _fresh_folder(place, chosen.method)
-    result = _train(chosen, folder, place, root, membership, final=final, resume=resume, on_report=on_report)
+    made = None if model is None else Path(model)
+    result = _train(
+        chosen, folder, place, root, made, membership, final=final, resume=resume, on_report=on_report
+    )
     expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
-    return Training(result, folder, expected)
+    return Training(result, folder, expected, made)
 
 
 def _checked(folder: Path | None, resume: bool) -> Path | None:
@@ -125,7 +135,13 @@ def _keep_held_out(folder: Path, dataset: str, home: Home) -> None:
         keep_held_out(home, dataset, membership_of_document(json.loads(record.read_text())))
 
 
-def _check_refit(refit: bool, final: bool) -> None:
+def _check_final(refit: bool, final: bool, model: Path | None) -> None:
+    if model is not None and not final:
+        raise ConfigError(
+            "--model makes a model for others, who need to know its error on test images: add --final."
+        )
+    if model is not None:
+        check_place(model)
     if refit and not final:
         raise ConfigError(
             "--refit trains on the validation images too, so the test set alone can measure the model: add --final, "
@@ -147,8 +163,9 @@ def _configuration(
             raise ConfigError("--config names the method already: leave --method out.")
         base, document = read_exported(file, trust_method=trust_method)
         start = base.document()
-    elif resumed is not None and method is None and not given and not settings:
-        return _kept(resumed, trust_method), {}
+    elif resumed is not None and ((resumed / CONFIG).exists() or not (method or given or settings)):
+        document, start = {}, _kept(resumed, trust_method).document()
+        _check_same_method(resumed, start, method)
     else:
         document, start = {}, {"method": method or DEFAULT_METHOD}
         trust_named(start["method"])
@@ -157,9 +174,22 @@ def _configuration(
     return from_document(with_overrides(start, given | dict(settings))), document
 
 
+def _check_same_method(folder: Path, kept: Mapping[str, Any], method: str | None) -> None:
+    """Raise ConfigError where another method is named than that of the run that goes on."""
+    asked = kept
+    if method is not None:
+        trust_named(method)
+        asked = from_document({"method": method}).document()
+    if any(asked.get(name) != kept.get(name) for name in ("method", "method_digest")):
+        raise ConfigError(
+            f"--method {method}: the run in {folder} is one of {kept['method']}. Leave --method out, or name another "
+            "folder with --out."
+        )
+
+
 def _kept(folder: Path, trust_method: bool) -> RunConfig:
     """The configuration of the run in a folder."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise ConfigError(f"{folder} holds no run ({path.name} is missing): leave --resume out to start one.")
     kept = json.loads(path.read_text())
@@ -212,6 +242,7 @@ def _train(
     folder: Path,
     home: Home,
     root: Path | None,
+    model: Path | None,
     membership: Membership | None,
     *,
     final: bool,
@@ -219,11 +250,14 @@ def _train(
     on_report: Callable[[Report], None] | None,
 ) -> Result:
     from ssl_core import train as train_run  # loads torch
+    from ssl_core.model.making import make_model
 
-    words = ["ssl-tune", "train", "--resume", "--out", str(folder), *(["--final"] if final else [])]
+    words = ["ssl-tune", "train", "--resume", "--out", str(folder.resolve()), *(["--final"] if final else [])]
+    words += ["--home", home.shown, *([] if root is None else ["--data-root", str(root.resolve())])]
+    words += [] if model is None else ["--model", str(model.resolve())]
     try:
         with resumable(shlex.join(words)):
-            return train_run(
+            result = train_run(
                 config,
                 out=folder,
                 cache=home.cache,
@@ -234,5 +268,8 @@ def _train(
                 final=final,
                 resume=resume,
             )
+            if model is not None:
+                make_model(folder, model, data_root=root, cache=home.cache)
+            return result
     finally:
         _keep_held_out(folder, config.dataset, home)

@@ -9,9 +9,9 @@ import warnings
 import typer
 
 from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteError
-from tune.cli import data, export, info, jobs, read, report, study, training
+from tune.cli import data, export, info, jobs, predict, read, report, study, training
 from tune.cli import reproduce as tables
-from tune.errors import Exit, ServiceError
+from tune.errors import Exit, ServiceError, without_passwords
 from tune.store.object_store import StoreError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for module in (training, study, jobs, read, export, report, tables, data, info):
+for module in (training, study, jobs, read, export, predict, report, tables, data, info):
     module.register(app)
 
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: Exit) -> None:
-    print(f"ssl-tune: {message}", file=sys.stderr)  # noqa: T201
+    print(f"ssl-tune: {without_passwords(message)}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
 

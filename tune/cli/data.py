@@ -55,7 +55,7 @@ def data_command(
     from tune.definition.inputs import parse_sets
 
     given = parse_sets(settings or [], "supervised")
-    with _bar() as progress:
+    with progress_bar("decoding") as progress:
         found = api.data_summary(
             dataset,
             labels=labels,
@@ -75,13 +75,13 @@ def data_command(
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(doing: str) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar on standard error, where that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("decoding", total=None)
+        task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from search_spaces import dump_yaml
 from ssl_core.config import from_document, options_of
 from ssl_core.data.datasets import describe
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
 from tune.confirmation.document import (
     Candidate,
@@ -29,6 +29,7 @@ from tune.confirmation.document import (
     trainings_of,
     with_refit,
 )
+from tune.confirmation.models import make_models
 from tune.confirmation.trainings import Places, Redrawn, Trained, Training, train_all
 from tune.definition.coherence import check_fresh_sets
 from tune.definition.spec import StudySpec
@@ -56,6 +57,7 @@ def confirm(
     baseline: str = "tuned",
     resample: bool = False,
     refit: bool = False,
+    models: bool = False,
     home: Home | Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
     progress: Progress | None = None,
@@ -72,6 +74,7 @@ def confirm(
             made where there is none; "plain": supervised with the study's own common values.
         resample: each seed draws the validation images anew as well, not the labelled ones alone.
         refit: train the winner once more on each seed, on the validation images too, for as many steps.
+        models: make a model of each training of the winner.
         home: the home folder.
         say: told as each training ends.
         progress: shows the search of the tuned baseline, where one has to be made.
@@ -103,12 +106,39 @@ def confirm(
         tracker, places = sitting.tracker, _places(study, place)
         trained = _train(tasks, places, tracker, say)
         document = document_of(study, candidates, tasks, trained, redrawn)
-        if refit and document["winner"] is not None:
-            refits = refits_of(tasks, document["winner"])
-            document = with_refit(document, refits, _train(refits, places, tracker, say))
+        if document["winner"] is not None:
+            mine = _of_winner(document["winner"], tasks, trained)
+            if refit:
+                refits = refits_of(tasks, document["winner"])
+                again = _train(refits, places, tracker, say)
+                document = with_refit(document, refits, again)
+                mine += zip(refits, again, strict=True)
+            if models:
+                document["models"] = _models(study, mine, places, tracker, say)
         _keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
+
+
+def _of_winner(
+    who: str, tasks: Sequence[FinalTraining], trained: Sequence[Trained]
+) -> list[tuple[FinalTraining, Trained]]:
+    return [(task, done) for task, done in zip(tasks, trained, strict=True) if task.who == who]
+
+
+def _models(
+    study: Study,
+    trainings: Sequence[tuple[FinalTraining, Trained]],
+    places: Places,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Models of the winner's trainings; each is logged with its run."""
+    tasks, trained = zip(*trainings, strict=True)
+    found = make_models(study, tasks, trained, places, say)
+    for row in found["rows"]:
+        tracker.model(row["run"], study.folder.path / row["folder"])
+    return found
 
 
 def _redrawn(study: Study) -> Redrawn:
@@ -153,8 +183,8 @@ def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialR
     chosen = _ranked(study, top)
     if len(chosen) < top:
         raise ConfigError(
-            f"--top {top}: the study {study.name!r} has {len(chosen)} trials with a result. Take at most that, or "
-            f"carry it on with `ssl-tune resume {study.name}`."
+            f"--top {top}: the study {study.name!r} has {counted(len(chosen), 'trial')} with a result. Take at "
+            f"most that, or carry it on with `{study.folder.command('resume')}`."
         )
     if redrawn == "labels":
         _check_seeds(study.spec, seeds)
@@ -198,7 +228,7 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
     if not ranked:
         raise ServiceError(
             f"the tuned baseline, study {outcome.study.name}, has no trial with a result: see why with "
-            f"`ssl-tune trials {outcome.study.name}`, or take --baseline plain.",
+            f"`{outcome.study.folder.command('trials')}`, or take --baseline plain.",
             Exit.NO_TRIAL_SUCCEEDED,
         )
     best = _candidate(outcome.study, ranked[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,8 +121,8 @@ def train_all(
         each: given what came out of each as it ends, with its place among `trainings`.
     """
     found: dict[int, Trained] = {}
-    run = _train_here if places.concurrent == 1 else _train_on_ray
-    for place, trained in run(trainings, places):
+    arguments = [_arguments(training, places) for training in trainings]
+    for place, trained in each_of(_train, arguments, places):
         found[place] = trained
         say(f"{len(found)}/{len(trainings)} {_line(trainings[place], trained)}")
         each(place, trained)
@@ -139,18 +140,26 @@ def finished(training: Training) -> Trained | None:
     return Trained(document, []) if "test_error" in document else None
 
 
-def _train_here(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
-    for place, training in enumerate(trainings):
-        yield place, _train(*_arguments(training, places))
+def each_of(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], places: Places
+) -> Iterator[tuple[int, Any]]:
+    """Call a function once for each of several arguments, here or side by side on Ray; what it returns, as it ends.
 
-
-def _train_on_ray(trainings: Sequence[Training], places: Places) -> Iterator[tuple[int, Trained]]:
+    Args:
+        function: of a module, which a worker can load.
+        arguments: of each call.
+        places: where, and how many side by side.
+    """
+    if places.concurrent == 1:
+        for place, each in enumerate(arguments):
+            yield place, function(*each)
+        return
     from tune.cluster import local_ray  # loads Ray
 
-    with local_ray.running(places.concurrent, PRELOAD):
+    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD):
         ray = local_ray.ray
-        train = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(_train)
-        waiting = {train.remote(*_arguments(t, places)): place for place, t in enumerate(trainings)}
+        remote = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(function)
+        waiting = {remote.remote(*each): place for place, each in enumerate(arguments)}
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             yield waiting.pop(ready), ray.get(ready)

@@ -169,7 +169,7 @@ def looked_at(
     Raises:
         ConfigError: images that cannot be used; damaged test images; a test set that is in the training set.
     """
-    from ssl_core.data.sealed import check_test_images
+    from ssl_core.data.overlaps import check_test_images
     from ssl_core.preparation import prepare
 
     base, root = spec.base_config(), Path(spec.data_root) if spec.data_root else None

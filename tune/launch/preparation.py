@@ -19,14 +19,14 @@ from tune.definition.inputs import shared_folder
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
-from tune.errors import ServiceError
+from tune.errors import ServiceError, has_password
 from tune.findings.study import Study
 from tune.images.held_out import keep_held_out
 from tune.images.study import read_images, write_images
 from tune.launch.counts import lines_of
 from tune.launch.plan import keep_expectation, looked_at, warnings_of
 from tune.store.home import Home
-from tune.store.layout import MLFLOW_DB
+from tune.store.layout import MLFLOW_DB, STUDY_FILE
 from tune.store.study_folder import StudyFolder
 
 
@@ -45,7 +45,15 @@ def create_study(spec: StudySpec, folder: StudyFolder) -> None:
     if spec.warm_start is not None:
         from tune.trials.handover import keep_warm_trials  # loads Optuna
 
-        keep_warm_trials(folder, spec)
+        try:
+            keep_warm_trials(folder, spec)
+        except (
+            ConfigError,
+            ServiceError,
+            OSError,
+        ):  # the earlier study's storage is away: nothing is left behind
+            folder.remove()
+            raise
 
 
 def remove_study(folder: StudyFolder, home: Home, *, is_first: bool) -> None:
@@ -174,4 +182,13 @@ def say_if_method_changed(study: Study, progress: Progress) -> None:
         copy = study.folder.path / method_file.COPY
         progress.say(
             f"{path} was changed or moved since the study began: it goes on with its own copy, {copy}"
+        )
+
+
+def say_if_password_kept(study: Study, progress: Progress) -> None:
+    """Say so where a study of an earlier version keeps a password in its specification."""
+    if study.spec.storage is not None and has_password(study.spec.storage):
+        progress.say(
+            f"warning: {study.folder.path / STUDY_FILE} holds the password of `storage`. Take it out there, and put it "
+            "into SSL_TUNE_STORAGE_PASSWORD, or into the file that SSL_TUNE_STORAGE_PASSWORD_FILE names"
         )

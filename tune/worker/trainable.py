@@ -133,9 +133,7 @@ class TrialTrainable(ray_tune.Trainable):
         self._store.fetch()
         if (folder / VERDICT_FILE).exists():
             raise MemoryError((folder / VERDICT_FILE).read_text())
-        state = checkpoint.load_newest(folder)
-        if state is not None:
-            run.load_state(state)
+        checkpoint.load_newest(folder, run.load_state)
         # The last report is given again even if it is known: the driver may have died before it noted the end.
         known = task.known_epoch
         yield from [r for r in run.history if r.epoch > known or r.epoch == self._last_epoch]

@@ -17,8 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from ssl_core.data.decoding.headers import Survey, Unreadable, unreadable_file
-from ssl_core.data.decoding.picture import Header, Shape, decode, examine
+from ssl_core.data.decoding.headers import Survey, Unreadable, shape_of, survey, unreadable_file
+from ssl_core.data.decoding.picture import (
+    DEEP_MODES,
+    Header,
+    Shape,
+    colour,
+    decode,
+    decode_with_header,
+    examine,
+)
+from ssl_core.data.options import Options
 from ssl_core.data.part import Hashes, Images
 
 Progress = Callable[[int, int], None]
@@ -40,11 +49,13 @@ class Decoded:
         images: (N, S, S, 3) uint8; a map of a file where a place was named.
         hashes: (N, 16) uint8, of the pixels.
         damaged: what could not be decoded, by its index; these rows are zero.
+        headers: of the files that this call decoded; those that an interrupted call had decoded are not in it.
     """
 
     images: Images
     hashes: Hashes
     damaged: dict[int, Unreadable] = field(default_factory=dict)
+    headers: dict[str, Header] = field(default_factory=dict)
 
 
 @dataclass
@@ -94,6 +105,44 @@ def decode_files(
     return decoded
 
 
+def decode_to_size(
+    root: Path, files: Sequence[str], options: Options, place: Path | None, progress: Progress | None
+) -> tuple[Decoded, Shape, list[str]]:
+    """Decode files to a size that is known beforehand, which saves reading all headers first.
+
+    Only grey images with more than 8 bits depend on the others, by their range: they are decoded again where it
+    is smaller than 16 bits.
+
+    Args:
+        root, files, place, progress: as for `decode_files`.
+        options: how they are read; its `image_size` must be given.
+
+    Returns:
+        The images, what they were made into, and sentences that tell what was decided (`shape_of`).
+    """
+    shape = Shape(options.image_size, options.resize, colour(options.background))
+    decoded = decode_files(root, files, shape, place, progress)
+    damaged = {bad.file for bad in decoded.damaged.values()}
+    before = [name for name in files if name not in decoded.headers and name not in damaged]
+    decoded.headers.update(survey(root, before).headers)
+    shape, notes = shape_of(root, Survey(decoded.headers, {}), options)
+    if shape.bits < 16:
+        _decode_deep_again(root, files, shape, decoded)
+    return decoded, shape, notes
+
+
+def _decode_deep_again(root: Path, files: Sequence[str], shape: Shape, into: Decoded) -> None:
+    headers = into.headers
+    deep = [i for i, name in enumerate(files) if name in headers and headers[name].mode in DEEP_MODES]
+
+    def decode_one(place: int, path: str) -> None:
+        into.images[deep[place]], _ = decode(path, shape)
+
+    starts = range(0, len(deep), _FILES_PER_TASK)
+    for _, damaged in _in_blocks(root, [files[i] for i in deep], starts, decode_one):
+        into.damaged.update({deep[place]: bad for place, bad in damaged.items()})
+
+
 Block = tuple[int, dict[int, Unreadable]]
 Each = Callable[[int, str], None]
 
@@ -103,10 +152,13 @@ def _blocks(
 ) -> Iterator[Block]:
     """Decode the blocks that begin at `starts`, several at a time; each is yielded when it is done."""
 
+    known: dict[Header, Header] = {}
+
     def decode_one(index: int, path: str) -> None:
-        pixels, digest = decode(path, shape)
+        pixels, digest, header = decode_with_header(path, shape)
         into.images[index] = pixels
         into.hashes[index] = np.frombuffer(digest, dtype=np.uint8)
+        into.headers[files[index]] = known.setdefault(header, header)  # equal ones are kept once
 
     yield from _in_blocks(root, files, starts, decode_one)
 

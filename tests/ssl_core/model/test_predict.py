@@ -226,7 +226,7 @@ def test_threads_are_the_training_s_while_it_predicts_and_the_process_s_own_afte
         assert seen[-1] == expected and torch.get_num_threads() == before
 
 
-NEEDED = ("torch", "torchvision", "numpy", "pillow", "pandas", "pydantic", "pyyaml", "safetensors")
+NEEDED = ("torch", "torchvision", "numpy", "pillow", "pandas", "pydantic", "pyyaml", "safetensors", "xxhash")
 
 
 def closure(names: tuple[str, ...]) -> set[str]:
