@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import dump_yaml
-from ssl_core.config import from_document
+from ssl_core.config import from_document, options_of
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
@@ -39,6 +39,7 @@ from tune.errors import Exit, ServiceError
 from tune.findings.confirmation import PLAIN, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
+from tune.images.study import read_images
 from tune.launch.start import tune_baseline
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
@@ -87,7 +88,7 @@ def confirm(
     """
     place = home if isinstance(home, Home) else Home(home)
     study = _study(place, name, baseline, trust_method)
-    redrawn: Redrawn = "everything" if resample else _redrawn(study.spec)
+    redrawn: Redrawn = "everything" if resample else _redrawn(study)
     chosen = _chosen(study, top, seeds, redrawn)
     with ExitStack() as stack:
         if sitting is None:
@@ -147,11 +148,16 @@ def _models(
     return {"models": found}
 
 
-def _redrawn(spec: StudySpec) -> Redrawn:
-    """What each seed draws anew: in the real protocol all labels are used, and the seeds change the training alone."""
-    config = spec.base_config()
-    info = describe(config.dataset, image_size=config.data.image_size)
-    return "training" if info.protocol == "real" else "labels"
+def _redrawn(study: Study) -> Redrawn:
+    """What each seed draws anew: in the real protocol, and where all labels are used, the training alone."""
+    if study.spec.protocol == "real":
+        return "training"
+    config, images = study.spec.base_config(), read_images(study.folder.path)
+    all_used = images is not None and images.hidden == 0
+    is_plain = describe(
+        config.dataset, options=options_of(config)
+    ).is_plain  # there each seed has labels of its own
+    return "training" if all_used and not is_plain else "labels"
 
 
 def _keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
@@ -194,7 +200,7 @@ def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialR
 
 def _check_seeds(spec: StudySpec, seeds: int) -> None:
     config = spec.base_config()
-    info = describe(config.dataset, image_size=config.data.image_size)
+    info = describe(config.dataset, options=options_of(config))
     check_fresh_sets(info, config, seeds)
 
 
@@ -252,6 +258,7 @@ def _places(study: Study, home: Home) -> Places:
         concurrent=study.spec.concurrent,
         cpus=reserved["cpu"],
         gpus=reserved["gpu"],
+        held_out=None if (images := read_images(study.folder.path)) is None else images.held_out,
     )
 
 
