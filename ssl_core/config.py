@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ssl_core.methods.base import AnyMethod
+from ssl_core.methods.base import AnyMethod, counted_views
 from ssl_core.registry import get_method, method_names, method_of
 from ssl_core.schema import (
     ADAMW_WEIGHT_DECAY,
@@ -29,7 +29,7 @@ from ssl_core.schema import (
     RunConfig,
     Section,
 )
-from ssl_core.system.errors import ConfigError, unknown
+from ssl_core.system.errors import ConfigError, counted, unknown
 
 if TYPE_CHECKING:
     from ssl_core.data.datasets import DatasetInfo
@@ -160,24 +160,29 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     from ssl_core.data.datasets import check_counts  # delayed: reading a configuration loads no numpy
 
     method = method_of(config)
+    views = counted_views(method, config.parameters)
     defaults = _SMALL_DATA.get(info.name, _LARGE_DATA)
     labels, valid = _counts(config, info)
     if info.is_plain:
         check_counts(info, labelled=labels, valid=valid)
-    elif not info.unlabelled and method.unlabelled_views and labels >= _left(config, info, valid):
+    elif not info.unlabelled and views and labels >= _left(config, info, valid):
         raise ConfigError(
             f"{info.name!r} has no unlabelled images besides the labelled ones, and {method.name} needs some: put them "
             "into unlabelled/, or let fewer images keep their label with --labels."
         )
     batch_size = config.batch_size or defaults["batch_size"]
-    mu = config.mu or defaults["mu"]
+    # An epoch has as many steps whatever mu a method has by default (invariant 6).
+    common_mu = config.mu or defaults["mu"]
+    mu = config.mu or method.default_mu or common_mu
     epochs = config.epochs or defaults["epochs"]
     unlabelled = info.unlabelled + _left(config, info, valid)
-    steps = config.steps_per_epoch or max(MIN_STEPS_PER_EPOCH, -(-unlabelled // (mu * batch_size)))
+    steps = config.steps_per_epoch or max(MIN_STEPS_PER_EPOCH, -(-unlabelled // (common_mu * batch_size)))
     if config.stop_after_epoch is not None and config.stop_after_epoch > epochs:
-        raise ConfigError(f"stop_after_epoch = {config.stop_after_epoch}: the run has only {epochs} epochs.")
+        raise ConfigError(
+            f"stop_after_epoch = {config.stop_after_epoch}: the run has only {counted(epochs, 'epoch')}."
+        )
     if config.head_epochs > epochs:
-        raise ConfigError(f"head_epochs = {config.head_epochs}: the run has only {epochs} epochs.")
+        raise ConfigError(f"head_epochs = {config.head_epochs}: the run has only {counted(epochs, 'epoch')}.")
     config = config.model_copy(update={"network": config.network or info.default_network})
     config = with_backbone(config, info.image_size, info.num_classes)
     return config.model_copy(
@@ -232,7 +237,9 @@ def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
     """
     labels = config.labels or info.default_labels or (sum(info.train_per_class) if info.unlabelled else None)
     if labels is None:
-        raise ConfigError(f"labels is missing: say how many images of {info.name!r} keep their label.")
+        raise ConfigError(
+            f"--labels is missing: say how many images of {info.name!r} keep their label, such as --labels 40."
+        )
     if config.data.valid is not None or info.is_plain:
         return labels, config.data.valid or labels
     if info.valid_per_class is not None:
@@ -264,7 +271,7 @@ def _warmup(config: RunConfig, method: AnyMethod, epochs: int) -> int:
         return warmup_from_share(method.warmup_share, epochs)
     if config.warmup_epochs >= epochs:
         raise ConfigError(
-            f"warmup_epochs = {config.warmup_epochs}: must be shorter than the run of {epochs} epochs, or "
+            f"warmup_epochs = {config.warmup_epochs}: must be shorter than the run of {counted(epochs, 'epoch')}, or "
             f"the method never starts. Take at most {epochs - 1}, or more epochs."
         )
     return config.warmup_epochs

@@ -145,6 +145,11 @@ def sharpened(p: torch.Tensor, temperature: float) -> torch.Tensor:
     return (p.log() / temperature).softmax(dim=1)
 
 
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """softmax(logits) in float32 or better: (n, C) to (n, C). With a gradient; detach what is a target."""
+    return _at_least_float32(logits).softmax(dim=1)
+
+
 def confident_class(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Confidence and class of a pseudo-label: max and argmax of softmax(logits), without a gradient.
 

@@ -30,6 +30,7 @@ from pydantic import BeforeValidator, ConfigDict, create_model
 from ssl_core import earlier_methods
 from ssl_core.methods import method_names
 from ssl_core.methods.base import AnyMethod, LossOutput, Method, Step
+from ssl_core.methods.views import KINDS
 from ssl_core.schema import MethodConfig, RunConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
@@ -39,7 +40,6 @@ COPY = "method.py"
 """Name of the copy that a study or a run keeps in its folder."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # it becomes part of names of studies and folders
-_VIEWS = ("weak", "strong")
 
 
 @dataclass(frozen=True)
@@ -269,14 +269,19 @@ def _checked(module: ModuleType, where: str) -> AnyMethod:
             f"METHOD.Config = {method.Config!r}: a class derived from ssl_core.schema.MethodConfig is expected"
         )
     views: object = method.unlabelled_views
-    if not isinstance(views, tuple) or not set(views) <= set(_VIEWS):
-        fail(f"METHOD.unlabelled_views = {views!r}: a tuple of {' and '.join(map(repr, _VIEWS))} is expected")
+    if not isinstance(views, tuple) or not set(views) <= set(KINDS):
+        fail(f"METHOD.unlabelled_views = {views!r}: a tuple of {' and '.join(map(repr, KINDS))} is expected")
     share: object = method.warmup_share
     if not isinstance(share, int | float) or not 0 <= share < 1:
         fail(f"METHOD.warmup_share = {share!r}: a share of the run is expected, from 0 to below 1")
     if not earlier_methods.adapt(method):
         fail("METHOD.compute_loss takes other arguments. Write it as def compute_loss(self, config, step)")
     return method
+
+
+NAMED_LATER = frozenset({"alphamatch", "freematch", "mean_teacher", "mixmatch", "simple", "softmatch", "uda"})
+"""Methods that came to the package when users could have files of these names already. Studies and exports with such a
+file are still read: a file is known by its digest."""
 
 
 def _problem_of_name(name: object) -> str | None:
@@ -286,7 +291,7 @@ def _problem_of_name(name: object) -> str | None:
             f"METHOD.name = {name!r}: a plain name is expected, such as 'my_method' (letters, digits and _, the first "
             "a letter, at most 40)"
         )
-    if name in method_names():
+    if name in set(method_names()) - NAMED_LATER:
         return f"METHOD.name = {name!r}: a method of this name comes with the package. Choose another name"
     if name in RunConfig.model_fields:
         return f"METHOD.name = {name!r}: every configuration has a field of this name. Choose another name"

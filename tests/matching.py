@@ -22,6 +22,11 @@ from tests.tiny import assert_same_bits, everything, finish
 
 PROGRESS = Progress(step=0, total_steps=10, step_in_epoch=0, epoch=1, ssl_epoch=1)
 
+# Four images of three classes. The expected values of tests that use them were computed with independent code.
+WEAK = [[4, 0, -1], [3, 1, 0], [-2, 5, 0], [0.2, 0.1, 0]]
+WEAK2 = [[3, 0.5, -1], [4, 0, 0], [-1, 4, 1], [0, 0.3, 0.1]]
+STRONG = [[1, 0.5, -0.5], [0, 1, 0.2], [-1, 2, 0.5], [0.3, 0, -0.2]]
+
 
 def leaf(values: Any) -> Tensor:
     """A float64 tensor that takes a gradient."""

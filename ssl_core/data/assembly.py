@@ -17,11 +17,11 @@ from numpy.lib.format import open_memmap
 from ssl_core.data.decoding.headers import Unreadable, shape_of, survey
 from ssl_core.data.decoding.picture import Shape
 from ssl_core.data.decoding.stream import Decoded, Progress, decode_files, decode_to_size
-from ssl_core.data.layouts.listing import Listing, counted, left_out_sentence, shown
+from ssl_core.data.layouts.listing import Listing, left_out_sentence, shown
 from ssl_core.data.options import MAX_SIDE, MIN_SIDE, Options
 from ssl_core.data.part import UNLABELLED, Facts, Hashes, Images, Indices, Part, Rows, make_part
 from ssl_core.data.splits.holdout import Holdout, Membership, hold_out
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 
 TRAINING = ("train", "unlabelled", "valid")
 _SEALED = ("valid", "test")

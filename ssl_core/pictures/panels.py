@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ssl_core.methods.base import Forward, Scene
+from ssl_core.methods.base import Forward, Scene, counted_views
 from ssl_core.networks.base import NetworkOutput
 from ssl_core.pictures.file import FILE_NAME, Picture, save
 from ssl_core.training.rng import generator
@@ -37,11 +37,9 @@ def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
     chosen = one_of_each_class(run, images).to(run.device)
     pixels, labels = run.pixels(chosen), run.labels[chosen]
     after_training = run.config.total_steps
-    names = run.method.unlabelled_views
+    counts = counted_views(run.method, run.config.parameters)
     with torch.no_grad():
-        views, geometry = (
-            unlabelled_views(run, run.fetch(chosen), after_training, names) if names else ({}, None)
-        )
+        views, geometry = unlabelled_views(run, run.fetch(chosen), after_training, counts)
         scene = Scene(
             forward=_evaluated(run),
             images=run.normalise(pixels),

@@ -13,7 +13,7 @@ import torch
 
 from ssl_core import losses
 from ssl_core.measures import balanced_error, count_confusion, images_and_wrong, matrix_of
-from ssl_core.methods.base import Progress, Relabel
+from ssl_core.methods.base import Progress, Relabel, counted_views
 from ssl_core.system import memory
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.training.monitors import EpochMonitor
@@ -30,7 +30,7 @@ def run_epochs(run: Run) -> Iterator[Report]:
         MemoryExhaustedError: the device has no memory left; the message says what to lower.
         ConfigError: the method did not return its state.
     """
-    views = len(run.method.unlabelled_views)
+    views = sum(counted_views(run.method, run.config.parameters).values())
     while run.epoch < run.config.last_epoch:
         with memory.explained(run.config.device, *memory.in_step(run.config, views)):
             report = _epoch(run, run.epoch + 1)

@@ -23,7 +23,9 @@ READINGS_FILE = "test-readings.jsonl"
 def confusion_of(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> list[list[int]]:
     """The EMA model's confusion matrix on some images, (n, H, W, 3) uint8 and (n,) int64 arrays."""
     truth, size, parts = torch.tensor(labels).to(run.device), run.config.eval_batch_size, []
-    for start in range(0, len(images), size):  # a map of a file that is larger than memory is read batch by batch
+    for start in range(
+        0, len(images), size
+    ):  # a map of a file that is larger than memory is read batch by batch
         pixels = torch.tensor(images[start : start + size]).to(run.device)
         parts.append(run.evaluated_in_batches(pixels, torch.arange(len(pixels), device=run.device)))
     return matrix_of(count_confusion(torch.cat(parts), truth).tolist())

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssl_core import method_file
 from ssl_core.data.datasets import TestSet, load_test, membership_of
-from ssl_core.data.overlaps import check_leak
+from ssl_core.data.inspecting.overlaps import check_leak
 from ssl_core.data.splits.holdout import Membership
 from ssl_core.measures import errors_by_class, images_and_wrong, matrix_of
 from ssl_core.pictures import panels as pictures
@@ -89,7 +89,7 @@ class Result:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def _kept_membership(out: Path) -> Membership | None:
+def kept_membership(out: Path) -> Membership | None:
     """The record of test images of the run in a folder."""
     path = out / HELD_OUT_FILE
     return Membership.of(json.loads(path.read_text()), where=str(path)) if path.is_file() else None
@@ -133,7 +133,7 @@ def train(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
     if resume and out is not None:
-        membership = _kept_membership(out) or membership
+        membership = kept_membership(out) or membership
     config = asked(config, data_root, cache, membership, counted=resume)
     if config.refit and not final:
         raise ConfigError(
@@ -246,7 +246,10 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     if not path.exists():
         return None
     document = json.loads(path.read_text())
-    differing = differences(document["config"], config.document())
+    there = document["config"]
+    if _same_place(there["dataset"], config.dataset):
+        there = there | {"dataset": config.dataset}
+    differing = differences(there, config.document())
     if differing:
         raise ConfigError(
             f"{out}: result of another configuration: {', '.join(differing)} differ. Name another folder, or "
@@ -255,6 +258,16 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     if document["epochs"] < config.last_epoch or (final and "test_error" not in document):
         return None
     return Result(**{"val_error": None, "test_error": None, **document})
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Whether two names of data sets name one folder or file, one of them perhaps relative to where it was given."""
+    (kind, _, here), (also, _, there) = one.partition(":"), other.partition(":")
+    return (
+        bool(here)
+        and kind == also
+        and Path(here).expanduser().resolve() == Path(there).expanduser().resolve()
+    )
 
 
 def _open_folder(out: Path, run: Run, resume: bool) -> None:

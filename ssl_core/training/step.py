@@ -5,14 +5,23 @@ During the warm-up the step is the supervised one, whatever the method (invarian
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ssl_core.augment import weak as augment
 from ssl_core.augment.randaugment import Geometry, strong_view
-from ssl_core.methods.base import AnyMethod, Batch, LossOutput, Progress, Step
+from ssl_core.methods.base import (
+    AnyMethod,
+    Batch,
+    LossOutput,
+    Progress,
+    Step,
+    counted_views,
+)
 from ssl_core.methods.supervised import METHOD as SUPERVISED
+from ssl_core.methods.views import Views, view_names
 from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.training.finite import FiniteGuard
@@ -43,8 +52,8 @@ def _batch(run: Run, progress: Progress) -> Batch:
     # the same whatever the method draws besides.
     labelled = run.normalise(_weak_pixels(run, run.fetch(chosen, rows), progress.step, 0))
     labels = run.labels[chosen]
-    names = run.method.unlabelled_views if progress.ssl_epoch else ()
-    if not names:
+    counts = counted_views(run.method, config.parameters) if progress.ssl_epoch else {}
+    if not counts:
         _ahead(run, progress.step + 1, unlabelled=False)
         return Batch(labelled=labelled, labels=labels, indices=chosen[:0])
     drawn = run.method.draw(config.parameters, run.method_state, setup, progress, config.seed)
@@ -55,7 +64,7 @@ def _batch(run: Run, progress: Progress) -> Batch:
     indices = run.to_device(rows)
     fetched = run.fetch(indices, rows)
     _ahead(run, progress.step + 1, unlabelled=drawn is None)
-    views, geometry = unlabelled_views(run, fetched, progress.step, names)
+    views, geometry = unlabelled_views(run, fetched, progress.step, counts)
     return Batch(
         labelled=labelled, labels=labels, indices=indices, views=views, targets=targets, geometry=geometry
     )
@@ -82,27 +91,40 @@ def _ahead(run: Run, step: int, *, unlabelled: bool) -> None:
 
 
 def unlabelled_views(
-    run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, names: tuple[str, ...]
-) -> tuple[dict[str, torch.Tensor], Geometry | None]:
-    """The views of a step by name, each (n, 3, H, W), and where the strong one's pixels come from.
+    run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, counts: Mapping[str, int]
+) -> tuple[Views, Geometry | None]:
+    """The views of a step by name, each (n, 3, H, W), and where the first strong one's pixels come from.
 
     Args:
-        run: the run.
+        run: whose random streams they are made of.
         fetched: images on the device and which of them, as `Run.fetch` gives them.
-        step: the step, from 0.
-        names: weak, strong.
+        step: its number, from 0.
+        counts: how many of each kind, as `Method.views` has them.
     """
-    pixels, geometry = {"weak": _weak_pixels(run, fetched, step, 1)}, None
-    if "strong" in names:
-        shared = run.method.shares_crop(run.config.parameters)
-        base = pixels["weak"] if shared else _weak_pixels(run, fetched, step, 2)
-        stream = generator(run.config.seed, "augmentation", step, 3, device=run.device)
-        pixels["strong"], geometry = strong_view(base, stream, run.apply_strong)
-    return {name: run.normalise(pixels[name]) for name in names}, geometry
+    pixels: dict[str, torch.Tensor] = {}
+    # The first views of a kind have the streams that they had when there was one of a kind alone.
+    for number, name in enumerate(view_names("weak", counts.get("weak", 0))):
+        pixels[name] = _weak_pixels(run, fetched, step, 1, *_further(number))
+    geometry = None
+    shared = run.method.shares_crop(run.config.parameters)
+    for number, name in enumerate(view_names("strong", counts.get("strong", 0))):
+        place = (1,) if shared else (2, *_further(number))
+        base = pixels["weak"] if shared and "weak" in pixels else _weak_pixels(run, fetched, step, *place)
+        stream = generator(run.config.seed, "augmentation", step, 3, *_further(number), device=run.device)
+        pixels[name], where = strong_view(base, stream, run.apply_strong)
+        geometry = geometry or where
+    return Views({name: run.normalise(each) for name, each in pixels.items()}), geometry
 
 
-def _weak_pixels(run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, place: int) -> torch.Tensor:
-    stream = generator(run.config.seed, "augmentation", step, place, device=run.device)
+def _further(number: int) -> tuple[int, ...]:
+    """What the place of a view's random stream has besides, for the second view of a kind and those after it."""
+    return (number,) if number else ()
+
+
+def _weak_pixels(
+    run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, *place: int
+) -> torch.Tensor:
+    stream = generator(run.config.seed, "augmentation", step, *place, device=run.device)
     return augment.weak_view(*fetched, flip=run.data.flip, generator=stream)
 
 
@@ -118,7 +140,7 @@ def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> Los
     output: LossOutput[Any]
     state = run.method_state
     if progress.ssl_epoch:
-        step = Step(run.forward, batch, state, progress, noise)
+        step = Step(run.forward, batch, state, progress, noise, run.averaged)
         output = run.method.compute_loss(config.parameters, step)
         state = checked_state(run.method, state, output.state, "compute_loss")
     else:

@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import uuid
 import warnings
@@ -27,12 +28,14 @@ from tests.tune.helpers import (
     rewrite_paths,
     shapes_options,
 )
+from tests.tune.loaded_sender import ForkedSender, drawn_at_once
 from tests.tune.servers import Gate, MlflowServer, ServerStore, needed, postgres
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
-from tune.delivery import sender
+from tune.delivery import drawing, sender
 from tune.delivery.mlflow_runs import prepared_database
 from tune.store.home import Home
+from tune.tracking import sender_process
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # or they would wait for whatever test runs beside them
 
@@ -67,6 +70,21 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_TUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("SSL_TUNE_FIGURES", "0")  # seconds a study; the study `finished` has them
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _senders_are_forked() -> Iterator[None]:
+    """Studies in this process have their senders from a process that has loaded MLflow (tests.tune.loaded_sender)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sender_process, "Popen", ForkedSender)
+        patch.setattr(drawing, "Popen", drawn_at_once)
+        yield
+
+
+@pytest.fixture
+def fresh_senders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's senders are started on their own, as users' are: for a test that looks at the process."""
+    monkeypatch.setattr(sender_process, "Popen", subprocess.Popen)
 
 
 @pytest.fixture
@@ -231,6 +249,14 @@ def finished(
     home = copy_home(Home(folder / "home"), tmp_path_factory.mktemp("finished") / "home")
     rewrite_paths(home.path, {(folder / "pictures").read_text(): str(pictures)})
     return home
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """Fixtures of a module draw no figures for MLflow, no more than tests do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_TUNE_FIGURES", "0")
+        yield
 
 
 @pytest.fixture

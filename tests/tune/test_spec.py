@@ -178,9 +178,19 @@ def test_trials_run_together_as_gpus_or_cores_allow(home: Home, monkeypatch: pyt
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert make_spec(home, concurrent=None).concurrent == 2
     assert make_spec(home, concurrent=None, gpus_per_trial=0.5).concurrent == 4
-    assert make_spec(home, concurrent=None, gpus_per_trial=2).concurrent == 1
-    with pytest.raises(ConfigError, match=r"gpus_per_trial = 4: this machine has 2 GPUs that may be used"):
-        make_spec(home, gpus_per_trial=4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    assert make_spec(home, concurrent=None, trials=64, gpus_per_trial=0.3).concurrent == 24
+
+
+def test_a_trial_has_no_more_than_the_one_gpu_that_it_trains_on(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ConfigError, match=r"gpus_per_trial = 2: must be between 0 and 1"):
+        make_spec(home, gpus_per_trial=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match=r"gpus_per_trial = 1: this machine has no GPUs that may be used"):
+        make_spec(home, gpus_per_trial=1)
 
 
 def test_options_win_over_the_file_and_the_environment_over_the_default(

@@ -11,7 +11,7 @@ from ssl_core.data.options import Options
 from ssl_core.system.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ssl_core.data.inspection import Inspection
+    from ssl_core.data.inspecting.inspection import Inspection
     from ssl_core.data.splits.drawing import Wanted
 
 _SPLIT_KEYS = {"valid": "valid", "valid_share": "valid_share", "split": "mode", "split_seed": "split_seed"}
@@ -42,7 +42,7 @@ def data_summary(
     Raises:
         ConfigError: an unknown data set or setting, or a layout that cannot be read.
     """
-    from ssl_core.data.inspection import inspect  # loads numpy
+    from ssl_core.data.inspecting.inspection import inspect  # loads numpy
 
     root = None if data_root is None else Path(data_root)
     options, wanted, allow_leak = _read(labels, settings or {})
@@ -52,7 +52,7 @@ def data_summary(
         dataset, root=root, options=options, wanted=wanted, allow_leak=allow_leak, progress=progress
     )
     if sheet is not None:
-        from ssl_core.data.sheet import draw_sheet, sample  # loads torch
+        from ssl_core.data.inspecting.sheet import draw_sheet, sample  # loads torch
 
         draw_sheet(sample(dataset, root=root, options=options)).save(sheet)
     return found

@@ -14,6 +14,7 @@ from tune.findings.study import load_study, studies_status
 from tune.store.event_log import EventLog
 from tune.store.events import DeadLetter
 from tune.store.home import Home
+from tune.tracking.opening import note_where
 
 if TYPE_CHECKING:
     from tune.launch.repair import Repaired
@@ -178,7 +179,9 @@ def sync(
     """
     from tune.delivery.sender import deliver  # loads MLflow once there is something to deliver
 
-    folder = load_study(name, home=home).folder
+    place = Home(home)
+    study = load_study(name, home=home)
+    folder = study.folder
     folder.check_writable()
     seconds = parse_duration(str(timeout), "--timeout")
     if retry_refused and folder.events_db.exists():
@@ -189,6 +192,9 @@ def sync(
             f"the study {name!r} is being driven: its driver delivers what is owed.", Exit.IN_USE
         )
     with folder.settled():
+        if folder.events_db.exists():
+            with EventLog(folder.events_db) as log:
+                note_where(log, study.spec, place)  # the home may have been moved
         pending = deliver(folder.path, seconds)
     with EventLog(folder.events_db, read_only=True) as log:
         return Delivery(pending, tuple(log.dead()), log.get_meta("problem"))

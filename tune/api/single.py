@@ -14,7 +14,7 @@ from ssl_core.config import RunConfig, from_document
 from ssl_core.model.card import check_place
 from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import load_kept, trust_named
-from tune.definition.inputs import parse_sets, with_overrides
+from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
 from tune.findings.exports import differences, read_exported
 from tune.signals import resumable
 from tune.store.home import Home, check_writable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ssl_core.training.result import Result
     from ssl_core.training.run import Report
 
+CONFIG = "config.json"
 DEFAULT_METHOD = "pseudo_label"
 
 
@@ -73,54 +74,43 @@ def train(
         config: a file that `export` wrote.
         out: folder of the run; None: a fresh one in the home.
         final: read the test set, once, at the end; the reading is recorded.
-        refit: train on the validation images as well, for as many steps; needs `final`, and has no `val/error`.
+        refit: train on the validation images as well, for as many steps; needs `final`, and gives no `val/error`.
         resume: go on in `out` from the last whole checkpoint.
         model: a folder for the model (see `ssl_core.load`), which is made at the end; needs `final`.
-        data_root: where downloaded data lie.
-        home: the home folder.
+        data_root, home: where downloaded data lie; the home folder.
         trust_method: a method file that `config` or the run names is run also where this user has not run it before.
-        on_report: called with the report of every epoch.
-        say: told where the bits may differ from an exported run's.
+        on_report, say: called with the report of every epoch; told where the bits may differ from an exported run's.
 
     Raises:
         ConfigError: anything wrong with what is asked for, or other data than the exported configuration's.
         NonFiniteError: a loss or gradient that is not finite.
         ServiceError: interrupted; says how to carry on.
     """
-    _check_final(refit, final, None if model is None else Path(model))
+    folder, made, root, file = (
+        None if path is None else Path(path) for path in (out, model, data_root, config)
+    )
+    _check(refit, final, resume, folder, made)
     place = Home(home).folder_for("train")
-    given = _given(dataset=dataset, labels=labels, network=network, epochs=epochs, seed=seed)
-    folder = _folder(out, resume)
-    root, file = (None if path is None else Path(path) for path in (data_root, config))
-    resumed = folder if resume else None
-    chosen, document = _configuration(method, given, settings or {}, file, resumed, trust_method)
+    common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
+    given = {k: v for k, v in common.items() if v is not None}
+    kept = folder if resume else None
+    chosen, document = _configuration(method, given, settings or {}, file, kept, trust_method)
+    chosen = chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)})
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     if as_exported:
         _compare_origin(chosen, document, root, place, say)
     chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
     folder = folder or _fresh_folder(place, chosen.method)
-    made = None if model is None else Path(model)
     result = _train(chosen, folder, place, root, made, final=final, resume=resume, on_report=on_report)
     expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
     return Training(result, folder, expected, made)
 
 
-def _given(**common: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in common.items() if value is not None}
-
-
-def _folder(out: Path | str | None, resume: bool) -> Path | None:
-    """The folder that is named for the run, which can be written; None: a fresh one."""
-    if out is None:
-        if resume:
-            raise ConfigError("--resume goes on in a run's folder: name it with --out.")
-        return None
-    check_writable(Path(out), "--out", "Name another folder.")
-    return Path(out)
-
-
-def _check_final(refit: bool, final: bool, model: Path | None) -> None:
+def _check(refit: bool, final: bool, resume: bool, out: Path | None, model: Path | None) -> None:
+    if resume and out is None:
+        raise ConfigError("--resume goes on in a run's folder: name it with --out.")
+    if out is not None:
+        check_writable(out, "--out", "Name another folder.")
     if model is not None and not final:
         raise ConfigError(
             "--model makes a model for others, who need to know its error on test images: add --final."
@@ -148,8 +138,9 @@ def _configuration(
             raise ConfigError("--config names the method already: leave --method out.")
         base, document = read_exported(file, trust_method=trust_method)
         start = base.document()
-    elif resumed is not None and method is None and not given and not settings:
-        return _kept(resumed, trust_method), {}
+    elif resumed is not None and ((resumed / CONFIG).exists() or not (method or given or settings)):
+        document, start = {}, _kept(resumed, trust_method).document()
+        _check_same_method(resumed, start, method)
     else:
         document, start = {}, {"method": method or DEFAULT_METHOD}
         trust_named(start["method"])
@@ -158,9 +149,22 @@ def _configuration(
     return from_document(with_overrides(start, given | dict(settings))), document
 
 
+def _check_same_method(folder: Path, kept: Mapping[str, Any], method: str | None) -> None:
+    """Raise ConfigError where another method is named than that of the run that goes on."""
+    asked = kept
+    if method is not None:
+        trust_named(method)
+        asked = from_document({"method": method}).document()
+    if any(asked.get(name) != kept.get(name) for name in ("method", "method_digest")):
+        raise ConfigError(
+            f"--method {method}: the run in {folder} is one of {kept['method']}. Leave --method out, or name another "
+            "folder with --out."
+        )
+
+
 def _kept(folder: Path, trust_method: bool) -> RunConfig:
     """The configuration of the run in a folder."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise ConfigError(f"{folder} holds no run ({path.name} is missing): leave --resume out to start one.")
     kept = json.loads(path.read_text())
@@ -217,8 +221,9 @@ def _train(
     from ssl_core import train as train_run  # loads torch
     from ssl_core.model.making import make_model
 
-    words = ["ssl-tune", "train", "--resume", "--out", str(folder), *(["--final"] if final else [])]
-    words += [] if model is None else ["--model", str(model)]
+    words = ["ssl-tune", "train", "--resume", "--out", str(folder.resolve()), *(["--final"] if final else [])]
+    words += ["--home", home.shown, *([] if root is None else ["--data-root", str(root.resolve())])]
+    words += [] if model is None else ["--model", str(model.resolve())]
     with resumable(shlex.join(words)):
         result = train_run(
             config,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from search_spaces import dump_yaml
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from tune import api
 from tune.cli.options import HomeOption
 from tune.cli.show import console
@@ -89,7 +89,7 @@ def _outcome(document: dict[str, Any]) -> str:
         return f"{what} (not confirmed on fresh seeds)"
     deviation = "" if confirmation["test_std"] is None else f" ± {confirmation['test_std']:.2f}"
     return (
-        f"{what}; confirmed on {len(confirmation['seeds'])} fresh seeds: test/error "
+        f"{what}; confirmed on {counted(len(confirmation['seeds']), 'fresh seed')}: test/error "
         f"{confirmation['test_mean']:.2f}{deviation} %"
     )
 
@@ -113,7 +113,7 @@ def _export_tables(name: str, csv: Path | None, parquet: Path | None, home: str 
         if path.suffix != suffix:
             raise ConfigError(f"--{suffix[1:]} {path}: name a file that ends in {suffix}.")
         count = api.export_table(name, path, home=home)
-        console().print(f"{path}: {count} trials of {name}")
+        console().print(f"{path}: {counted(count, 'trial')} of {name}")
 
 
 def _export_models(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument
 from tune.cli.show import console, print_json, typed
@@ -41,7 +42,9 @@ def report_command(
                 "again once it has ended, or where it can."
             )
         elif pending:
-            console().print(f"MLflow lacks {pending} events; deliver them with: {typed('sync', name, home)}")
+            console().print(
+                f"MLflow lacks {counted(pending, 'event')}; deliver them with: {typed('sync', name, home)}"
+            )
     if pending:
         sys.exit(Exit.TRACKING_PENDING)
 

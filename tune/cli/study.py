@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.jobs import JobsOption
 from tune.cli.options import (
@@ -62,7 +63,10 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         ["network", document["network"]],
         ["trials", f"{document['trials']}, {document['concurrent']} side by side"],
         ["threads, GPUs of a trial", f"{document['threads_per_trial']}, {document['gpus_per_trial']:g}"],
-        ["full budget", f"{document['epochs']} epochs of {document['steps_per_epoch']} steps"],
+        [
+            "full budget",
+            f"{counted(document['epochs'], 'epoch')} of {counted(document['steps_per_epoch'], 'step')}",
+        ],
         [
             "rungs",
             f"after {_listed(document['rungs']['after_ssl_epochs'])} epochs past the warm-up, best third goes on",
@@ -137,7 +141,11 @@ def _printing() -> api.Listener:
 
 def _print_search(outcome: Outcome) -> None:
     if outcome.was_finished:
-        console().print(f"the study {outcome.study.name!r} is finished already.")
+        console().print(
+            f"the study {outcome.study.name!r} is finished already. For more trials start another that begins from "
+            f"what it learned: ssl-tune search --warm-start {outcome.study.name} --name NAME, and the other options as "
+            "before."
+        )
     print_study(outcome.study)
 
 
@@ -146,9 +154,9 @@ def _say_end(found: api.Searched, home: str | None, with_baseline: bool, confirm
     for study, (pending, refused) in found.undelivered.items():
         command = typed("sync", study, home)
         if pending:
-            console().print(f"MLflow lacks {pending} events; deliver them with: {command}")
+            console().print(f"MLflow lacks {counted(pending, 'event')}; deliver them with: {command}")
         if refused:
-            console().print(f"MLflow refused {refused} events for good; see which with: {command}")
+            console().print(f"MLflow refused {counted(refused, 'event')} for good; see which with: {command}")
     name, trouble = found.study.name, found.search.trouble
     if trouble is not None:
         say(f"ssl-tune: storage: {trouble}. What was written so far is whole; mend it, then")
@@ -280,7 +288,7 @@ def _say_what_mlflow_lacks(name: str, home: str | None) -> None:
     if not tracking["pending"] and not tracking["refused"]:
         return
     say(
-        f"MLflow lacks {tracking['pending']} events and refused {tracking['refused']} for good; deliver them, or see "
-        f"which, with: {typed('sync', name, home)}"
+        f"MLflow lacks {counted(tracking['pending'], 'event')} and refused {tracking['refused']} for good; deliver "
+        f"them, or see which, with: {typed('sync', name, home)}"
     )
     sys.exit(Exit.TRACKING_PENDING)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.options import (
     DataRootOption,
@@ -25,7 +26,6 @@ from tune.cli.show import console, print_json
 
 if TYPE_CHECKING:
     from ssl_core.training.run import Report
-    from tune.api import Training
 
 
 def register(app: typer.Typer) -> None:
@@ -85,11 +85,12 @@ def train_command(
     )
     if as_json:
         print_json(training.result.document())
-    else:
-        _print_result(training)
+        return
+    _show_result(training)
 
 
-def _print_result(training: Training) -> None:
+def _show_result(training: api.Training) -> None:
+    """What came out, in words."""
     result = training.result
     test = "" if result.test_error is None else f", test/error {result.test_error:.2f} %"
     validated = (
@@ -98,7 +99,7 @@ def _print_result(training: Training) -> None:
         else f"val/error {result.val_error:.2f} %"
     )
     console().print(
-        f"{validated}{test} after {result.epochs} epochs, {result.seconds:.1f} s, "
+        f"{validated}{test} after {counted(result.epochs, 'epoch')}, {result.seconds:.1f} s, "
         f"{result.images_per_second:.0f} images/s; result in {training.folder / 'result.json'}"
     )
     if training.model is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ def each_of(
         return
     from tune.cluster import local_ray  # loads Ray
 
-    with local_ray.running(places.concurrent, PRELOAD):
+    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD):
         ray = local_ray.ray
         remote = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(function)
         waiting = {remote.remote(*each): place for place, each in enumerate(arguments)}

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from ssl_core.system.errors import counted
 from tune.cluster import local_ray  # before Ray Tune, which reads the environment that it sets
 
 # isort: split
@@ -44,6 +45,8 @@ class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGA
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
 LOOK_SECONDS = 0.5
+MOST_PLACES = 10_000
+"""As `--concurrent` takes them at most."""
 
 
 class StudyRun:
@@ -137,7 +140,7 @@ class StudyRun:
     def wait_for_tracking(self, timeout: float) -> int:
         """Wait for MLflow, so many seconds at most, and end the sender; returns how many events are still owed."""
         if pending := self.tracker.pending():
-            self.progress.say(f"delivering {pending} events to MLflow")
+            self.progress.say(f"delivering {counted(pending, 'event')} to MLflow")
         try:
             pending = self.tracker.sender.close(timeout, self._tell_news)
         except KeyboardInterrupt:
@@ -165,14 +168,16 @@ class StudyRun:
             self.progress.say(news)
 
     def _tune(self) -> None:
-        with local_ray.running(self.spec.concurrent, PRELOAD):
+        with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD):
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=self._searcher(),
                     scheduler=StudyASHA(self.records.epochs, self.records.history(), self.spec.objective),
                     num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
-                    max_concurrent_trials=None if self.spec.elastic else self.spec.concurrent,
+                    # Ray lets so many trials wait for a place, and without a number one: places fill one by one.
+                    # Where the places are those of the moment, the searcher holds back (`Room`).
+                    max_concurrent_trials=MOST_PLACES if self.spec.elastic else self.spec.concurrent,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: f"trial-{trial.config['trial']}",
                     trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']}",

@@ -247,7 +247,7 @@ def _chosen(
         if record is None:
             raise ConfigError(
                 f"the study {study.name!r} has no trial with a result yet. Resume it with "
-                f"`ssl-tune resume {study.name}`."
+                f"`{study.folder.command('resume')}`."
             )
         return record, full
     for record in records:

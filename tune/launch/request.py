@@ -20,7 +20,7 @@ from ssl_core.config import RunConfig, from_document, resolve
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import trust_named
-from tune.cluster.capacity import Machine, share
+from tune.cluster.capacity import Machine, gpu_places, share
 from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
 from tune.definition.inputs import with_absolute_place, with_overrides
@@ -28,7 +28,7 @@ from tune.definition.request import KeptOptions, SearchRequest
 from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, without
 from tune.store.home import Home
 from tune.store.layout import check_name
-from tune.tracking.uri import check_tracking_uri
+from tune.tracking.uri import absolute_uri, check_tracking_uri
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _tracking_uri(request: SearchRequest, home: Home) -> str:
             "MLFLOW_TRACKING_URI."
         )
     check_tracking_uri(uri)
-    return uri
+    return absolute_uri(uri)
 
 
 def _resolved(request: SearchRequest, asked: RunConfig, threads: int) -> tuple[RunConfig, Path | None]:
@@ -228,5 +228,5 @@ def _gpus(request: SearchRequest, machines: Sequence[Machine] | None) -> float:
 
 
 def _default_concurrent(gpus: float, cores: int, trials: int) -> int:
-    places = int(gpu_count() / gpus) if gpus else cores
-    return max(1, min(places, trials))
+    room = gpu_places(gpu_count(), gpus) if gpus else cores
+    return max(1, min(room, trials))

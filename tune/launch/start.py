@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ssl_core.system.errors import counted
 from tune.cluster.connection import joined, machines_of
 from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
@@ -160,5 +161,5 @@ def tune_baseline(study: Study, home: Home, progress: Progress) -> Outcome:
             progress.say(f"the tuned baseline is the study {found.name}, which is carried on")
         return carry_on(found.name, home, progress)
     name = wanted_baseline(study.spec, home).name
-    progress.say(f"the tuned baseline is made: study {name}, {study.spec.trials} trials")
+    progress.say(f"the tuned baseline is made: study {name}, {counted(study.spec.trials, 'trial')}")
     return start(baseline_request(study.spec).model_copy(update={"name": name}), home, progress)

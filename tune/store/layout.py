@@ -21,6 +21,8 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from urllib.parse import unquote
 
 from ssl_core.system.errors import ConfigError
 
@@ -85,3 +87,38 @@ def stays_inside(name: str) -> bool:
     """Whether a name from a store or an archive, parts joined by "/", lies below the folder that it is joined to."""
     parts = name.split("/")
     return not any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts)
+
+
+IN_HOME = f"home:{MLFLOW_DB}"
+"""The tracking URI of a study that is tracked in its home's own database, as the study keeps it."""
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file as SQLAlchemy reads it: what has a meaning in a URL is quoted."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that a SQLite URL names, as SQLAlchemy reads it; None where it names none."""
+    kind, _, rest = url.partition("://")
+    path = unquote(rest.partition("?")[0].removeprefix("/"))
+    return Path(path) if kind.partition("+")[0] == "sqlite" and path not in ("", ":memory:") else None
+
+
+def kept_uri(uri: str, home: Path) -> str:
+    """A tracking URI as a study keeps it: the home's own database without the home's path, which may be moved."""
+    return IN_HOME if uri == sqlite_url(home / MLFLOW_DB) else uri
+
+
+def uri_here(kept: str, home: Path, study: str) -> str:
+    """The tracking URI that a study kept, as it is now that its home is here.
+
+    An earlier version kept the whole path: it is taken for this home's where the study is not there any more.
+    """
+    here = sqlite_url(home / MLFLOW_DB)
+    if kept == IN_HOME:
+        return here
+    file = sqlite_file(kept)
+    if file is None or file.name != MLFLOW_DB or not file.is_absolute() or not (home / MLFLOW_DB).exists():
+        return kept
+    return kept if (file.parent / STUDIES / study / STUDY_FILE).exists() or file.exists() else here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import time
 import uuid
@@ -52,11 +53,11 @@ class Lease:
             other is not None and other.get("copy") != mine
         ):  # a driver of this copy has ended: its lock is ours now
             silent = time.time() - other["beat"]
+            stop = shlex.join(["ssl-tune", "stop", self._folder.name, "--home", self._store.url])
             raise ServiceError(
                 f"the study {self._folder.name!r} is in use by a driver on {other.get('host')} (process "
-                f"{other.get('pid')}), "
-                f"last heard of {silent:.0f} s ago. Wait for it, or end its sitting with `ssl-tune stop "
-                f"{self._folder.name}`; if that machine is gone, the study is free in {LEASE - silent:.0f} s.",
+                f"{other.get('pid')}), last heard of {silent:.0f} s ago. Wait for it, or end its sitting with `{stop}`;"
+                f" if that machine is gone, the study is free in {LEASE - silent:.0f} s.",
                 Exit.IN_USE,
             )
         self.renew()

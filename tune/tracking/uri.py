@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from ssl_core.system.errors import ConfigError
 from tune.errors import HIDDEN, has_password, without_passwords
+from tune.store.layout import sqlite_file, sqlite_url
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -70,8 +71,7 @@ def shown(text: str) -> str:
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of a sqlite URI; None where it names none."""
-    path = urlsplit(uri).path.removeprefix("/")
-    return Path(path) if path and path != ":memory:" else None
+    return sqlite_file(uri)
 
 
 def take_login() -> None:
@@ -98,4 +98,4 @@ def absolute_uri(uri: str) -> str:
     path = sqlite_path(uri) if uri.startswith("sqlite") else None
     if path is None or path.is_absolute():
         return uri
-    return f"{uri.partition('://')[0]}:///{path.absolute()}"
+    return sqlite_url(path.absolute())

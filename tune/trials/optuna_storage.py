@@ -23,6 +23,7 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.system.faults import fault
 from tune.errors import Exit, ServiceError, has_password, without_passwords
 from tune.store.integrity import connect_to_read, damaged, is_damage
+from tune.store.layout import sqlite_url
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
@@ -91,7 +92,7 @@ def open_storage(folder: StudyFolder, url: str | None = None, *, shared: bool | 
         DamagedError: the study's own file is damaged.
         ServiceError: a database that does not answer.
     """
-    where = url or f"sqlite:///{folder.optuna_db}"
+    where = url or sqlite_url(folder.optuna_db)
     with answering(folder, url):
         return RDBStorage(where, engine_kwargs=_engine_options(where, shared if url is None else None))
 
@@ -110,7 +111,7 @@ def open_to_read(folder: StudyFolder, url: str | None = None) -> RDBStorage | No
         DamagedError: the study's own file is damaged.
         ServiceError: a database that does not answer.
     """
-    where = url or f"sqlite:///{folder.optuna_db}"
+    where = url or sqlite_url(folder.optuna_db)
     options = _engine_options(where, None)
     path = folder.optuna_db if url is None else _sqlite_file(where)
     if path is not None:

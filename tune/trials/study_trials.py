@@ -180,10 +180,7 @@ class StudyTrials:
         fault("tell:after")
         del self._running[number]
         self._records[number] = self._record(trial)
-        if stop_reason == "oom":
-            self._load()  # the sampler is told of other parameters than it had asked for
-        else:
-            self._sampling.end(trial)
+        self._sampling.end(trial)
 
     def all(self) -> list[TrialRecord]:
         """Every trial asked for, in order of creation; without the curves, which `history` has."""

@@ -8,10 +8,9 @@ from itertools import combinations
 
 import numpy as np
 
-from ssl_core.data.layouts.listing import counted
 from ssl_core.data.part import UNLABELLED, Hashes, Labels, hashes_of_images
 from ssl_core.data.types import Dataset, TestSet
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 
 MAX_LEAK = 0.05
 """Share of test images that may be training images; above it the test error says nothing about new images."""

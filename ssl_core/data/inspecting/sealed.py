@@ -10,8 +10,8 @@ import numpy as np
 from ssl_core.data.assembly import damaged_message
 from ssl_core.data.datasets import listing_of
 from ssl_core.data.decoding.stream import Progress, examine_files
+from ssl_core.data.inspecting.overlaps import check_leak
 from ssl_core.data.options import Options
-from ssl_core.data.overlaps import check_leak
 from ssl_core.data.part import Rows
 from ssl_core.data.types import Dataset, TestSet
 from ssl_core.system.errors import ConfigError
