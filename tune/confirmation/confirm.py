@@ -21,6 +21,9 @@ from ssl_core.config import from_document
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
+from tune.cluster.capacity import check_fit
+from tune.cluster.connection import machines
+from tune.cluster.gpus import check_gpus
 from tune.confirmation.document import (
     Candidate,
     FinalTraining,
@@ -39,7 +42,7 @@ from tune.errors import Exit, ServiceError
 from tune.findings.confirmation import PLAIN, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
-from tune.launch.start import tune_baseline
+from tune.launch.start import moved, tune_baseline
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
 from tune.tracking.tracker import Tracker
@@ -62,6 +65,7 @@ def confirm(
     progress: Progress | None = None,
     trust_method: bool = False,
     sitting: Sitting | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations; what is done already is not done again.
 
@@ -79,18 +83,18 @@ def confirm(
         progress: shows the search of the tuned baseline, where one has to be made.
         trust_method: run the method's file also where this user has not run it before (`ssl_core.trusted`).
         sitting: of the search, which holds the study, Ray and the sender; None: a sitting of its own.
+        address: of the Ray cluster that this process has joined, to train there; None: here, or where the sitting is.
 
     Returns:
         What `ssl-tune confirm --json` prints; also written to ``confirm.json`` in the study's folder.
 
     Raises:
-        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
+        ConfigError: no such study, fewer trials with a result than `top`, too little data for the seeds, or no machine
+            that can train them.
         ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
     place = home if isinstance(home, Home) else Home(home)
-    study = Study(place.existing_study_folder(name))
-    if baseline not in BASELINES:
-        raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
+    study = _study(name, baseline, place, address, is_held=sitting is not None)
     study.load_method(trust_method=trust_method)
     redrawn: Redrawn = "everything" if resample else _redrawn(study.spec)
     chosen = _chosen(study, top, seeds, redrawn)
@@ -117,6 +121,28 @@ def confirm(
         _keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
+
+
+def _study(name: str, baseline: str, home: Home, address: str | None, *, is_held: bool) -> Study:
+    """The study, to be trained where it was asked for; `is_held`: where its search is.
+
+    Raises:
+        ConfigError: an unknown kind of baseline, or machines on which its trainings would wait for ever.
+    """
+    study = Study(home.existing_study_folder(name))
+    if baseline not in BASELINES:
+        raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
+    if not is_held:
+        study.spec = moved(study.spec, address or "local")
+    gpus, threads = study.spec.gpus_per_trial, int(study.spec.config["threads"])
+    if study.spec.address is None:
+        check_gpus(
+            gpus,
+            "The study was searched with them: confirm it where they are, or on a cluster with --address.",
+        )
+    else:
+        check_fit(machines(), threads, gpus)
+    return study
 
 
 def _of_winner(
@@ -245,6 +271,7 @@ def _places(study: Study, home: Home) -> Places:
         concurrent=study.spec.concurrent,
         cpus=reserved["cpu"],
         gpus=reserved["gpu"],
+        address=study.spec.address,
     )
 
 
