@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.setting import CLASSES, Cell, config_of, data_of
+from ssl_core.methods.base import counted_views
 from ssl_core.networks.registry import build_network
 from ssl_core.registry import method_of
 from ssl_core.system.memory import keep_freed_memory
@@ -44,7 +45,7 @@ class BareModel:
         self.network = network.to(device=cell.device, dtype=self.dtype)
         self.passes = compiled.network(self.network) if cell.compile is True else self.network
         self.optimizer = build_optimizer(self.network, lr=0.03, momentum=0.9, weight_decay=5e-4)
-        views = len(self.method.unlabelled_views)
+        views = sum(counted_views(self.method, config.parameters).values())
         self.labelled = self._images(cell.batch_size)
         self.unlabelled = self._images(cell.unlabelled if views else 0)
         self.noise = self._images(len(self.unlabelled))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from search_spaces.space import space_names as space_names
     from search_spaces.yaml_text import dump_yaml as dump_yaml
     from search_spaces.yaml_text import load_yaml as load_yaml
+    from search_spaces.yaml_text import read_yaml_text as read_yaml_text
 
 _HOMES = {
     "Parameter": "search_spaces.ranges",
@@ -26,6 +27,7 @@ _HOMES = {
     "load_space": "search_spaces.space",
     "load_yaml": "search_spaces.yaml_text",
     "parse_space": "search_spaces.space",
+    "read_yaml_text": "search_spaces.yaml_text",
     "space_names": "search_spaces.space",
 }
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "load_space",
     "load_yaml",
     "parse_space",
+    "read_yaml_text",
     "space_names",
 ]
 

@@ -31,7 +31,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 
 from search_spaces.ranges import EPOCHS, SHARE, Parameter, bound, choices, holds, plain
 from search_spaces.reader import VARIANTS, Reader
-from search_spaces.yaml_text import load_document
+from search_spaces.yaml_text import load_document, read_yaml_text
 from ssl_core import method_file
 from ssl_core.config import parameter_names, warmup_from_share
 from ssl_core.methods.base import AnyMethod
@@ -159,7 +159,9 @@ def load_space(method: str, choice: str | None = None) -> SearchSpace:
 
 def _read(path: Path, what: str, remedy: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_yaml_text(path)
+    except ConfigError:
+        raise
     except FileNotFoundError:
         problem = "there is no such file"
     except UnicodeDecodeError:

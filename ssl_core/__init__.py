@@ -1,8 +1,10 @@
-"""One training run of semi-supervised image classification, from a configuration to a result.
+"""One training run of semi-supervised image classification, from a configuration to a result, and the model of it.
 
     import ssl_core
     result = ssl_core.train({"method": "pseudo_label", "dataset": "digits", "epochs": 5})
     print(result.val_error)
+    model = ssl_core.load("my-model")   # a folder that `ssl-tune train --final --model` made
+    print(model.predict("images/"))     # a pandas table
 
 Names are loaded at first use, so that reading a configuration does not load torch.
 """
@@ -13,6 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssl_core.model.model import Model as Model
+    from ssl_core.model.model import load as load
     from ssl_core.schema import RunConfig as RunConfig
     from ssl_core.system.errors import ConfigError as ConfigError
     from ssl_core.system.errors import MemoryExhaustedError as MemoryExhaustedError
@@ -24,11 +28,22 @@ _HOMES = {
     "RunConfig": "ssl_core.schema",
     "ConfigError": "ssl_core.system.errors",
     "MemoryExhaustedError": "ssl_core.system.errors",
+    "Model": "ssl_core.model.model",
     "NonFiniteError": "ssl_core.system.errors",
     "Result": "ssl_core.training.result",
+    "load": "ssl_core.model.model",
     "train": "ssl_core.training.result",
 }
-__all__ = ["ConfigError", "MemoryExhaustedError", "NonFiniteError", "Result", "RunConfig", "train"]
+__all__ = [
+    "ConfigError",
+    "MemoryExhaustedError",
+    "Model",
+    "NonFiniteError",
+    "Result",
+    "RunConfig",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -53,6 +53,103 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
     return -(log_p.exp() * log_p).sum(dim=1)
 
 
+def squared_error(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Squared distance of two predictions, mean over the classes: 1/C sum_c (p_c - q_c)^2.
+
+    Gradients flow into both arguments: detach the target.
+
+    Args:
+        p, q: probabilities (n, C), any floating type; computed in float32 or better.
+
+    Returns:
+        (n,) in [0, 2/C].
+
+    Reference: the consistency loss of Tarvainen and Valpola (2017) and Berthelot et al. (2019, MixMatch).
+    """
+    return (_at_least_float32(p) - _at_least_float32(q)).square().mean(dim=1)
+
+
+def soft_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of soft targets, -sum_c q_c log softmax(logits)_c.
+
+    Gradients flow into both arguments: detach the target.
+
+    Args:
+        logits: (n, C), any floating type; computed in float32 or better.
+        target: probabilities q (n, C).
+
+    Returns:
+        (n,) in nats; at least the entropy of q. A class of target 0 counts as 0 even where its probability underflows.
+    """
+    log_p = torch.log_softmax(_at_least_float32(logits), dim=1)
+    each = torch.where(target > 0, target * log_p, 0)  # 0 * -inf would be NaN
+    return -each.sum(dim=1)
+
+
+def bhattacharyya_coefficient(logits: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """How far two predictions overlap, BC(q, p) = sum_c sqrt(q_c p_c), of p = softmax(logits).
+
+    The square root of p is taken in logarithms, so that its gradient stays finite where p_c underflows.
+
+    Args:
+        logits: (n, C), any floating type; computed in float32 or better.
+        q: probabilities (n, C).
+
+    Returns:
+        (n,) in [0, 1]; 1 where q = p.
+
+    Reference: Bhattacharyya (1943); Hu et al. (2021, SimPLE) compare pairs of images by it.
+    """
+    return (q.sqrt() * (torch.log_softmax(_at_least_float32(logits), dim=1) / 2).exp()).sum(dim=1)
+
+
+def alpha_divergence(g: torch.Tensor, p: torch.Tensor, alpha: float) -> torch.Tensor:
+    """D_alpha(g || p) = (sum_c g_c^alpha p_c^(1 - alpha) - 1) / (alpha (alpha - 1)).
+
+    Its limits are taken where the formula is 0 / 0: KL(g || p) at alpha = 1 and KL(p || g) at alpha = 0. Gradients flow
+    into both arguments: detach the target.
+
+    Args:
+        g, p: probabilities (n, C), any floating type; computed in float32 or better.
+        alpha: the order. Above 1 the divergence grows as a power of 1 / p_c where g_c is not small.
+
+    Returns:
+        (n,) at least 0 but for rounding, 0 where g = p. Infinite where a class has probability 0 in p (alpha >= 1) or
+        in g (alpha <= 0), but not in the other.
+
+    Reference: Minka (2005); Gong, Wang and Liu (2021, AlphaMatch), equation 5.
+    """
+    g, p = _at_least_float32(g), _at_least_float32(p)
+    if alpha == 0:
+        return alpha_divergence(p, g, 1)
+    # A class that is absent from the first (for a negative alpha: the second) argument counts as 0. Putting in
+    # 1 keeps 0 * inf out of the value and out of the gradient.
+    present = g > 0 if alpha > 0 else p > 0
+    inner_g, inner_p = torch.where(present, g, 1), torch.where(present, p, 1)
+    if alpha == 1:
+        return torch.where(present, g * (inner_g.log() - inner_p.log()), 0).sum(dim=1)
+    terms = torch.where(present, inner_g**alpha * inner_p ** (1 - alpha), 0)
+    return (terms.sum(dim=1) - 1) / (alpha * (alpha - 1))
+
+
+def sharpened(p: torch.Tensor, temperature: float) -> torch.Tensor:
+    """p_c^(1/T) / sum_k p_k^(1/T): a prediction made surer for T < 1, in logarithms, so that nothing underflows early.
+
+    Args:
+        p: probabilities (n, C).
+        temperature: T above 0; 1 leaves p as it is.
+
+    Returns:
+        (n, C), each row adds up to 1.
+    """
+    return (p.log() / temperature).softmax(dim=1)
+
+
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """softmax(logits) in float32 or better: (n, C) to (n, C). With a gradient; detach what is a target."""
+    return _at_least_float32(logits).softmax(dim=1)
+
+
 def confident_class(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Confidence and class of a pseudo-label: max and argmax of softmax(logits), without a gradient.
 

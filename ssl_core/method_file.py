@@ -1,7 +1,8 @@
 """A user's own method in a file outside of the package, named as ``file:my_method.py``.
 
-The file holds a METHOD, like the modules of `ssl_core.methods`. Loading it runs its code. This happens only where its
-user names the file, and with the copy that their own study or run keeps.
+The file holds a METHOD, like the modules of `ssl_core.methods`. Loading it runs its code. So nothing here loads a file
+that was not named to it: what only reads a study takes a description of the method from the study's own text
+(`describe`), and the service asks its user before it runs a copy that a study or a run keeps.
 
 Such a method is identified by its file's content, not by its path. Configurations carry the method's name and a digest
 of the content. So another machine can run it from the text alone, the same content is loaded once wherever it is, and a
@@ -17,14 +18,19 @@ import linecache
 import re
 import sys
 import traceback
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BeforeValidator, ConfigDict, create_model
 
 from ssl_core import earlier_methods
 from ssl_core.methods import method_names
-from ssl_core.methods.base import AnyMethod, Method
+from ssl_core.methods.base import AnyMethod, LossOutput, Method, Step
+from ssl_core.methods.views import KINDS
 from ssl_core.schema import MethodConfig, RunConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
@@ -34,7 +40,6 @@ COPY = "method.py"
 """Name of the copy that a study or a run keeps in its folder."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # it becomes part of names of studies and folders
-_VIEWS = ("weak", "strong")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class _Loaded:
 
 
 _loaded: dict[str, _Loaded] = {}  # by digest
+_described: dict[str, AnyMethod] = {}  # likewise; what was loaded goes before it
 
 
 def path_of(reference: str) -> Path:
@@ -101,22 +107,67 @@ def load(text: str, where: str) -> AnyMethod:
 
 
 def loaded(name: str, digest: str) -> AnyMethod:
-    """The method of a digest that this process has loaded.
+    """The method of a digest that this process has loaded; else what it has only been told of it (`describe`).
 
     Raises:
-        ConfigError: it has loaded none, or one of another name.
+        ConfigError: it has neither, or one of another name.
     """
-    found = _loaded.get(digest)
-    if found is None:
+    method = _loaded[digest].method if digest in _loaded else _described.get(digest)
+    if method is None:
         raise ConfigError(
             f"the method {name!r} is not one of the package's, and its file (method_digest {digest}) is not at hand. "
             f"Name the file: method: {PREFIX}PATH."
         )
-    if found.method.name != name:
-        raise ConfigError(
-            f"method = {name!r}: the file of method_digest {digest} holds {found.method.name!r}."
-        )
-    return found.method
+    if method.name != name:
+        raise ConfigError(f"method = {name!r}: the file of method_digest {digest} holds {method.name!r}.")
+    return method
+
+
+class _Described(Method[MethodConfig, None]):
+    """A method whose file is not run: its name and its parameters, for what reads configurations of it."""
+
+    def compute_loss(self, config: MethodConfig, step: Step[None]) -> LossOutput[None]:
+        raise RuntimeError(f"the file of the method {self.name!r} has not been loaded")
+
+
+def describe(name: str, digest: str, section: Mapping[str, Any]) -> AnyMethod:
+    """Have a method's configurations read without running its file, from one that was checked and completed before.
+
+    Args:
+        name: the method's name.
+        digest: of its file's content.
+        section: its parameters, all of them, as a resolved configuration has them.
+
+    Raises:
+        ConfigError: this cannot be a method's name, or these its parameters.
+    """
+    if digest in _loaded:
+        return loaded(name, digest)
+    if problem := _problem_of_name(name):
+        raise ConfigError(problem.replace("METHOD.name", "method"))
+    for key in section:
+        if not isinstance(key, str) or not key.isidentifier() or key.startswith(("_", "model_")):
+            raise ConfigError(f"{name}.{key} cannot be a parameter of a method.")
+    fields: dict[str, Any] = {key: (_typed_as(value), value) for key, value in section.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a parameter may be called as one of pydantic's own functions
+        model = create_model(f"{name}Config", __base__=_DescribedConfig, **fields)
+    kind = type(f"{name}Described", (_Described,), {"name": name, "summary": name, "Config": model})
+    method: AnyMethod = kind()
+    method.digest = digest
+    _described[digest] = method
+    return method
+
+
+class _DescribedConfig(MethodConfig):
+    model_config = ConfigDict(extra="allow")
+
+
+def _typed_as(known: Any) -> Any:
+    """The type of a parameter of which one value is known: any; where it is a float, whole numbers become floats."""
+    if not isinstance(known, float):
+        return Any
+    return Annotated[Any, BeforeValidator(lambda value: float(value) if type(value) is int else value)]
 
 
 def text_of(digest: str) -> str:
@@ -135,21 +186,30 @@ def write(path: Path, digest: str) -> None:
     write_atomically(path, text_of(digest).encode("utf-8"))
 
 
+def kept_text(folder: Path, name: str, digest: str) -> str:
+    """The copy of a method's file that a folder keeps; it is read, not run.
+
+    Raises:
+        ConfigError: the copy is missing or was changed.
+    """
+    path = folder / COPY
+    text = read(path)
+    if digest_of(text) != digest:
+        raise ConfigError(
+            f"{path} was changed: it is the copy of the method {name!r} that {folder.name} began with, and its "
+            f"digest was {digest}, now it is {digest_of(text)}. Bring the copy back, or start anew."
+        )
+    return text
+
+
 def load_kept(folder: Path, name: str, digest: str) -> AnyMethod:
-    """Load the copy that a folder keeps.
+    """Load the copy that a folder keeps: its code is run, whoever wrote it. The service asks its user first.
 
     Raises:
         ConfigError: the copy is missing or was changed.
     """
     if digest not in _loaded:
-        path = folder / COPY
-        text = read(path)
-        if digest_of(text) != digest:
-            raise ConfigError(
-                f"{path} was changed: it is the copy of the method {name!r} that {folder.name} began with, and its "
-                f"digest was {digest}, now it is {digest_of(text)}. Bring the copy back, or start anew."
-            )
-        load(text, str(path))
+        load(kept_text(folder, name, digest), str(folder / COPY))
     return loaded(name, digest)
 
 
@@ -209,14 +269,19 @@ def _checked(module: ModuleType, where: str) -> AnyMethod:
             f"METHOD.Config = {method.Config!r}: a class derived from ssl_core.schema.MethodConfig is expected"
         )
     views: object = method.unlabelled_views
-    if not isinstance(views, tuple) or not set(views) <= set(_VIEWS):
-        fail(f"METHOD.unlabelled_views = {views!r}: a tuple of {' and '.join(map(repr, _VIEWS))} is expected")
+    if not isinstance(views, tuple) or not set(views) <= set(KINDS):
+        fail(f"METHOD.unlabelled_views = {views!r}: a tuple of {' and '.join(map(repr, KINDS))} is expected")
     share: object = method.warmup_share
     if not isinstance(share, int | float) or not 0 <= share < 1:
         fail(f"METHOD.warmup_share = {share!r}: a share of the run is expected, from 0 to below 1")
     if not earlier_methods.adapt(method):
         fail("METHOD.compute_loss takes other arguments. Write it as def compute_loss(self, config, step)")
     return method
+
+
+NAMED_LATER = frozenset({"alphamatch", "freematch", "mean_teacher", "mixmatch", "simple", "softmatch", "uda"})
+"""Methods that came to the package when users could have files of these names already. Studies and exports with such a
+file are still read: a file is known by its digest."""
 
 
 def _problem_of_name(name: object) -> str | None:
@@ -226,7 +291,7 @@ def _problem_of_name(name: object) -> str | None:
             f"METHOD.name = {name!r}: a plain name is expected, such as 'my_method' (letters, digits and _, the first "
             "a letter, at most 40)"
         )
-    if name in method_names():
+    if name in set(method_names()) - NAMED_LATER:
         return f"METHOD.name = {name!r}: a method of this name comes with the package. Choose another name"
     if name in RunConfig.model_fields:
         return f"METHOD.name = {name!r}: every configuration has a field of this name. Choose another name"

@@ -13,7 +13,7 @@ from ssl_core.augment.randaugment import Geometry
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, describe, load_train
 from ssl_core.methods.base import Batch, LossOutput, Progress, Step
-from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.networks.base import NetworkOutput
 from ssl_core.registry import get_method
 from ssl_core.training import checkpoint
 from ssl_core.training.result import split_of
@@ -21,6 +21,11 @@ from ssl_core.training.run import Report, Run
 from tests.tiny import assert_same_bits, everything, finish
 
 PROGRESS = Progress(step=0, total_steps=10, step_in_epoch=0, epoch=1, ssl_epoch=1)
+
+# Four images of three classes. The expected values of tests that use them were computed with independent code.
+WEAK = [[4, 0, -1], [3, 1, 0], [-2, 5, 0], [0.2, 0.1, 0]]
+WEAK2 = [[3, 0.5, -1], [4, 0, 0], [-1, 4, 1], [0, 0.3, 0.1]]
+STRONG = [[1, 0.5, -0.5], [0, 1, 0.2], [-1, 2, 0.5], [0.3, 0, -0.2]]
 
 
 def leaf(values: Any) -> Tensor:

@@ -42,6 +42,8 @@ def row(method: str, name: str) -> list[str]:
 
 
 def in_words(value: object) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)
@@ -51,13 +53,17 @@ def accepted(field: Any) -> str:
     """A parameter's range as the pages say it."""
     if field.annotation is bool:
         return "true, false"
-    if field.annotation not in (int, float):
+    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+    optional = len(kinds) == 1  # a number or none
+    if field.annotation not in (int, float) and not optional:
         return ", ".join(get_args(field.annotation))
     lower = next(m for m in field.metadata if isinstance(m, Ge | Gt))
     upper = next(m for m in field.metadata if isinstance(m, Le | Lt))
     end = in_words(upper.le if isinstance(upper, Le) else upper.lt)
     low = in_words(lower.gt if isinstance(lower, Gt) else lower.ge)
-    return f"above {low}, to {end}" if isinstance(lower, Gt) else f"{low} to {end}"
+    middle = ", below " if isinstance(upper, Lt) else ", to " if isinstance(lower, Gt) else " to "
+    text = f"above {low}{middle}{end}" if isinstance(lower, Gt) else f"{low}{middle}{end}"
+    return f"{text}, or none" if optional else text
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -92,6 +98,6 @@ def test_every_metric_that_a_run_logs_is_explained(method: str) -> None:
 
 def test_the_page_on_ones_own_method_shows_the_very_files() -> None:
     text = (DOCS / "your-own-method.md").read_text(encoding="utf-8")
-    for fence, name in (("python", "uda.py"), ("yaml", "uda.yaml")):
+    for fence, name in (("python", "my_uda.py"), ("yaml", "my_uda.yaml")):
         (shown,) = re.findall(rf"^```{fence}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         assert shown == (EXAMPLES / name).read_text(encoding="utf-8"), name

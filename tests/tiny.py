@@ -23,7 +23,7 @@ from ssl_core.training.loop import run_epochs
 from ssl_core.training.run import Report, Run
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
-OWN = {"uda": f"file:{EXAMPLES / 'uda.py'}"}
+OWN = {"my_uda": f"file:{EXAMPLES / 'my_uda.py'}"}
 """Methods that do not come with the package, by their own names."""
 METHODS = sorted([*method_names(), *OWN])
 
@@ -32,7 +32,9 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "fixmatch": {"threshold": 0.4},
     "flexmatch": {"threshold": 0.6},  # not every image is confident, so that the thresholds differ
     "attention_fixmatch": {"threshold": 0.4, "diversity_weight": 0.5},
+    "freematch": {"lambda_f": 0.1},
     "uda": {"threshold": 0.4},
+    "my_uda": {"threshold": 0.4},
 }
 """Parameters under which a method's unlabelled loss is at work from the first step, where the defaults'
 is not: three classes, an untrained network."""

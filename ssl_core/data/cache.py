@@ -67,6 +67,14 @@ def cached(cache: Path, key: str, part: PartName, build: Build) -> Part:
                 cache.rmdir()
 
 
+def alias(cache: Path, key: str, target: str) -> None:
+    """Let what is stored under `target` be found under `key` as well; where links cannot be made, it is not."""
+    with contextlib.suppress(OSError):
+        if (cache / target).is_dir() and not (cache / key).exists():
+            (cache / key).unlink(missing_ok=True)  # leads to an entry that was removed
+            (cache / key).symlink_to(target)
+
+
 def _built(cache: Path, key: str, part: PartName, build: Build, alone: bool) -> Part:
     """Build and store a part. An interruption leaves what was decoded, wrong data leaves nothing."""
     partial = cache / f".{key}.partial"
@@ -246,6 +254,8 @@ def _sync(file: BinaryIO) -> None:
 
 def _publish(temporary: Path, entry: Path, part: PartName) -> None:
     """Rename temporary to entry. An entry in the way stays if it is sound and goes if it is damaged."""
+    if entry.is_symlink():  # what it leads to is damaged
+        entry.unlink(missing_ok=True)
     for _ in range(8):
         try:
             temporary.rename(entry)

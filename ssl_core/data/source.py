@@ -24,14 +24,14 @@ from ssl_core.data.layouts.folder import list_folder
 from ssl_core.data.layouts.listing import Listing
 from ssl_core.data.layouts.table import list_table
 from ssl_core.data.options import MIN_SIDE, Options
-from ssl_core.data.part import UNLABELLED, Part, PartName
+from ssl_core.data.part import UNLABELLED, Facts, Part, PartName
 from ssl_core.data.splits.holdout import Membership
 from ssl_core.system.errors import ConfigError, unknown
 
 _FOLDER, _TABLE = "folder:", "table:"
 _KNOWN = (*BUILTIN, "folder:PATH", "table:FILE")
 # Of the way that files become arrays: another number, and cached arrays are made anew.
-_DECODING = 2
+_DECODING = 3
 
 
 class Source:
@@ -52,6 +52,7 @@ class Source:
         self.kind, self.path = resolved(name, root)
         self.cache = None if folder is None else absolute(folder)
         self.listing: Listing | None = None
+        self._identities: dict[str, list[list[object]]] = {}
         if self.kind in ("folder", "table"):
             self.listing = listed(self.kind, self.path, self.options)
 
@@ -60,7 +61,12 @@ class Source:
         if self.listing is None:
             part = self._builtin("train")
             return part, not (part.labels == UNLABELLED).any()
-        return self._stored("train", self._build_train), self.listing.is_plain
+        part = self._stored("train", self._build_train)
+        facts = Facts.of(part.facts)
+        assembly.check_skipped(self.listing, self.options, dict(facts.skipped))
+        if facts.membership is not None:
+            self._find_again(Membership.of(facts.membership))
+        return part, self.listing.is_plain
 
     def test(self) -> Part:
         """The test part."""
@@ -122,23 +128,47 @@ class Source:
     def _stored(self, part: PartName, build: cache.Build) -> Part:
         if self.cache is None:
             return build(None)
+        return cache.cached(self.cache, self._key(part, self.membership), part, build)
+
+    def _key(self, part: PartName, membership: Membership | None) -> str:
+        """The cache's key of a part of files, where `membership` is the record of earlier test images."""
         listing = self.listing
         assert listing is not None
         parts = [name for name in (*assembly.TRAINING, "test") if name in listing.parts]
         if part == "train" and not listing.is_real:
             parts = [name for name in parts if name != "test"]
         options = {k: v for k, v in self.options.__dict__.items() if k != "flip"}
-        options["skipped"] = [[one.file, one.sha256] for one in self.options.skipped or ()]
+        if self.options.skipped is not None:  # which files are left out is compared afterwards
+            options |= {"on_damaged": "skip", "skipped": None}
         identity = [self.kind, str(self.path), part, _DECODING, options, listing.classes]
-        identity += [[name, _identity(listing, name)] for name in parts]
-        identity.append(self.membership.digest if self.membership is not None else None)
-        return self._cached(identity, part, build)
+        identity += [[name, self._identity(name)] for name in parts]
+        identity.append(membership.digest if membership is not None else None)
+        return _key_of(identity)
+
+    def _find_again(self, membership: Membership) -> None:
+        """Let the decoded parts be found with the record of test images that came of them, too.
+
+        The same files with that record give the same parts (`hold_out`), so nothing has to be decoded again.
+        """
+        mine = self.membership
+        if self.cache is not None and (mine is None or mine.digest != membership.digest):
+            for part in ("train", "test"):
+                cache.alias(self.cache, self._key(part, membership), self._key(part, mine))
+
+    def _identity(self, part: str) -> list[list[object]]:
+        assert self.listing is not None
+        if part not in self._identities:
+            self._identities[part] = _identity(self.listing, part)
+        return self._identities[part]
 
     def _cached(self, identity: list[object], part: PartName, build: cache.Build) -> Part:
         if self.cache is None:
             return build(None)
-        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        return cache.cached(self.cache, key, part, build)
+        return cache.cached(self.cache, _key_of(identity), part, build)
+
+
+def _key_of(identity: list[object]) -> str:
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
 def _identity(listing: Listing, part: str) -> list[list[object]]:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+from ssl_core.methods.views import KINDS, view_names
 from ssl_core.schema import MethodConfig
+from ssl_core.system.errors import ConfigError
 from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:
@@ -28,12 +30,15 @@ StateT = TypeVar("StateT")
 
 
 class Output(Protocol):
-    """What the network gives: logits (n, C), the last feature maps (n, D, h, w), attention maps or None."""
+    """What the network gives: logits (n, C), the last feature maps (n, D, h, w), attention maps or None.
+
+    A network may have no feature maps; a method that reads them says so in `Method.needs`.
+    """
 
     @property
     def logits(self) -> torch.Tensor: ...
     @property
-    def features(self) -> torch.Tensor: ...
+    def features(self) -> torch.Tensor | None: ...
     @property
     def attention(self) -> torch.Tensor | None: ...
 
@@ -50,6 +55,17 @@ class Forward(Protocol):
     ) -> Output: ...
 
 
+class Averaged(Protocol):
+    """The moving average of the network (EMA) as a function: a target that changes slowly.
+
+    It never gives a gradient and never changes, its running statistics included. `batch_statistics=False` normalises
+    with the running statistics as the network under training has them at the call (evaluation mode), True with those
+    of the images handed in.
+    """
+
+    def __call__(self, images: torch.Tensor, *, batch_statistics: bool = False) -> Output: ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """The images of one step.
@@ -58,9 +74,10 @@ class Batch:
         labelled: weak view, (B, 3, H, W).
         labels: (B,) int64.
         indices: of the unlabelled images in the training images, (U,) int64; U may be 0.
-        views: name of a view ("weak", "strong") to its images, each (U, 3, H, W).
+        views: name of a view ("weak", "strong", and of several of a kind "weak2", ...) to its images, each
+            (U, 3, H, W).
         targets: (U,) int64, where the method's `draw` gave them.
-        geometry: where the strong view's pixels come from in the image that it was made of.
+        geometry: where the first strong view's pixels come from in the image that it was made of.
     """
 
     labelled: torch.Tensor
@@ -70,14 +87,28 @@ class Batch:
     targets: torch.Tensor | None = None
     geometry: Geometry | None = None
 
+    def views_of(self, kind: str) -> list[torch.Tensor]:
+        """All views of a kind, "weak" or "strong", each (U, 3, H, W)."""
+        names = view_names(kind, sum(name.startswith(kind) for name in self.views))
+        return [self.views[name] for name in names]
+
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Pseudo-labels that a method used, for the monitors: (n,) each; `accepted` is boolean."""
+    """Pseudo-labels that a method used, for the monitors: (n,) each.
+
+    Attributes:
+        indices: of the images, int64.
+        labels: int64.
+        accepted: boolean; these are counted for each class.
+        weights: from 0 to 1, where a method weighs instead of accepting or not: the mask rate is then their mean, and
+            the accuracy the weighted share of right pseudo-labels.
+    """
 
     indices: torch.Tensor
     labels: torch.Tensor
     accepted: torch.Tensor
+    weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +151,10 @@ class Progress:
     ssl_epoch: int
 
 
+def _no_average(images: torch.Tensor, *, batch_statistics: bool = False) -> Output:
+    raise NotImplementedError("this step was made without the moving average of a network")
+
+
 @dataclass(frozen=True)
 class Step(Generic[StateT]):
     """What a method gets to compute the loss of one step.
@@ -130,6 +165,7 @@ class Step(Generic[StateT]):
         state: the method's state before the step; None where it has none.
         progress: where the run is.
         generator: the method's own random numbers, on the images' device. Use no other source of noise.
+        averaged: the moving average of the network.
     """
 
     forward: Forward
@@ -137,6 +173,7 @@ class Step(Generic[StateT]):
     state: StateT
     progress: Progress
     generator: torch.Generator
+    averaged: Averaged = _no_average
 
 
 @dataclass(frozen=True)
@@ -223,7 +260,9 @@ class Method(ABC, Generic[ConfigT, StateT]):
     relabels: ClassVar[bool] = False
     """Whether `start_epoch` predicts all unlabelled images: this adds to the price of an epoch."""
     unlabelled_views: ClassVar[tuple[str, ...]] = ()
-    """Views of the unlabelled images that `compute_loss` reads: "weak", "strong"."""
+    """Views of the unlabelled images that `compute_loss` reads, one of a kind: "weak", "strong"."""
+    default_mu: ClassVar[int | None] = None
+    """mu where the configuration names none; None: the data set's. The steps of an epoch do not depend on it."""
     digest: str | None = None
     """Digest of the file that the method was loaded from (set by `ssl_core.method_file`); None: it comes with the
     package."""
@@ -235,9 +274,23 @@ class Method(ABC, Generic[ConfigT, StateT]):
         """
         return {}
 
+    def views(self, config: ConfigT) -> Mapping[str, int]:
+        """How many views of each kind `compute_loss` reads under this configuration: ``{"weak": 2, "strong": 4}``.
+
+        A method with one of a kind names it in `unlabelled_views` instead.
+        """
+        return dict.fromkeys(self.unlabelled_views, 1)
+
     def attention_maps(self, config: ConfigT) -> int:
         """Maps of the attention head on the network; 0: no head."""
         return 0
+
+    def needs(self, config: ConfigT) -> frozenset[str]:
+        """What the method reads of the network's output besides logits: "features", "attention", or nothing.
+
+        A run with a network that lacks it is refused.
+        """
+        return frozenset({"attention"}) if self.attention_maps(config) else frozenset()
 
     def shares_crop(self, config: ConfigT) -> bool:
         """Whether the strong view is made from the weak view, with the same flip and crop.
@@ -276,3 +329,21 @@ class Method(ABC, Generic[ConfigT, StateT]):
 
 AnyMethod = Method[Any, Any]
 """A method whose configuration and state are not known where it is used: the loop treats all methods alike."""
+
+
+def counted_views(method: AnyMethod, config: MethodConfig) -> dict[str, int]:
+    """`method.views(config)`, checked.
+
+    Raises:
+        ConfigError: a kind that there is not, or a count below 1; the message names both.
+    """
+    views: Any = method.views(config)
+    good = isinstance(views, Mapping) and all(
+        kind in KINDS and isinstance(count, int) and count >= 1 for kind, count in views.items()
+    )
+    if not good:
+        raise ConfigError(
+            f"method {method.name!r}: views() returned {views!r}: a count from 1 for each kind is expected, the kinds "
+            f'being {" and ".join(map(repr, KINDS))}, such as {{"weak": 2, "strong": 1}}.'
+        )
+    return dict(views)

@@ -34,6 +34,8 @@ class EpochMonitor:
         self._counts = torch.zeros(num_classes, dtype=torch.int64, device=true_labels.device)
         self._right = torch.zeros_like(self._counts)
         self._seen = torch.zeros((), dtype=torch.int64, device=true_labels.device)
+        # Of methods that weigh pseudo-labels: the sum of the weights, and of those of the right ones.
+        self._weights: torch.Tensor | None = None
         self._has_pseudo = False
         self._has_truth = not bool((true_labels < 0).any())  # images without a label have no true one
 
@@ -56,6 +58,10 @@ class EpochMonitor:
         right = accepted & (labels == self._true[indices])
         self._right = self._right + torch.zeros_like(self._counts).scatter_add(0, labels, right.long())
         self._counts = self._counts + torch.zeros_like(self._counts).scatter_add(0, labels, accepted.long())
+        if pseudo.weights is not None:
+            weights = pseudo.weights.to(device).double() * unlabelled
+            parts = torch.stack([weights.sum(), (weights * (labels == self._true[indices])).sum()])
+            self._weights = parts if self._weights is None else self._weights + parts
 
     def classes(self) -> dict[str, list[int]]:
         """Pseudo-labels of each class: how many were `accepted`, and how many of those are `right` if that is known."""
@@ -73,9 +79,12 @@ class EpochMonitor:
         classes = self.classes()
         counts, right = classes["accepted"], classes.get("right")
         accepted, seen = sum(counts), int(self._seen)
-        result["ssl/mask_rate"] = accepted / seen if seen else 0.0
-        if accepted and right is not None:
-            result["ssl/pseudo_label_accuracy"] = sum(right) / accepted
+        weight, right_weight = self._weights.tolist() if self._weights is not None else (accepted, None)
+        result["ssl/mask_rate"] = weight / seen if seen else 0.0
+        if weight and right is not None:
+            result["ssl/pseudo_label_accuracy"] = (
+                sum(right) if right_weight is None else right_weight
+            ) / weight
         result["ssl/pseudo_labels_largest_class"] = float(max(counts))
         result["ssl/pseudo_labels_smallest_class"] = float(min(counts))
         if len(counts) <= MAX_CLASSES_SHOWN:

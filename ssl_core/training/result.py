@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core import method_file
-from ssl_core.config import from_document, resolve
-from ssl_core.data.datasets import Dataset, Split, TestSet, describe, load_test, load_train
-from ssl_core.data.options import Options
-from ssl_core.data.splits.drawing import Wanted, split_for
+from ssl_core.config import options_of
+from ssl_core.data.datasets import Dataset, TestSet, load_test, membership_of
+from ssl_core.data.inspecting.overlaps import check_leak
+from ssl_core.data.splits.holdout import Membership
 from ssl_core.measures import errors_by_class, images_and_wrong, matrix_of
 from ssl_core.pictures import panels as pictures
-from ssl_core.refit import with_validation
+from ssl_core.preparation import asked
+from ssl_core.preparation import prepare as prepare
+from ssl_core.preparation import split_of as split_of
 from ssl_core.schema import RunConfig
 from ssl_core.system import environment
 from ssl_core.system.errors import ConfigError
@@ -33,6 +35,8 @@ from ssl_core.training.reading import (
 from ssl_core.training.run import Report, Run, differences
 
 CONFIG_FILE, RESULT_FILE, CHECKPOINTS = "config.json", "result.json", "checkpoints"
+HELD_OUT_FILE = "held-out.json"
+"""The record of the test images that were held out, where the data set brings none."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Result:
         classes: their names, in the order of the labels.
         val_error_by_class, test_error_by_class: percent of each class's images; None for a class without an image.
         val_confusion, test_confusion: counts, a row for each true class and a column for each predicted one.
+        protocol: real (there are images without a label) or simulated (labels beyond the wanted number are hidden).
+        held_out: digest of the record of the test images (`Membership.digest`), where they were held out.
 
     What begins with ``test_`` is None unless the test set was asked for. Results of earlier versions have none of the
     fields after `versions`. A refit has no field that begins with ``val_``.
@@ -76,91 +82,22 @@ class Result:
     val_confusion: list[list[int]] | None = None
     test_error_by_class: list[float | None] | None = None
     test_confusion: list[list[int]] | None = None
+    protocol: str | None = None
+    held_out: str | None = None
 
     def document(self) -> dict[str, Any]:
         """As plain data; what is None, such as `test_error` where the test set was not read, is absent."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def prepare(
-    config: RunConfig | Mapping[str, Any],
-    *,
-    data_root: Path | None = None,
-    cache: Path | None = None,
-    cores: int | None = None,
-) -> tuple[RunConfig, Dataset, Split]:
-    """Resolve a configuration, load its training images and draw its split.
-
-    Args:
-        config: a RunConfig, or the plain document of one.
-        data_root: where downloaded data sets lie.
-        cache: folder of decoded images, shared by all runs of this machine; None: decode into memory.
-        cores: threads where the configuration names none.
+def kept_membership(out: Path) -> Membership | None:
+    """The record of held-out test images of the run in a folder; None: its data set brings its own, or there is no run.
 
     Raises:
-        ConfigError: anything wrong with the configuration or the data.
+        ConfigError: the record is damaged.
     """
-    config = _resolved(config, data_root, cores)
-    data = load_train(config.dataset, root=data_root, cache=cache, options=options_of(config))
-    for note in data.facts.notes:
-        warnings.warn(note, stacklevel=2)
-    split = split_of(config, data)
-    if not data.is_plain and not config.refit:  # only now is it known which images are held out
-        counts = {"valid": len(split.valid)}
-        update = {"labels": len(split.labelled), "data": config.data.model_copy(update=counts)}
-        config = config.model_copy(update=update)
-    return config, data, split
-
-
-def options_of(config: RunConfig) -> Options:
-    """How the images of a configuration are read."""
-    data = config.data
-    return Options(
-        image_size=data.image_size,
-        resize=data.resize,
-        background=data.background,
-        flip=data.flip,
-        on_damaged=data.on_damaged,
-        group_by=data.group_by,
-        test_share=data.test_share,
-    )
-
-
-def _resolved(
-    config: RunConfig | Mapping[str, Any], data_root: Path | None, cores: int | None = None
-) -> RunConfig:
-    if not isinstance(config, RunConfig):
-        config = from_document(config)
-    info = describe(config.dataset, root=data_root, options=options_of(config))
-    return environment.choose_device(resolve(config, info, cores=cores))
-
-
-def _asked(
-    config: RunConfig | Mapping[str, Any], data_root: Path | None, cache: Path | None, *, counted: bool
-) -> RunConfig:
-    """A resolved configuration; `counted`: with the numbers of images that only decoded data tell."""
-    config = _resolved(config, data_root)
-    if not counted or describe(config.dataset, root=data_root, options=options_of(config)).is_plain:
-        return config
-    return prepare(config, data_root=data_root, cache=cache)[0]
-
-
-def split_of(config: RunConfig, data: Dataset) -> Split:
-    """The split that a resolved configuration asks for."""
-    assert config.labels is not None and config.data.valid is not None
-    every_label = not data.is_plain and config.labels >= int((data.labels >= 0).sum()) - config.data.valid
-    wanted = Wanted(
-        labelled=None if every_label else config.labels,
-        valid=config.data.valid,
-        valid_share=config.data.valid_share,
-        mode=config.data.split,
-        split_seed=config.data.split_seed,
-        label_seed=config.data.label_seed,
-    )
-    drawn = split_for(data, wanted)
-    for note in drawn.notes:
-        warnings.warn(note, stacklevel=2)
-    return with_validation(drawn.split) if config.refit else drawn.split
+    path = out / HELD_OUT_FILE
+    return Membership.of(json.loads(path.read_text()), where=str(path)) if path.is_file() else None
 
 
 def train(
@@ -173,6 +110,7 @@ def train(
     final: bool = False,
     readings: Path | None = None,
     on_report: Callable[[Report], None] | None = None,
+    membership: Membership | None = None,
 ) -> Result:
     """Train one configuration.
 
@@ -186,17 +124,21 @@ def train(
         final: read the test set, once, at the end; the reading is recorded.
         readings: another file that a reading of the test set is appended to, besides the one in `out`.
         on_report: called with the report of every epoch.
+        membership: the record of test images that earlier runs held out of this data set; a run that is resumed
+            keeps its own, which lies in `out`.
 
     Raises:
-        ConfigError: anything wrong with the configuration or the data, an `out` that is in use, `final`
-            without a place to record the reading, or a refit that is not `final`.
+        ConfigError: anything wrong with the configuration or the data, an `out` that is in use, `final` without a
+            place to record the reading or on leaked test images, or a refit that is not `final`.
         NonFiniteError: a loss or gradient that is not finite.
     """
     if final and out is None and readings is None:
         raise ConfigError(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
-    config = _asked(config, data_root, cache, counted=resume)
+    if resume and out is not None:
+        membership = kept_membership(out) or membership
+    config = asked(config, data_root, cache, membership, counted=resume)
     if config.refit and not final:
         raise ConfigError(
             "refit: the model is trained on the validation images too, so the test set alone can measure it: train it "
@@ -207,12 +149,9 @@ def train(
     )
     if done is not None:
         return done
-    config, data, split = prepare(config, data_root=data_root, cache=cache)
-    # Loaded now, so that an unreadable test image is found at once; nothing is computed on them before the end.
-    test = None
-    if final and recorded is None:
-        options = replace(options_of(config), image_size=data.image_size)
-        test = load_test(config.dataset, root=data_root, cache=cache, options=options)
+    config, data, split = prepare(config, data_root=data_root, cache=cache, membership=membership)
+    wants_test = final and recorded is None
+    test = _opened_test(config, data, data_root, cache, membership) if wants_test else None
     run = Run(config, data, split)
     _train_in(run, out, resume, on_report)
     reading = _read_test(run, test, out, readings) if test is not None else recorded
@@ -221,6 +160,25 @@ def train(
         pictures.keep(out, run)
         write_atomically(out / RESULT_FILE, json.dumps(result.document(), indent=1).encode())
     return result
+
+
+def _opened_test(
+    config: RunConfig,
+    data: Dataset,
+    data_root: Path | None,
+    cache: Path | None,
+    membership: Membership | None,
+) -> TestSet:
+    """The test images, once it is known that they are not training images.
+
+    Loaded before the training, so that an unreadable one is found at once; nothing is computed on them before its end.
+    """
+    options = replace(options_of(config), image_size=data.image_size)
+    test = load_test(config.dataset, root=data_root, cache=cache, options=options, membership=membership)
+    told = None if data.rows is None else check_leak(data, test, allow=config.data.allow_leak)
+    if told is not None:
+        warnings.warn(told, stacklevel=3)
+    return test
 
 
 def _train_in(run: Run, out: Path | None, resume: bool, on_report: Callable[[Report], None] | None) -> None:
@@ -269,6 +227,8 @@ def result_of(run: Run, reading: Mapping[str, Any] | None = None) -> Result:
         val_error_balanced=last.metrics.get("val/error_balanced"),
         test_error_balanced=read.get("test_error_balanced"),
         classes=list(run.data.classes),
+        protocol=run.data.protocol,
+        held_out=held.digest if (held := membership_of(run.data)) else None,
         **_by_class("val", None if cells is None else matrix_of(cells)),
         **_by_class("test", read.get("test_confusion")),
     )
@@ -303,7 +263,10 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     if not path.exists():
         return None
     document = json.loads(path.read_text())
-    differing = differences(document["config"], config.document())
+    there = document["config"]
+    if _same_place(there["dataset"], config.dataset):
+        there = there | {"dataset": config.dataset}
+    differing = differences(there, config.document())
     if differing:
         raise ConfigError(
             f"{out}: result of another configuration: {', '.join(differing)} differ. Name another folder, or "
@@ -314,16 +277,27 @@ def _finished(out: Path, config: RunConfig, final: bool) -> Result | None:
     return Result(**{"val_error": None, "test_error": None, **document})
 
 
+def _same_place(one: str, other: str) -> bool:
+    """Whether two names of data sets name one folder or file, one of them perhaps relative to where it was given."""
+    (kind, _, here), (also, _, there) = one.partition(":"), other.partition(":")
+    return (
+        bool(here)
+        and kind == also
+        and Path(here).expanduser().resolve() == Path(there).expanduser().resolve()
+    )
+
+
 def _open_folder(out: Path, run: Run, resume: bool) -> None:
     used = out.exists() and any(out.iterdir())
     if used and not resume:
         raise ConfigError(f"the folder {out} is not empty. Continue with --resume, or name another folder.")
     out.mkdir(parents=True, exist_ok=True)
-    state = checkpoint.load_newest(out / CHECKPOINTS) if resume else None
-    if state is not None:
+    if resume:
         try:
-            run.load_state(state)
+            checkpoint.load_newest(out / CHECKPOINTS, run.load_state)
         except ValueError as error:
             raise ConfigError(f"{out}: {error}. Name another folder, or the same configuration.") from None
     method_file.keep(out, run.config.method_digest)
+    if run.data.facts.membership is not None:
+        write_atomically(out / HELD_OUT_FILE, json.dumps(run.data.facts.membership).encode())
     write_atomically(out / CONFIG_FILE, json.dumps(run.config.document(), indent=1).encode())

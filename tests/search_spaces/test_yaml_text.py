@@ -1,9 +1,12 @@
 import math
+import resource
+import time
+from pathlib import Path
 
 import pytest
 import yaml
 
-from search_spaces import dump_yaml, load_yaml
+from search_spaces import dump_yaml, load_yaml, read_yaml_text
 from ssl_core.system.errors import ConfigError
 
 
@@ -84,3 +87,50 @@ def test_nothing_is_none_and_merge_keys_work() -> None:
     assert load_yaml("# only a comment\n", "f.yaml") is None
     merged = load_yaml("base: &b {a: 1, c: 2}\nx:\n  <<: *b\n  a: 3\n", "f.yaml")
     assert merged["x"] == {"a": 3, "c": 2}
+
+
+def bomb(levels: int, width: int = 9) -> str:
+    """A few hundred bytes that stand for width ** levels values."""
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels + 1)]
+    return "\n".join(["a0: &a0 [x, x]", *lines, ""])
+
+
+BOMBS = {
+    "aliases of aliases": (bomb(12), "aliases"),
+    "one alias of a long text": (f"a: &a {'x' * 10_000}\nb: [{', '.join(['*a'] * 5000)}]\n", "characters"),
+    "merges": ("a: &a {x: 1}\n" + "".join(
+        f"{n}: &{n} {{<<: [{', '.join([f'*{p}'] * 30)}]}}\n" for p, n in zip("abcdefg", "bcdefgh", strict=True)
+    ), "values"),
+    "depth": ("[" * 60 + "]" * 60, "values within values"),
+    "depth by aliases": ("a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 60)), "within"),
+    "a long number": (f"a: {'9' * 5000}\n", "digits"),
+    "a long number of base 60": (f"a: 1{':1' * 100_000}\n", "digits"),
+    "length": ("# " + "x" * 5_000_000, "longer than 4 MB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_22_what_stands_for_more_than_the_bounds_is_refused_at_once(kind: str) -> None:
+    text, says = BOMBS[kind]
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(ConfigError, match=r"^bomb\.yaml") as refused:
+        load_yaml(text, "bomb.yaml")
+    assert says in str(refused.value)
+    assert time.monotonic() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_22_what_is_within_the_bounds_is_read() -> None:
+    data = {"points": [{"lr": 0.01 * n, "weight_decay": 1e-4, "text": "x"} for n in range(5_000)]}
+    assert load_yaml(dump_yaml(data), "f.yaml") == data
+    text = "a: &a {x: 1, y: 2}\nb: [*a, *a]\n"
+    assert load_yaml(text, "f.yaml")["b"] == [{"x": 1, "y": 2}] * 2
+
+
+def test_22_a_file_is_not_read_beyond_the_bound(tmp_path: Path) -> None:
+    with (tmp_path / "f.yaml").open("wb") as file:
+        file.truncate(50 * 2**30)  # a hole: nothing is on disk
+    with pytest.raises(ConfigError, match="longer than 4 MB"):
+        read_yaml_text(tmp_path / "f.yaml")
+    (tmp_path / "f.yaml").write_bytes("a: ü\r\n".encode())
+    assert read_yaml_text(tmp_path / "f.yaml") == "a: ü\n"

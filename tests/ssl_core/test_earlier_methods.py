@@ -14,7 +14,7 @@ from tests import tiny
 from tests.golden import record
 
 STORED = Path(__file__).parent.parent / "earlier" / "uda.py.txt"
-"""docs/examples/uda.py as it was when `compute_loss` took six arguments."""
+"""docs/examples/my_uda.py as it was, then named uda, when `compute_loss` took six arguments."""
 
 EARLIER = '''\
 """Counts its steps; written for the earlier interface and module names."""
@@ -64,7 +64,7 @@ METHOD = Counting()
 def test_a_stored_method_of_six_arguments_trains_to_the_recorded_trace(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    now = tiny.make_run("uda", precision="float32")
+    now = tiny.make_run("my_uda", precision="float32")
     tiny.finish(now)
     kept = tmp_path / method_file.COPY
     kept.write_bytes(STORED.read_bytes())
@@ -74,7 +74,7 @@ def test_a_stored_method_of_six_arguments_trains_to_the_recorded_trace(
     assert earlier.method.digest == method_file.digest_of(STORED.read_text()) != now.method.digest
     tiny.finish(earlier)
     tiny.assert_same_bits(tiny.trained(earlier), tiny.trained(now))
-    assert record.trace("uda") == pytest.approx(record.read("uda"), rel=1e-9)
+    assert record.trace("uda") == pytest.approx(record.read("my_uda"), rel=1e-9)
 
 
 def test_earlier_module_names_are_found_wherever_a_file_imports_them(tmp_path: Path) -> None:

@@ -308,4 +308,4 @@ def test_a_copy_that_was_changed_is_refused(mine: Path, tmp_path: Path) -> None:
 
 
 def test_the_documentations_method_is_short() -> None:
-    assert len((EXAMPLES / "uda.py").read_text().splitlines()) < 100
+    assert len((EXAMPLES / "my_uda.py").read_text().splitlines()) < 100

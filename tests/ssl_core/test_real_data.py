@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import pytest
 from PIL import Image
 
 import ssl_core
+from ssl_core.data.datasets import membership_of
+from ssl_core.data.splits.holdout import Membership
 from ssl_core.system.errors import ConfigError
 from ssl_core.training.result import prepare
 
@@ -84,3 +89,110 @@ def test_own_validation_images_take_none_of_the_training_images(pets: Path) -> N
     (pets / "unlabelled").rename(pets.parent / "away")
     resolved, _, split = prepare(config(pets, labels=30))
     assert (len(split.labelled), len(split.valid), resolved.labels) == (30, 20, 30)
+
+
+# What is skipped is on record
+
+
+@pytest.fixture
+def damaged(pets: Path) -> Path:
+    (pets / "train" / "a" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return pets
+
+
+def skipping(root: Path, **changes: Any) -> dict[str, Any]:
+    return config(root, data={"on_damaged": "skip"}, **changes)
+
+
+def test_a_run_records_what_it_skipped_and_skips_exactly_that_again(damaged: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = ssl_core.train(skipping(damaged, stop_after_epoch=1), out=out)
+    digest = hashlib.sha256(b"\x89PNG\r\n\x1a\n").hexdigest()
+    assert done.config["data"]["skipped"] == [{"file": "train/a/3.png", "sha256": digest}]
+    kept = {name: value for name, value in done.config.items() if name != "stop_after_epoch"}
+    whole = ssl_core.train(kept, out=out, resume=True)
+    assert whole.epochs == 3 and whole.split_hash == done.split_hash
+    assert ssl_core.train(kept, out=out, resume=True).val_error == whole.val_error
+    asked = skipping(damaged)  # not with what was skipped: it is found once more
+    assert ssl_core.train(asked, out=out, resume=True).val_error == whole.val_error
+
+    (damaged / "unlabelled" / "2024" / "0.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"image unlabelled/2024/0\.png cannot be read: .*data\.skipped"):
+        prepare(kept)
+    with pytest.raises(ConfigError, match="differ"):
+        ssl_core.train(asked, out=out, resume=True)
+
+
+def test_a_run_that_skipped_training_images_reads_its_own_test_set(damaged: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        picture(damaged / "test" / "a" / f"{number}.png", 0, 500 + number)
+        picture(damaged / "test" / "b" / f"{number}.png", 180, 600 + number)
+    for away in (False, True):  # without images that have no label, too
+        if away:
+            (damaged / "unlabelled").rename(tmp_path / "away")
+        labels = {"labels": 10} if away else {}
+        done = ssl_core.train(skipping(damaged, **labels), out=tmp_path / f"run-{away}", final=True)
+        again = ssl_core.train(done.config, out=tmp_path / f"again-{away}", final=True)
+        assert again.test_error == done.test_error is not None and len(done.config["data"]["skipped"]) == 1
+
+
+def test_a_skipped_file_that_changed_is_refused(damaged: Path) -> None:
+    resolved, _, _ = prepare(skipping(damaged))
+    (damaged / "train" / "a" / "3.png").write_bytes(b"damaged in another way")
+    with pytest.raises(ConfigError, match=r"image train/a/3\.png cannot be read"):
+        prepare(resolved)
+
+
+def test_where_nothing_was_damaged_nothing_may_be_later(pets: Path) -> None:
+    resolved, _, _ = prepare(skipping(pets))
+    assert resolved.document()["data"]["skipped"] == []
+    (pets / "train" / "b" / "7.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"train/b/7\.png cannot be read"):
+        prepare(resolved)
+    assert "skipped" not in prepare({"method": "supervised"})[0].document()["data"]
+
+
+# Test images that were held out stay test images
+
+
+def test_a_run_keeps_its_test_images_and_says_which_they_are(pets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = ssl_core.train(config(pets, stop_after_epoch=1), out=out)
+    record = json.loads((out / "held-out.json").read_text())
+    assert set(record["test"]) == {"a", "b"} and done.protocol == "real"
+    assert done.held_out == Membership.of(record).digest
+    other = Membership(0.5, {})  # what a later study has on record plays no part in a run that goes on
+    assert ssl_core.train(config(pets), out=out, resume=True, membership=other).split_hash == done.split_hash
+
+
+def test_an_added_file_moves_no_test_image_into_training(pets: Path, tmp_path: Path) -> None:
+    _, data, _ = prepare(config(pets))
+    record = membership_of(data)
+    for number in range(40):
+        picture(pets / "train" / "a" / f"new-{number}.png", 0, 700 + number)
+    _, grown, split = prepare(config(pets), membership=record)
+    assert record is not None and data.rows is not None and grown.rows is not None
+    tested = {hash_ for hashes in record.test.values() for hash_ in hashes}
+    used = np.concatenate([split.labelled, split.valid, split.unlabelled])
+    assert not tested & {grown.rows.hashes[i].tobytes().hex() for i in used}
+    later = membership_of(grown)
+    assert later is not None and set(record.test["a"]) < set(later.test["a"])
+    # A study of the earlier files, with the later record, is what it was.
+    for number in range(40):
+        (pets / "train" / "a" / f"new-{number}.png").unlink()
+    _, again, _ = prepare(config(pets), membership=later)
+    assert again.fingerprint == data.fingerprint
+
+
+def test_a_test_set_that_is_in_the_training_set_is_refused(pets: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        (pets / "test" / name).mkdir(parents=True)
+        for file in sorted((pets / "train" / name).iterdir())[:4]:
+            shutil.copy(file, pets / "test" / name / file.name)
+    ssl_core.train(config(pets), out=tmp_path / "search")  # opens no test image
+    with pytest.raises(ConfigError, match=r"8 of 8 test images .*data\.allow_leak: true"):
+        ssl_core.train(config(pets), out=tmp_path / "final", final=True)
+    assert not (tmp_path / "final").exists()
+    allowed = config(pets, data={"allow_leak": True})
+    with pytest.warns(UserWarning, match="lower than on new images"):
+        assert ssl_core.train(allowed, out=tmp_path / "final", final=True).test_error is not None

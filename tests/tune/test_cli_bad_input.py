@@ -33,7 +33,6 @@ OPTIONS: list[tuple[str, list[str]]] = [
     ),
     ("--dataset cifr10", ["unknown dataset 'cifr10'", "Did you mean 'cifar10'?", "folder:PATH"]),
     ("--network wrn-11-1", ["network = 'wrn-11-1'", "wrn-DEPTH-WIDTH", "wrn-28-2"]),
-    ("--network resnet18", ["network = 'resnet18'", "wrn-28-2"]),
     (
         "--set pseudo_label.treshold=0.9",
         ["--set", "unknown parameter 'pseudo_label.treshold'", "Did you mean 'pseudo_label.threshold'?"],
@@ -56,12 +55,24 @@ OPTIONS: list[tuple[str, list[str]]] = [
     ("--concurrent 0", ["concurrent = 0", "between 1 and 10000"]),
     ("--concurrent -1", ["concurrent = -1", "between 1 and 10000"]),
     ("--max-failures -1", ["max_failures = -1", "between 0 and 1000"]),
-    ("--gpus-per-trial -1", ["gpus_per_trial = -1.0", "between 0 and 64"]),
-    ("--gpus-per-trial 64", ["gpus_per_trial = 64: this machine has", "--gpus-per-trial", "--address"]),
+    ("--gpus-per-trial -1", ["gpus_per_trial = -1.0", "between 0 and 1"]),
+    ("--gpus-per-trial 2", ["gpus_per_trial = 2.0: must be between 0 and 1"]),
+    ("--gpus-per-trial 1", ["gpus_per_trial = 1: this machine has", "--gpus-per-trial", "--address"]),
     ("--time-budget 0", ["--time-budget", "90s, 15m, 2h"]),
     ("--time-budget -5", ["--time-budget '-5'", "90s, 15m, 2h"]),
     ("--time-budget soon", ["--time-budget 'soon'", "90s, 15m, 2h"]),
     ("--tracking-timeout 5x", ["--tracking-timeout '5x'", "90s, 15m, 2h"]),
+    # networks and their weights
+    ("--network resnet19", ["network = 'resnet19'", "timm:NAME", "did you mean resnet18"]),
+    ("--network torchvision:mobilnet_v2", ["Did you mean 'torchvision:mobilenet_v2'?"]),
+    ("--network torchvision:inception_v3", ["it cannot take images of 16x16 pixels", "data.image_size"]),
+    (
+        "--network resnet18 --set backbone.weights=nowhere.pt",
+        ["backbone.weights = 'nowhere.pt'", "No such file"],
+    ),
+    ("--set backbone.weights=default", ["backbone.weights = 'default'", "comes with no library"]),
+    ("--set backbone.weigths=x", ["--set", "unknown parameter", "Did you mean 'backbone.weights'?"]),
+    ("--set optimizer=adam", ["optimizer = 'adam'", "'sgd' or 'adamw'"]),
     # wrong types
     ("--set lr=fast", ["lr = 'fast'", "valid number"]),
     ("--set batch_size=1.5", ["batch_size = 1.5", "valid integer"]),
@@ -271,7 +282,7 @@ def test_a_damaged_study_file_is_named(ssl_tune: Command, home: Home) -> None:
     path.write_text(path.read_text().replace("trials: 6", "trials: six"))
     for verb in ("status", "resume", "trials"):
         done = ssl_tune(verb, "mine")
-        assert done.code == 2 and str(path) in done.err and "trials" in done.err and "damaged" in done.err
+        assert done.code == 6 and str(path) in done.err and "trials" in done.err and "damaged" in done.err
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tune.launch.request import check_request
 from tune.launch.sending import request_words, take_files
 from tune.revision import code_digest
 from tune.store.home import Home
-from tune.store.study_folder import read_spec
+from tune.store.specification import read_spec
 from tune.tracking.uri import take_login
 
 Command = Callable[..., Done]
@@ -186,13 +186,13 @@ def test_a_method_of_ones_own_is_sent_along_with_its_space(tmp_path: Path) -> No
     mine, job = tmp_path / "mine", tmp_path / "job"
     mine.mkdir()
     job.mkdir()
-    for name in ("uda.py", "uda.yaml"):
+    for name in ("my_uda.py", "my_uda.yaml"):
         shutil.copy(EXAMPLES / name, mine / name)
-    request = SearchRequest(method=f"file:{mine / 'uda.py'}", space="wide")
+    request = SearchRequest(method=f"file:{mine / 'my_uda.py'}", space="wide")
     check_request(request)
-    assert take_files(request, job) and sorted(p.name for p in job.iterdir()) == ["uda.py", "uda.yaml"]
-    assert (job / "uda.py").read_bytes() == (EXAMPLES / "uda.py").read_bytes()
-    assert request_words(request) == ["--method", "file:uda.py", "--space", "wide"]
+    assert take_files(request, job) and sorted(p.name for p in job.iterdir()) == ["my_uda.py", "my_uda.yaml"]
+    assert (job / "my_uda.py").read_bytes() == (EXAMPLES / "my_uda.py").read_bytes()
+    assert request_words(request) == ["--method", "file:my_uda.py", "--space", "wide"]
     assert not take_files(SearchRequest(), job)
     with pytest.raises(ConfigError, match=r"vat.xi is searched, but has no effect with vat.alpha = 0"):
         check_request(SearchRequest(method="vat", settings={"vat.alpha": 0}))

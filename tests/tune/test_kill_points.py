@@ -63,7 +63,7 @@ def drive(home: Home, point: str = "", count: int = 1) -> int | None:
 
 
 def make_spec_again(home: Home) -> Any:
-    from tune.store.study_folder import read_spec
+    from tune.store.specification import read_spec
 
     return read_spec(home.study_folder("s"))
 

@@ -24,7 +24,7 @@ from tune.findings.summary import description
 from tune.findings.words import result, uncertain
 from tune.launch.baseline import baseline_request, differences
 from tune.store.home import Home
-from tune.store.study_folder import read_spec
+from tune.store.specification import read_spec
 from tune.trials.handover import check_warm_start
 from tune.trials.reading import read_records
 from tune.trials.record import TrialRecord

@@ -28,11 +28,12 @@ from tune.definition.request_options import RequestOptions
 from tune.definition.signature import FILE, POSITIONAL, signature_source
 from tune.definition.spec import StudySpec
 from tune.definition.study_file import study_schema
+from tune.errors import DamagedError
 from tune.launch.baseline import baseline_request
 from tune.launch.request import resolve_request
 from tune.launch.sending import afterwards_words, request_words
 from tune.store.home import Home
-from tune.store.study_folder import read_spec
+from tune.store.specification import read_spec
 
 Command = Callable[..., Done]
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +121,7 @@ def test_defaults_and_ranges_stand_in_the_help(ssl_tune: Command) -> None:
         "[16; at least 1]",
         "tpe (default), random, gp or grid",
         "[1; 0 to 1000]",
-        "fractions allowed [1 where there are GPUs; 0 to 64]",
+        "or a fraction to share one [1 where there are GPUs; 0 to 1]",
         "such as 90s or 15m [300s]",
     ):
         assert words in shown, words
@@ -346,7 +347,7 @@ def test_a_study_keeps_its_options_and_lacks_none(home: Home) -> None:
     assert path.read_text().startswith("name: ")
     assert (read_spec(folder.path), spec.max_failures, spec.time_budget) == (spec, 2, 7200)
     path.write_text("".join(line for line in path.open() if not line.startswith("trials:")))
-    with pytest.raises(ConfigError, match=r"is damaged: .*trials"):
+    with pytest.raises(DamagedError, match=r"is damaged: .*trials"):
         read_spec(folder.path)
 
 

@@ -19,7 +19,8 @@ from tests.tune.helpers import Done, make_home, make_spec, make_study
 from tune.errors import Exit, ServiceError
 from tune.findings.study import Study, load_study
 from tune.store.home import Home
-from tune.store.study_folder import StudyFolder, read_spec
+from tune.store.specification import read_spec
+from tune.store.study_folder import StudyFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 

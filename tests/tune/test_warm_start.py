@@ -200,7 +200,8 @@ def test_a_damaged_database_is_exit_6(ssl_tune: Command, home: Home) -> None:
     folder.optuna_db.write_bytes(b"this is no database " * 500)
     for verb in ("status", "trials", "resume"):
         done = ssl_tune(verb, "s")
-        assert done.code == 6 and "optuna.db cannot be used" in done.err, (verb, done)
+        assert done.code == 6 and "optuna.db is damaged: file is not a database" in done.err, (verb, done)
+        assert "ssl-tune repair s" in done.err
         assert "Traceback" not in done.err and not StudyFolder(folder.path).is_locked()
     with pytest.raises(ServiceError) as refused:
         open_storage(folder)

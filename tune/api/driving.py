@@ -19,7 +19,8 @@ from tune.errors import Exit, ServiceError
 from tune.findings.study import load_study
 from tune.launch.request import check_request
 from tune.launch.sending import afterwards_words, request_words, take_files
-from tune.store.home import Home, check_name
+from tune.store.home import Home
+from tune.store.layout import check_name
 
 LOOK_SECONDS = 0.1
 
@@ -64,19 +65,23 @@ def submit_request(request: SearchRequest, home: str | None = None) -> Job:
         return _send(request.name, ["search", *request_words(request)], request.address, home, files)
 
 
-def submit_resume(name: str, request: SearchRequest | None = None, home: str | None = None) -> Job:
+def submit_resume(
+    name: str, request: SearchRequest | None = None, home: str | None = None, *, trust_method: bool = False
+) -> Job:
     """Send what is left of a study to its cluster.
 
     Args:
         name: the study.
         request: its `address`, and what is to come after the search; None: RAY_API_SERVER_ADDRESS, and nothing.
         home: as of `submit`.
+        trust_method: the study's method file is run there also where the cluster's user has not run it before.
 
     Raises:
         ConfigError, ServiceError: as of `submit`.
     """
     request = request or SearchRequest()
-    return _send(name, ["resume", name, *afterwards_words(request)], request.address, home, None)
+    trust = ["--trust-method"] if trust_method else []
+    return _send(name, ["resume", name, *afterwards_words(request), *trust], request.address, home, None)
 
 
 def _send(name: str, words: list[str], address: str | None, home: str | None, files: Path | None) -> Job:

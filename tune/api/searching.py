@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-from tune.confirmation.confirm import confirm as confirm_study
+from tune.api.confirming import run_confirm
 from tune.definition.request import SearchRequest
 from tune.definition.request_options import RequestOptions
 from tune.engine.outcome import Outcome, worse
@@ -17,7 +16,6 @@ from tune.engine.sitting import Sitting
 from tune.errors import Exit
 from tune.findings.study import Study
 from tune.launch.start import finished_before, new_sitting, resumed_sitting, tune_baseline
-from tune.signals import resumable
 from tune.store.home import Home
 
 
@@ -48,6 +46,7 @@ class _Afterwards:
 
     with_baseline: bool
     confirm_seeds: int | None
+    trust_method: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +107,7 @@ def run_resume(
     with_baseline: bool = False,
     confirm_seeds: int | None = None,
     address: str | None = None,
+    trust_method: bool = False,
 ) -> Searched:
     """Run what is left of a study, and do what comes after it, also where the study is finished already.
 
@@ -119,16 +119,19 @@ def run_resume(
         confirm_seeds: confirm the best configuration on so many fresh seeds, beside the supervised baseline (the
             tuned one `with_baseline`, else a plain one); None: do not.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
 
     Raises:
-        ConfigError: no such study, or its data changed since.
+        ConfigError: no such study, its data changed since, or its method file is not trusted.
+        DamagedError: a file of it is damaged.
         ServiceError: as `run_search`.
     """
-    afterwards = _Afterwards(with_baseline, confirm_seeds)
+    afterwards = _Afterwards(with_baseline, confirm_seeds, trust_method)
     study = Study(home.existing_study_folder(name))
     if study.folder.state() == "finished":
         return _what_follows(finished_before(study), None, home, listener, afterwards)
-    with resumed_sitting(study, home, listener.progress(), address) as sitting:
+    progress = listener.progress()
+    with resumed_sitting(study, home, progress, address, trust_method=trust_method) as sitting:
         return _search_and_more(sitting, home, listener, afterwards)
 
 
@@ -159,6 +162,7 @@ def _what_follows(
             seeds=afterwards.confirm_seeds,
             baseline="tuned" if afterwards.with_baseline else "plain",
             say=listener.say,
+            trust_method=afterwards.trust_method,
             sitting=sitting,
         )
         listener.confirmed(confirmation)
@@ -168,41 +172,6 @@ def _what_follows(
     return Searched(
         search=outcome, baseline=baseline, confirmation=confirmation, code=code, undelivered=undelivered
     )
-
-
-def run_confirm(
-    name: str,
-    home: Home,
-    progress: Progress,
-    *,
-    top: int = 1,
-    seeds: int = 5,
-    baseline: str = "tuned",
-    resample: bool = False,
-    refit: bool = False,
-    say: Callable[[str], None] = lambda message: None,
-    sitting: Sitting | None = None,
-) -> dict[str, Any]:
-    """Confirm a study's best configurations: `tune.confirmation.confirm.confirm`, which Ctrl-C and SIGTERM interrupt.
-
-    Raises:
-        ConfigError, ServiceError: as `confirm`; interrupted, with the command that carries on.
-    """
-    flags = [*(["--resample"] if resample else []), *(["--refit"] if refit else [])]
-    words = ["ssl-tune", "confirm", name, "--top", top, "--seeds", seeds, "--baseline", baseline, *flags]
-    with resumable(shlex.join(map(str, [*words, "--home", home.shown]))):
-        return confirm_study(
-            name,
-            top=top,
-            seeds=seeds,
-            baseline=baseline,
-            resample=resample,
-            refit=refit,
-            home=home,
-            say=say,
-            progress=progress,
-            sitting=sitting,
-        )
 
 
 def search(
@@ -238,6 +207,7 @@ def resume(
     with_baseline: bool = False,
     confirm_seeds: int | None = None,
     address: str | None = None,
+    trust_method: bool = False,
 ) -> Study:
     """Carry on a study that was interrupted; one that is finished is returned as it is.
 
@@ -246,9 +216,11 @@ def resume(
         home, quiet: as of `search`.
         with_baseline, confirm_seeds: as of `run_resume`.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
 
     Raises:
-        ConfigError: no such study, or its data changed since.
+        ConfigError: no such study, its data changed since, or its method file is not trusted.
+        DamagedError: a file of it is damaged: see `repair`.
         ServiceError: another driver has it.
     """
     listener = Listener(progress=lambda: make_progress(quiet=quiet))
@@ -259,6 +231,7 @@ def resume(
         with_baseline=with_baseline,
         confirm_seeds=confirm_seeds,
         address=address,
+        trust_method=trust_method,
     )
     return found.study
 
@@ -290,51 +263,3 @@ def plan_request(request: SearchRequest, home: Path | str | None = None) -> dict
     from tune.launch.plan import plan as measure  # loads torch
 
     return measure(request, Home(home))
-
-
-def confirm(
-    name: str,
-    *,
-    top: int = 1,
-    seeds: int = 5,
-    baseline: str = "tuned",
-    resample: bool = False,
-    refit: bool = False,
-    home: Path | str | None = None,
-    quiet: bool = False,
-    say: Callable[[str], None] = _nothing,
-) -> dict[str, Any]:
-    """Train a study's best configurations on fresh seeds beside the supervised baseline; read the test set once each.
-
-    What is trained already is not trained again.
-
-    Args:
-        name: the study.
-        top: how many of the best configurations.
-        seeds: trainings of each.
-        baseline: "tuned": the best of a supervised study of as many trials, made if need be; or "plain".
-        resample: each seed draws the validation images anew as well, not the labelled ones alone.
-        refit: train the winner once more on each seed, on the validation images too, for as many steps.
-        home: the home folder.
-        quiet: show no progress of the baseline's search.
-        say: told as each training ends.
-
-    Returns:
-        What ``ssl-tune confirm --json`` prints: a row for each configuration, comparisons, the verdict in words.
-
-    Raises:
-        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
-        ServiceError: a driver has the study, or it was interrupted; says how to carry on.
-    """
-    progress = make_progress(quiet=quiet)
-    return run_confirm(
-        name,
-        Home(home),
-        progress,
-        top=top,
-        seeds=seeds,
-        baseline=baseline,
-        resample=resample,
-        refit=refit,
-        say=say,
-    )

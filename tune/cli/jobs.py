@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tune import api
-from tune.cli.options import NameArgument, takes_request
+from tune.cli.options import NameArgument, TrustOption, takes_request
 from tune.cli.show import console
 from tune.definition.request import SearchRequest
 
@@ -36,9 +36,14 @@ def submit_command(
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="NAME", help="Carry on this study instead")
     ] = None,
+    trust_method: TrustOption = False,
 ) -> None:
     """Send a search to a cluster as a Ray job; it goes on when this machine is switched off."""
-    job = api.submit_resume(resume, request, home) if resume else api.submit_request(request, home)
+    job = (
+        api.submit_resume(resume, request, home, trust_method=trust_method)
+        if resume
+        else api.submit_request(request, home)
+    )
     out = console()
     out.print(f"sent to {job.address} as the job {job.job}. Follow it with:")
     out.print(f"ssl-tune logs {job.study} --follow --address {job.address}")

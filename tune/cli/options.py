@@ -9,6 +9,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from ssl_core import method_file
+from ssl_core.trusted import load_named
 from tune.definition.inputs import parse_sets
 from tune.definition.option import help_of, key_of, option_of, typed_as
 from tune.definition.request import SearchRequest
@@ -46,6 +48,12 @@ EpochsOption = Annotated[int | None, option("epochs")]
 MethodOption = Annotated[str | None, option("method")]
 BaselineOption = Annotated[bool, option("with_baseline")]
 ConfirmOption = Annotated[int | None, option("confirm_seeds")]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-method", help="Run a method file that is not your own: you have looked at what it does"
+    ),
+]
 _StudyOption = Annotated[
     Path | None,
     typer.Option(
@@ -70,8 +78,12 @@ def request_parameters(
     names = [n for n in model.model_fields if afterwards or not option_of(model, n).afterwards]
     annotations: dict[str, Any] = {n: Annotated[_type(model, n), option(n, model)] for n in names}
     annotations["study"] = _StudyOption
+    annotations["trust_method"] = TrustOption
     kind = inspect.Parameter.KEYWORD_ONLY
-    return [inspect.Parameter(n, kind, default=None, annotation=a) for n, a in annotations.items()]
+    return [
+        inspect.Parameter(n, kind, default=False if n == "trust_method" else None, annotation=a)
+        for n, a in annotations.items()
+    ]
 
 
 def _type(model: type[SearchRequest], name: str) -> Any:
@@ -98,11 +110,14 @@ def takes_request(
     ]
 
     def run(**values: Any) -> None:
-        mine = {p.name: values.pop(p.name) for p in own}
+        mine = {p.name: values[p.name] for p in own}
+        values = {name: value for name, value in values.items() if name not in mine or name in shared}
         command(request_of(values, model), **mine)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    parameters = [*request_parameters(model, afterwards=afterwards), *own]
+    of_request = request_parameters(model, afterwards=afterwards)
+    shared = {p.name for p in of_request} & {p.name for p in own}  # the command wants to know them, too
+    parameters = [*(p for p in of_request if p.name not in shared), *own]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
@@ -112,12 +127,16 @@ def request_of(values: dict[str, Any], model: type[SearchRequest] = SearchReques
     """A request from options and, below them, from the file of ``--study``.
 
     Raises:
-        ConfigError: a file that is missing or does not parse, a key that is not an option, or a value that cannot be.
+        ConfigError: a file that is missing or does not parse, a key that is not an option, a value that cannot be, or
+            a method file that the file names and this user has not run before.
     """
     path, sets = values.pop("study"), values.pop("settings") or []
+    trust_method = values.pop("trust_method", False)
     given = {name: value for name, value in values.items() if value is not None}
     from_file = read_study_file(path, model) if path is not None else {}
     merged = from_file | given
+    if (named := str(from_file.get("method", ""))).startswith(method_file.PREFIX) and "method" not in given:
+        load_named(method_file.path_of(named), str(path), trust_method=trust_method)
     method = merged.get("method", model.model_fields["method"].default)
     in_file = settings_of(path, merged.pop("settings"), method) if "settings" in merged else {}
     settings = in_file | parse_sets(sets, method)

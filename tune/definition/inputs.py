@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search_spaces import load_yaml
+from search_spaces import load_yaml, read_yaml_text
 from ssl_core.config import parameter_names
 from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError, unknown
@@ -57,10 +57,10 @@ def read_text(path: Path, option: str) -> str:
     """The text of a file that an option names.
 
     Raises:
-        ConfigError: a file that is no text, or cannot be read.
+        ConfigError: a file that is no text, is too long for YAML, or cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_yaml_text(path)
     except UnicodeDecodeError:
         raise ConfigError(
             f"{option} {path}: this is not a text file in UTF-8. A YAML file is expected."

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import optuna
 from sqlalchemy.exc import DBAPIError
 
-from tune.errors import FULL
+from tune.errors import FULL, DamagedError
 
 _SQLITE_WORDS = ("disk is full", "disk i/o error", "readonly database", "unable to open database file")
 _RAY_WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full")
@@ -20,6 +20,8 @@ def is_storage_trouble(error: BaseException) -> bool:
         if isinstance(each, OSError) and each.errno in FULL:
             return True
         if isinstance(each, sqlite3.OperationalError) and any(w in str(each).lower() for w in _SQLITE_WORDS):
+            return True
+        if isinstance(each, DamagedError):
             return True
         if isinstance(each, DBAPIError | optuna.exceptions.StorageInternalError):
             return True

@@ -34,6 +34,14 @@ LINES = (
     ("train/loss_attention", "its attention part, unweighted", PURPLE, ":"),
     ("train/loss_entropy", "its entropy part", VERMILLION, ":"),
 )
+SELECTION = (
+    ("train/threshold_highest", "highest threshold", BLACK, "--"),
+    ("train/threshold_mean", "mean threshold", ORANGE, "-."),
+    ("train/threshold_lowest", "lowest threshold", VERMILLION, ":"),
+    ("train/confidence_mean", "mean confidence (mu)", ORANGE, "-."),
+    ("train/weight_lowest", "lowest weight", VERMILLION, ":"),
+)
+"""What decides which pseudo-labels are used, of the methods where that moves during training: shares of 1."""
 BALANCED = "val/error_balanced"
 SAME = 0.005  # points: with as many validation images of every class the two errors are one curve
 FEW_EPOCHS = 40  # a curve of at most this many epochs has a mark at each
@@ -113,6 +121,8 @@ def pseudo_label_health(
         overall.plot(
             epochs, in_all, color=GREEN, ls="--", marker=marker, markersize=3, label="of those, right"
         )
+    for name, label, colour, style in SELECTION:
+        _line(overall, with_labels, name, label, colour, style, factor=100)
     dress(overall, title="All pseudo-labels", x="epoch", y="%")
     overall.set_ylim(0, 102)
     _epochs(overall, reports, warmup)
@@ -138,8 +148,16 @@ def _complement(values: Any) -> Any:
     return 100 - values
 
 
-def _line(axes: Axes, reports: Sequence[Reported], name: str, label: str, colour: str, style: str) -> None:
-    points = [(r.epoch, r.metrics[name]) for r in reports if name in r.metrics]
+def _line(
+    axes: Axes,
+    reports: Sequence[Reported],
+    name: str,
+    label: str,
+    colour: str,
+    style: str,
+    factor: float = 1,
+) -> None:
+    points = [(r.epoch, factor * r.metrics[name]) for r in reports if name in r.metrics]
     if points:
         marker = "o" if len(reports) <= FEW_EPOCHS else None
         epochs, values = zip(*points, strict=True)

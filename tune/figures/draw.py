@@ -20,7 +20,8 @@ from tune.figures.style import Drawing, save
 from tune.store.event_log import EventLog
 from tune.store.events import Event
 from tune.store.layout import EVENTS_DB
-from tune.store.study_folder import StudyFolder, read_spec
+from tune.store.specification import read_spec
+from tune.store.study_folder import StudyFolder
 
 NICE = 19
 """Process priority: lower than that of Ray's workers (15), so that drawing does not slow training down."""
@@ -77,8 +78,9 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
         from ssl_core.pictures.file import load
         from tune.figures.gallery import gallery
 
-        path = study.folder / str(event.payload["path"])
-        return gallery(load(path), title=title) if path.exists() else None
+        path = (study.folder / str(event.payload["path"])).resolve()
+        inside = path.is_relative_to(study.folder.resolve())
+        return gallery(load(path), title=title) if inside and path.exists() else None
     if name == "confusion_test":
         matrix: Any = event.payload["matrix"]
         return confusion_matrix(matrix, classes=study.classes, images="test", title=title)

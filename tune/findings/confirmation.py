@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from tune.store.integrity import damaged, read_json
 from tune.store.layout import CONFIRM_FILE
 from tune.store.study_folder import StudyFolder
 
@@ -19,6 +19,13 @@ def title(who: str) -> str:
 
 
 def confirmed(folder: StudyFolder) -> dict[str, Any] | None:
-    """What the last confirmation of a study found, or None."""
+    """What the last confirmation of a study found, or None.
+
+    Raises:
+        DamagedError: the file is damaged.
+    """
     path = folder.path / CONFIRM_FILE
-    return dict(json.loads(path.read_text())) if path.exists() else None
+    document = read_json(path) if path.exists() else None
+    if document is not None and not (isinstance(document, dict) and "rows" in document):
+        raise damaged(path, "it holds no confirmation")
+    return document

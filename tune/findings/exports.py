@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
-from ssl_core.config import RunConfig, from_document
+from ssl_core.config import RunConfig, from_document, options_of
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.files import write_atomically
+from ssl_core.trusted import load_named
 from tune.definition.inputs import read_text
+from tune.errors import ServiceError
 from tune.findings.confirmation import confirmed
 from tune.findings.ranking import best_record
 from tune.findings.study import Study, load_study
+from tune.images.study import read_images
 from tune.revision import git_revision
 from tune.store.home import Home
 from tune.trials.record import TrialRecord
@@ -64,8 +68,10 @@ def _write(path: Path, document: dict[str, Any], study: Study) -> None:
     digest = config.get("method_digest")
     try:
         if digest is not None:
-            beside = path.with_name(f"{path.stem}.{study.spec.config['method']}.py")
-            method_file.write(beside, digest)
+            name = study.spec.config["method"]
+            beside = path.with_name(f"{path.stem}.{name}.py")
+            text = method_file.kept_text(study.folder.path, name, digest)
+            write_atomically(beside, text.encode("utf-8"))
             config = {**config, "method": f"{method_file.PREFIX}{beside.name}"}
         path.write_text(HEADER.format(name=study.name) + dump_yaml({**document, "config": config}))
     except OSError as error:
@@ -96,11 +102,15 @@ def export_all(folder: Path | str, *, home: Path | str | None = None) -> dict[st
     found: dict[str, Path | str] = {}
     for name in names:
         path = folder / f"{name}.yaml"
-        study = Study(place.study_folder(name))
-        if not any(r.val_error is not None for r in study.records()):
-            found[name] = "it has no trial with a result yet"
+        try:
+            study = Study(place.study_folder(name))
+            if not any(r.val_error is not None for r in study.records()):
+                found[name] = "it has no trial with a result yet"
+                continue
+            _write(path, exported(study, None), study)
+        except ServiceError as error:  # damaged: the others are whole
+            found[name] = str(error)
             continue
-        export(name, path, home=home)
         found[name] = path
     return found
 
@@ -108,7 +118,8 @@ def export_all(folder: Path | str, *, home: Path | str | None = None) -> dict[st
 def trials_table(study: Study) -> pd.DataFrame:
     """All trials of a study in one table, a row per trial.
 
-    Columns: study, method, dataset, labels and network, which are the same in all rows, then those of `Study.trials`.
+    Columns: study, method, dataset, protocol, labels and network, which are the same in all rows, then those of
+    `Study.trials`.
     """
     config = study.spec.config
     table = study.trials()
@@ -116,6 +127,7 @@ def trials_table(study: Study) -> pd.DataFrame:
         "study": study.name,
         "method": config["method"],
         "dataset": study.spec.dataset_tag,
+        "protocol": study.spec.protocol,
         "labels": config["labels"],
         "network": config["network"],
     }
@@ -158,7 +170,7 @@ HEADER = """\
 # Written by `ssl-tune export {name}`. Run it with: ssl-tune train --config FILE
 # `config` holds everything that the result depends on. `expect` holds the result of the run that was exported,
 # and `origin` says where that run was made; it changes nothing. A `method` of the form file:NAME is a file beside
-# this one.
+# this one. `held_out` holds the hashes of the test images, where they were held out of the labelled ones.
 """
 
 
@@ -189,6 +201,7 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
             "stop_reason": record.stop_reason,
             "full_budget": full,
             "objective": study.spec.objective,
+            "protocol": study.spec.protocol,
             "trials": study.spec.trials,
             "classes": _classes(config),
             "confirmed": row is not None,
@@ -198,7 +211,12 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
             "fingerprint": dict(study.spec.fingerprint or {}),
         },
     }
-    return document if row is None else document | {"confirmation": _provenance(confirmation or {}, row)}
+    if row is not None:
+        document["confirmation"] = _provenance(confirmation or {}, row)
+    images = read_images(study.folder.path)
+    if images is not None and images.held_out is not None:
+        document["held_out"] = images.held_out
+    return document
 
 
 def _classes(config: RunConfig) -> int | None:
@@ -206,7 +224,7 @@ def _classes(config: RunConfig) -> int | None:
     try:
         from ssl_core.data.datasets import describe  # loads NumPy
 
-        return describe(config.dataset, image_size=config.data.image_size).num_classes
+        return describe(config.dataset, options=options_of(config)).num_classes
     except ConfigError:
         return None
 
@@ -238,7 +256,7 @@ def _chosen(
         if record is None:
             raise ConfigError(
                 f"the study {study.name!r} has no trial with a result yet. Resume it with "
-                f"`ssl-tune resume {study.name}`."
+                f"`{study.folder.command('resume')}`."
             )
         return record, full
     for record in records:
@@ -250,15 +268,20 @@ def _chosen(
     )
 
 
-def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
+def read_exported(path: Path, *, trust_method: bool = False) -> tuple[RunConfig, Mapping[str, Any]]:
     """Read a configuration file: one that `export` wrote, or a plain configuration.
+
+    Args:
+        path: the file.
+        trust_method: a method file that it names is run also where this user has not run it before
+            (`ssl_core.trusted`).
 
     Returns:
         The configuration, and the whole document, which has `expect` and `origin`; empty for a plain configuration.
 
     Raises:
-        ConfigError: there is no such file, it does not parse (the message names the line), or the configuration
-            is invalid.
+        ConfigError: there is no such file, it does not parse (the message names the line), the configuration is
+            invalid, or it names a method file that this user has not run before.
     """
     if not path.is_file():
         raise ConfigError(f"--config {path}: there is no such file.")
@@ -266,7 +289,7 @@ def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of `name: value`; this file is not.")
     if "format" not in document:
-        return from_document(_placed(document, path), where=str(path)), {}
+        return from_document(_placed(document, path, trust_method), where=str(path)), {}
     if document["format"] != FORMAT:
         raise ConfigError(
             f"{path}: it has format {document['format']!r}; this version reads {FORMAT}. Export it again with "
@@ -276,15 +299,19 @@ def read_exported(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
         raise ConfigError(
             f"{path}: `config` is missing. Write a mapping of `name: value` there, or export the study again."
         )
-    return from_document(_placed(document["config"], path), where=str(path)), document
+    return from_document(_placed(document["config"], path, trust_method), where=str(path)), document
 
 
-def _placed(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """The configuration, with the path of a method's file read relative to the configuration's folder."""
+def _placed(config: Mapping[str, Any], path: Path, trust_method: bool) -> Mapping[str, Any]:
+    """The configuration, with the path of a method's file read relative to the configuration's folder; the file is
+    loaded, where this user trusts it.
+    """
     method = config.get("method")
     if not isinstance(method, str) or not method.startswith(method_file.PREFIX):
         return config
-    return {**config, "method": f"{method_file.PREFIX}{path.parent / method_file.path_of(method)}"}
+    file = path.parent / method_file.path_of(method)
+    load_named(file, str(path), trust_method=trust_method)
+    return {**config, "method": f"{method_file.PREFIX}{file}"}
 
 
 def differences(document: Mapping[str, Any], fingerprint: Mapping[str, str]) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from tune.store.event_log import EventLog
+from tune.store.integrity import read_json, whole
 from tune.store.layout import PLAN_FILE
 from tune.store.study_folder import StudyFolder
 from tune.trials.record import TrialRecord
@@ -18,8 +18,9 @@ def planned_and_actual(
     names = ("epochs", "seconds", "disk_bytes")
     planned, elapsed = None, 0.0
     if (folder.path / PLAN_FILE).exists():
-        document = json.loads((folder.path / PLAN_FILE).read_text())
-        planned = {name: round(document[name], 1) for name in names}
+        document = read_json(folder.path / PLAN_FILE)
+        with whole(folder.path / PLAN_FILE):
+            planned = {name: round(document[name], 1) for name in names}
     if folder.events_db.exists():
         with EventLog(folder.events_db, read_only=True) as log:
             elapsed = float(log.get_meta("elapsed") or 0)

@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_core.trusted import load_kept
+from tune.errors import ServiceError
 from tune.findings.ranking import best_record, describe_best
 from tune.findings.spent import planned_and_actual
 from tune.store.event_log import EventLog
 from tune.store.home import Home
-from tune.store.study_folder import StudyFolder, read_spec
+from tune.store.integrity import check_database, damaged
+from tune.store.specification import read_spec
+from tune.store.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tune.definition.spec import StudySpec
     from tune.trials.record import TrialRecord
 
 
@@ -29,6 +34,28 @@ class Study:
     def __init__(self, folder: Path) -> None:
         self.folder = StudyFolder(folder)
         self.spec = read_spec(folder)
+
+    def load_method(self, *, trust_method: bool = False) -> None:
+        """Load the study's own copy of a method that does not come with the package, for whoever trains.
+
+        Args:
+            trust_method: it is run also where this user has not run it before (`ssl_core.trusted`).
+
+        Raises:
+            ConfigError: it is missing, was changed or is not trusted.
+        """
+        if digest := self.spec.config.get("method_digest"):
+            load_kept(self.folder.path, self.spec.config["method"], digest, trust_method=trust_method)
+
+    def check_whole(self) -> None:
+        """Look through what a driver goes on from: state, trials and reports.
+
+        Raises:
+            DamagedError: something is damaged.
+            ServiceError: the trials' storage does not answer.
+        """
+        self.folder.state()
+        check_reports(self.folder, self.spec, self.records())
 
     @property
     def name(self) -> str:
@@ -76,6 +103,53 @@ class Study:
         return status(self, self.records() if records is None else records)
 
 
+def check_reports(folder: StudyFolder, spec: StudySpec, records: Sequence[TrialRecord]) -> None:
+    """Refuse an event log that is damaged, or that lacks trials of which Optuna knows epochs.
+
+    Raises:
+        DamagedError: it is, or does.
+    """
+    reported = {int(r.trial) for r in records if r.epoch > 0}
+    check_database(folder.events_db)
+    known: dict[int, bool] = {}
+    if folder.events_db.exists():
+        with EventLog(folder.events_db, read_only=True) as log:
+            known = log.trials(spec.name)
+    if lost := sorted(reported - known.keys()):
+        there = f"it lacks {len(lost)} trials that Optuna has (the first: {lost[0]})"
+        raise damaged(
+            folder.events_db, there if folder.events_db.exists() else f"there is no such file; {there}"
+        )
+
+
+def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
+    """The studies of a home that can be read, oldest first; and of each other one, by its name, why it cannot be.
+
+    One that is damaged, or that this user may not read, harms no other.
+    """
+    found, left_out = [], {}
+    for name in home.study_names():
+        try:
+            found.append(Study(home.study_folder(name)))
+        except ServiceError as error:
+            left_out[name] = error
+    return found, left_out
+
+
+_FIELDS = ("method", "dataset", "labels", "objective", "trials", "best", "tracking", "cost")
+
+
+def studies_status(home: Home) -> list[dict[str, Any]]:
+    """The status of each study of a home, as `tune.api.reading.studies` describes it."""
+    found = []
+    for name in home.study_names():
+        try:
+            found.append(Study(home.study_folder(name)).status())
+        except ServiceError as error:
+            found.append({"study": name, "state": "damaged", "problem": str(error), **dict.fromkeys(_FIELDS)})
+    return found
+
+
 def load_study(name: str, *, home: Path | str | None = None) -> Study:
     """A study by its name.
 
@@ -94,6 +168,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
     states = Counter(r.state for r in records)
     record, full = best_record(records)
     pending, refused, problem = 0, 0, None
+    check_reports(study.folder, study.spec, records)
     if study.folder.events_db.exists():
         with EventLog(study.folder.events_db, read_only=True) as log:
             pending, refused, problem = log.pending(), log.refused(), log.get_meta("problem")
@@ -102,6 +177,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
         "state": study.folder.state(),
         "method": study.spec.config["method"],
         "dataset": study.spec.config["dataset"],
+        "protocol": study.spec.protocol,
         "labels": study.spec.config["labels"],
         "objective": study.spec.objective,
         "trials": {

@@ -7,6 +7,7 @@ study's own. It is called ``<dataset>@<labels>-supervised``, and one that is the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from ssl_core.system.errors import ConfigError
 from tune.definition.option import INHERITED, option_of
 from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
-from tune.findings.study import Study
+from tune.findings.study import Study, studies_of
 from tune.launch.request import Places, resolve_request
 from tune.store.home import Home
 
@@ -52,7 +53,7 @@ def baseline_request(spec: StudySpec) -> SearchRequest:
 
 def _has(config: Mapping[str, Any], name: str) -> bool:
     section, dot, key = name.partition(".")
-    return not dot or key in config[section]
+    return not dot or key in config.get(section, {})
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:
@@ -84,11 +85,14 @@ def find_baseline(spec: StudySpec, home: Home) -> Study | None:
     The same setting, the same space, at least as many trials; of several the one with most.
     """
     wanted = wanted_baseline(spec, home)
-    found = []
-    for name in home.study_names():
-        study = Study(home.study_folder(name))
-        if study.spec.config["method"] == METHOD and not differences(study.spec, wanted, spec.split_hash):
-            found.append(study)
+    studies, left_out = studies_of(home)
+    for name, error in left_out.items():
+        warnings.warn(f"{name} is left out of the search for a baseline: {error}", stacklevel=2)
+    found = [
+        study
+        for study in studies
+        if study.spec.config["method"] == METHOD and not differences(study.spec, wanted, spec.split_hash)
+    ]
     return max(found, key=lambda s: (s.spec.trials, s.name), default=None)
 
 

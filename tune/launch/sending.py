@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search_spaces import dump_yaml
+from search_spaces import dump_yaml, read_yaml_text
 from ssl_core import method_file
 from tune.definition.option import key_of, option_of
 from tune.definition.request import SearchRequest
@@ -19,7 +19,7 @@ def take_files(request: SearchRequest, folder: Path) -> bool:
         shutil.copy(str(request.space), folder / "space.yaml")
     if own_points := request.points is not None:
         points = request.points
-        text = Path(points).read_text() if isinstance(points, str) else dump_yaml(list(points))
+        text = read_yaml_text(Path(points)) if isinstance(points, str) else dump_yaml(list(points))
         (folder / "points.yaml").write_text(text)
     if own_method := request.method.startswith(method_file.PREFIX):
         path = method_file.path_of(request.method)

@@ -12,6 +12,7 @@ event, so a power cut may cost the last events, never their order or the file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tune.store.events import DeadLetter, Event, NewEvent, Report, event_of, integer, now_ms, row_of
+from tune.store.integrity import connect_to_read, damaged, whole
 from tune.store.layout import LIMIT_FILE
 
 _SCHEMA = """
@@ -55,16 +57,25 @@ class EventLog:
         path: the SQLite file; made, with its folder, where there is none.
         read_only: open an existing log for reading alone (a view beside a running study).
         shared: whether other machines read it while it is written; None: as the file is.
+
+    Raises:
+        DamagedError: the file is damaged; so do all methods where they come upon it.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, shared: bool | None = None) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
-        if read_only:
-            uri = f"{self.path.absolute().as_uri()}?mode=ro"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA busy_timeout = 30000")
-            return
+        with whole(self.path):
+            if read_only:
+                self._db = connect_to_read(self.path)
+                if not self._rows("SELECT 1 FROM sqlite_master LIMIT 1"):
+                    self._db.close()  # its driver has not made the tables yet
+                    self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                    self._make_tables()
+            else:
+                self._open(shared)
+
+    def _open(self, shared: bool | None) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists() or self.path.stat().st_size == 0
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
@@ -72,6 +83,9 @@ class EventLog:
         if shared is not None or is_new:
             self._db.execute(f"PRAGMA journal_mode = {'DELETE' if shared else 'WAL'}")
         self._db.execute("PRAGMA synchronous = NORMAL")
+        self._make_tables()
+
+    def _make_tables(self) -> None:
         with self._transaction():
             for statement in _SCHEMA.strip().rstrip(";").split(";"):
                 self._db.execute(statement)
@@ -89,18 +103,28 @@ class EventLog:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock:
+        with self._lock, whole(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
             except BaseException:
-                self._db.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back itself
+                    self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
 
     def _rows(self, query: str, values: Iterable[object] = ()) -> list[tuple[object, ...]]:
-        with self._lock:
+        with self._lock, whole(self.path):
             return self._db.execute(query, tuple(values)).fetchall()
+
+    def _write(self, statement: str, values: Iterable[object] = ()) -> int:
+        """Execute one statement; returns how many rows it changed."""
+        with self._lock, whole(self.path):
+            return self._db.execute(statement, tuple(values)).rowcount
+
+    def _event(self, row: tuple[object, ...]) -> Event:
+        with whole(self.path):
+            return event_of(row)
 
     # What the driver writes
 
@@ -122,14 +146,19 @@ class EventLog:
             time_ms: when it happened, in Unix milliseconds; now where None.
         """
         row = row_of(NewEvent(kind, run, payload, key, time_ms))
-        with self._lock:
-            return self._db.execute(_INSERT, row).rowcount == 1
+        return self._write(_INSERT, row) == 1
 
     def append_many(self, events: Iterable[NewEvent]) -> int:
         """Append several events in one transaction, all or none; returns how many were new."""
         rows = [row_of(event) for event in events]
         with self._transaction():
             return sum(self._db.execute(_INSERT, row).rowcount for row in rows)
+
+    def take(self, rows: Iterable[tuple[object, ...]], notes: Iterable[tuple[object, ...]]) -> None:
+        """Take over events and notes of another log: rows as its two tables have them."""
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", notes)
 
     # What the sender reads and marks
 
@@ -153,28 +182,31 @@ class EventLog:
         if not first:
             return []
         query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND {owed} ORDER BY id LIMIT ?"
-        return [event_of(row) for row in self._rows(query, [first[0][0], last, limit])]
+        return [self._event(row) for row in self._rows(query, [first[0][0], last, limit])]
 
     def owed_figures(self, limit: int) -> list[Event]:
         """The oldest figures that are still to be drawn and delivered."""
         query = (
             f"SELECT {_COLUMNS} FROM events WHERE {_OWED} AND kind = 'figure' AND id <= ? ORDER BY id LIMIT ?"
         )
-        return [event_of(row) for row in self._rows(query, [self._limit(), limit])]
+        return [self._event(row) for row in self._rows(query, [self._limit(), limit])]
 
     def held_back(self) -> bool:
         """Whether there are events that tracking must not hear of yet: see LIMIT_FILE."""
         return bool(self._rows(f"SELECT 1 FROM events WHERE {_OWED} AND id > ? LIMIT 1", [self._limit()]))
 
     def _limit(self) -> int:
+        limit = self.path.with_name(LIMIT_FILE)
         try:
-            return int(self.path.with_name(LIMIT_FILE).read_text())
+            return int(limit.read_text())
         except FileNotFoundError:
             return _NO_LIMIT
+        except ValueError:
+            raise damaged(limit, "it holds no number") from None
 
     def by_id(self, id: int) -> Event:
         """The event of an id."""
-        return event_of(self._rows(f"SELECT {_COLUMNS} FROM events WHERE id = ?", [id])[0])
+        return self._event(self._rows(f"SELECT {_COLUMNS} FROM events WHERE id = ?", [id])[0])
 
     def mark_delivered(self, ids: Iterable[int]) -> None:
         """Note that tracking has these events."""
@@ -186,13 +218,11 @@ class EventLog:
 
     def mark_dead(self, id: int, reason: str) -> None:
         """Note that tracking refused an event for good: it is kept, and not tried again."""
-        with self._lock:
-            self._db.execute("UPDATE events SET error = ? WHERE id = ?", (reason, id))
+        self._write("UPDATE events SET error = ? WHERE id = ?", (reason, id))
 
     def mark_refused_undelivered(self) -> None:
         """Owe again what was refused for good: whoever refused it may have been mended."""
-        with self._lock:
-            self._db.execute("UPDATE events SET error = NULL WHERE error IS NOT NULL")
+        self._write("UPDATE events SET error = NULL WHERE error IS NOT NULL")
 
     def mark_undelivered(self, runs: Iterable[str], kind: str | None = None) -> None:
         """Owe these runs' events again, those of one kind or all. Dead letters stay dead."""
@@ -203,15 +233,14 @@ class EventLog:
 
     def mark_all_undelivered(self) -> None:
         """Owe every event again: tracking goes to a store that has none of them. Dead letters stay dead."""
-        with self._lock:
-            self._db.execute("UPDATE events SET delivered_at = NULL WHERE delivered_at IS NOT NULL")
+        self._write("UPDATE events SET delivered_at = NULL WHERE delivered_at IS NOT NULL")
 
     # Views
 
     def dead(self) -> list[DeadLetter]:
         """The events that tracking refused for good, with the reasons."""
         rows = self._rows(f"SELECT {_COLUMNS}, error FROM events WHERE error IS NOT NULL ORDER BY id")
-        return [DeadLetter(event_of(row[:-1]), str(row[-1])) for row in rows]
+        return [DeadLetter(self._event(row[:-1]), str(row[-1])) for row in rows]
 
     def refused(self) -> int:
         """How many events tracking refused for good."""
@@ -220,29 +249,50 @@ class EventLog:
     def find(self, key: str) -> Event | None:
         """The event with this idempotency key."""
         rows = self._rows(f"SELECT {_COLUMNS} FROM events WHERE key = ?", [key])
-        return event_of(rows[0]) if rows else None
+        return self._event(rows[0]) if rows else None
 
     def last(self, run: str, kind: str) -> Event | None:
         """A run's newest event of one kind."""
         query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = ? ORDER BY id DESC LIMIT 1"
         rows = self._rows(query, [run, kind])
-        return event_of(rows[0]) if rows else None
+        return self._event(rows[0]) if rows else None
+
+    def last_text(self, run: str, file: str) -> str | None:
+        """The newest text artifact of a run with this file name."""
+        query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = 'text' ORDER BY id DESC"
+        texts = (self._event(row).payload for row in self._rows(query, [run]))
+        return next((str(text["text"]) for text in texts if text["file"] == file), None)
 
     def runs(self) -> list[str]:
         """The keys of all runs, in the order in which they were first heard of."""
         return [str(row[0]) for row in self._rows("SELECT run FROM events GROUP BY run ORDER BY min(id)")]
+
+    def trials(self, study: str) -> dict[int, bool]:
+        """The trials of a study that have begun, by number, and whether each has ended for good."""
+        begun = self._rows("SELECT DISTINCT run FROM events WHERE kind = 'start'")
+        ended = self._rows(
+            "SELECT DISTINCT run FROM events WHERE kind = 'status' AND instr(payload, 'ssl.stop_reason') > 0"
+            ' AND instr(payload, \'"status":"RUNNING"\') = 0'
+        )
+        over, found = {str(run) for (run,) in ended}, {}
+        for (run,) in begun:
+            of, slash, number = str(run).partition("/")
+            if of == study and slash and number.isdecimal():
+                found[int(number)] = str(run) in over
+        return found
 
     def reports(self, run: str) -> list[Report]:
         """A run's learning curve: one report per epoch, in order of epochs."""
         query = "SELECT payload, time_ms FROM events WHERE run = ? AND kind = 'metrics' ORDER BY id"
         reports = []
         for payload, time_ms in self._rows(query, [run]):
-            data = json.loads(str(payload))
-            if "epoch" in data:  # a summary's metrics are no report
-                report = Report(
-                    int(data["epoch"]), integer(time_ms), data["metrics"], data.get("classes", {})
-                )
-                reports.append(report)
+            with whole(self.path):
+                data = json.loads(str(payload))
+                if "epoch" in data:  # a summary's metrics are no report
+                    report = Report(
+                        int(data["epoch"]), integer(time_ms), data["metrics"], data.get("classes", {})
+                    )
+                    reports.append(report)
         return sorted(reports, key=lambda report: report.epoch)
 
     # Key-value notes beside the events
@@ -259,13 +309,11 @@ class EventLog:
 
     def set_meta(self, key: str, value: str | None) -> None:
         """Write a note; None removes it."""
-        with self._lock:
-            if value is None:
-                self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
-            else:
-                self._db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+        if value is None:
+            self._write("DELETE FROM meta WHERE key = ?", (key,))
+        else:
+            self._write("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
 
     def drop_meta(self, prefix: str) -> None:
         """Remove every note whose key begins with `prefix`."""
-        with self._lock:
-            self._db.execute("DELETE FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+        self._write("DELETE FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))

@@ -8,16 +8,27 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import re
 import tempfile
 from pathlib import Path
 
 from ssl_core.system.errors import ConfigError
-from tune.store.layout import ARTIFACTS, CACHE, MLFLOW_DB, READINGS_FILE, STORE_FILE, STUDIES, STUDY_FILE
+from ssl_core.system.files import write_atomically
+from tune.store.integrity import damaged, half_made
+from tune.store.layout import (
+    ARTIFACTS,
+    CACHE,
+    LOCK_FILE,
+    MLFLOW_DB,
+    READINGS_FILE,
+    STORE_FILE,
+    STUDIES,
+    STUDY_FILE,
+    check_name,
+    is_plain_name,
+    sqlite_url,
+)
 from tune.store.object_store import ObjectStore
 from tune.store.remote_study import RemoteStudy, check_store_writable, remote_of
-
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 
 
 class Home:
@@ -39,8 +50,10 @@ class Home:
             return
         self.url = ObjectStore(chosen).url
         self.path = _working_copies() / hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / STORE_FILE).write_text(self.url)
+        marker = self.path / STORE_FILE
+        if not marker.exists() or marker.read_text() != self.url:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(marker, self.url.encode())
 
     @property
     def shown(self) -> str:
@@ -65,7 +78,7 @@ class Home:
     @property
     def default_tracking_uri(self) -> str:
         """MLflow's SQLite database in the home."""
-        return f"sqlite:///{self.path / MLFLOW_DB}"
+        return sqlite_url(self.path / MLFLOW_DB)
 
     @property
     def artifacts(self) -> Path:
@@ -96,14 +109,14 @@ class Home:
         return remote_of(self.studies / name)
 
     def study_names(self) -> list[str]:
-        """Names of the studies here, oldest first."""
+        """Names of the studies here, oldest first; also of one that has lost its specification."""
         if self.url is not None:
-            names = [name for name in self._shared_names() if self.has_study(name)]
+            names = [name for name in self._shared_names() if is_plain_name(name) and self.has_study(name)]
         elif self.studies.is_dir():
-            names = [p.name for p in self.studies.iterdir() if (p / STUDY_FILE).is_file()]
+            names = [p.name for p in self.studies.iterdir() if is_plain_name(p.name) and _is_study(p)]
         else:
             names = []
-        return sorted(names, key=lambda name: (self.studies / name / STUDY_FILE).stat().st_mtime)
+        return sorted(names, key=lambda name: _made(self.studies / name))
 
     def _shared_names(self) -> list[str]:
         """Names below `studies` in the object store."""
@@ -131,10 +144,18 @@ class Home:
 
         Raises:
             ConfigError: if there is none of this name; lists those that exist.
+            DamagedError: there is one that has lost its specification.
         """
         folder = self.study_folder(name)
         if self.has_study(name):
             return folder
+        if self.url is None and _is_study(folder):
+            raise damaged(folder / STUDY_FILE, "it is missing")
+        if self.url is None and folder.is_dir() and (folder / LOCK_FILE).exists():
+            raise ConfigError(
+                f"the study {name!r} was being made when its driver ended, and nothing of it was run. Make it with "
+                f"`ssl-tune search --name {name}` and the options that it had."
+            )
         names = self.study_names()
         near = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -154,6 +175,24 @@ class Home:
         if self.url is not None:
             check_store_writable(ObjectStore(self.url))
         check_writable(self.path, "the home folder", "Name another with --home or SSL_TUNE_HOME.")
+
+
+def _is_study(folder: Path) -> bool:
+    """Whether a folder holds a study, with or without its specification."""
+    try:
+        return (folder / STUDY_FILE).is_file() or (folder.is_dir() and not half_made(folder))
+    except PermissionError:  # another user's: whoever asks for it is told
+        return True
+
+
+def _made(folder: Path) -> float:
+    """When a study was made, as far as its files tell."""
+    for path in (folder / STUDY_FILE, folder):
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            continue
+    return 0.0
 
 
 def _working_copies() -> Path:
@@ -185,12 +224,3 @@ def check_writable(path: Path, what: str, remedy: str) -> None:
             problem = f"{existing} cannot be written ({error.strerror})"
     if problem:
         raise ConfigError(f"{what} {path} cannot be used: {problem}. {remedy}")
-
-
-def check_name(name: str) -> None:
-    """Raise ConfigError unless a study's name is a plain one."""
-    if not _PLAIN_NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot be a study's name: take letters, digits and . _ @ + - (at most 100, the first a "
-            "letter or digit; no folders)."
-        )

@@ -10,10 +10,12 @@ import contextlib
 import errno
 import random
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ssl_core.system.errors import ConfigError
+from tune.store.layout import stays_inside
 
 ATTEMPTS, FIRST_PAUSE = 6, 0.5
 """Tries of a call, and seconds before the second; each pause is twice the one before: 15 s in all."""
@@ -78,6 +80,24 @@ class ObjectStore:
 
         self._tried(f"write {name}", write)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object where there is none of this name, whole; False, and nothing done, where there is one.
+
+        Of stores that can do so at once (S3, Google's) no two writers both succeed.
+        """
+        path = self._path(name)
+
+        def write() -> bool:
+            try:
+                if "file" in self._protocols():
+                    self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return self.get(name) == data  # of a try that was carried out, though its answer was lost
+            return True
+
+        return self._tried(f"write {name}", write)
+
     def get(self, name: str) -> bytes | None:
         """An object's content; None where there is none of this name."""
 
@@ -90,7 +110,11 @@ class ObjectStore:
         return self._tried(f"read {name}", read)
 
     def names(self, folder: str) -> list[str]:
-        """The last parts of the names directly below a folder, of objects and of folders, in order."""
+        """The last parts of the names directly below a folder, of objects and of folders, in order.
+
+        A name that leads out of the folder, such as ``trials/7/../../x``, is left out with a warning, here and in
+        `all_below`: whoever can write into a bucket may call an object anything.
+        """
 
         def listed() -> list[str]:
             """One attempt at the list."""
@@ -102,7 +126,7 @@ class ObjectStore:
             paths = {str(path).rstrip("/") for path in found}
             # S3 may list the folder itself.
             names = {path.rpartition("/")[2] for path in paths - {self._path(folder)}}
-            return sorted(name for name in names if not name.endswith(".tmp"))
+            return _usable(names, folder)
 
         return self._tried(f"list {folder}", listed)
 
@@ -116,7 +140,7 @@ class ObjectStore:
                 paths = [str(path) for path in self._fs.find(root)]
             except FileNotFoundError:
                 return []
-            return sorted(path.removeprefix(root) for path in paths if not path.endswith(".tmp"))
+            return _usable({path.removeprefix(root) for path in paths if path.startswith(root)}, folder)
 
         return self._tried(f"list {folder}", found)
 
@@ -137,6 +161,8 @@ class ObjectStore:
         self._tried(f"remove {name}", gone)
 
     def _path(self, name: str) -> str:
+        if not stays_inside(name):
+            raise StoreError(f"{self.url}: {name!r} is no name of an object below it")
         return f"{self._root.rstrip('/')}/{name}"
 
     def _protocols(self) -> tuple[str, ...]:
@@ -154,3 +180,14 @@ class ObjectStore:
                     raise StoreError(f"{self.url} cannot {what}: {reason[0]}") from error
                 time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.75, 1.0))
         raise AssertionError
+
+
+def _usable(names: set[str], folder: str) -> list[str]:
+    """Names from a listing, in order, less those of half-written objects and those that lead out of the folder."""
+    strange = sorted(name for name in names if not stays_inside(name))
+    if strange:
+        warnings.warn(
+            f"{folder} in the object store holds {strange[0]!r}, which is no name of ours and is left alone",
+            stacklevel=2,
+        )
+    return sorted(name for name in names.difference(strange) if not name.endswith(".tmp"))

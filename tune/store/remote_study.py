@@ -21,8 +21,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import tarfile
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ from tune.store.layout import (
     prefix_of,
 )
 from tune.store.object_store import ObjectStore, StoreError
-from tune.store.snapshot import name_of, number_of, unpack
+from tune.store.snapshot import is_snapshot, name_of, number_of, unpack
 
 LEASE = 60.0
 """Seconds of silence after which a driver is taken for gone."""
@@ -74,7 +76,7 @@ class RemoteStudy:
 
     def states(self) -> list[str]:
         """The snapshots that are there, oldest first."""
-        return self.store.names(f"{self._prefix}/state")
+        return [name for name in self.store.names(f"{self._prefix}/state") if is_snapshot(name)]
 
     def fetch(self) -> bool:
         """Bring the working copy up to the store's state; False where the store has none.
@@ -95,7 +97,8 @@ class RemoteStudy:
     def known(self) -> str | None:
         """The snapshot that the working copy was made from or has last become."""
         path = self.folder / KNOWN
-        return str(json.loads(path.read_text())["state"]) if path.exists() else None
+        document = mapping_of(path.read_bytes()) if path.exists() else {}
+        return str(document["state"]) if "state" in document else None
 
     def note(self, state: str) -> None:
         """Remember which snapshot the working copy is."""
@@ -104,8 +107,9 @@ class RemoteStudy:
     def driver(self) -> dict[str, Any] | None:
         """Who drives the study, where somebody was heard of lately."""
         text = self.store.get(f"{self._prefix}/{DRIVER}")
-        found: dict[str, Any] | None = None if text is None else json.loads(text)
-        return found if found is not None and time.time() - found["beat"] < LEASE else None
+        found = {} if text is None else mapping_of(text)
+        beat = found.get("beat")
+        return found if isinstance(beat, int | float) and time.time() - beat < LEASE else None
 
     def request_stop(self) -> None:
         """Ask the driver, wherever it is, to end its sitting resumably."""
@@ -127,7 +131,7 @@ class RemoteStudy:
     def _fetch_notes(self) -> None:
         for name in self.store.all_below(f"{self._prefix}/trials"):
             trial, _, file = name.partition("/")
-            if trial.isdigit() and not file.endswith(".ckpt"):
+            if trial.isdecimal() and trial.isascii() and "/" not in file and not file.endswith(".ckpt"):
                 self.bring(int(trial), file)
 
     def _unpack(self, states: list[str]) -> None:
@@ -142,9 +146,23 @@ class RemoteStudy:
                 break
         else:
             raise StoreError(f"{self.store.url} holds no whole state of the study {self.folder.name!r}")
-        unpack(data, self.folder)
+        try:
+            unpack(data, self.folder)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise StoreError(
+                f"{self.store.url}: the state {state} of the study {self.folder.name!r} cannot be unpacked: {error}"
+            ) from None
         (self.folder / LIMIT_FILE).unlink(missing_ok=True)
         self.note(state)
+
+
+def mapping_of(text: bytes) -> dict[str, Any]:
+    """A JSON object; an empty one where it is none, as where there is no file."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import shutil
 import sqlite3
 import tarfile
@@ -27,11 +28,15 @@ from tune.store.layout import (
     SENDER_LOCK,
     STOP,
     TRIALS,
+    stays_inside,
 )
 
 _OWN_FILES = {KNOWN, LIMIT_FILE, LOCK_FILE, SENDER_LOCK, STOP}  # of this machine alone
 _OWN_FOLDERS = {TRIALS, RAY_FOLDER}  # trials are objects of their own; nobody reads what Ray writes
 _OWN_ENDS = (".tmp", ".ckpt", ".damaged", "-wal", "-shm", "-journal", ".lock")
+_NAME = re.compile(r"[0-9]{10}-[0-9a-f]{32}\.tar\.gz")
+FEW, MOST = 2**28, 200
+"""Bytes that a snapshot may hold besides, and how many times its own size."""
 # The log is always ahead of Optuna: `tune.engine.recorder` writes it first.
 _FIRST, _LAST = OPTUNA_DB, EVENTS_DB
 
@@ -71,7 +76,7 @@ def unpack(data: bytes, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as place:
         new = Path(place)
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(new, filter="data")
+            archive.extractall(new, _members(archive, len(data)), filter="data")
         if _text(new / INCARNATION) != _text(folder / INCARNATION):
             shutil.rmtree(folder / TRIALS, ignore_errors=True)
         for old in files_of(folder):
@@ -80,6 +85,23 @@ def unpack(data: bytes, folder: Path) -> None:
         for file in files_of(new):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (new / file).replace(folder / file)
+
+
+def _members(archive: tarfile.TarFile, size: int) -> list[tarfile.TarInfo]:
+    """What an archive holds, all of it files and folders with names that stay inside.
+
+    Raises:
+        tarfile.TarError: something else, or so much more than its own size that it cannot be a study.
+    """
+    left, members = FEW + MOST * size, []
+    for member in archive:
+        left -= member.size
+        if left < 0:
+            raise tarfile.TarError(f"it would take more than {MOST} times its size")
+        if not (member.isreg() or member.isdir()) or not stays_inside(member.name):
+            raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder of a study")
+        members.append(member)
+    return members
 
 
 def files_of(folder: Path) -> list[str]:
@@ -104,6 +126,11 @@ def signature(folder: Path) -> object:
                 status = (folder / f"{name}{end}").stat()
                 found.append((name, end, status.st_mtime_ns, status.st_size))
     return found
+
+
+def is_snapshot(name: str) -> bool:
+    """Whether this can be a snapshot's name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def name_of(number: int, data: bytes) -> str:

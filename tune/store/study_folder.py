@@ -6,25 +6,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
-from pydantic import ValidationError
-
-from search_spaces import dump_yaml, load_yaml
+from search_spaces import dump_yaml
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
+from tune.store.integrity import damaged, half_made, read_json
 from tune.store.layout import (
     EVENTS_DB,
     INCARNATION,
@@ -34,11 +35,14 @@ from tune.store.layout import (
     STOP,
     STUDY_FILE,
     TRIALS,
+    kept_uri,
 )
 from tune.store.mirror import Mirror
 from tune.store.remote_study import remote_of
 
-FETCH_SECONDS = 2.0
+LOOK_SECONDS = 2.0
+"""How long a driver waits for commands that look at a study, each of which holds its lock for a moment."""
+STATES = ("running", "finished", "interrupted", "failed")
 
 
 class StudyFolder:
@@ -56,8 +60,12 @@ class StudyFolder:
     def create(self, spec: StudySpec) -> None:
         """Make the folder, take its lock and write the specification, in this order.
 
+        A folder that an earlier driver had made when it was killed, and that holds no study yet, is used.
+
         Raises:
             ConfigError: if a study of this name exists, or the folder cannot be made.
+            DamagedError: what is there is a study that has lost its specification.
+            ServiceError: another driver is making a study of this name.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,16 +73,18 @@ class StudyFolder:
                 shutil.rmtree(self.path, ignore_errors=True)  # the copy of one that is not there any more
             self.path.mkdir()
         except FileExistsError:
-            raise ConfigError(
-                f"the study {self.path.name!r} exists already. "
-                f"Carry it on with `ssl-tune resume {self.path.name}`, or choose another --name."
-            ) from None
+            self._check_half_made()
         except OSError as error:
             raise ConfigError(
                 f"the home folder {self.path.parent.parent} cannot be used: {error.strerror}. "
                 "Name another with --home or SSL_TUNE_HOME."
             ) from None
         self.lock()
+        try:
+            self._check_half_made()  # of two that find a half-made one, the first has made it by now
+        except (ConfigError, ServiceError):
+            self.unlock()
+            raise
         self.set_state("running")
         method_file.keep(self.path, spec.config.get("method_digest"))
         self.write_spec(spec)
@@ -82,9 +92,31 @@ class StudyFolder:
             (self.path / INCARNATION).write_text(spec.uid)
         self.commit()
 
+    def command(self, verb: str, *words: str) -> str:
+        """A command about this study, which works as printed wherever it is typed."""
+        home = self.remote.store.url if self.remote is not None else str(self.path.parent.parent)
+        return shlex.join(["ssl-tune", verb, self.path.name, *words, "--home", home])
+
+    def _way_on(self) -> str:
+        if self.state() != "finished":
+            return f"Carry it on with `{self.command('resume')}`, or choose another --name."
+        return (
+            "It is finished: choose another --name, and begin from what it learned with "
+            f"`--warm-start {self.path.name}`."
+        )
+
+    def _check_half_made(self) -> None:
+        """Refuse to make a study where there is one."""
+        if (self.path / STUDY_FILE).exists():
+            raise ConfigError(f"the study {self.path.name!r} exists already. {self._way_on()}")
+        if not half_made(self.path):
+            raise damaged(self.path / STUDY_FILE, "it is missing")
+
     def write_spec(self, spec: StudySpec) -> None:
         """Write ``study.yaml``, whole or not at all."""
-        write_atomically(self.path / STUDY_FILE, dump_yaml(spec.model_dump(mode="json")).encode())
+        document = spec.model_dump(mode="json")
+        document["tracking_uri"] = kept_uri(spec.tracking_uri, self.path.parent.parent)
+        write_atomically(self.path / STUDY_FILE, dump_yaml(document).encode())
 
     def lock(self) -> None:
         """Become the study's driver; the lock of a driver that died is free.
@@ -93,14 +125,17 @@ class StudyFolder:
             ServiceError: if another driver holds it.
             StoreError: the home is an object store that does not answer.
         """
-        file = (self.path / LOCK_FILE).open("a+")
+        try:
+            file = (self.path / LOCK_FILE).open("a+")
+        except OSError as error:
+            self._not_writable(error)
         if not self._got(file):
             file.seek(0)
             holder = file.read().strip() or "unknown"
             file.close()
             raise ServiceError(
                 f"the study {self.path.name!r} is in use by another driver (process {holder}). "
-                f"Wait for it, or end its sitting with `ssl-tune stop {self.path.name}`.",
+                f"Wait for it, or end its sitting with `{self.command('stop')}`.",
                 Exit.IN_USE,
             )
         file.truncate(0)
@@ -115,20 +150,48 @@ class StudyFolder:
                 self.unlock()
                 raise
 
+    def check_writable(self) -> None:
+        """Refuse a folder that cannot be written, for a command that cannot do without.
+
+        Raises:
+            ServiceError: it cannot.
+        """
+        try:  # permissions alone do not tell
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            self._not_writable(error)
+
+    def is_writable(self) -> bool:
+        """Whether files can be made in the folder."""
+        try:
+            self.check_writable()
+        except ServiceError:
+            return False
+        return True
+
+    def _not_writable(self, error: OSError) -> NoReturn:
+        raise ServiceError(
+            f"the study {self.path.name!r} can be read here, but not written: {self.path}: {error.strerror}. Carrying "
+            "it on and delivering it to MLflow need a home that this user may write: go where it is, or to a copy.",
+            Exit.STORAGE,
+        ) from None
+
     def _got(self, file: TextIO) -> bool:
         """Take the lock; whether it was free.
 
-        In an object store's working copy a command that looks at it holds the lock for a moment: that is waited for.
+        A command that looks whether a driver holds it holds it for a moment itself, together with others. In an object
+        store's working copy one that brings it up to date holds it alone. Both are waited for.
         """
-        deadline = time.monotonic() + (0 if self.remote is None else FETCH_SECONDS)
+        deadline = time.monotonic() + LOOK_SECONDS
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
             except BlockingIOError:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or (self.remote is None and _is_held(file)):
                     return False
-                time.sleep(0.1)
+                time.sleep(0.02)
 
     def request_stop(self) -> None:
         """Ask the driver, whoever and wherever it is, to end its sitting resumably."""
@@ -159,12 +222,13 @@ class StudyFolder:
             assert self.remote is not None
             raise ServiceError(
                 f"{error}. The last state of {self.path.name} is on this machine alone, in {self.path}: once the store "
-                "can be written, go on here.\nCarry on with: "
-                + shlex.join(["ssl-tune", "resume", self.path.name, "--home", self.remote.store.url]),
+                f"can be written, go on here.\nCarry on with: {self.command('resume')}",
                 Exit.STORAGE,
             ) from None
         finally:
             if self._lock is not None:
+                with contextlib.suppress(OSError):  # whoever finds it held tells this number
+                    self._lock.truncate(0)
                 self._lock.close()
                 self._lock = None
 
@@ -221,12 +285,11 @@ class StudyFolder:
         path = self.path / LOCK_FILE
         if self._lock is not None or not path.exists():
             return self._lock is not None
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        try:
+            with path.open() as file:
+                return _is_held(file)
+        except OSError:  # this user may not even read it, or the file system knows no locks
+            return False
 
     def set_state(self, state: str) -> None:
         """Write how the study stands: running, finished, interrupted or failed."""
@@ -234,9 +297,16 @@ class StudyFolder:
         write_atomically(self.path / STATE_FILE, json.dumps({"state": state, "time": now}).encode())
 
     def state(self) -> str:
-        """running, finished, interrupted or failed."""
+        """running, finished, interrupted or failed.
+
+        Raises:
+            DamagedError: the file that says so is damaged.
+        """
         path = self.path / STATE_FILE
-        noted = json.loads(path.read_text())["state"] if path.exists() else "running"
+        document = read_json(path) if path.exists() else {"state": "running"}
+        noted = document.get("state") if isinstance(document, dict) else None
+        if noted not in STATES:
+            raise damaged(path, f"state = {noted!r}: one of {', '.join(STATES)} is expected")
         return "interrupted" if noted == "running" and not self.is_locked() else str(noted)
 
     def remove(self) -> None:
@@ -253,22 +323,11 @@ class StudyFolder:
                 break
 
 
-def read_spec(folder: Path) -> StudySpec:
-    """The specification in a study's folder; a method of the user's own is loaded from the folder's copy.
-
-    Raises:
-        ConfigError: if the file is damaged, or the method's copy.
-    """
-    path = folder / STUDY_FILE
-    document = load_yaml(path.read_text(), str(path))
+def _is_held(file: TextIO) -> bool:
+    """Whether a driver holds this lock."""
     try:
-        spec = StudySpec.model_validate(document)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise ConfigError(
-            f"{path} is damaged: {place}: {problem['msg']}. Restore it from a backup, or start a new study."
-        ) from None
-    if digest := spec.config.get("method_digest"):
-        method_file.load_kept(folder, spec.config["method"], digest)
-    return spec
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False

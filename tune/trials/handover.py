@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search_spaces import describe
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
+from tune.store.integrity import read_json
 from tune.store.layout import WARM_START_FILE
 from tune.trials.record import TAKEN_OVER
 
@@ -89,7 +90,7 @@ def warm_trials(
     if not path.exists():  # a driver died before it copied them
         keep_warm_trials(folder, spec)
     trials = []
-    for row in json.loads(path.read_text()):
+    for row in read_json(path):
         trial = create_trial(
             state=TrialState[row["state"]],
             value=row["value"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,27 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int, objective: str 
 
 TAKEN_OVER = "taken_over"
 """Attribute of a trial that another study ran: which one."""
+
+
+ENQUEUED = "enqueued"
+"""Attribute of a trial whose point somebody enqueued through Optuna."""
+
+
+def is_own(trial: FrozenTrial, searched: Collection[str]) -> bool:
+    """Whether this study runs this trial: it is not one of an earlier study, it does not wait in Optuna's queue, and
+    nobody else began it or put it into the storage with its result.
+
+    Args:
+        trial: the trial.
+        searched: names of the study's searched parameters: its trials have all of them from the first moment.
+    """
+    if is_taken_over(trial) or trial.state.name == "WAITING":
+        return False
+    return (
+        "stop_reason" in trial.user_attrs
+        if trial.state.is_finished()
+        else set(searched) <= trial.params.keys()
+    )
 
 
 def is_taken_over(trial: FrozenTrial) -> bool:

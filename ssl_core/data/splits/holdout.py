@@ -19,7 +19,8 @@ from ssl_core.data.part import UNLABELLED, Hashes, Indices, Labels
 from ssl_core.data.splits.units import units_of
 from ssl_core.system.errors import ConfigError
 
-_FORMAT = 1
+_FORMAT = 2
+"""Of the record. Format 1 had other hashes of the pixels."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class Membership:
                 f"back the file as it was written."
             ) from None
         return Membership(share, test)
+
+    def united(self, other: Membership) -> Membership:
+        """The test images of both, with this record's share."""
+        names = sorted({*self.test, *other.test})
+        test = {name: tuple(sorted({*self.test.get(name, ()), *other.test.get(name, ())})) for name in names}
+        return Membership(self.share, test)
 
     @property
     def digest(self) -> str:

@@ -108,3 +108,22 @@ def test_a_damaged_unlabelled_image_is_left_out_on_request(folder: Path) -> None
     assert "unlabelled/b.png cannot be read" in message(data.load_train, f"folder:{folder}")
     train = data.load_train(f"folder:{folder}", options=SKIP)
     assert (train.labels == -1).sum() == 1 and [one[0] for one in train.facts.skipped] == ["unlabelled/b.png"]
+
+
+def test_what_is_on_record_is_compared_with_decoded_images_too(damaged: Path, tmp_path: Path) -> None:
+    name, cache, options = f"folder:{damaged}", tmp_path / "cache", recorded(damaged)
+    first = data.load_train(name, options=SKIP, cache=cache)
+    entries = sorted(cache.iterdir())
+    again = data.load_train(name, options=options, cache=cache)
+    assert again.fingerprint == first.fingerprint and sorted(cache.iterdir()) == entries  # decoded once
+    none_skipped = Options(skipped=())
+    text = message(data.load_train, name, options=none_skipped, cache=cache)
+    assert "20 images cannot be read: train/a/000.png" in text and "data.skipped" in text
+    truncate(damaged / "train/b/001.png")
+    data.load_train(name, options=SKIP, cache=cache)  # somebody else takes the data as they are now
+    text = message(data.load_train, name, options=options, cache=cache)
+    assert "1 image cannot be read: train/b/001.png" in text
+    picture(1).save(damaged / "train/b/001.png")
+    picture(1).save(damaged / "train/a/000.png")
+    data.load_train(name, options=SKIP, cache=cache)
+    assert "train/a/000.png was skipped" in message(data.load_train, name, options=options, cache=cache)

@@ -135,7 +135,7 @@ def test_the_record_is_plain_data() -> None:
     )
     other = held(list(range(61)), [k % 2 for k in range(60)] + [0], recorded=None, share=0.5).membership
     assert found.digest != other.digest
-    for wrong in ({}, [], {**found.document(), "format": 2}, {**found.document(), "test": {"a": ["xyz"]}}):
+    for wrong in ({}, [], {**found.document(), "format": 1}, {**found.document(), "test": {"a": ["xyz"]}}):
         assert "home/test.json: the record of test images cannot be read" in message(
             Membership.of, wrong, where="home/test.json"
         )
@@ -179,7 +179,7 @@ def test_a_folder_without_test(pets: Path, tmp_path: Path, cached: bool) -> None
     np.testing.assert_allclose(train.mean, pixels.mean(axis=0), rtol=1e-9)  # test images count for nothing
     if cache is not None:
         assert isinstance(train.images, np.memmap) and isinstance(test.images, np.memmap)
-        assert len(all_files(cache)) == 10  # two entries with four files each
+        assert len(all_files(cache)) == 12  # two entries with four files each, and a second name of each
 
 
 def test_neither_size_nor_name_nor_format_moves_an_image(pets: Path) -> None:
@@ -252,3 +252,45 @@ def test_classes_too_small_for_the_parts_are_told_before_decoding(pets: Path) ->
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 3.0])
 def test_a_share_out_of_range(share: float) -> None:
     assert f"data.test_share = {share}" in message(Options, test_share=share)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.7])
+def test_a_record_gives_the_same_test_images_again(share: float) -> None:
+    """Whatever the rule, `keep` and an earlier record had to say."""
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        pictures: list[object] = [(seed, int(n)) for n in random.integers(0, 30, 40)]
+        labels = (np.arange(40) % 3 - 1).tolist()  # a third without a label
+        groups = [random.choice(["", "", "", "p", "q"]) for _ in range(40)]
+        first = held(pictures[:30], labels[:30], groups=groups[:30], share=share)
+        for earlier in (None, first.membership):
+            grown = held(pictures, labels, groups=groups, share=share, recorded=earlier)
+            again = held(pictures, labels, groups=groups, share=0.5, recorded=grown.membership)
+            assert again.membership == grown.membership
+            np.testing.assert_array_equal(again.test, grown.test)
+            np.testing.assert_array_equal(again.excluded, grown.excluded)
+        # An added file moves no test image into training.
+        grown = held(pictures, labels, groups=groups, share=share, recorded=first.membership)
+        assert set(first.test) <= set(grown.test)
+
+
+def test_images_are_decoded_once_whether_or_not_there_is_a_record(tmp_path: Path) -> None:
+    path, cache = write_folder(tmp_path / "f", {"a": 12, "b": 12}), tmp_path / "cache"
+    shutil.rmtree(path / "test")
+    name = f"folder:{path}"
+    first = data.load_train(name, cache=cache)
+    record = data.membership_of(first)
+    size = sum(file.stat().st_size for file in cache.rglob("*.npy") if not file.parent.is_symlink())
+    calls: list[int] = []
+    again = data.load_train(name, cache=cache, membership=record, progress=lambda done, _: calls.append(done))
+    assert again.fingerprint == first.fingerprint and calls == []
+    test = data.load_test(name, cache=cache, membership=record, progress=lambda done, _: calls.append(done))
+    np.testing.assert_array_equal(test.images, data.load_test(name, cache=cache).images)
+    assert calls == []
+    entries = {folder.resolve() for folder in cache.iterdir() if folder.is_dir()}
+    assert sum(file.stat().st_size for entry in entries for file in entry.rglob("*.npy")) == size
+    # What the record leads to is damaged: it is decoded anew.
+    for file in cache.rglob("train_images.npy"):
+        file.write_bytes(b"")
+    fresh = data.load_train(name, cache=cache, membership=record, progress=lambda n, _: calls.append(n))
+    assert calls and fresh.fingerprint == first.fingerprint

@@ -28,7 +28,7 @@ class UDAConfig(MethodConfig):
 class UDA(Method[UDAConfig, None]):
     """Sharpened predictions on weak views are the targets of strong ones."""
 
-    name = "uda"
+    name = "my_uda"
     summary = "sharpened predictions on weak views are the targets of strong ones (Xie et al. 2020)"
     Config = UDAConfig
     unlabelled_views = ("weak", "strong")
