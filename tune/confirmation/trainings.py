@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from ssl_core import method_file
 from ssl_core.config import RunConfig
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
+from tune.images.held_out import membership_of_document
 from tune.store.events import Report
 from tune.store.home import Home
 from tune.worker.task import PRELOAD
@@ -86,6 +87,7 @@ class Places:
         concurrent: trainings side by side.
         cpus, gpus: that Ray reserves for one.
         address: of the Ray cluster that this process has joined and they run on; None: this machine.
+        held_out: the record of held-out test images (`Membership.document`); None: the data set brings its own.
     """
 
     home: Home
@@ -94,6 +96,7 @@ class Places:
     cpus: float
     gpus: float
     address: str | None = None
+    held_out: Mapping[str, Any] | None = None
 
 
 Redrawn = Literal["training", "labels", "everything"]
@@ -209,7 +212,8 @@ def _line(training: Training, trained: Trained) -> str:
 def _arguments(training: Training, places: Places) -> tuple[Any, ...]:
     home, root, digest = places.home, places.data_root, training.config.method_digest
     text = None if digest is None else method_file.text_of(digest)
-    return training.config.document(), text, root, str(home.cache), str(training.out), str(home.test_readings)
+    place = str(home.cache), str(training.out), str(home.test_readings)
+    return training.config.document(), text, root, *place, places.held_out
 
 
 def _train(
@@ -219,6 +223,7 @@ def _train(
     cache: str,
     out: str,
     readings: str,
+    held_out: Mapping[str, Any] | None,
 ) -> Trained:
     """One training, here or on a worker: goes on where it was, and reads the test set once."""
     from ssl_core import train  # loads torch
@@ -240,6 +245,7 @@ def _train(
                 resume=True,
                 final=True,
                 readings=Path(readings),
+                membership=membership_of_document(held_out),
             )
         except NonFiniteError as error:
             noted.write_text(str(error))
