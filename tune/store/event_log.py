@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tune.errors import Exit, ServiceError
 from tune.store.events import DeadLetter, Event, NewEvent, Report, event_of, integer, now_ms, row_of
 from tune.store.integrity import connect_to_read, damaged, whole
 from tune.store.layout import LIMIT_FILE
@@ -41,6 +42,8 @@ CREATE INDEX IF NOT EXISTS events_refused ON events (id) WHERE error IS NOT NULL
 CREATE INDEX IF NOT EXISTS events_run ON events (run, kind, id);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+VERSION = 1
+"""The format of the file, as its `user_version` says; those of before it was noted have 0, and the same tables."""
 _OWED = "delivered_at IS NULL AND error IS NULL"
 _NO_LIMIT = 2**63 - 1
 _COLUMNS = "id, key, kind, run, payload, time_ms"
@@ -68,6 +71,7 @@ class EventLog:
         with whole(self.path):
             if read_only:
                 self._db = connect_to_read(self.path)
+                self._check_version()
                 if not self._rows("SELECT 1 FROM sqlite_master LIMIT 1"):
                     self._db.close()  # its driver has not made the tables yet
                     self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -80,6 +84,7 @@ class EventLog:
         is_new = not self.path.exists() or self.path.stat().st_size == 0
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA busy_timeout = 30000")
+        self._check_version()
         if shared is not None or is_new:
             self._db.execute(f"PRAGMA journal_mode = {'DELETE' if shared else 'WAL'}")
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -89,6 +94,18 @@ class EventLog:
         with self._transaction():
             for statement in _SCHEMA.strip().rstrip(";").split(";"):
                 self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _check_version(self) -> None:
+        """Refuse a log of a later version, whose tables may mean something else."""
+        found = integer(self._rows("PRAGMA user_version")[0][0])
+        if found > VERSION:
+            self._db.close()
+            raise ServiceError(
+                f"{self.path} was written by a later version of ssl-tune (format {found}, this one knows {VERSION}). "
+                "Install that version; nothing was changed.",
+                Exit.STORAGE,
+            )
 
     def __enter__(self) -> EventLog:
         return self

@@ -7,14 +7,18 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
 
+from ssl_core.system.files import write_atomically
 from tune.revision import child_environment
 from tune.store.event_log import EventLog
 from tune.store.layout import SENDER_LOG
 
 # A sender that dies (killed for memory, say) is started again, but not in a tight loop.
 _REVIVE_SECONDS = 5.0
+LONGEST_LOG = 200_000
+"""Bytes of sender.log above which its first half is dropped when a sender is started."""
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 3.0
 
@@ -101,6 +105,7 @@ class SenderProcess:
             "--parent",
             str(os.getpid()),
         ]
+        _shorten(folder / SENDER_LOG)
         with (folder / SENDER_LOG).open("ab") as output:
             self._process = Popen(
                 words,
@@ -111,3 +116,11 @@ class SenderProcess:
                 env=child_environment(),
             )
         self._next_look = time.monotonic() + _REVIVE_SECONDS
+
+
+def _shorten(path: Path) -> None:
+    """Keep the end of a log that has grown for long: every sitting and every outage adds to it."""
+    with suppress(OSError):
+        if path.stat().st_size > LONGEST_LOG:
+            kept = path.read_bytes()[-LONGEST_LOG // 2 :]
+            write_atomically(path, kept.partition(b"\n")[2])
