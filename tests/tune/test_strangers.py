@@ -41,10 +41,10 @@ def strangers(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tu
     canary = tmp_path / "canary"
     place = tmp_path / "theirs"
     place.mkdir()
-    shutil.copy(EXAMPLES / "uda.yaml", place)
-    (place / "uda.py").write_text(with_canary((EXAMPLES / "uda.py").read_text(), canary))
+    shutil.copy(EXAMPLES / "my_uda.yaml", place)
+    (place / "my_uda.py").write_text(with_canary((EXAMPLES / "my_uda.py").read_text(), canary))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "their config"))
-    folder, spec = make_study(home, method=f"file:{place / 'uda.py'}", **UDA, settings=SMALL)
+    folder, spec = make_study(home, method=f"file:{place / 'my_uda.py'}", **UDA, settings=SMALL)
     records = StudyTrials(folder, spec)
     records.ask()
     last = {
@@ -77,7 +77,7 @@ def test_16_no_verb_that_reads_runs_a_study_s_code(
     strangers: tuple[StudyFolder, Path], ssl_tune: Command, home: Home, tmp_path: Path
 ) -> None:
     _, canary = strangers
-    assert ssl_tune("studies", "--json").document[0]["method"] == "uda"
+    assert ssl_tune("studies", "--json").document[0]["method"] == "my_uda"
     for words in (
         ("status", "s"),
         ("trials", "s"),
@@ -93,9 +93,9 @@ def test_16_no_verb_that_reads_runs_a_study_s_code(
         done = ssl_tune(*words)
         assert done.code in (0, 5), (words, done)
         assert not canary.exists(), words
-    assert (tmp_path / "best.uda.py").read_text() == (home.study_folder("s") / "method.py").read_text()
+    assert (tmp_path / "best.my_uda.py").read_text() == (home.study_folder("s") / "method.py").read_text()
     assert ssl_tune("trials", "s", "--json").document[0]["params"] == {
-        "uda.threshold": 0.8, "uda.temperature": 0.4,
+        "my_uda.threshold": 0.8, "my_uda.temperature": 0.4,
     }  # fmt: skip
     assert not canary.exists()
 
@@ -113,10 +113,12 @@ def test_16_what_is_read_without_the_code_is_what_the_code_says(
     assert canary.exists()
     record = with_code.records()[0]
     assert told == (with_code.spec, record, with_code.spec.trial_config(record.values).document())
-    whole = with_code.spec.trial_config({"uda.threshold": 1, "uda.temperature": 1}).document()["uda"]
+    whole = with_code.spec.trial_config({"my_uda.threshold": 1, "my_uda.temperature": 1}).document()["my_uda"]
     method_file._loaded.clear()
     described = (
-        Study(folder.path).spec.trial_config({"uda.threshold": 1, "uda.temperature": 1}).document()["uda"]
+        Study(folder.path)
+        .spec.trial_config({"my_uda.threshold": 1, "my_uda.temperature": 1})
+        .document()["my_uda"]
     )
     assert json.dumps(described) == json.dumps(whole)  # 1.0 where the file has a float
 
@@ -144,11 +146,11 @@ def test_16_resume_and_confirm_ask_once_for_trust(
 
 
 def test_16_their_own_method_file_fills_the_list(home: Home, tmp_path: Path, ssl_tune: Command) -> None:
-    for name in ("uda.py", "uda.yaml"):
+    for name in ("my_uda.py", "my_uda.yaml"):
         shutil.copy(EXAMPLES / name, tmp_path / name)
-    assert not trusted.is_trusted((tmp_path / "uda.py").read_text())
-    folder, _ = make_study(home, method=f"file:{tmp_path / 'uda.py'}", **UDA, settings=SMALL)
-    assert trusted.is_trusted((tmp_path / "uda.py").read_text())
+    assert not trusted.is_trusted((tmp_path / "my_uda.py").read_text())
+    folder, _ = make_study(home, method=f"file:{tmp_path / 'my_uda.py'}", **UDA, settings=SMALL)
+    assert trusted.is_trusted((tmp_path / "my_uda.py").read_text())
     Study(folder.path).load_method()
     assert trusted.list_file().stat().st_mode & 0o077 == 0
 
@@ -157,13 +159,15 @@ def test_26_a_configuration_that_names_a_method_file_asks_for_trust(
     ssl_tune: Command, tmp_path: Path, home: Home
 ) -> None:
     canary = tmp_path / "canary"
-    (tmp_path / "uda.py").write_text(with_canary((EXAMPLES / "uda.py").read_text(), canary))
-    (tmp_path / "config.yaml").write_text("method: file:uda.py\nlabels: 20\nepochs: 1\nnetwork: wrn-10-1\n")
+    (tmp_path / "my_uda.py").write_text(with_canary((EXAMPLES / "my_uda.py").read_text(), canary))
+    (tmp_path / "config.yaml").write_text(
+        "method: file:my_uda.py\nlabels: 20\nepochs: 1\nnetwork: wrn-10-1\n"
+    )
     small = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
     done = ssl_tune("train", "--config", tmp_path / "config.yaml", *small)
-    assert done.code == 2 and "--trust-method" in done.err and "uda.py" in done.err, done
+    assert done.code == 2 and "--trust-method" in done.err and "my_uda.py" in done.err, done
     assert not canary.exists() and len(done.err.splitlines()) == 1
-    (tmp_path / "study.yaml").write_text(f"method: file:{tmp_path / 'uda.py'}\nlabels: 20\n")
+    (tmp_path / "study.yaml").write_text(f"method: file:{tmp_path / 'my_uda.py'}\nlabels: 20\n")
     for verb in ("search", "plan"):
         done = ssl_tune(verb, "--study", tmp_path / "study.yaml")
         assert done.code == 2 and "--trust-method" in done.err, done

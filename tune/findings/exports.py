@@ -225,7 +225,7 @@ def _classes(config: RunConfig) -> int | None:
         from ssl_core.data.datasets import describe  # loads NumPy
 
         return describe(config.dataset, options=options_of(config)).num_classes
-    except ConfigError:
+    except (ConfigError, OSError):  # gone, or not for this user to read
         return None
 
 
