@@ -24,9 +24,10 @@ from ssl_core.model.card import (
     read_card,
 )
 from ssl_core.model.folder import write_folder
+from ssl_core.preparation import prepare
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
-from ssl_core.training.result import CHECKPOINTS, RESULT_FILE, Result, kept_membership, prepare
+from ssl_core.training.result import CHECKPOINTS, RESULT_FILE, Result, kept_membership
 from ssl_core.training.run import Run
 
 

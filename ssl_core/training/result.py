@@ -12,7 +12,7 @@ from typing import Any
 from ssl_core import method_file
 from ssl_core.config import options_of
 from ssl_core.data.datasets import Dataset, TestSet, load_test, membership_of
-from ssl_core.data.overlaps import check_leak
+from ssl_core.data.inspecting.overlaps import check_leak
 from ssl_core.data.splits.holdout import Membership
 from ssl_core.measures import errors_by_class, images_and_wrong, matrix_of
 from ssl_core.pictures import panels as pictures

@@ -15,6 +15,9 @@ from ssl_core.networks.registry import build_network
 from ssl_core.system.errors import ConfigError, NonFiniteError
 from ssl_core.training import checkpoint
 from ssl_core.training.optim import (
+    INITIAL,
+    INTERVAL,
+    LossScale,
     build_optimizer,
     clip_gradient,
     learning_rate,
@@ -22,7 +25,6 @@ from ssl_core.training.optim import (
     start_momenta,
 )
 from ssl_core.training.run import Run
-from ssl_core.training.scaling import INITIAL, INTERVAL, LossScale
 from tests import tiny
 
 

@@ -13,7 +13,7 @@ from tune.images.held_out import held_out_before
 from tune.store.home import Home
 
 if TYPE_CHECKING:
-    from ssl_core.data.inspection import Inspection
+    from ssl_core.data.inspecting.inspection import Inspection
     from ssl_core.data.splits.drawing import Wanted
 
 _SPLIT_KEYS = {"valid": "valid", "valid_share": "valid_share", "split": "mode", "split_seed": "split_seed"}
@@ -47,7 +47,7 @@ def data_summary(
     Raises:
         ConfigError: an unknown data set or setting, or a layout that cannot be read.
     """
-    from ssl_core.data.inspection import inspect  # loads numpy
+    from ssl_core.data.inspecting.inspection import inspect  # loads numpy
 
     root = None if data_root is None else Path(data_root)
     options, wanted, allow_leak = _read(labels, settings or {})
@@ -63,7 +63,7 @@ def data_summary(
         progress=progress,
     )
     if sheet is not None:
-        from ssl_core.data.sheet import draw_sheet, sample  # loads torch
+        from ssl_core.data.inspecting.sheet import draw_sheet, sample  # loads torch
 
         draw_sheet(sample(dataset, root=root, options=options)).save(sheet)
     return found

@@ -76,37 +76,31 @@ def train(
         config: a file that `export` wrote.
         out: folder of the run; None: a fresh one in the home.
         final: read the test set, once, at the end; the reading is recorded.
-        refit: train on the validation images as well, for the same number of steps; needs `final`. There is no
-            `val/error` then: the test set alone can measure the model.
+        refit: train on the validation images as well, for as many steps; needs `final`, and gives no `val/error`.
         resume: go on in `out` from the last whole checkpoint.
         model: a folder for the model (see `ssl_core.load`), which is made at the end; needs `final`.
         data_root, home: where downloaded data lie; the home folder.
         trust_method: a method file that `config` or the run names is run also where this user has not run it before.
-        on_report: called with the report of every epoch.
-        say: told where the bits may differ from an exported run's.
+        on_report, say: called with the report of every epoch; told where the bits may differ from an exported run's.
 
     Raises:
         ConfigError: anything wrong with what is asked for, or other data than the exported configuration's.
         NonFiniteError: a loss or gradient that is not finite.
         ServiceError: interrupted; says how to carry on.
     """
-    _check_final(refit, final, None if model is None else Path(model))
+    folder, made, root, file = map(_as_path, (out, model, data_root, config))
+    _check(refit, final, resume, folder, made)
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
-    folder = _checked(None if out is None else Path(out), resume)
-    root, file = (None if path is None else Path(path) for path in (data_root, config))
-    chosen, document = _configuration(
-        method, given, settings or {}, file, folder if resume else None, trust_method
-    )
-    chosen = chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)})
+    kept = folder if resume else None
+    chosen, document = _configuration(method, given, settings or {}, file, kept, trust_method)
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
     membership = _membership(chosen, document, place)
     if as_exported:
         _compare_origin(chosen, document, root, place, membership, say)
     chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
     folder = folder or _fresh_folder(place, chosen.method)
-    made = None if model is None else Path(model)
     result = _train(
         chosen, folder, place, root, made, membership, final=final, resume=resume, on_report=on_report
     )
@@ -114,12 +108,8 @@ def train(
     return Training(result, folder, expected, made)
 
 
-def _checked(folder: Path | None, resume: bool) -> Path | None:
-    if resume and folder is None:
-        raise ConfigError("--resume goes on in a run's folder: name it with --out.")
-    if folder is not None:
-        check_writable(folder, "--out", "Name another folder.")
-    return folder
+def _as_path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _membership(config: RunConfig, document: Mapping[str, Any], home: Home) -> Membership | None:
@@ -135,7 +125,11 @@ def _keep_held_out(folder: Path, dataset: str, home: Home) -> None:
         keep_held_out(home, dataset, membership_of_document(json.loads(record.read_text())))
 
 
-def _check_final(refit: bool, final: bool, model: Path | None) -> None:
+def _check(refit: bool, final: bool, resume: bool, out: Path | None, model: Path | None) -> None:
+    if resume and out is None:
+        raise ConfigError("--resume goes on in a run's folder: name it with --out.")
+    if out is not None:
+        check_writable(out, "--out", "Name another folder.")
     if model is not None and not final:
         raise ConfigError(
             "--model makes a model for others, who need to know its error on test images: add --final."
@@ -171,7 +165,8 @@ def _configuration(
         trust_named(start["method"])
     if isinstance(settings, list):
         settings = parse_sets(settings, start["method"], start.get("method_digest"))
-    return from_document(with_overrides(start, given | dict(settings))), document
+    chosen = from_document(with_overrides(start, given | dict(settings)))
+    return chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)}), document
 
 
 def _check_same_method(folder: Path, kept: Mapping[str, Any], method: str | None) -> None:

@@ -20,7 +20,7 @@ from tune.errors import Exit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ssl_core.data.inspection import Inspection
+    from ssl_core.data.inspecting.inspection import Inspection
 
 _PARTS = ("train", "unlabelled", "valid", "test")
 _CLASS_LETTERS, _CLASSES_SHOWN = 24, 40

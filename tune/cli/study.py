@@ -245,6 +245,7 @@ def confirm_command(
     ] = False,
     trust_method: TrustOption = False,
     home: HomeOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the best again on fresh seeds beside the supervised baseline, and read the test set once for each."""
@@ -261,6 +262,7 @@ def confirm_command(
         refit=refit,
         models=models,
         say=say,
+        address=address,
         trust_method=trust_method,
     )
     if as_json:

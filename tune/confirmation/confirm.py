@@ -21,6 +21,9 @@ from ssl_core.config import from_document, options_of
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
+from tune.cluster.capacity import check_fit
+from tune.cluster.connection import machines
+from tune.cluster.gpus import check_gpus
 from tune.confirmation.document import (
     Candidate,
     FinalTraining,
@@ -40,7 +43,7 @@ from tune.findings.confirmation import PLAIN, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
 from tune.images.study import read_images
-from tune.launch.start import tune_baseline
+from tune.launch.start import moved, tune_baseline
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
 from tune.tracking.tracker import Tracker
@@ -63,66 +66,96 @@ def confirm(
     progress: Progress | None = None,
     trust_method: bool = False,
     sitting: Sitting | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations; what is done already is not done again.
 
     Args:
         name: the study.
-        top: how many configurations, those at full budget first.
-        seeds: trainings of each.
-        baseline: "tuned": the best of a supervised study of the same setting with as many trials, which is
-            made where there is none; "plain": supervised with the study's own common values.
+        top, seeds: how many configurations, those at full budget first; trainings of each.
+        baseline: "tuned": the best of a supervised study of as many trials, made if need be; "plain": not searched.
         resample: each seed draws the validation images anew as well, not the labelled ones alone.
         refit: train the winner once more on each seed, on the validation images too, for as many steps.
         models: make a model of each training of the winner.
         home: the home folder.
-        say: told as each training ends.
-        progress: shows the search of the tuned baseline, where one has to be made.
+        say, progress: told as each training ends; shows the search of the tuned baseline, where one is made.
         trust_method: run the method's file also where this user has not run it before (`ssl_core.trusted`).
         sitting: of the search, which holds the study, Ray and the sender; None: a sitting of its own.
+        address: of the Ray cluster that this process has joined, to train there; None: here, or where the sitting is.
 
     Returns:
         What `ssl-tune confirm --json` prints; also written to ``confirm.json`` in the study's folder.
 
     Raises:
-        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
+        ConfigError: no such study, fewer trials with a result than `top`, or no data or machine for the trainings.
         ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
     place = home if isinstance(home, Home) else Home(home)
-    study = Study(place.existing_study_folder(name))
-    if baseline not in BASELINES:
-        raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
-    study.load_method(trust_method=trust_method)
+    study = _study(name, baseline, place, address, trust_method, is_held=sitting is not None)
     redrawn: Redrawn = "everything" if resample else _redrawn(study)
     chosen = _chosen(study, top, seeds, redrawn)
-    progress = progress or Progress()
     with ExitStack() as stack:
         if sitting is None:
-            sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress))
+            sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress or Progress()))
         candidates = [_candidate(study, record) for record in chosen]
-        candidates += _baseline(study, baseline, place, progress)
+        candidates += _baseline(study, baseline, place, progress or Progress())
         tasks = trainings_of(study, candidates, seeds, redrawn)
         sitting.start_sender()
         tracker, places = sitting.tracker, _places(study, place)
         trained = _train(tasks, places, tracker, say)
         document = document_of(study, candidates, tasks, trained, redrawn)
-        if document["winner"] is not None:
-            mine = _of_winner(document["winner"], tasks, trained)
-            if refit:
-                refits = refits_of(tasks, document["winner"])
-                again = _train(refits, places, tracker, say)
-                document = with_refit(document, refits, again)
-                mine += zip(refits, again, strict=True)
-            if models:
-                document["models"] = _models(study, mine, places, tracker, say)
+        mine = _of_winner(document["winner"], tasks, trained)
+        if refit and mine:
+            document, more = _refitted(document, [task for task, _ in mine], places, tracker, say)
+            mine += more
+        document |= _models(study, mine, places, tracker, say) if models and mine else {}
         _keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
 
 
+def _study(
+    name: str, baseline: str, home: Home, address: str | None, trust_method: bool, *, is_held: bool
+) -> Study:
+    """The study with its method loaded, to be trained where it was asked for; `is_held`: where its search is.
+
+    Raises:
+        ConfigError: an unknown kind of baseline, or machines on which its trainings would wait for ever.
+    """
+    study = Study(home.existing_study_folder(name))
+    if baseline not in BASELINES:
+        raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
+    if not is_held:
+        study.spec = moved(study.spec, address or "local")
+    gpus, threads = study.spec.gpus_per_trial, int(study.spec.config["threads"])
+    if study.spec.address is None:
+        check_gpus(
+            gpus,
+            "The study was searched with them: confirm it where they are, or on a cluster with --address.",
+        )
+    else:
+        check_fit(machines(), threads, gpus)
+    study.load_method(trust_method=trust_method)
+    return study
+
+
+def _refitted(
+    document: dict[str, Any],
+    tasks: Sequence[FinalTraining],
+    places: Places,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], list[tuple[FinalTraining, Trained]]]:
+    """The document with the refits of the winner's trainings, and what came out of each."""
+    refits = refits_of(tasks, document["winner"])
+    again = _train(refits, places, tracker, say)
+    return with_refit(document, refits, again), list(zip(refits, again, strict=True))
+
+
 def _of_winner(
-    who: str, tasks: Sequence[FinalTraining], trained: Sequence[Trained]
+    who: str | None, tasks: Sequence[FinalTraining], trained: Sequence[Trained]
 ) -> list[tuple[FinalTraining, Trained]]:
+    """The trainings of the winner, each with what came out of it; none where nobody won."""
     return [(task, done) for task, done in zip(tasks, trained, strict=True) if task.who == who]
 
 
@@ -133,12 +166,12 @@ def _models(
     tracker: Tracker,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Models of the winner's trainings; each is logged with its run."""
+    """Models of the winner's trainings, for the document; each is logged with its run."""
     tasks, trained = zip(*trainings, strict=True)
     found = make_models(study, tasks, trained, places, say)
     for row in found["rows"]:
         tracker.model(row["run"], study.folder.path / row["folder"])
-    return found
+    return {"models": found}
 
 
 def _redrawn(study: Study) -> Redrawn:
@@ -252,6 +285,7 @@ def _places(study: Study, home: Home) -> Places:
         cpus=reserved["cpu"],
         gpus=reserved["gpu"],
         held_out=None if (images := read_images(study.folder.path)) is None else images.held_out,
+        address=study.spec.address,
     )
 
 

@@ -86,8 +86,8 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
         seconds=(warmup_epochs * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
         seconds_per_epoch=after,
         seconds_per_warmup_epoch=warm,
-        # parameters, average and momentum, in the two newest checkpoints
-        disk_bytes=round(2 * 3 * parameters * kept),
+        # parameters, average and momentum (of adamw two momenta), in the two newest checkpoints
+        disk_bytes=round(2 * (4 if config.optimizer == "adamw" else 3) * parameters * kept),
     )
 
 
@@ -149,7 +149,7 @@ def warnings_of(spec: StudySpec) -> list[str]:
     Raises:
         ConfigError: a data set that cannot be read.
     """
-    from ssl_core.data.inspection import glance  # loads numpy
+    from ssl_core.data.inspecting.inspection import glance  # loads numpy
 
     return glance(spec.config["dataset"], options_of(spec.base_config()))
 
@@ -169,7 +169,7 @@ def looked_at(
     Raises:
         ConfigError: images that cannot be used; damaged test images; a test set that is in the training set.
     """
-    from ssl_core.data.overlaps import check_test_images
+    from ssl_core.data.inspecting.overlaps import check_test_images
     from ssl_core.preparation import prepare
 
     base, root = spec.base_config(), Path(spec.data_root) if spec.data_root else None

@@ -55,7 +55,7 @@ def unlabelled_of(study: Study, classes: Sequence[str], data_root: Path | None, 
         ConfigError: the model has other classes than the study; the images cannot be read; or there are none.
     """
     from ssl_core.data.datasets import listing_of
-    from ssl_core.training.result import prepare  # loads torch
+    from ssl_core.preparation import prepare  # loads torch
 
     config = study.spec.base_config()
     root = data_root or (Path(study.spec.data_root) if study.spec.data_root else None)

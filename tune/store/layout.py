@@ -63,6 +63,8 @@ LIMIT_FILE = "durable"
 """Beside the event log: the id of the last event that the store has. MLflow may hear of no later one: a driver that
 carries on elsewhere does not know those, and may do otherwise."""
 DRIVER = "driver.json"
+LEASES = "drivers"
+"""Holds an object for each driver that has taken the study, by number; the newest is the one that has it."""
 FETCH_LOCK = "fetch.lock"
 
 

@@ -27,6 +27,7 @@ from ssl_core.data.decoding.picture import (
     decode_with_header,
     examine,
 )
+from ssl_core.data.decoding.workers import Job, Workers
 from ssl_core.data.options import Options
 from ssl_core.data.part import Hashes, Images
 
@@ -34,6 +35,8 @@ Progress = Callable[[int, int], None]
 """Called with the number of images decoded so far, and of all."""
 
 _FILES_PER_TASK = 256
+# Starting processes takes some 0.2 s of each core, which fewer images would not bring in again.
+_FOR_PROCESSES = 2048
 # Decoding frees the interpreter's lock, opening a file does not. For files of a few kilobytes (32x32
 # JPEGs) opening outweighs decoding, and threads that wait for the lock make it slower, not faster.
 _THREADS_FROM_BYTES = 8192
@@ -151,7 +154,10 @@ def _blocks(
     root: Path, files: Sequence[str], shape: Shape, into: Decoded, starts: Sequence[int]
 ) -> Iterator[Block]:
     """Decode the blocks that begin at `starts`, several at a time; each is yielded when it is done."""
-
+    cores = len(os.sched_getaffinity(0))
+    if isinstance(into.images, np.memmap) and cores > 1 and len(starts) * _FILES_PER_TASK >= _FOR_PROCESSES:
+        yield from _in_processes(root, files, shape, into, starts, cores)
+        return
     known: dict[Header, Header] = {}
 
     def decode_one(index: int, path: str) -> None:
@@ -161,6 +167,28 @@ def _blocks(
         into.headers[files[index]] = known.setdefault(header, header)  # equal ones are kept once
 
     yield from _in_blocks(root, files, starts, decode_one)
+
+
+def _in_processes(
+    root: Path, files: Sequence[str], shape: Shape, into: Decoded, starts: Sequence[int], count: int
+) -> Iterator[Block]:
+    """As `_blocks`, with so many processes. They write the images to the file that `into.images` maps."""
+    assert isinstance(into.images, np.memmap)
+    job = Job(str(root), shape, str(into.images.filename), into.images.offset)
+    known: dict[Header, Header] = {}
+    with Workers(job, count) as workers:
+
+        def work(start: int) -> Block:
+            """Have one block decoded by a worker that is free."""
+            names = files[start : start + _FILES_PER_TASK]
+            answer = workers.decode(start, names)
+            into.hashes[start : start + len(names)] = answer.hashes
+            for name, header in zip(names, answer.headers, strict=True):
+                if header is not None:
+                    into.headers[name] = known.setdefault(header, header)
+            return start, answer.damaged
+
+        yield from _side_by_side(starts, count, work)
 
 
 def examine_files(root: Path, files: Sequence[str], progress: Progress | None = None) -> Examined:
@@ -203,7 +231,11 @@ def _in_blocks(root: Path, files: Sequence[str], starts: Sequence[int], each: Ea
                 damaged[index] = unreadable_file(root, name, error)
         return start, damaged
 
-    threads = _threads(root, files)
+    yield from _side_by_side(starts, _threads(root, files), work)
+
+
+def _side_by_side(starts: Sequence[int], threads: int, work: Callable[[int], Block]) -> Iterator[Block]:
+    """What `work` gives for each start, in their order, on so many threads."""
     pool = ThreadPoolExecutor(max_workers=threads)
     running: list[Future[Block]] = []
     try:

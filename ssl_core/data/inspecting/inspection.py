@@ -14,9 +14,9 @@ from ssl_core.data.assembly import Pool
 from ssl_core.data.datasets import describe, listing_of, load_test, load_train
 from ssl_core.data.decoding.headers import Survey, Unreadable, shape_of
 from ssl_core.data.decoding.stream import Decoded, Examined, Progress, examine_files
+from ssl_core.data.inspecting.overlaps import MAX_LEAK, Overlaps, overlaps_of
 from ssl_core.data.layouts.listing import Listing, left_out_sentence, shown
 from ssl_core.data.options import Options
-from ssl_core.data.overlaps import MAX_LEAK, Overlaps, overlaps_of
 from ssl_core.data.part import UNLABELLED, Facts, Labels, Rows, hashes_of_images
 from ssl_core.data.splits.drawing import Wanted, split_for
 from ssl_core.data.splits.holdout import Membership
