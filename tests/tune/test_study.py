@@ -207,7 +207,7 @@ def test_a_study_whose_data_changed_is_not_carried_on(
     folder, spec = make_study(
         ready_home, dataset=f"folder:{pictures}", labels=6, network="wrn-10-1", settings={"data.valid": 6}
     )
-    spec = with_data(spec, folder, ready_home)
+    spec, _ = with_data(spec, folder, ready_home)
     (pictures / "train/a/000.png").unlink()
     done = ssl_tune("resume", "s")
     assert done.code == 2 and "changed since" in done.err and spec.split_hash is not None
