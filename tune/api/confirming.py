@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tune.cluster.connection import joined
 from tune.confirmation.confirm import confirm as confirm_study
 from tune.engine.progress import Progress, make_progress
 from tune.engine.sitting import Sitting
@@ -27,6 +28,7 @@ def run_confirm(
     models: bool = False,
     say: Callable[[str], None] = lambda message: None,
     trust_method: bool = False,
+    address: str | None = None,
     sitting: Sitting | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations: `tune.confirmation.confirm.confirm`, which Ctrl-C and SIGTERM interrupt.
@@ -37,7 +39,8 @@ def run_confirm(
     wanted = {"--resample": resample, "--refit": refit, "--models": models}
     flags = [flag for flag, is_wanted in wanted.items() if is_wanted]
     words = ["ssl-tune", "confirm", name, "--top", top, "--seeds", seeds, "--baseline", baseline, *flags]
-    with resumable(shlex.join(map(str, [*words, "--home", home.shown]))):
+    words += [] if address is None else ["--address", address]
+    with resumable(shlex.join(map(str, [*words, "--home", home.shown]))), joined(address):
         return confirm_study(
             name,
             top=top,
@@ -51,6 +54,7 @@ def run_confirm(
             progress=progress,
             trust_method=trust_method,
             sitting=sitting,
+            address=address,
         )
 
 
@@ -67,6 +71,7 @@ def confirm(
     quiet: bool = False,
     say: Callable[[str], None] = lambda message: None,
     trust_method: bool = False,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Train a study's best configurations on fresh seeds beside the supervised baseline; read the test set once each.
 
@@ -84,6 +89,7 @@ def confirm(
         quiet: show no progress of the baseline's search.
         say: told as each training ends.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        address: of a Ray cluster that this machine belongs to, to train there; None: this machine.
 
     Returns:
         What ``ssl-tune confirm --json`` prints: a row for each configuration, comparisons, the verdict in words.
@@ -105,4 +111,5 @@ def confirm(
         models=models,
         say=say,
         trust_method=trust_method,
+        address=address,
     )

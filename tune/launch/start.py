@@ -84,7 +84,7 @@ def resumed_sitting(
         DamagedError: its event log or its trials are damaged.
         ServiceError: another driver has it; MLflow or a cluster does not answer; Ctrl-C.
     """
-    folder, spec = study.folder, _moved(study.spec, address)
+    folder, spec = study.folder, moved(study.spec, address)
     study.load_method(trust_method=trust_method)
     if spec.require_tracking:
         require_tracking(spec.tracking_uri)
@@ -103,7 +103,7 @@ def resumed_sitting(
             yield sitting
 
 
-def _moved(spec: StudySpec, address: str | None) -> StudySpec:
+def moved(spec: StudySpec, address: str | None) -> StudySpec:
     """The study on another cluster, or on this machine."""
     if address is None:
         return spec
@@ -159,7 +159,7 @@ def tune_baseline(study: Study, home: Home, progress: Progress) -> Outcome:
     if found is not None:
         if found.folder.state() != "finished":
             progress.say(f"the tuned baseline is the study {found.name}, which is carried on")
-        return carry_on(found.name, home, progress)
+        return carry_on(found.name, home, progress, study.spec.address or "local")
     name = wanted_baseline(study.spec, home).name
     progress.say(f"the tuned baseline is made: study {name}, {counted(study.spec.trials, 'trial')}")
     return start(baseline_request(study.spec).model_copy(update={"name": name}), home, progress)
