@@ -6,7 +6,9 @@
 The files are made first: noise that was enlarged, so that a JPEG of 400x300 has some 35 KB, as photographs have. Every
 rate is that of a process of its own. The plain rate is that of `PIL.Image.open`, `resize` and `numpy.asarray` in one
 process; the others are those of `load_train` with a cache, for all the files and for a quarter of them, each with the
-peak of its anonymous memory (RssAnon: what is not a map of a file, and what a memory limit counts without remedy).
+peak of its anonymous memory (RssAnon: what is not a map of a file, and what a memory limit counts without remedy). The
+two take turns, and the ratio is that of neighbours. On a busy machine two processes may get no more than one does: what
+holds there is the processor time of an image, which is printed, too.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ import argparse
 import json
 import multiprocessing
 import os
+import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,20 +31,31 @@ import numpy as np
 from PIL import Image
 
 from ssl_core.data.datasets import load_train
-from ssl_core.data.inspection import inspect
+from ssl_core.data.inspecting.inspection import inspect
 from ssl_core.data.splits.drawing import Wanted
 
 WIDTH, HEIGHT, SIDE, CLASSES, SAMPLE = 400, 300, 96, "abcde", 2000
+OURS = "load_train"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one process did: images, seconds, and its peak of anonymous memory in MiB."""
+    """What one process did.
+
+    Attributes:
+        what: it did.
+        images: how many.
+        seconds: on the clock.
+        images_per_second: by the clock.
+        processor_ms: processor time an image, over all threads and children.
+        peak_anonymous_mib: of its memory that is not a map of a file.
+    """
 
     what: str
     images: int
     seconds: float
     images_per_second: float
+    processor_ms: float
     peak_anonymous_mib: float
 
 
@@ -73,16 +87,32 @@ def write_tiny(place: Path, count: int) -> None:
             Image.fromarray(pixels[i]).save(place / part / CLASSES[i % len(CLASSES)] / f"{i:06}.png")
 
 
+def _family() -> list[int]:
+    """This process and its children."""
+    found = [os.getpid()]
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread that has ended
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _anonymous(process: int) -> int:
+    """RssAnon of a process in KiB; 0 where it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1])
+    return 0
+
+
 @contextmanager
 def peak_anonymous() -> Iterator[Callable[[], float]]:
-    """Watch this process's anonymous memory; the callable gives its peak in MiB."""
+    """Watch the anonymous memory of this process and its children together; the callable gives the peak in MiB."""
     peak, done = [0.0], threading.Event()
 
     def watch() -> None:
         while not done.is_set():
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    peak[0] = max(peak[0], int(line.split()[1]) / 1024)
+            peak[0] = max(peak[0], sum(map(_anonymous, _family())) / 1024)
             done.wait(0.01)
 
     watcher = threading.Thread(target=watch)
@@ -96,11 +126,11 @@ def peak_anonymous() -> Iterator[Callable[[], float]]:
 
 def _measured(what: str, images: int, work: Callable[[], object]) -> Row:
     with peak_anonymous() as peak:
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), sum(os.times()[:4])
         work()
-        seconds = time.perf_counter() - started
+        seconds, processor = time.perf_counter() - started, sum(os.times()[:4]) - processor
         time.sleep(0.05)
-        return Row(what, images, seconds, images / seconds, peak())
+        return Row(what, images, seconds, images / seconds, 1000 * processor / images, peak())
 
 
 def plain(place: Path) -> Row:
@@ -121,7 +151,7 @@ def decoded(place: Path, cache: Path) -> Row:
     """`load_train` with a cache."""
     count = sum(1 for _ in (place / "train").rglob("*.jpg"))
     work = lambda: load_train(f"folder:{place}", image_size=SIDE, cache=cache)  # noqa: E731
-    return _measured("load_train", count, work)
+    return _measured(OURS, count, work)
 
 
 def looked_at(place: Path) -> Row:
@@ -137,13 +167,23 @@ def alone(work: Callable[..., Row], *words: Path) -> Row:
 
 
 def photographs(place: Path, count: int, rounds: int) -> Iterator[Row]:
-    """Rows of all files and of a quarter of them; the plain rate is measured before and after each."""
+    """Rows of a quarter of the files and of all, in turns with the plain rate: plain, ours, plain, ours, ..., plain."""
     for number in (count // 4, count):
         write_photographs(place / str(number), number)
         for round_ in range(rounds):
             yield alone(plain, place / str(number))
             yield alone(decoded, place / str(number), place / f"cache-{number}-{round_}")
         yield alone(plain, place / str(number))
+
+
+def ratios(rows: Sequence[Row]) -> dict[int, float]:
+    """For each number of files the median of our rate over the mean of the plain rates before and after it."""
+    found: dict[int, list[float]] = {}
+    for place, row in enumerate(rows):
+        if row.what == OURS:
+            beside = statistics.fmean(rows[i].images_per_second for i in (place - 1, place + 1))
+            found.setdefault(row.images, []).append(row.images_per_second / beside)
+    return {images: statistics.median(values) for images, values in found.items()}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -166,13 +206,20 @@ def main(words: Sequence[str] | None = None) -> None:
         else:
             rows.extend(photographs(place, asked.images, asked.rounds))
     if asked.json:
-        print(json.dumps({"cores": len(os.sched_getaffinity(0)), "rows": [asdict(row) for row in rows]}))
+        document = {
+            "cores": len(os.sched_getaffinity(0)),
+            "rows": [asdict(row) for row in rows],
+            "ratios": ratios(rows),
+        }
+        print(json.dumps(document))
         return
     for row in rows:
         print(
             f"{row.what:20} {row.images:7} images {row.seconds:7.1f} s {row.images_per_second:7.0f} images/s "
-            f"RssAnon {row.peak_anonymous_mib:6.0f} MiB"
+            f"{row.processor_ms:6.2f} ms of processor an image, RssAnon {row.peak_anonymous_mib:6.0f} MiB"
         )
+    for images, ratio in ratios(rows).items():
+        print(f"{images} images: {ratio:.2f} times the plain rate")
 
 
 if __name__ == "__main__":

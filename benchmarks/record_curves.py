@@ -115,7 +115,7 @@ def _errors(run: Any) -> tuple[float, float, float]:
     from ssl_core.losses import cross_entropy
 
     labels = run.labels[run.valid]
-    logits = run.evaluated_in_batches(run.images, run.valid)
+    logits = run.evaluated_by_index(run.valid)
     wrong = logits.argmax(dim=1) != labels
     seen = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():  # balanced, as a study's own validation set is

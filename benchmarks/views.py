@@ -69,8 +69,8 @@ def batched(run: Run, step: int) -> list[torch.Tensor]:
     setup = run.setup
     labelled = run.labelled[run.labelled_order.batch(step, setup.batch_size)]
     unlabelled = run.unlabelled[run.unlabelled_order.batch(step, setup.mu * setup.batch_size)]
-    weak, _ = unlabelled_views(run, labelled, step, {"weak": 1})
-    both, _ = unlabelled_views(run, unlabelled, step, {"weak": 1, "strong": 1})
+    weak, _ = unlabelled_views(run, run.fetch(labelled), step, {"weak": 1})
+    both, _ = unlabelled_views(run, run.fetch(unlabelled), step, {"weak": 1, "strong": 1})
     return [*weak.values(), *both.values()]
 
 

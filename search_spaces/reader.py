@@ -19,7 +19,10 @@ from ssl_core.system.errors import ConfigError, unknown
 
 VARIANTS = ("default", "wide")
 SEARCHABLE = frozenset(
-    {"lr", "momentum", "weight_decay", "ema_decay", "bn_momentum", "batch_size", "mu", EPOCHS, SHARE}
+    {
+        *("lr", "momentum", "weight_decay", "ema_decay", "bn_momentum", "batch_size", "mu", EPOCHS, SHARE),
+        *("optimizer", "schedule", "clip_norm", "head_epochs", "backbone.lr_scale"),
+    }
 )
 """Common fields that a space may name. Trials are comparable, and share their warm-ups, because everything
 else (data, split, seed, network, budget, machine) is the same in all trials of a study."""
@@ -267,6 +270,8 @@ def _document(method: AnyMethod, values: Mapping[str, Any]) -> dict[str, Any]:
         owner, dot, rest = name.partition(".")
         if dot and owner == method.name:
             section[rest] = value
+        elif dot:
+            document.setdefault(owner, {})[rest] = value
         else:
             document[name] = value
     return document | ({method.name: section} if section else {})

@@ -21,13 +21,22 @@ from pydantic import BaseModel, ValidationError
 
 from ssl_core.methods.base import AnyMethod, counted_views
 from ssl_core.registry import get_method, method_names, method_of
-from ssl_core.schema import DataConfig, MethodConfig, RunConfig, Section
-from ssl_core.system.errors import ConfigError, unknown
+from ssl_core.schema import (
+    ADAMW_WEIGHT_DECAY,
+    BackboneConfig,
+    DataConfig,
+    MethodConfig,
+    RunConfig,
+    Section,
+)
+from ssl_core.system.errors import ConfigError, counted, unknown
 
 if TYPE_CHECKING:
     from ssl_core.data.datasets import DatasetInfo
+    from ssl_core.data.options import Options
 
 __all__ = [
+    "BackboneConfig",
     "DataConfig",
     "MethodConfig",
     "RunConfig",
@@ -35,6 +44,7 @@ __all__ = [
     "bn_momentum_of",
     "common_fields",
     "from_document",
+    "options_of",
     "parameter_names",
     "resolve",
     "warmup_from_share",
@@ -50,10 +60,12 @@ _LARGE_DATA = {"batch_size": 64, "mu": 7, "epochs": 300}
 def common_fields() -> frozenset[str]:
     """Names of the fields that every method has and that may be set or searched, nested ones dotted.
 
-    `refit` is none of them: a search needs its validation images.
+    `refit` is none of them: a search needs its validation images. Nor are digests of files, which are filled in.
     """
-    nested = {f"data.{name}" for name in DataConfig.model_fields}
-    return frozenset(RunConfig.model_fields) - {"parameters", "data", "method_digest", "refit"} | nested
+    sections: dict[str, type[BaseModel]] = {"data": DataConfig, "backbone": BackboneConfig}
+    nested = {f"{section}.{name}" for section, model in sections.items() for name in model.model_fields}
+    none_of_them = {"parameters", *sections, "method_digest", "backbone.weights_digest", "refit"}
+    return (frozenset(RunConfig.model_fields) | nested) - none_of_them
 
 
 def parameter_names(method: AnyMethod) -> frozenset[str]:
@@ -126,7 +138,7 @@ def _explain(error: ValidationError, model: type[BaseModel], path: str) -> str:
     place = [str(part) for part in problem["loc"]]
     name = path + ".".join(place)
     if problem["type"] == "extra_forbidden":
-        owner: Any = DataConfig if place[:-1] == ["data"] else model
+        owner: Any = {"data": DataConfig, "backbone": BackboneConfig}.get(".".join(place[:-1]), model)
         parent = ".".join([path.rstrip("."), *place[:-1]]).strip(".")
         return str(unknown("key", name, [f"{parent}.{f}" if parent else f for f in owner.model_fields]))
     if problem["type"] == "missing":
@@ -147,14 +159,12 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     Raises:
         ConfigError: more labels than the data has, or a warm-up as long as the run.
     """
-    from ssl_core.data.datasets import check_counts  # delayed: reading a configuration loads no numpy
-
     method = method_of(config)
     views = counted_views(method, config.parameters)
     defaults = _SMALL_DATA.get(info.name, _LARGE_DATA)
     labels, valid = _counts(config, info)
     if info.is_plain:
-        check_counts(info, labelled=labels, valid=valid)
+        _check_drawn(config, info, labels, valid)
     elif not info.unlabelled and views and labels >= _left(config, info, valid):
         raise ConfigError(
             f"{info.name!r} has no unlabelled images besides the labelled ones, and {method.name} needs some: put them "
@@ -168,24 +178,72 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     unlabelled = info.unlabelled + _left(config, info, valid)
     steps = config.steps_per_epoch or max(MIN_STEPS_PER_EPOCH, -(-unlabelled // (common_mu * batch_size)))
     if config.stop_after_epoch is not None and config.stop_after_epoch > epochs:
-        raise ConfigError(f"stop_after_epoch = {config.stop_after_epoch}: the run has only {epochs} epochs.")
+        raise ConfigError(
+            f"stop_after_epoch = {config.stop_after_epoch}: the run has only {counted(epochs, 'epoch')}."
+        )
+    if config.head_epochs > epochs:
+        raise ConfigError(f"head_epochs = {config.head_epochs}: the run has only {counted(epochs, 'epoch')}.")
+    config = config.model_copy(update={"network": config.network or info.default_network})
+    config = with_backbone(config, info.image_size, info.num_classes)
     return config.model_copy(
         update={
             "labels": labels,
-            "network": config.network or info.default_network,
             "epochs": epochs,
             "steps_per_epoch": steps,
             "warmup_epochs": _warmup(config, method, epochs),
             "batch_size": batch_size,
             "mu": mu,
-            "weight_decay": config.weight_decay
-            if config.weight_decay is not None
-            else (1e-3 if info.name == "cifar100" else 5e-4),
+            "weight_decay": _weight_decay(config, info),
             "bn_momentum": config.bn_momentum or bn_momentum_of(epochs * steps),
             "threads": config.threads or cores or len(os.sched_getaffinity(0)),
             "data": config.data.model_copy(update={"valid": valid}),
         }
     )
+
+
+def options_of(config: RunConfig) -> Options:
+    """How the images of a configuration are read."""
+    from ssl_core.data.options import Options, Skipped  # delayed: it loads numpy
+
+    data, skipped = config.data, config.data.skipped
+    return Options(
+        image_size=data.image_size,
+        resize=data.resize,
+        background=data.background,
+        flip=data.flip,
+        on_damaged=data.on_damaged,
+        skipped=None if skipped is None else tuple(Skipped(one.file, one.sha256) for one in skipped),
+        group_by=data.group_by,
+        test_share=data.test_share,
+    )
+
+
+def with_backbone(config: RunConfig, image_size: int | None, num_classes: int) -> RunConfig:
+    """The configuration with its `backbone` filled in: the stem, and the digest of a file of weights.
+
+    Args:
+        config: with its network.
+        image_size: side of the images in pixels; None: it is not known yet, and what depends on it stays as it is.
+        num_classes: of the data.
+
+    Raises:
+        ConfigError: an unknown network, one that cannot take such images or lacks what the method needs, or weights
+            that are not its own.
+    """
+    # Delayed: it loads torch, where there is anything to check.
+    from ssl_core.networks.settling import settle
+
+    needs = method_of(config).needs(config.parameters)
+    backbone = settle(config.network or "", config.backbone, needs, image_size, num_classes)
+    return config.model_copy(update={"backbone": backbone})
+
+
+def _weight_decay(config: RunConfig, info: DatasetInfo) -> float:
+    if config.weight_decay is not None:
+        return config.weight_decay
+    if config.optimizer == "adamw":
+        return ADAMW_WEIGHT_DECAY
+    return 1e-3 if info.name == "cifar100" else 5e-4
 
 
 def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
@@ -196,7 +254,9 @@ def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
     """
     labels = config.labels or info.default_labels or (sum(info.train_per_class) if info.unlabelled else None)
     if labels is None:
-        raise ConfigError(f"labels is missing: say how many images of {info.name!r} keep their label.")
+        raise ConfigError(
+            f"--labels is missing: say how many images of {info.name!r} keep their label, such as --labels 40."
+        )
     if config.data.valid is not None or info.is_plain:
         return labels, config.data.valid or labels
     if info.valid_per_class is not None:
@@ -206,6 +266,30 @@ def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
         max(1, round(share * (n - t)))
         for n, t in zip(info.train_per_class, _held_out(config, info), strict=True)
     )
+
+
+def _check_drawn(config: RunConfig, info: DatasetInfo, labels: int, valid: int) -> None:
+    """Refuse numbers that cannot be drawn: the same of each class or, where one cannot give that, in proportion."""
+    from ssl_core.data.datasets import check_counts  # delayed: reading a configuration loads no numpy
+
+    mode, classes, total = config.data.split, info.num_classes, sum(info.train_per_class)
+    fits = labels // classes + valid // classes <= min(info.train_per_class)
+    is_slip = labels % classes > 0 or valid % classes > 0  # in proportion only where that is asked for
+    if mode == "balanced" or (mode is None and (fits or is_slip)):
+        check_counts(info, labelled=labels, valid=valid)
+    elif labels + valid > total:
+        raise ConfigError(
+            f"{info.name!r} has {total} training images ({_counted(info)}), but labels = {labels} and data.valid = "
+            f"{valid} together ask for {labels + valid}. Lower one of them."
+        )
+
+
+def _counted(info: DatasetInfo) -> str:
+    """Class names with their counts."""
+    from ssl_core.data.layouts.listing import shown
+
+    pairs = zip(info.classes, info.train_per_class, strict=True)
+    return shown([f"{name}: {count}" for name, count in pairs])
 
 
 def _held_out(config: RunConfig, info: DatasetInfo) -> list[int]:
@@ -228,7 +312,7 @@ def _warmup(config: RunConfig, method: AnyMethod, epochs: int) -> int:
         return warmup_from_share(method.warmup_share, epochs)
     if config.warmup_epochs >= epochs:
         raise ConfigError(
-            f"warmup_epochs = {config.warmup_epochs}: must be shorter than the run of {epochs} epochs, or "
+            f"warmup_epochs = {config.warmup_epochs}: must be shorter than the run of {counted(epochs, 'epoch')}, or "
             f"the method never starts. Take at most {epochs - 1}, or more epochs."
         )
     return config.warmup_epochs

@@ -54,7 +54,7 @@ def measure(run: Run, steps: int = 2) -> Price:
         run.method_state, _ = run.method.start_epoch(config.parameters, run.method_state, relabel)
     step = _step_seconds(run, after, steps)
     sample = run.valid[: config.eval_batch_size].to(run.device)
-    evaluated = _seconds(run, lambda: run.evaluated_in_batches(run.images, sample)) / len(sample)
+    evaluated = _seconds(run, lambda: run.evaluated_by_index(sample)) / len(sample)
     valid, pool_size = len(run.valid), len(run.unlabelled) if run.method.relabels else 0
     return Price(
         warmup_epoch=config.steps_per_epoch * warmup + valid * evaluated,

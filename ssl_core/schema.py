@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from ssl_core.networks.registry import parse_network
+from ssl_core.networks.names import check_name
 
 
 class Section(BaseModel):
@@ -82,6 +82,13 @@ class DataConfig(Section):
     )
     split_seed: int = Field(0, ge=0, description="draws the validation images")
     label_seed: int = Field(0, ge=0, description="draws the labelled images among the others")
+    device_share: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="share of the device's memory that the images may take; more of them stay in the cache's file on "
+        "the host, and batches are gathered ahead (the same bits). 0: always",
+    )
     balance_batches: bool = Field(
         False, description="draw labelled images so that each class is as frequent as the others in training"
     )
@@ -103,6 +110,53 @@ ADDED = frozenset(DataConfig.model_fields) - {
 """Fields that documents recorded by earlier versions do not have."""
 
 
+class BackboneConfig(Section):
+    """The network besides its name: its weights at the start and how they are trained."""
+
+    weights: str = Field(
+        "none",
+        min_length=1,
+        description="at the start: none (random), default (the library's own, downloaded), or a file: safetensors, a "
+        "torch state dict, a checkpoint or a model's folder",
+    )
+    weights_digest: str | None = Field(
+        None, description="digest of the file of weights; none: filled in from the file"
+    )
+    normalise: Literal["auto", "data", "imagenet"] = Field(
+        "auto",
+        description="mean and deviation of the pixels: the data's own, or ImageNet's; auto: those that the weights "
+        "were trained with where they are known, else the data's",
+    )
+    stem: Literal["auto", "small", "imagenet"] = Field(
+        "auto",
+        description="of resnet18, resnet34, resnet50: 3x3 without pooling, or ImageNet's; auto: as in the weights, "
+        "else small up to 64 pixels",
+    )
+    lr_scale: float = Field(
+        1.0, gt=0, le=10, description="learning rate of all but the head, in multiples of `lr`"
+    )
+    bn_epsilon: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="added to BatchNorm's variances; none: the network's own, 1e-5 for most (the FixMatch reference "
+        "in TensorFlow: 1e-3)",
+    )
+
+    def document(self) -> dict[str, Any]:
+        """As plain data, without fields at their defaults."""
+        return _beyond_defaults(self)
+
+
+def _beyond_defaults(section: Section) -> dict[str, Any]:
+    plain, defaults = section.model_dump(mode="json"), type(section)().model_dump(mode="json")
+    return {name: value for name, value in plain.items() if value != defaults[name]}
+
+
+ADAMW_LR, ADAMW_WEIGHT_DECAY = 1e-3, 0.05
+"""Defaults with AdamW: Kingma and Ba 2015 (as in PyTorch), and Touvron et al. 2021 (DeiT), table 9."""
+
+
 class RunConfig(Section):
     """One training run. `None` fields are filled in by `resolve`."""
 
@@ -119,7 +173,12 @@ class RunConfig(Section):
         ge=1,
         description="images that keep their label, balanced per class; none, with unlabelled images: all there are",
     )
-    network: str | None = Field(None, description="wrn-DEPTH-WIDTH; depth = 6n + 4")
+    network: str | None = Field(
+        None, description="wrn-DEPTH-WIDTH (depth = 6n + 4), resnet18|34|50, torchvision:NAME or timm:NAME"
+    )
+    backbone: BackboneConfig = Field(
+        default_factory=BackboneConfig, description="the network's weights at the start, and more (a section)"
+    )
     epochs: int | None = Field(None, ge=1, le=100_000, description="epochs, warm-up included")
     steps_per_epoch: int | None = Field(
         None, ge=1, description="optimiser steps of an epoch; none: one pass over U, at least 32"
@@ -132,13 +191,34 @@ class RunConfig(Section):
     )
     batch_size: int | None = Field(None, ge=2, le=65_536, description="B, labelled images of a step")
     mu: int | None = Field(None, ge=1, le=64, description="unlabelled images of a step, in multiples of B")
-    lr: float = Field(0.03, gt=0, le=10, description="learning rate at step 0 (Sohn et al. 2020, table 4)")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum (Sohn et al. 2020, table 4)")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd: with Nesterov momentum; or adamw")
+    lr: float = Field(
+        0.03,
+        gt=0,
+        le=10,
+        description="learning rate at step 0 (Sohn et al. 2020, table 4); its default with adamw: 0.001",
+    )
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="Nesterov momentum (Sohn et al. 2020, table 4); of adamw: beta 1"
+    )
     weight_decay: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="L2 penalty, none on BatchNorm and biases; none: 5e-4, on cifar100 1e-3 (ibid.)",
+        description="L2 penalty, none on BatchNorm and biases; none: 5e-4, on cifar100 1e-3 (ibid.), adamw 0.05",
+    )
+    schedule: Literal["fixmatch", "cosine", "constant"] = Field(
+        "fixmatch",
+        description="of the learning rate: cos(7 pi k / 16 K) (Sohn et al. 2020), half a cosine to 0, or constant",
+    )
+    clip_norm: float | None = Field(
+        None, gt=0, le=1e6, description="largest L2 norm of the gradient of all weights; none: no limit"
+    )
+    head_epochs: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="first epochs, in which only the classifier and other heads are trained",
     )
     ema_decay: float = Field(0.999, ge=0, lt=1, description="average of the evaluated weights (ibid.)")
     bn_momentum: float | None = Field(
@@ -149,8 +229,10 @@ class RunConfig(Section):
         "and 0.1 (PyTorch's default), because 0.001 is far too slow for a short run",
     )
     eval_batch_size: int = Field(500, ge=1, description="images of one evaluation pass")
-    precision: Literal["auto", "float32", "bfloat16", "float64"] = Field(
-        "auto", description="arithmetic of the forward pass; auto: bfloat16 where the processor has it"
+    precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(
+        "auto",
+        description="arithmetic of the forward pass; auto: bfloat16 where the processor has it, float16 on a GPU "
+        "that has only that",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     compile: Literal["auto"] | bool = Field(
@@ -177,12 +259,25 @@ class RunConfig(Section):
     @classmethod
     def _network_is_known(cls, value: str | None) -> str | None:
         if value is not None:
-            parse_network(value)
+            check_name(value)
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_suits_the_optimizer(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("optimizer") == "adamw" and "lr" not in values:
+            return values | {"lr": ADAMW_LR}
+        return values
+
     def document(self) -> dict[str, Any]:
-        """The configuration as plain data, the method's parameters under the method's own name."""
+        """The configuration as plain data, the method's parameters under the method's own name.
+
+        A field of `ADDED_TO_RUN` at its default is absent, as in documents from before it existed.
+        """
         plain = self.model_dump(mode="json") | {"data": self.data.document()}
+        plain["backbone"] = self.backbone.document()
+        defaults = {name: RunConfig.model_fields[name].default for name in ADDED_TO_RUN} | {"backbone": {}}
+        plain = {name: v for name, v in plain.items() if name not in defaults or v != defaults[name]}
         parameters = plain.pop("parameters")
         if self.method_digest is None:
             del plain["method_digest"]
@@ -199,3 +294,7 @@ class RunConfig(Section):
         """The epoch after which the run ends."""
         assert self.epochs is not None
         return min(self.epochs, self.stop_after_epoch or self.epochs)
+
+
+ADDED_TO_RUN = frozenset({"backbone", "optimizer", "schedule", "clip_norm", "head_epochs"})
+"""Fields that documents recorded by earlier versions do not have."""

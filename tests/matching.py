@@ -13,7 +13,7 @@ from ssl_core.augment.randaugment import Geometry
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, describe, load_train
 from ssl_core.methods.base import Batch, LossOutput, Progress, Step
-from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.networks.base import NetworkOutput
 from ssl_core.registry import get_method
 from ssl_core.training import checkpoint
 from ssl_core.training.result import split_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import train_step, views
+from benchmarks import decode, networks, pretrained, train_step, views
 from benchmarks.memory import usage
 from ssl_core.registry import method_names
 
@@ -79,3 +79,53 @@ def test_memory_of_a_mapped_file_is_told_apart(tmp_path: object) -> None:
     assert 0.9 <= found.images_resident <= 1.5
     assert found.images_proportional <= found.images_resident < found.resident
     assert found.proportional <= found.resident
+
+
+def test_decode_compares_neighbours_and_looks_at_tiny_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decode.main(["--images", "20", "--rounds", "2", "--place", str(tmp_path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    rows = [(row["what"], row["images"]) for row in found["rows"]]
+    assert [images for what, images in rows if what == decode.OURS] == [5, 5, 20, 20]
+    assert all(rows[i + 1][0] != what for i, (what, _) in enumerate(rows) if what == decode.OURS)
+    rates = [row["images_per_second"] for row in found["rows"]]
+    first, second = (2 * rates[i] / (rates[i - 1] + rates[i + 1]) for i in (1, 3))
+    assert found["ratios"]["5"] == pytest.approx((first + second) / 2)
+    for row in found["rows"]:
+        assert row["processor_ms"] >= 0 and 1 < row["peak_anonymous_mib"] < 1500
+    decode.main(["--tiny", "100", "--place", str(tmp_path)])
+    assert capsys.readouterr().out.startswith("inspect                  105 images")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_with_less_memory_than_its_images_file(tmp_path: Path) -> None:
+    """Small: what is checked is that the limit is set before torch is loaded, and that both ways have the same bits."""
+    words = [sys.executable, "-m", "benchmarks.limited", "--images", "40", "--limit", "4096"]
+    done = subprocess.run([*words, "--place", str(tmp_path)], check=True, capture_output=True, text=True)
+    gathered, mapped = (line.partition("val/loss")[2] for line in done.stdout.splitlines())
+    assert gathered == mapped and "split" in gathered
+    words[-1] = "64"
+    failed = subprocess.run([*words, "--place", str(tmp_path)], check=False, capture_output=True, text=True)
+    assert failed.returncode != 0
+
+
+def test_a_network_s_row_is_measured() -> None:
+    row = networks.measure("wrn-10-1", 8, "float32")
+    assert (row["network"], row["precision"], row["stem"]) == ("wrn-10-1", "float32", "auto")
+    assert row["parameters"] == 77_850
+    assert row["step_seconds"] > 0 and row["memory_mib"] >= 0
+
+
+def test_the_pretrained_case_is_compared_over_the_seeds_that_both_starts_have() -> None:
+    errors = {
+        ("random", 0): 60.0,
+        ("FILE", 0): 50.0,
+        ("random", 1): 64.0,
+        ("FILE", 1): 56.0,
+        ("random", 2): 1.0,
+    }
+    rows = [pretrained.Row("fixmatch", start, seed, 0, e, 0, "") for (start, seed), e in errors.items()]
+    line = list(pretrained.table(rows))[-1]
+    assert line == "| fixmatch | 2 | 62.00 ± 2.83 | 53.00 ± 4.24 | -9.00 ± 1.41 |"
+    assert len(pretrained.declared()) == 12

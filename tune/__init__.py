@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     from tune.api import data_summary as data_summary
     from tune.api import doctor as doctor
     from tune.api import export as export
+    from tune.api import export_model as export_model
+    from tune.api import export_onnx as export_onnx
     from tune.api import load_study as load_study
     from tune.api import logs as logs
     from tune.api import methods as methods
     from tune.api import pictures as pictures
     from tune.api import plan as plan
+    from tune.api import predict as predict
+    from tune.api import register_model as register_model
+    from tune.api import repair as repair
     from tune.api import report as report
     from tune.api import reproduce as reproduce
     from tune.api import resume as resume

@@ -1,8 +1,9 @@
-"""Exit codes, and errors that carry one."""
+"""Exit codes, errors that carry one, and what no message shows: passwords in URLs."""
 
 from __future__ import annotations
 
 import errno
+import re
 from enum import IntEnum
 
 
@@ -18,6 +19,7 @@ class Exit(IntEnum):
     UNREACHABLE = 7
     IN_USE = 8
     INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
     TERMINATED = 143
 
 
@@ -37,3 +39,24 @@ class DamagedError(ServiceError):
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+HIDDEN = "***"
+# Up to the last @ of a server's name; a database's password holds no @, but may hold a slash.
+_PASSWORDS = [
+    re.compile(r"(?P<before>https?://[^:/?#@\s]*:)[^/?#\s]*(?P<after>@)"),
+    re.compile(r"(?P<before>(?!https?:)\b[\w+.-]+://[^:/@\s]*:)[^@\s]*(?P<after>@)"),
+    re.compile(r"(?P<before>[?&](?:password|passwd|pwd)=)[^&#\s]*(?P<after>)", re.IGNORECASE),
+]
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL carries a password: what is kept with a study, printed or passed on to a process must not."""
+    return any(pattern.search(url) for pattern in _PASSWORDS)
+
+
+def without_passwords(text: str) -> str:
+    """A text that may hold URLs, as it may be shown."""
+    for pattern in _PASSWORDS:
+        text = pattern.sub(rf"\g<before>{HIDDEN}\g<after>", text)
+    return text

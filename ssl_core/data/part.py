@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ Indices = npt.NDArray[np.int64]
 
 UNLABELLED = -1
 _BLOCK_BYTES = 2**22
+_LINES = 2**16
+"""255 ** 2 times so often is less than 2 ** 32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,7 @@ class Facts:
         notes: sentences for the user.
         skipped: damaged files that were left out, path and sha256.
         membership: the record of the held-out test images; None where there is a test part.
+        held_out: of these, the number of images of each class that are there.
         copies_left_out: unlabelled images that are copies of test images, or of their group.
         bits: of grey images with more than 8 bits.
     """
@@ -65,6 +69,7 @@ class Facts:
     notes: list[str] = field(default_factory=list)
     skipped: list[list[str]] = field(default_factory=list)
     membership: dict[str, Any] | None = None
+    held_out: list[int] = field(default_factory=list)
     copies_left_out: int = 0
     bits: int = 16
 
@@ -107,8 +112,11 @@ def make_part(
     labels = np.ascontiguousarray(labels, dtype=np.int64)
     images.setflags(write=False)
     labels.setflags(write=False)
-    mean, std = _statistics(images)
-    return Part(images, labels, classes, fingerprint_of(images, labels, classes), mean, std, rows, facts)
+    with ThreadPoolExecutor(1) as pool:  # both leave the interpreter's lock to each other
+        statistics = pool.submit(_statistics, images)
+        fingerprint = fingerprint_of(images, labels, classes)
+        mean, std = statistics.result()
+    return Part(images, labels, classes, fingerprint, mean, std, rows, facts)
 
 
 def fingerprint_of(images: Images, labels: Labels, classes: tuple[str, ...]) -> str:
@@ -129,21 +137,29 @@ def blocks_of(images: Images) -> Iterator[Images]:
 
 def _statistics(images: Images) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     # Counted in whole numbers, so the result does not depend on the order of a floating-point sum.
-    counts = np.zeros((3, 256), dtype=np.int64)
+    totals, squares_of = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
     for block in blocks_of(images):
-        for channel in range(3):
-            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
-    values = np.arange(256, dtype=np.int64)
-    pixels = int(counts[0].sum())
+        lines = block.reshape(-1, block.shape[2] * 3)
+        for start in range(0, len(lines), _LINES):
+            part = lines[start : start + _LINES]
+            totals += _by_channel(part)
+            squares_of += _by_channel(np.multiply(part, part, dtype=np.uint16))
+    pixels = images.size // 3
     mean, std = [], []
     for channel in range(3):
-        total = int((counts[channel] * values).sum())
-        squares = int((counts[channel] * values**2).sum())
+        total, squares = int(totals[channel]), int(squares_of[channel])
         mean.append(total / pixels / 255)
         variance = (pixels * squares - total**2) / pixels**2
         # At least one grey level: a constant channel normalises to 0 instead of NaN.
         std.append(max(float(np.sqrt(variance)), 1.0) / 255)
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def _by_channel(lines: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Sums of each channel of lines of pixels, (n, 3 * width), n at most _LINES: (3,)."""
+    columns = lines.sum(axis=0, dtype=np.uint32)
+    sums: npt.NDArray[np.int64] = columns.reshape(-1, 3).sum(axis=0, dtype=np.int64)
+    return sums
 
 
 def hashes_of_images(images: Images) -> Hashes:

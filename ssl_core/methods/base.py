@@ -30,12 +30,15 @@ StateT = TypeVar("StateT")
 
 
 class Output(Protocol):
-    """What the network gives: logits (n, C), the last feature maps (n, D, h, w), attention maps or None."""
+    """What the network gives: logits (n, C), the last feature maps (n, D, h, w), attention maps or None.
+
+    A network may have no feature maps; a method that reads them says so in `Method.needs`.
+    """
 
     @property
     def logits(self) -> torch.Tensor: ...
     @property
-    def features(self) -> torch.Tensor: ...
+    def features(self) -> torch.Tensor | None: ...
     @property
     def attention(self) -> torch.Tensor | None: ...
 
@@ -281,6 +284,13 @@ class Method(ABC, Generic[ConfigT, StateT]):
     def attention_maps(self, config: ConfigT) -> int:
         """Maps of the attention head on the network; 0: no head."""
         return 0
+
+    def needs(self, config: ConfigT) -> frozenset[str]:
+        """What the method reads of the network's output besides logits: "features", "attention", or nothing.
+
+        A run with a network that lacks it is refused.
+        """
+        return frozenset({"attention"}) if self.attention_maps(config) else frozenset()
 
     def shares_crop(self, config: ConfigT) -> bool:
         """Whether the strong view is made from the weak view, with the same flip and crop.

@@ -7,6 +7,7 @@ it is code.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ssl_core.system.errors import ConfigError
 FORMAT = 1
 """Of the folder. A version that reads the folder refuses a newer one."""
 CARD_FILE, WEIGHTS_FILE, README_FILE = "model.json", "model.safetensors", "README.md"
+_OURS = frozenset((CARD_FILE, WEIGHTS_FILE, README_FILE))
 
 
 class Network(Section):
@@ -164,6 +166,27 @@ def read_card(folder: Path) -> Card:
         problem = error.errors()[0]
         name = ".".join(str(part) for part in problem["loc"])
         raise _damaged(path, f"{name}: {problem['msg']}") from None
+
+
+def check_place(folder: Path, *, option: str = "--model") -> None:
+    """Refuse a place that a model cannot be written to, before anything is trained for it.
+
+    Raises:
+        ConfigError: it is a file, holds something else than a model, or its parent is missing.
+    """
+    parent = folder.absolute().parent
+    if not parent.is_dir():
+        raise ConfigError(f"{option} {folder}: the folder {parent} does not exist. Make it first.")
+    if not os.access(parent, os.W_OK):
+        raise ConfigError(f"{option} {folder}: nothing can be written to {parent}. Name another folder.")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{option} {folder} is a file. A model is a folder: name another one.")
+    others = sorted({p.name for p in folder.iterdir()} - _OURS) if folder.is_dir() else []
+    if others:
+        raise ConfigError(
+            f"{option} {folder}: the folder holds other files (for example {others[0]}). Name a new folder, or one "
+            f"that holds a model, which is then replaced."
+        )
 
 
 def _damaged(path: Path, reason: str) -> ConfigError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from ssl_core.model.card import CARD_FILE, README_FILE, WEIGHTS_FILE, Card, read_card
+from ssl_core.model.card import CARD_FILE, README_FILE, WEIGHTS_FILE, Card, check_place, read_card
 from ssl_core.model.network import build
 from ssl_core.model.readme import readme
 from ssl_core.system.errors import ConfigError
@@ -24,28 +23,6 @@ if TYPE_CHECKING:
 _PICKLED = ("*.pt", "*.pth", "*.bin", "*.pkl", "*.pickle", "*.ckpt")
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 """First bytes of what `torch.save` writes (a zip file of pickles) and of a pickle."""
-_OURS = frozenset((CARD_FILE, WEIGHTS_FILE, README_FILE))
-
-
-def check_place(folder: Path, *, option: str = "--model") -> None:
-    """Refuse a place that a model cannot be written to, before anything is trained for it.
-
-    Raises:
-        ConfigError: it is a file, holds something else than a model, or its parent is missing.
-    """
-    parent = folder.absolute().parent
-    if not parent.is_dir():
-        raise ConfigError(f"{option} {folder}: the folder {parent} does not exist. Make it first.")
-    if not os.access(parent, os.W_OK):
-        raise ConfigError(f"{option} {folder}: nothing can be written to {parent}. Name another folder.")
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{option} {folder} is a file. A model is a folder: name another one.")
-    others = sorted({p.name for p in folder.iterdir()} - _OURS) if folder.is_dir() else []
-    if others:
-        raise ConfigError(
-            f"{option} {folder}: the folder holds other files (for example {others[0]}). Name a new folder, or one "
-            f"that holds a model, which is then replaced."
-        )
 
 
 def write_folder(folder: Path, card: Card, state: dict[str, Tensor]) -> Card:

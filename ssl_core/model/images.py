@@ -5,7 +5,9 @@ S: side in pixels.
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssl_core.data.decoding.picture import Shape, made
+from ssl_core.data.decoding.picture import Shape, decode, made
 from ssl_core.data.decoding.stream import decode_files
 from ssl_core.data.layouts.listing import Walker, left_out_sentence
 from ssl_core.data.part import Images
@@ -121,7 +123,9 @@ def decoded_arrays(
     """Images that are in memory, in the network's size.
 
     Args:
-        images: (n, S, S, 3) uint8, which is taken as it is; or PIL images and (H, W, 3) uint8 arrays of any size.
+        images: (n, S, S, 3) uint8, which is taken as it is; or PIL images, (H, W, 3) uint8 arrays of any size, and
+        bytes of
+            image files.
         shape: what images are made into.
         batch: images of a batch: a chunk has whole batches.
         names: of the images; None: their numbers.
@@ -131,24 +135,38 @@ def decoded_arrays(
     """
     assert shape.side is not None
     size = chunk_size(batch, shape.side)
-    ready = isinstance(images, np.ndarray) and images.shape[1:] == (shape.side, shape.side, 3)
     for start in range(0, len(images), size):
         part = images[start : start + size]
-        if not ready:
-            part = np.stack([_made(image, shape) for image in part])
-        elif part.dtype != np.uint8:
-            raise ConfigError(_NO_IMAGE.format(f"an array of {part.dtype}"))
         numbers = range(start, start + len(part))
-        yield Chunk([str(n) if names is None else names[n] for n in numbers], part, {})
+        called = [str(n) if names is None else names[n] for n in numbers]
+        if isinstance(part, np.ndarray) and part.shape[1:] == (shape.side, shape.side, 3):
+            if part.dtype != np.uint8:
+                raise ConfigError(_NO_IMAGE.format(f"an array of {part.dtype}"))
+            yield Chunk(called, part, {})
+        else:
+            yield _made_one_by_one(part, shape, called)
+
+
+def _made_one_by_one(part: Any, shape: Shape, names: Sequence[str]) -> Chunk:
+    """Images of any kind and size; bytes that cannot be decoded are errors, as files are."""
+    pixels: list[Images] = []
+    errors: dict[int, str] = {}
+    for index, image in enumerate(part):
+        if not isinstance(image, bytes):
+            pixels.append(made(picture_of(image), shape))
+            continue
+        try:
+            pixels.append(decode(io.BytesIO(image), shape)[0])
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error and more
+            errors[index] = re.sub(r" <_io\.BytesIO object at \w+>", "", str(error)) or type(error).__name__
+    side = shape.side or 0
+    return Chunk(names, np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8), errors)
 
 
 _NO_IMAGE = (
-    "{}: an image is a path, a PIL image or an array (H, W, 3) of uint8, red, green and blue from 0 to 255."
+    "{}: an image is a path, the bytes of a file, a PIL image or an array (H, W, 3) of uint8, red, green and blue from "
+    "0 to 255."
 )
-
-
-def _made(image: Any, shape: Shape) -> Images:
-    return made(picture_of(image), shape)
 
 
 def picture_of(image: Any) -> Image.Image:

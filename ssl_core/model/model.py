@@ -70,7 +70,7 @@ class Model:
 
         Args:
             images: a path or several: files, and folders with the folders inside them. Or images in memory: an
-                array (n, H, W, 3) of uint8, a PIL image, or several of them.
+                array (n, H, W, 3) of uint8, a PIL image, the bytes of an image file, or several of these.
             top: K, how many of the most likely classes.
             batch_size: images of one pass; None: those of the training's own evaluation.
             progress: called with the number of images done so far, and of all.
@@ -227,9 +227,9 @@ def _several(images: Any) -> Any:
     """One image in memory as a list of one."""
     if isinstance(images, np.ndarray) and images.ndim == 3:
         return images[None]
-    if hasattr(images, "getbands"):  # a PIL image
+    if hasattr(images, "getbands") or isinstance(images, bytes):  # a PIL image, or a file's bytes
         return [images]
-    if not hasattr(images, "__len__") or isinstance(images, dict | bytes):
+    if not hasattr(images, "__len__") or isinstance(images, dict):
         raise ConfigError(
             f"{type(images).__name__}: images are paths, PIL images or an array (n, H, W, 3) of uint8, red, green "
             f"and blue."

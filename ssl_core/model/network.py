@@ -49,6 +49,9 @@ def build(card: Card) -> nn.Module:
             bn_momentum=config.bn_momentum or 0.1,
             seed=config.seed,
             attention_maps=card.network.attention_maps,
+            image_size=card.image.size,
+            backbone=config.backbone,
+            load_weights=False,  # those of the model follow
         )
     except ValueError as error:
         raise ConfigError(f"network {card.network.name!r}: {error}") from None

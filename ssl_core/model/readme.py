@@ -28,8 +28,8 @@ def readme(card: Card) -> str:
         "classes, too, and may get it with high confidence.",
         "## Use it",
         "    ssl-tune predict MODEL images/ -o predictions.csv",
-        "or in Python, which needs torch, torchvision, numpy, pillow, pandas, pydantic, pyyaml, safetensors and the "
-        "package `ssl-tune` (`pip install --no-deps` of it is enough):",
+        "or in Python, which needs torch, torchvision, numpy, pillow, pandas, pydantic, pyyaml, safetensors, xxhash "
+        "and the package `ssl-tune` (`pip install --no-deps` of it is enough):",
         "    import ssl_core\n"
         '    model = ssl_core.load("MODEL")\n'
         '    print(model.predict("images/"))    # a pandas table: file, label, confidence, ...\n'
@@ -59,9 +59,10 @@ def _measured(card: Card) -> list[str]:
         lines.append("- The confidence is not calibrated: there were no validation images left to do it on.")
     else:
         found = card.calibration
+        other = " by the same training without them" if found.fitted_on.endswith("sibling") else ""
         lines.append(
             f"- `confidence` is calibrated (temperature {found.temperature:.3f}, fitted on {found.images} "
-            f"{found.fitted_on}): there it is off by {found.expected_calibration_error:.1f} points on average, "
+            f"validation images{other}): there it is off by {found.expected_calibration_error:.1f} points on average, "
             f"before by {found.expected_calibration_error_raw:.1f} (`confidence_raw`)."
         )
     return ["\n".join(lines)]

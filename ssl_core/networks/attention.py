@@ -27,3 +27,10 @@ class AttentionHead(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         maps: torch.Tensor = self.conv2(functional.relu(self.bn(self.conv1(features))))
         return maps / math.sqrt(features.shape[1])
+
+    def initialise(self, stream: torch.Generator) -> None:
+        """Initialise every convolution as WideResNet does: N(0, sqrt(2 / (k * k * out))), zero bias."""
+        for module in (self.conv1, self.conv2):
+            nn.init.normal_(module.weight, 0.0, (2 / module.out_channels) ** 0.5, generator=stream)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

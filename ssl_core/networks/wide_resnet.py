@@ -2,30 +2,22 @@
 
 As in google-research/fixmatch, libml/models.py: LeakyReLU 0.1, pre-activation, only the first block
 of stage 1 activates before the residual, convolutions N(0, sqrt(2 / (k*k*out))), classifier Xavier normal
-with zero bias. BatchNorm's momentum is a field of the configuration.
+with zero bias. BatchNorm's momentum is a field of the configuration. Its epsilon is 1e-5, as in the PyTorch ports (the
+reference has 1e-3), unless `backbone.bn_epsilon` says otherwise (docs/networks.md).
 
 Shapes: n images, D = 64 * width channels of the last feature maps, h = w = side / 4, C classes.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ssl_core.networks.attention import AttentionHead
+from ssl_core.networks.base import Network, NetworkOutput
 
 LEAK = 0.1
-
-
-class NetworkOutput(NamedTuple):
-    """logits (n, C), the last feature maps (n, D, h, w) and, with a head, its attention maps (n, M, h, w)."""
-
-    logits: torch.Tensor
-    features: torch.Tensor
-    attention: torch.Tensor | None = None
 
 
 class Block(nn.Module):
@@ -54,7 +46,7 @@ def _activate(normalised: torch.Tensor) -> torch.Tensor:
     return functional.leaky_relu_(normalised, LEAK)
 
 
-class WideResNet(nn.Module):
+class WideResNet(Network):
     """WRN-depth-width for small colour images.
 
     Args:
@@ -81,6 +73,12 @@ class WideResNet(nn.Module):
         self.bn = nn.BatchNorm2d(channels, momentum=bn_momentum)
         self.classifier = nn.Linear(channels, num_classes)
         self.head = AttentionHead(channels, attention_maps, bn_momentum) if attention_maps else None
+
+    left_out = ("head.",)  # a file may be of a network with an attention head
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        return [self.classifier] if self.head is None else [self.classifier, self.head]
 
     def forward(self, images: torch.Tensor) -> NetworkOutput:
         features = _activate(self.bn(self.blocks(self.stem(images))))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from ssl_core.methods.base import Forward, Scene, counted_views
-from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.networks.base import NetworkOutput
 from ssl_core.pictures.file import FILE_NAME, Picture, save
 from ssl_core.training.rng import generator
 from ssl_core.training.run import Run
@@ -35,11 +35,11 @@ def picture_of(run: Run, images: int = IMAGES) -> Picture | None:
         images: how many validation images at most.
     """
     chosen = one_of_each_class(run, images).to(run.device)
-    pixels, labels = run.images[chosen], run.labels[chosen]
+    pixels, labels = run.pixels(chosen), run.labels[chosen]
     after_training = run.config.total_steps
     counts = counted_views(run.method, run.config.parameters)
     with torch.no_grad():
-        views, geometry = unlabelled_views(run, chosen, after_training, counts)
+        views, geometry = unlabelled_views(run, run.fetch(chosen), after_training, counts)
         scene = Scene(
             forward=_evaluated(run),
             images=run.normalise(pixels),

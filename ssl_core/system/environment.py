@@ -56,7 +56,8 @@ def choose_device(config: RunConfig) -> RunConfig:
     """Fill in `device`, `precision` and `compile` where they are "auto".
 
     bfloat16 is accepted only where the processor computes it in hardware. Elsewhere it is emulated, many times slower
-    than float32, and refused.
+    than float32, and refused. float16, which needs its
+    loss scaled, is for GPUs.
 
     Args:
         config: resolved; one that is not counts as a short run.
@@ -71,17 +72,40 @@ def choose_device(config: RunConfig) -> RunConfig:
             f"({_processor_name()}). Take device=cpu or auto."
         )
     device = ("cuda" if has_cuda else "cpu") if config.device == "auto" else config.device
-    precision = config.precision
-    if precision in ("auto", "bfloat16"):
-        fast = has_fast_cuda_bfloat16() if device == "cuda" else has_fast_cpu_bfloat16()
-        if precision == "bfloat16" and not fast:
-            raise ConfigError(
-                f"precision = 'bfloat16': {fingerprint(device)['processor']} does not compute it in hardware; "
-                f"it has float32 and float64. Take precision=float32 or auto."
-            )
-        precision = "bfloat16" if fast else "float32"
-    chosen = {"device": device, "precision": precision, "compile": _compile(config, device)}
+    chosen = {
+        "device": device,
+        "precision": _precision(config, device),
+        "compile": _compile(config, device),
+    }
     return config.model_copy(update=chosen)
+
+
+_SHORT = ("bfloat16", "float16")
+"""Precisions of 16 bits, the better one first: bfloat16 has float32's range, and its loss needs no scaling."""
+
+
+def _computes(precision: str, device: str) -> bool:
+    """Whether the device computes a precision of `_SHORT` in hardware."""
+    if precision == "float16":
+        return device == "cuda" and has_fast_cuda_float16()
+    return has_fast_cuda_bfloat16() if device == "cuda" else has_fast_cpu_bfloat16()
+
+
+def _precision(config: RunConfig, device: str) -> str:
+    """The precision, chosen where it is "auto": the fastest of those that the processor has in hardware."""
+    wanted = config.precision
+    if wanted in ("float32", "float64"):
+        return wanted
+    if wanted == "auto":
+        return next((name for name in _SHORT if _computes(name, device)), "float32")
+    if not _computes(wanted, device):
+        has = ", ".join([*(name for name in _SHORT if _computes(name, device)), "float32"])
+        lacks = "is no GPU" if device == "cpu" and wanted == "float16" else "does not compute it in hardware"
+        raise ConfigError(
+            f"precision = {wanted!r}: {fingerprint(device)['processor']} {lacks}; it has {has} and float64. Take "
+            "precision=float32 or auto."
+        )
+    return wanted
 
 
 def _compile(config: RunConfig, device: str) -> bool:
@@ -106,6 +130,11 @@ def what_compiling_lacks(device: str) -> str:
 def has_fast_cuda_bfloat16() -> bool:
     """Whether the GPU multiplies bfloat16 in hardware (compute capability 8.0 and later)."""
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def has_fast_cuda_float16() -> bool:
+    """Whether the GPU multiplies float16 on tensor cores (compute capability 7.0 and later)."""
+    return bool(torch.cuda.get_device_capability() >= (7, 0))
 
 
 def has_fast_cpu_bfloat16() -> bool:

@@ -18,6 +18,11 @@ class MemoryExhaustedError(MemoryError):
     """The device had no memory left: the message says how much was asked for, and what to lower."""
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: 1 file, 2 files."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def unknown(kind: str, given: str, known: Iterable[str], *, where: str = "") -> ConfigError:
     """A ConfigError for a name that is not known, with the nearest known name and the whole list.
 

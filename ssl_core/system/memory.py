@@ -19,7 +19,7 @@ from functools import cache
 
 import torch
 
-from ssl_core.networks.registry import SMALLEST
+from ssl_core.networks.names import SMALLEST
 from ssl_core.schema import RunConfig
 from ssl_core.system.errors import MemoryExhaustedError
 

@@ -5,9 +5,12 @@ A file is a 40-byte header (8 bytes of magic, 32 bytes SHA-256 of the rest) and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +38,21 @@ def read(path: Path) -> dict[str, Any]:
     """Read one checkpoint onto the CPU.
 
     Raises:
-        DamagedCheckpointError: it is truncated, altered or no checkpoint.
+        DamagedCheckpointError: it is truncated, altered or no checkpoint, also one with the right checksum.
     """
     data = path.read_bytes()
     digest, payload = data[len(MAGIC) : 40], data[40:]
     if not data.startswith(MAGIC) or hashlib.sha256(payload).digest() != digest:
         raise DamagedCheckpointError(f"{path} is damaged: its checksum does not match")
-    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    assert isinstance(state, dict)
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever else was put in its place, with the right checksum: code is not run
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DamagedCheckpointError(f"{path} holds something else than a checkpoint: {reason}") from error
+    if not isinstance(state, dict):
+        raise DamagedCheckpointError(f"{path} holds a {type(state).__name__} instead of a checkpoint")
     return state
 
 
@@ -73,12 +83,27 @@ def save(folder: Path, epoch: int, state: dict[str, Any], *, keep: int = 2) -> P
     return path
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest undamaged checkpoint, or None; a damaged one is renamed to *.damaged."""
+def load_newest(folder: Path, load: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any] | None:
+    """The newest undamaged checkpoint, or None; a damaged one is set aside: it is renamed to *.damaged.
+
+    Args:
+        folder: of the checkpoints.
+        load: called with the checkpoint's content; one for which it raises DamagedCheckpointError is set aside, too.
+    """
     for epoch in epochs_in(folder):
         path = path_of(folder, epoch)
         try:
-            return read(path)
-        except DamagedCheckpointError:
-            path.replace(path.with_suffix(".damaged"))
+            state = read(path)
+            if load is not None:
+                load(state)
+            return state
+        except DamagedCheckpointError as error:
+            set_aside(path, error)
     return None
+
+
+def set_aside(path: Path, error: DamagedCheckpointError) -> None:
+    """Rename a damaged checkpoint, so that the one before it is taken; where that is not allowed, it is passed over."""
+    warnings.warn(f"{error}. It is set aside, and the one before it is taken.", stacklevel=3)
+    with contextlib.suppress(OSError):
+        path.replace(path.with_suffix(".damaged"))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core.augment import randaugment
-from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.networks.base import NetworkOutput
 
 _SHAPES = 64
 """Compiled variants to keep of one function: by batch size, gradient, and whether statistics are updated."""

@@ -51,4 +51,5 @@ class AveragedModel:
     @torch.no_grad()
     def copy_buffers(self) -> None:
         """Copy BatchNorm's statistics; needed only before the average is evaluated or saved."""
-        torch._foreach_copy_(self._copied, self._buffers)
+        if self._copied:  # a transformer has none
+            torch._foreach_copy_(self._copied, self._buffers)

@@ -4,6 +4,9 @@ On a CPU the check of a step is read at once. A GPU runs behind the program, and
 wait at every step. So the result of the check stays on the device, where it prevents the optimiser and the average from
 changing (`found_inf`), and is read at the end of the epoch. Either way no weight, momentum or average changes from the
 first bad step on, and the error names that step and what was not finite in it.
+
+In float16 a gradient may overflow because the loss is scaled. Such a step is skipped and is no error
+(`ssl_core.training.optim.LossScale`); a loss that is not finite is one in every precision.
 """
 
 from __future__ import annotations
@@ -56,20 +59,31 @@ class FiniteGuard:
         self._steps: list[_Step] = []
         self.found_inf = None if at_once else torch.zeros((), device=parameters[0].device)
 
-    def watch(self, output: LossOutput[Any], step: int) -> None:
+    def watch(self, output: LossOutput[Any], step: int, skipped: Tensor | None = None) -> Tensor | None:
         """Check the loss and gradients of a step, before the update.
+
+        Args:
+            output: with the loss.
+            step: its number.
+            skipped: () bool on the device: the gradient has overflowed by the loss's scale, which is no error.
+
+        Returns:
+            () float32: 1 where nothing may be updated in this step; None: everything is finite.
 
         Raises:
             NonFiniteError: checks are read at once, and this step is bad.
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.stack(torch._foreach_norm(gradients)).sum()
+        if skipped is not None:
+            norm = torch.where(skipped, 0.0, norm)
         terms = {name: value.detach() for name, value in output.terms.items()}
         self._steps.append(_Step(step, terms, output.total.detach(), norm))
         if self.found_inf is None:
             self.read()
-        else:
-            self.found_inf.logical_or_(self._steps[-1].finite().logical_not_())
+            return None if skipped is None else skipped.float()
+        self.found_inf.logical_or_(self._steps[-1].finite().logical_not_())
+        return self.found_inf if skipped is None else torch.maximum(self.found_inf, skipped.float())
 
     def read(self) -> None:
         """Read the checks of the steps since the last reading; this waits for the device.

@@ -47,7 +47,7 @@ def _epoch(run: Run, epoch: int) -> Report:
     validation, counts = _validate(run)
     metrics = monitor.metrics() | validation
     seconds = time.perf_counter() - started
-    metrics["lr"] = learning_rate(config.lr, epoch * steps - 1, config.total_steps)
+    metrics["lr"] = learning_rate(config.lr, epoch * steps - 1, config.total_steps, config.schedule)
     metrics["time/epoch_seconds"] = seconds
     metrics["images_per_second"] = images_seen / seconds
     return Report(
@@ -82,7 +82,7 @@ def take_steps(run: Run, epoch: int) -> tuple[EpochMonitor, int]:
     steps = config.steps_per_epoch or 1
     monitor = EpochMonitor(run.labels, run.labelled, run.setup.num_classes)
     guard = finite_guard(run, epoch)
-    run.network.train()
+    run.begin_epoch(epoch)
     images_seen = 0
     for step_in_epoch in range(steps):
         progress = Progress(
@@ -105,7 +105,7 @@ def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
     """Let the method relabel the images without a label (validation images are not among them)."""
 
     def predict(indices: torch.Tensor) -> torch.Tensor:
-        return run.evaluated_in_batches(run.images, indices).softmax(dim=1)
+        return run.evaluated_by_index(indices).softmax(dim=1)
 
     pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
     relabel = Relabel(pool=pool, predict=predict, progress=progress)
@@ -125,7 +125,7 @@ def _validate(run: Run) -> tuple[dict[str, float], dict[str, list[int]]]:
         _check_weights(run)
         return {}, {}
     valid = run.valid.to(run.device)
-    logits, labels = run.evaluated_in_batches(run.images, valid), run.labels[valid]
+    logits, labels = run.evaluated_by_index(valid), run.labels[valid]
     confusion = count_confusion(logits, labels)
     loss = losses.cross_entropy(logits, labels).mean()
     if not bool(torch.isfinite(loss)):  # the last update of the epoch may have overflowed

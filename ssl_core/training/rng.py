@@ -20,6 +20,7 @@ Stream = Literal[
     "order/unlabelled",
     "augmentation",
     "noise",
+    "dropout",
     "attention head",
 ]
 

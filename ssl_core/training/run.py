@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -12,20 +14,23 @@ import torch
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
 from ssl_core.config import from_document
+from ssl_core.data.batches import HostImages, fits_on
 from ssl_core.data.datasets import Dataset, Split
 from ssl_core.methods.base import Setup
-from ssl_core.networks.registry import build_network
-from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.networks.base import NetworkOutput
+from ssl_core.networks.registry import network_of, normalisation_of
 from ssl_core.registry import method_of
 from ssl_core.schema import RunConfig
 from ssl_core.system import memory
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
+from ssl_core.training.checkpoint import DamagedCheckpointError
 from ssl_core.training.ema import AveragedModel
-from ssl_core.training.optim import build_optimizer, restore
+from ssl_core.training.optim import LossScale, build_optimizer, restore, start_momenta
 from ssl_core.training.rng import Balanced, Shuffled
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precisions of the forward pass alone: the weights are float32."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +68,18 @@ class Run:
         torch.set_num_threads(config.threads or 1)
         # cuDNN's deterministic kernels give the same run the same bits on a GPU, too, at no measurable cost.
         torch.backends.cudnn.deterministic = True
+        statistics = normalisation_of(config)
+        if statistics is not None:
+            data = replace(data, mean=statistics[0], std=statistics[1])
         self.config, self.data, self.split = config, data, split
         self.method = method_of(config)
         self.device = torch.device(config.device)
-        self.dtype = _DTYPES[config.precision]
-        network = build_network(
-            config.network,
-            data.num_classes,
-            bn_momentum=config.bn_momentum or 0.1,
-            seed=config.seed,
-            attention_maps=self.method.attention_maps(config.parameters),
-        )
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        network = network_of(config, data.num_classes, data.image_size)
         self.network = network.to(device=self.device, dtype=self.dtype)
+        self.heads = self.network.heads
+        self.draws_noise = self.network.draws_noise
+        self.loss_scale = LossScale(self.device) if config.precision == "float16" else None
         compiles = config.compile is True
         self._called = compiled.network(self.network) if compiles else self.network
         self.apply_strong = compiled.strong_views() if compiles else randaugment.apply
@@ -82,8 +87,17 @@ class Run:
         self._batchnorms = [m for m in self.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         self.ema = AveragedModel(self.network, config.ema_decay)
         self.optimizer = build_optimizer(
-            self.network, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay or 0.0
+            self.network,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay or 0.0,
+            name=config.optimizer,
+            # Apart only where they have to be: the fused update takes all momenta of a group, or none.
+            heads=self.heads if config.head_epochs or config.backbone.lr_scale != 1 else (),
+            lr_scale=config.backbone.lr_scale,
         )
+        if self.loss_scale is not None:
+            start_momenta(self.optimizer)
         self.setup = Setup(
             num_classes=data.num_classes,
             num_images=len(data.labels),
@@ -97,8 +111,12 @@ class Run:
         with warnings.catch_warnings():  # the images may be a read-only map of a file; they are never written
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             images = torch.from_numpy(data.images)
-        with memory.explained(config.device, *memory.of_images(len(images), data.image_size)):
-            self.images = images.to(self.device)
+        self.host: HostImages | None = None
+        if fits_on(self.device, images.nbytes, config.data.device_share):
+            with memory.explained(config.device, *memory.of_images(len(images), data.image_size)):
+                self.images = images.to(self.device)
+        else:
+            self.images, self.host = images, HostImages(images, self.device)
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.labelled = torch.from_numpy(split.labelled)
         self.unlabelled = torch.from_numpy(split.unlabelled)
@@ -115,6 +133,22 @@ class Run:
         """Finished epochs."""
         return self.history[-1].epoch if self.history else 0
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Switch the network to training, in the first `head_epochs` epochs of its heads alone.
+
+        The backbone then keeps its weights and BatchNorm's statistics, and has no dropout.
+        """
+        head_epochs = self.config.head_epochs
+        self.network.train()
+        if not head_epochs:
+            return
+        alone = epoch <= head_epochs
+        if alone:
+            self.network.eval()
+        self.network.requires_grad_(not alone)
+        for head in self.heads:
+            head.train().requires_grad_(True)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers, text, and lists and dicts of them."""
         return {
@@ -125,14 +159,28 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "method": {} if self.method_state is None else _fields(self.method_state),
             "history": [asdict(report) for report in self.history],
-        }
+        } | ({} if self.loss_scale is None else {"loss_scale": self.loss_scale.state()})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint.
 
         Raises:
             ValueError: if the checkpoint is of another configuration or split.
+            DamagedCheckpointError: if it lacks something, or holds something else in its place.
         """
+        before = copy.deepcopy(self.state())
+        try:
+            self._load_state(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            self._load_state(before)  # an older checkpoint, or the beginning, is next
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise DamagedCheckpointError(
+                f"a checkpoint of another make ({type(error).__name__}: {reason})"
+            ) from error
+
+    def _load_state(self, state: dict[str, Any]) -> None:
         if state["split_hash"] != self.split.hash:
             raise ValueError(
                 f"checkpoint of split {state['split_hash']}, but this run's is {self.split.hash}"
@@ -145,6 +193,8 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
         restore(self.optimizer, state["optimizer"])
+        if self.loss_scale is not None:
+            self.loss_scale.load_state(state["loss_scale"])
         if self.method_state is not None:
             self.method_state = type(self.method_state)(**state["method"])
         self.history = [Report(**report) for report in state["history"]]
@@ -178,11 +228,42 @@ class Run:
             output: NetworkOutput = self.ema.network(self.normalise(images))
         return output.logits if self.dtype == torch.float64 else output.logits.float()
 
+    def fetch(
+        self, indices: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images on the device, and where in them those with these indices are.
+
+        Args:
+            indices: (n,) int64, on the device.
+            rows: the same on the CPU, where they are known there: nothing waits for the device then.
+
+        Returns:
+            All images and the indices; of images on the host those alone, (n, H, W, 3), and 0 to n - 1.
+        """
+        if self.host is None:
+            return self.images, indices
+        pixels = self.host.take(indices if rows is None else rows)
+        return pixels, torch.arange(len(pixels), device=self.device)
+
+    def pixels(self, indices: torch.Tensor) -> torch.Tensor:
+        """The images with these indices on the device: (n, H, W, 3) uint8."""
+        images, places = self.fetch(indices)
+        return images[places]
+
+    def evaluated_by_index(self, indices: torch.Tensor) -> torch.Tensor:
+        """`evaluated` for some of the training images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
+        return self._in_batches(self.pixels, indices)
+
     def evaluated_in_batches(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """`evaluated` for some of the images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
+        return self._in_batches(lambda part: images[part], indices)
+
+    def _in_batches(
+        self, pixels: Callable[[torch.Tensor], torch.Tensor], indices: torch.Tensor
+    ) -> torch.Tensor:
         with memory.explained(self.config.device, *memory.in_evaluation(self.config)):
             size = self.config.eval_batch_size
-            parts = [self.evaluated(images[part]) for part in torch.split(indices, size)]
+            parts = [self.evaluated(pixels(part)) for part in torch.split(indices, size)]
         return torch.cat(parts) if parts else torch.empty(0, self.setup.num_classes, device=self.device)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
@@ -195,9 +276,8 @@ class Run:
         return values.to(self.device, non_blocking=True)
 
     def _autocast(self, wanted: bool) -> AbstractContextManager[Any]:
-        if self.config.precision != "bfloat16":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+        dtype = _AUTOCAST.get(self.config.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype, enabled=wanted)
 
     def _float32(self) -> AbstractContextManager[Any]:
         """True float32: no autocast, and on a GPU no TF32, which cuDNN uses for float32 by default."""
@@ -246,8 +326,19 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Keys in which two resolved configurations, as documents, are those of different runs."""
     # A run that was stopped early may be continued: where it stops does not make it another run.
     ignored = {"stop_after_epoch"}
-    one, other = _with_new_fields(one), _with_new_fields(other)
+    one, other = (_without_places(_with_new_fields(document)) for document in (one, other))
     return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))
+
+
+def _without_places(document: dict[str, Any]) -> dict[str, Any]:
+    """A document without what says where the images are, and where a file of weights with a digest: the bits are the
+    same."""
+    data, backbone = document.get("data"), document.get("backbone")
+    if isinstance(data, dict):
+        document = {**document, "data": {k: v for k, v in data.items() if k != "device_share"}}
+    if isinstance(backbone, dict) and backbone.get("weights_digest"):
+        document = {**document, "backbone": {k: v for k, v in backbone.items() if k != "weights"}}
+    return document
 
 
 def _with_new_fields(document: dict[str, Any]) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from ssl_core.methods.views import Views, view_names
 from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.training.finite import FiniteGuard
-from ssl_core.training.optim import learning_rate
-from ssl_core.training.rng import generator
+from ssl_core.training.optim import clip_gradient, learning_rate, set_learning_rate
+from ssl_core.training.rng import generator, stream_seed
 from ssl_core.training.run import Run
 
 _NO_PARAMETERS = MethodConfig()  # the supervised step has no parameters
@@ -46,47 +46,70 @@ def train_step(run: Run, progress: Progress, guard: FiniteGuard) -> tuple[Batch,
 
 def _batch(run: Run, progress: Progress) -> Batch:
     config, setup = run.config, run.setup
-    chosen = run.to_device(run.labelled[run.labelled_order.batch(progress.step, setup.batch_size)])
+    rows = _labelled_rows(run, progress.step)
+    chosen = run.to_device(rows)
     # Labelled and unlabelled views have augmentation streams of their own, so that a step's labelled view is
     # the same whatever the method draws besides.
-    labelled = run.normalise(_weak_pixels(run, chosen, progress.step, 0))
+    labelled = run.normalise(_weak_pixels(run, run.fetch(chosen, rows), progress.step, 0))
     labels = run.labels[chosen]
     counts = counted_views(run.method, config.parameters) if progress.ssl_epoch else {}
     if not counts:
+        _ahead(run, progress.step + 1, unlabelled=False)
         return Batch(labelled=labelled, labels=labels, indices=chosen[:0])
     drawn = run.method.draw(config.parameters, run.method_state, setup, progress, config.seed)
     if drawn is None:
-        size = setup.mu * setup.batch_size
-        indices, targets = run.unlabelled[run.unlabelled_order.batch(progress.step, size)], None
+        rows, targets = _unlabelled_rows(run, progress.step), None
     else:
-        indices, targets = drawn.indices, run.to_device(drawn.targets)
-    indices = run.to_device(indices)
-    views, geometry = unlabelled_views(run, indices, progress.step, counts)
+        rows, targets = drawn.indices, run.to_device(drawn.targets)
+    indices = run.to_device(rows)
+    fetched = run.fetch(indices, rows)
+    _ahead(run, progress.step + 1, unlabelled=drawn is None)
+    views, geometry = unlabelled_views(run, fetched, progress.step, counts)
     return Batch(
         labelled=labelled, labels=labels, indices=indices, views=views, targets=targets, geometry=geometry
     )
 
 
+def _labelled_rows(run: Run, step: int) -> torch.Tensor:
+    """Indices of a step's labelled images, (B,) int64 on the CPU."""
+    return run.labelled[run.labelled_order.batch(step, run.setup.batch_size)]
+
+
+def _unlabelled_rows(run: Run, step: int) -> torch.Tensor:
+    """Indices of a step's unlabelled images where the method does not choose them, (mu * B,) int64 on the CPU."""
+    return run.unlabelled[run.unlabelled_order.batch(step, run.setup.mu * run.setup.batch_size)]
+
+
+def _ahead(run: Run, step: int, *, unlabelled: bool) -> None:
+    """Have the images of the next step gathered, where they are on the host and known before this step has ended."""
+    if run.host is None or step >= run.config.total_steps:
+        return
+    batches = [_labelled_rows(run, step)]
+    if unlabelled:
+        batches.append(_unlabelled_rows(run, step))
+    run.host.ahead(batches)
+
+
 def unlabelled_views(
-    run: Run, indices: torch.Tensor, step: int, counts: Mapping[str, int]
+    run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, counts: Mapping[str, int]
 ) -> tuple[Views, Geometry | None]:
     """The views of a step by name, each (n, 3, H, W), and where the first strong one's pixels come from.
 
     Args:
-        run: whose images and random streams they are made of.
-        indices: of the images, (n,) int64.
-        step: its number.
+        run: whose random streams they are made of.
+        fetched: images on the device and which of them, as `Run.fetch` gives them.
+        step: its number, from 0.
         counts: how many of each kind, as `Method.views` has them.
     """
     pixels: dict[str, torch.Tensor] = {}
     # The first views of a kind have the streams that they had when there was one of a kind alone.
     for number, name in enumerate(view_names("weak", counts.get("weak", 0))):
-        pixels[name] = _weak_pixels(run, indices, step, 1, *_further(number))
+        pixels[name] = _weak_pixels(run, fetched, step, 1, *_further(number))
     geometry = None
     shared = run.method.shares_crop(run.config.parameters)
     for number, name in enumerate(view_names("strong", counts.get("strong", 0))):
         place = (1,) if shared else (2, *_further(number))
-        base = pixels["weak"] if shared and "weak" in pixels else _weak_pixels(run, indices, step, *place)
+        base = pixels["weak"] if shared and "weak" in pixels else _weak_pixels(run, fetched, step, *place)
         stream = generator(run.config.seed, "augmentation", step, 3, *_further(number), device=run.device)
         pixels[name], where = strong_view(base, stream, run.apply_strong)
         geometry = geometry or where
@@ -98,17 +121,20 @@ def _further(number: int) -> tuple[int, ...]:
     return (number,) if number else ()
 
 
-def _weak_pixels(run: Run, indices: torch.Tensor, step: int, *place: int) -> torch.Tensor:
+def _weak_pixels(
+    run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, *place: int
+) -> torch.Tensor:
     stream = generator(run.config.seed, "augmentation", step, *place, device=run.device)
-    return augment.weak_view(run.images, indices, flip=run.data.flip, generator=stream)
+    return augment.weak_view(*fetched, flip=run.data.flip, generator=stream)
 
 
 def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> LossOutput[Any]:
     """One update, unless the loss or a gradient is not finite."""
     config = run.config
-    lr = learning_rate(config.lr, progress.step, config.total_steps)
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
+    if run.draws_noise:
+        torch.manual_seed(stream_seed(config.seed, "dropout", progress.step))
+    lr = learning_rate(config.lr, progress.step, config.total_steps, config.schedule)
+    set_learning_rate(run.optimizer, lr)
     run.optimizer.zero_grad(set_to_none=True)
     noise = generator(config.seed, "noise", progress.step, device=run.device)
     output: LossOutput[Any]
@@ -119,13 +145,24 @@ def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> Los
         state = checked_state(run.method, state, output.state, "compute_loss")
     else:
         output = SUPERVISED.compute_loss(_NO_PARAMETERS, Step(run.forward, batch, None, progress, noise))
-    output.total.backward()  # type: ignore[no-untyped-call]
-    guard.watch(output, progress.step)
-    run.optimizer.found_inf = guard.found_inf  # type: ignore[attr-defined]
-    run.optimizer.step()
-    run.ema.update(progress.step, guard.found_inf)
+    _update(run, output, progress.step, guard)
     run.method_state = state
     return output
+
+
+def _update(run: Run, output: LossOutput[Any], step: int, guard: FiniteGuard) -> None:
+    """Differentiate the loss, and update the weights and their average."""
+    scale, skipped = run.loss_scale, None
+    loss = output.total if scale is None else scale.scaled(output.total)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if scale is not None:
+        skipped = scale.unscale(run.network.parameters())
+    found_inf = guard.watch(output, step, skipped)
+    if run.config.clip_norm is not None:
+        clip_gradient(run.network.parameters(), run.config.clip_norm)
+    run.optimizer.found_inf = found_inf  # type: ignore[union-attr]
+    run.optimizer.step()
+    run.ema.update(step, found_inf)
 
 
 def checked_state(method: AnyMethod, before: Any, after: Any, function: str) -> Any:

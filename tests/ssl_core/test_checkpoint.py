@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,44 @@ def test_the_file_is_on_disk_before_its_name_and_its_name_before_the_return(
     checkpoint.write(path, state(1))
     assert events == ["fsync file", "rename", "fsync folder"]
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def forged(path: Path, payload: bytes) -> None:
+    """A file with the right checksum and anything in it."""
+    path.write_bytes(checkpoint.MAGIC + hashlib.sha256(payload).digest() + payload)
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [pickle.dumps({"a": Path("/")}), saved(Path("/")), saved([1, 2]), b"", b"PK\x03\x04 no archive"],
+    ids=["pickle", "object", "list", "empty", "no archive"],
+)
+def test_20_what_has_the_right_checksum_and_cannot_be_loaded_is_set_aside(
+    tmp_path: Path, payload: bytes
+) -> None:
+    checkpoint.save(tmp_path, 1, state(1))
+    forged(checkpoint.path_of(tmp_path, 2), payload)
+    with pytest.warns(UserWarning, match="epoch-000002.ckpt holds .* set aside"):
+        assert_same_bits(checkpoint.load_newest(tmp_path), state(1))
+    assert (tmp_path / "epoch-000002.damaged").exists()
+
+
+def test_20_a_checkpoint_that_its_run_cannot_take_is_set_aside(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, state(1))
+    checkpoint.save(tmp_path, 2, state(2))
+    taken = []
+
+    def load(found: dict[str, Any]) -> None:
+        if found["epoch"] == 2:
+            raise checkpoint.DamagedCheckpointError("of another make")
+        taken.append(found["epoch"])
+
+    with pytest.warns(UserWarning, match="of another make"):
+        checkpoint.load_newest(tmp_path, load)
+    assert taken == [1] and (tmp_path / "epoch-000002.damaged").exists()

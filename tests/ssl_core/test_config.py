@@ -75,7 +75,7 @@ def test_a_section_of_another_method_is_refused_and_says_which_method_it_belongs
         ({"mu": 65}, "mu", "65"),
         ({"seed": -1}, "seed", "-1"),
         ({"seed": 2**31}, "seed", str(2**31)),
-        ({"precision": "float16"}, "precision", "'float16'"),
+        ({"precision": "float8"}, "precision", "'float8'"),
         ({"network": "wrn-12-2"}, "network", "'wrn-12-2'"),
         ({"data": {"valid": 0}}, "data.valid", "0"),
         ({"data": {"image_size": 7}}, "data.image_size", "7"),
@@ -99,7 +99,7 @@ def test_a_wrong_value_is_refused_naming_field_and_value(
 
 def test_the_accepted_range_is_in_the_message() -> None:
     assert "less than or equal to 10" in refusal(lr=11.0)
-    assert "wrn-DEPTH-WIDTH" in refusal(network="resnet18")
+    assert "wrn-DEPTH-WIDTH" in refusal(network="resnet19")
 
 
 def test_a_document_without_a_method_is_refused_and_lists_the_methods() -> None:

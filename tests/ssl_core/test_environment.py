@@ -97,3 +97,33 @@ def test_compiling_is_refused_where_its_compiler_is_missing(monkeypatch: pytest.
         ConfigError, match=r"compile = True: on a processor .* C\+\+ compiler \(Debian's package g\+\+\)"
     ):
         environment.choose_device(asked(**long, compile=True, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "float16", "chosen"),
+    [(True, True, "bfloat16"), (False, True, "float16"), (False, False, "float32")],
+)
+def test_a_gpu_without_bfloat16_computes_in_float16(
+    bfloat16: bool, float16: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_gpu(monkeypatch)
+    monkeypatch.setattr(environment, "has_fast_cuda_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(environment, "has_fast_cuda_float16", lambda: float16)
+    assert environment.choose_device(asked()).precision == chosen
+
+
+def test_float16_is_refused_where_it_is_not_computed_in_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bfloat16(monkeypatch, True)
+    with pytest.raises(
+        ConfigError, match=r"'float16': .+ is no GPU; it has bfloat16, float32 and float64\. Take"
+    ):
+        environment.choose_device(asked(precision="float16", device="cpu"))
+    on_a_gpu(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "An Old GPU")
+    for capability, accepted in (((6, 1), False), ((7, 0), True), ((7, 5), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
+        if accepted:
+            assert environment.choose_device(asked(precision="float16")).precision == "float16"
+            continue
+        with pytest.raises(ConfigError, match="An Old GPU does not compute it in hardware"):
+            environment.choose_device(asked(precision="float16"))

@@ -128,7 +128,9 @@ def test_attention_is_shown_over_both_views_and_moved_along() -> None:
     picture = made(run)
     weak, on_weak, strong, moved, on_strong = picture.panels
     chosen = one_of_each_class(run, 4)
-    views, geometry = unlabelled_views(run, chosen, run.config.total_steps, {"weak": 1, "strong": 1})
+    views, geometry = unlabelled_views(
+        run, run.fetch(chosen), run.config.total_steps, {"weak": 1, "strong": 1}
+    )
     assert geometry is not None
     for panel, name in ((weak, "weak"), (strong, "strong")):
         assert np.allclose(panel.values, shown(views[name], run.data.mean, run.data.std).clip(0, 1))

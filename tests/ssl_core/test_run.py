@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -378,3 +380,28 @@ def test_digits_train_and_beat_chance() -> None:
         }
     )
     assert result.val_error < 60  # chance is 90
+
+
+@pytest.mark.parametrize("what", ["pickle", "of another network", "lacks a part"])
+def test_20_a_run_whose_newest_checkpoint_cannot_be_taken_goes_on_from_the_one_before_to_the_same_bits(
+    document: dict[str, Any], tmp_path: Path, what: str
+) -> None:
+    ssl_core.train(document, out=tmp_path / "whole")
+    out = tmp_path / "killed"
+    with pytest.raises(Killed):
+        ssl_core.train(document, out=out, on_report=kill_after(2))
+    newest = checkpoint.path_of(out / "checkpoints", 2)
+    state = checkpoint.read(newest)
+    if what == "pickle":
+        payload = pickle.dumps({"epoch": 2})
+        newest.write_bytes(checkpoint.MAGIC + hashlib.sha256(payload).digest() + payload)
+    else:
+        if what == "of another network":
+            state["ema"] = {name: value[:1] if value.dim() else value for name, value in state["ema"].items()}
+        else:
+            del state["optimizer"]
+        checkpoint.write(newest, state)
+    with pytest.warns(UserWarning, match="set aside"):
+        ssl_core.train(document, out=out, resume=True)
+    assert newest.with_suffix(".damaged").exists()
+    assert_same_bits(last_state(out), last_state(tmp_path / "whole"))

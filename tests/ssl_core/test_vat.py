@@ -20,7 +20,7 @@ from ssl_core.data.datasets import Dataset, describe, load_train
 from ssl_core.losses import entropy, kl_divergence
 from ssl_core.methods.base import Batch, LossOutput, Progress, Step
 from ssl_core.methods.vat import VATConfig, adversarial_direction, in_full_precision, norms, scaled_to_one
-from ssl_core.networks.wide_resnet import NetworkOutput
+from ssl_core.networks.base import NetworkOutput
 from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError, NonFiniteError
 from ssl_core.training import checkpoint
@@ -494,6 +494,7 @@ def test_the_search_starts_from_the_report_s_settings() -> None:
     overrides = space.resolve(space.baseline, 300)
     assert overrides.pop("warmup_epochs") == 35
     assert (overrides.pop("lr"), overrides.pop("weight_decay")) == (0.03, 5e-4)
+    assert overrides.pop("schedule") == "fixmatch"
     assert overrides == {f"vat.{name}": value for name, value in VATConfig().model_dump().items()}
     assert list(load_space("vat").baseline) == ["vat.xi", "vat.eps", "vat.iterations", "warmup_share"]
     xi = load_space("vat").distributions(300)["vat.xi"]

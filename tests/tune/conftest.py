@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import shutil
+import subprocess
 import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,16 @@ from tests.tune.helpers import (
     rewrite_paths,
     shapes_options,
 )
+from tests.tune.loaded_sender import ForkedSender, drawn_at_once
 from tests.tune.servers import Gate, MlflowServer, ServerStore, needed, postgres
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
-from tune.delivery import sender
+from tune.definition.request import SearchRequest
+from tune.delivery import drawing, sender
 from tune.delivery.mlflow_runs import prepared_database
+from tune.engine.progress import Progress
 from tune.store.home import Home
+from tune.tracking import sender_process
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # or they would wait for whatever test runs beside them
 
@@ -67,6 +72,21 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_TUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("SSL_TUNE_FIGURES", "0")  # seconds a study; the study `finished` has them
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _senders_are_forked() -> Iterator[None]:
+    """Studies in this process have their senders from a process that has loaded MLflow (tests.tune.loaded_sender)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sender_process, "Popen", ForkedSender)
+        patch.setattr(drawing, "Popen", drawn_at_once)
+        yield
+
+
+@pytest.fixture
+def fresh_senders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's senders are started on their own, as users' are: for a test that looks at the process."""
+    monkeypatch.setattr(sender_process, "Popen", subprocess.Popen)
 
 
 @pytest.fixture
@@ -190,21 +210,24 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of three classes; its test images are no images: whoever opens one fails."""
-    folder = make_pictures(tmp_path_factory.mktemp("pictures") / "shapes")
-    for path in (folder / "test").glob("*/*.png"):
+    """A data folder of three classes."""
+    return make_pictures(tmp_path_factory.mktemp("pictures") / "shapes")
+
+
+@pytest.fixture
+def readable(pictures: Path) -> None:
+    """No earlier test has left the test images unreadable."""
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (pictures / "test").glob("*/*.png"))
+
+
+@contextmanager
+def sealed(pictures: Path) -> Iterator[int]:
+    """The test images are no images meanwhile: whoever opens one fails. Yields how many there are."""
+    files = {path: path.read_bytes() for path in (pictures / "test").glob("*/*.png")}
+    for path in files:
         path.write_bytes(b"sealed: not an image")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def readable(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The test images can be read meanwhile."""
-    sealed = {path: path.read_bytes() for path in (pictures / "test").glob("*/*.png")}
-    again = make_pictures(tmp_path_factory.mktemp("again"))
-    shutil.copytree(again / "test", pictures / "test", dirs_exist_ok=True)
-    yield
-    for path, content in sealed.items():
+    yield len(files)
+    for path, content in files.items():
         path.write_bytes(content)
 
 
@@ -218,19 +241,32 @@ def finished(
 ) -> Home:
     """A home with one finished study, `shapes`, to be looked at and left as it is.
 
+    No test image could be opened from the moment that the study was ready for its first trial.
+
     One process of a test run searches; the others copy what it found, and give it the paths of their own.
     """
-    import tune
+    from tune.launch.start import new_sitting
 
     folder = shared_folder / "finished"
     with made_once(folder) as is_mine:
         if is_mine:
             home = make_home(folder / "home", migrated_store)
-            tune.search(**shapes_options(home, pictures), home=home.path, quiet=True)
+            request = SearchRequest(**shapes_options(home, pictures))
+            with new_sitting(request, home, Progress()) as sitting, sealed(pictures) as images:
+                sitting.search()
+            (folder / "sealed").write_text(str(images))
             (folder / "pictures").write_text(str(pictures))
     home = copy_home(Home(folder / "home"), tmp_path_factory.mktemp("finished") / "home")
     rewrite_paths(home.path, {(folder / "pictures").read_text(): str(pictures)})
     return home
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """Fixtures of a module draw no figures for MLflow, no more than tests do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_TUNE_FIGURES", "0")
+        yield
 
 
 @pytest.fixture

@@ -70,10 +70,12 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "doctor",
         "submit",
         "logs",
+        "repair",
         "stop",
         "reproduce",
         "report",
         "figures",
+        "predict",
         "schema",
     ]
     done = ssl_tune("--help")
@@ -225,7 +227,9 @@ def test_doctor_is_exit_2_where_a_search_would_fail_and_says_what_to_do(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:./mlruns")
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "long/" * 20)
+    monkeypatch.setattr("tune.cluster.ray_folder.ELSEWHERE", ())
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
+    monkeypatch.delenv("TMPDIR", raising=False)
     done = ssl_tune("doctor", "--home", tmp_path / "file", "--json")
     assert done.code == 2
     found = findings(done)
@@ -247,4 +251,4 @@ def test_the_ui_is_mlflows_server_on_the_homes_database(
     done = ssl_tune("ui", "--home", finished.path, "--port", 5123)
     assert done.code == 0 and "http://127.0.0.1:5123/" in done.out
     assert f"-m mlflow server --backend-store-uri sqlite:///{finished.path}/mlflow.db" in done.out
-    assert f"--artifacts-destination {finished.artifacts} --host 127.0.0.1 --port 5123" in done.out
+    assert f"--artifacts-destination {finished.artifacts.as_uri()} --host 127.0.0.1 --port 5123" in done.out

@@ -48,7 +48,7 @@ Command = Callable[..., Done]
 
 @pytest.fixture(scope="module")
 def confirmation(
-    finished: Home, readable: None, tmp_path_factory: pytest.TempPathFactory
+    finished: Home, readable: None, no_figures: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Home, dict[str, Any]]:
     """The finished study in a home of its own, confirmed once."""
     home = copy_home(finished, tmp_path_factory.mktemp("confirmed") / "home")

@@ -107,7 +107,9 @@ def read(path: Path | str) -> Read:
 
 
 @pytest.fixture(scope="module")
-def reported(finished: Home, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, Any]]:
+def reported(
+    finished: Home, no_figures: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Home, dict[str, Any]]:
     """The finished study in a home of its own, with its page."""
     home = copy_home(finished, tmp_path_factory.mktemp("reported") / "home")
     return home, tune.report("shapes", home=home.path)

@@ -14,7 +14,8 @@ import pytest
 
 import tune
 from ssl_core.system.errors import ConfigError
-from tests.tune.helpers import Done, make_study, mlflow_runs, reports, shapes_options
+from tests.tune.helpers import SMALL, Done, make_spec, make_study, mlflow_runs, reports, shapes_options
+from tune.cluster import local_ray
 from tune.definition.request import SearchRequest
 from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
@@ -99,6 +100,7 @@ def test_a_lock_that_is_held_is_taken_over_and_let_go(home: Home) -> None:
     assert not folder.is_locked() and not sitting.is_open
 
 
+@pytest.mark.usefixtures("fresh_senders")
 def test_a_sitting_that_cannot_be_prepared_leaves_no_study(ready_home: Home, tmp_path: Path) -> None:
     def senders() -> list[int]:
         return [p.pid for p in psutil.Process().children() if "tune.delivery.sender" in p.cmdline()]
@@ -118,6 +120,19 @@ def test_a_sitting_that_cannot_be_prepared_leaves_no_study(ready_home: Home, tmp
     with pytest.raises(ConfigError), new_sitting(request, ready_home, Progress()):
         pytest.fail("the block is not entered")
     assert ready_home.study_names() == [] and senders() == []
+
+
+@pytest.mark.parametrize(
+    ("cores", "concurrent", "threads", "cpus"), [(16, 1, 1, 1), (16, 3, 4, 12), (2, 1, 8, 2), (2, 3, 8, 3)]
+)
+def test_ray_is_no_larger_than_the_trials_side_by_side(
+    home: Home, monkeypatch: pytest.MonkeyPatch, cores: int, concurrent: int, threads: int, cpus: int
+) -> None:
+    """It starts a worker for each processor that it is given, and each takes most of a gigabyte."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    spec = make_spec(home, concurrent=concurrent, settings=SMALL | {"threads": threads})
+    assert local_ray.cpus_for(spec) == cpus
+    assert concurrent * local_ray.resources(spec)["cpu"] <= cpus
 
 
 def test_the_module_that_workers_preload_can_be_imported() -> None:

@@ -61,7 +61,11 @@ def files_with(word: str, *folders: Path) -> list[Path]:
 
 
 def test_a_login_serves_and_is_written_nowhere(
-    served: Home, gate: Gate, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+    served: Home,
+    gate: Gate,
+    mlflow_server: MlflowServer,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_senders: None,
 ) -> None:
     """The sender, a process of its own, has it; files, logs, arguments and MLflow have not."""
     gate.credentials = "Basic " + base64.b64encode(b"alice:open sesame").decode()

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.tune.loaded_sender import ForkedSender
 from tune.delivery.sender import configure_mlflow, serve
 from tune.store.event_log import EventLog
 from tune.tracking.tracker import Tracker
@@ -112,9 +112,10 @@ class Home:
 
     def sender(self, fault: str = "") -> int:
         """Run the sender process until it ends by itself; returns its exit status."""
-        command = [sys.executable, "-m", "tune.delivery.sender", str(self.study)]
-        env = {**os.environ, "SSL_TUNE_FAULT": fault, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, env=env, check=False, capture_output=True, timeout=180).returncode
+        words = [sys.executable, "-P", "-m", "tune.delivery.sender", str(self.study)]
+        with (self.study / "sender.log").open("ab") as output:
+            process = ForkedSender(words, stdout=output, env={**os.environ, "SSL_TUNE_FAULT": fault})
+        return process.wait(180)
 
     @contextmanager
     def sending(self) -> Iterator[None]:

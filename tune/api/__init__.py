@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.api.confirming import confirm as confirm
+    from tune.api.confirming import run_confirm as run_confirm
     from tune.api.driving import job_state as job_state
     from tune.api.driving import logs as logs
     from tune.api.driving import stop as stop
@@ -21,10 +23,16 @@ if TYPE_CHECKING:
     from tune.api.explaining import methods as methods
     from tune.api.explaining import spaces as spaces
     from tune.api.looking import data_summary as data_summary
+    from tune.api.models import export_model as export_model
+    from tune.api.models import export_onnx as export_onnx
+    from tune.api.models import register_model as register_model
+    from tune.api.predicting import Predicted as Predicted
+    from tune.api.predicting import predict as predict
     from tune.api.reading import export as export
     from tune.api.reading import export_all as export_all
     from tune.api.reading import export_table as export_table
     from tune.api.reading import pictures as pictures
+    from tune.api.reading import repair as repair
     from tune.api.reading import report as report
     from tune.api.reading import status as status
     from tune.api.reading import studies as studies
@@ -32,11 +40,9 @@ if TYPE_CHECKING:
     from tune.api.reading import trial_records as trial_records
     from tune.api.searching import Listener as Listener
     from tune.api.searching import Searched as Searched
-    from tune.api.searching import confirm as confirm
     from tune.api.searching import plan as plan
     from tune.api.searching import plan_request as plan_request
     from tune.api.searching import resume as resume
-    from tune.api.searching import run_confirm as run_confirm
     from tune.api.searching import run_resume as run_resume
     from tune.api.searching import run_search as run_search
     from tune.api.searching import search as search
@@ -53,15 +59,18 @@ _PLACES = {
     "DEFAULT_SEEDS": "tune.api.tables",
     "DEFAULT_TRIALS": "tune.api.tables",
     "Listener": "tune.api.searching",
+    "Predicted": "tune.api.predicting",
     "Searched": "tune.api.searching",
     "Study": "tune.findings.study",
     "Training": "tune.api.single",
-    "confirm": "tune.api.searching",
+    "confirm": "tune.api.confirming",
     "data_summary": "tune.api.looking",
     "describe_space": "tune.api.explaining",
     "doctor": "tune.api.explaining",
     "export": "tune.api.reading",
     "export_all": "tune.api.reading",
+    "export_model": "tune.api.models",
+    "export_onnx": "tune.api.models",
     "export_table": "tune.api.reading",
     "job_state": "tune.api.driving",
     "load_study": "tune.findings.study",
@@ -70,11 +79,14 @@ _PLACES = {
     "pictures": "tune.api.reading",
     "plan": "tune.api.searching",
     "plan_request": "tune.api.searching",
+    "predict": "tune.api.predicting",
     "price": "tune.api.tables",
+    "register_model": "tune.api.models",
+    "repair": "tune.api.reading",
     "report": "tune.api.reading",
     "reproduce": "tune.api.tables",
     "resume": "tune.api.searching",
-    "run_confirm": "tune.api.searching",
+    "run_confirm": "tune.api.confirming",
     "run_resume": "tune.api.searching",
     "run_search": "tune.api.searching",
     "search": "tune.api.searching",

@@ -14,8 +14,10 @@ from tune.findings.study import load_study, studies_status
 from tune.store.event_log import EventLog
 from tune.store.events import DeadLetter
 from tune.store.home import Home
+from tune.tracking.opening import note_where
 
 if TYPE_CHECKING:
+    from tune.launch.repair import Repaired
     from tune.trials.record import TrialRecord
 
 Place = Path | str | None
@@ -124,6 +126,27 @@ def pictures(
     return figures(name, None if output is None else Path(output), trial=trial, home=home)
 
 
+def repair(name: str, *, trust_method: bool = False, home: Place = None) -> Repaired:
+    """Make the damaged files of a study again, from those that are whole; the damaged ones are kept beside them.
+
+    Args:
+        name: the study.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        home: the home folder.
+
+    Returns:
+        The study, and a sentence for each file that was made again: none where all is whole.
+
+    Raises:
+        ConfigError: no such study.
+        DamagedError: too much is damaged; says what can only come back from a backup.
+        ServiceError: a driver has the study, or its folder cannot be written.
+    """
+    from tune.launch.repair import repair as make_again  # loads Optuna
+
+    return make_again(name, Home(home), trust_method=trust_method)
+
+
 @dataclass(frozen=True)
 class Delivery:
     """What became of a study's events.
@@ -156,7 +179,10 @@ def sync(
     """
     from tune.delivery.sender import deliver  # loads MLflow once there is something to deliver
 
-    folder = load_study(name, home=home).folder
+    place = Home(home)
+    study = load_study(name, home=home)
+    folder = study.folder
+    folder.check_writable()
     seconds = parse_duration(str(timeout), "--timeout")
     if retry_refused and folder.events_db.exists():
         with EventLog(folder.events_db) as log:
@@ -166,6 +192,9 @@ def sync(
             f"the study {name!r} is being driven: its driver delivers what is owed.", Exit.IN_USE
         )
     with folder.settled():
+        if folder.events_db.exists():
+            with EventLog(folder.events_db) as log:
+                note_where(log, study.spec, place)  # the home may have been moved
         pending = deliver(folder.path, seconds)
     with EventLog(folder.events_db, read_only=True) as log:
         return Delivery(pending, tuple(log.dead()), log.get_meta("problem"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-from tune.confirmation.confirm import confirm as confirm_study
+from tune.api.confirming import run_confirm
 from tune.definition.request import SearchRequest
 from tune.definition.request_options import RequestOptions
 from tune.engine.outcome import Outcome, worse
@@ -17,7 +16,6 @@ from tune.engine.sitting import Sitting
 from tune.errors import Exit
 from tune.findings.study import Study
 from tune.launch.start import finished_before, new_sitting, resumed_sitting, tune_baseline
-from tune.signals import resumable
 from tune.store.home import Home
 
 
@@ -176,43 +174,6 @@ def _what_follows(
     )
 
 
-def run_confirm(
-    name: str,
-    home: Home,
-    progress: Progress,
-    *,
-    top: int = 1,
-    seeds: int = 5,
-    baseline: str = "tuned",
-    resample: bool = False,
-    refit: bool = False,
-    say: Callable[[str], None] = lambda message: None,
-    trust_method: bool = False,
-    sitting: Sitting | None = None,
-) -> dict[str, Any]:
-    """Confirm a study's best configurations: `tune.confirmation.confirm.confirm`, which Ctrl-C and SIGTERM interrupt.
-
-    Raises:
-        ConfigError, ServiceError: as `confirm`; interrupted, with the command that carries on.
-    """
-    flags = [*(["--resample"] if resample else []), *(["--refit"] if refit else [])]
-    words = ["ssl-tune", "confirm", name, "--top", top, "--seeds", seeds, "--baseline", baseline, *flags]
-    with resumable(shlex.join(map(str, [*words, "--home", home.shown]))):
-        return confirm_study(
-            name,
-            top=top,
-            seeds=seeds,
-            baseline=baseline,
-            resample=resample,
-            refit=refit,
-            home=home,
-            say=say,
-            progress=progress,
-            trust_method=trust_method,
-            sitting=sitting,
-        )
-
-
 def search(
     method: str = "pseudo_label",
     dataset: str = "digits",
@@ -302,54 +263,3 @@ def plan_request(request: SearchRequest, home: Path | str | None = None) -> dict
     from tune.launch.plan import plan as measure  # loads torch
 
     return measure(request, Home(home))
-
-
-def confirm(
-    name: str,
-    *,
-    top: int = 1,
-    seeds: int = 5,
-    baseline: str = "tuned",
-    resample: bool = False,
-    refit: bool = False,
-    home: Path | str | None = None,
-    quiet: bool = False,
-    say: Callable[[str], None] = _nothing,
-    trust_method: bool = False,
-) -> dict[str, Any]:
-    """Train a study's best configurations on fresh seeds beside the supervised baseline; read the test set once each.
-
-    What is trained already is not trained again.
-
-    Args:
-        name: the study.
-        top: how many of the best configurations.
-        seeds: trainings of each.
-        baseline: "tuned": the best of a supervised study of as many trials, made if need be; or "plain".
-        resample: each seed draws the validation images anew as well, not the labelled ones alone.
-        refit: train the winner once more on each seed, on the validation images too, for as many steps.
-        home: the home folder.
-        quiet: show no progress of the baseline's search.
-        say: told as each training ends.
-        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
-
-    Returns:
-        What ``ssl-tune confirm --json`` prints: a row for each configuration, comparisons, the verdict in words.
-
-    Raises:
-        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
-        ServiceError: a driver has the study, or it was interrupted; says how to carry on.
-    """
-    progress = make_progress(quiet=quiet)
-    return run_confirm(
-        name,
-        Home(home),
-        progress,
-        top=top,
-        seeds=seeds,
-        baseline=baseline,
-        resample=resample,
-        refit=refit,
-        say=say,
-        trust_method=trust_method,
-    )

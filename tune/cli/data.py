@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tune import api
-from tune.cli.options import DataRootOption, JsonOption, LabelsOption, SetOption
+from tune.cli.options import DataRootOption, HomeOption, JsonOption, LabelsOption, SetOption
 from tune.cli.show import console, print_json, print_table
 from tune.errors import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ssl_core.data.inspection import Inspection
+    from ssl_core.data.inspecting.inspection import Inspection
 
 _PARTS = ("train", "unlabelled", "valid", "test")
 _CLASS_LETTERS, _CLASSES_SHOWN = 24, 40
@@ -45,6 +45,7 @@ def data_command(
         typer.Option("-o", metavar="FILE.png", help="Some images as the network sees them, with their views"),
     ] = None,
     data_root: DataRootOption = None,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a data set before anything runs: what it holds, what is wrong with it, how it would be split.
@@ -54,9 +55,15 @@ def data_command(
     from tune.definition.inputs import parse_sets
 
     given = parse_sets(settings or [], "supervised")
-    with _bar() as progress:
+    with progress_bar("decoding") as progress:
         found = api.data_summary(
-            dataset, labels=labels, settings=given, data_root=data_root, sheet=out, progress=progress
+            dataset,
+            labels=labels,
+            settings=given,
+            data_root=data_root,
+            sheet=out,
+            home=home,
+            progress=progress,
         )
     if as_json:
         print_json(found.document())
@@ -68,13 +75,13 @@ def data_command(
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(doing: str) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar on standard error, where that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("decoding", total=None)
+        task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from search_spaces import dump_yaml
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from tune import api
 from tune.cli.options import HomeOption
 from tune.cli.show import console
@@ -36,22 +37,40 @@ def export_command(
     parquet: Annotated[
         Path | None, typer.Option("--parquet", metavar="FILE", help="All trials as a Parquet table")
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="DIR", help="The best as a model's folder, for `predict`"),
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option("--onnx", metavar="FILE", help="The best as an ONNX file (extra `onnx`)")
+    ] = None,
+    register: Annotated[
+        str | None,
+        typer.Option(
+            "--register", metavar="MODEL_NAME", help="The best into MLflow's registry, as candidate"
+        ),
+    ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Write the best configuration as YAML, which `ssl-tune train --config` runs as it is; or all trials."""
+    """Write the best configuration as YAML, which `ssl-tune train --config` runs as it is; a model; or all trials."""
     tables = [path for path in (csv, parquet) if path is not None]
+    models = model is not None or onnx is not None or register is not None
     if every is not None:
-        if name is not None or tables or output is not None or trial is not None:
+        if name is not None or tables or models or output is not None or trial is not None:
             raise ConfigError("--all writes every study's best: leave NAME and the other options out.")
         _export_all(every, home)
         return
     if name is None:
         raise ConfigError("name a study to export, or take --all DIR. `ssl-tune studies` lists them.")
     if tables:
-        if output is not None or trial is not None:
-            raise ConfigError("--csv and --parquet write all trials: leave --output and --trial out.")
+        if output is not None or trial is not None or models:
+            raise ConfigError("--csv and --parquet write all trials: leave the other options out.")
         _export_tables(name, csv, parquet, home)
         return
+    if models:
+        _export_models(name, model, onnx, register, trial, home)
+        if output is None:
+            return
     document = api.export(name, output, trial=trial, home=home)
     if output is None:
         print(dump_yaml(document), end="")  # noqa: T201
@@ -70,7 +89,7 @@ def _outcome(document: dict[str, Any]) -> str:
         return f"{what} (not confirmed on fresh seeds)"
     deviation = "" if confirmation["test_std"] is None else f" ± {confirmation['test_std']:.2f}"
     return (
-        f"{what}; confirmed on {len(confirmation['seeds'])} fresh seeds: test/error "
+        f"{what}; confirmed on {counted(len(confirmation['seeds']), 'fresh seed')}: test/error "
         f"{confirmation['test_mean']:.2f}{deviation} %"
     )
 
@@ -94,4 +113,33 @@ def _export_tables(name: str, csv: Path | None, parquet: Path | None, home: str 
         if path.suffix != suffix:
             raise ConfigError(f"--{suffix[1:]} {path}: name a file that ends in {suffix}.")
         count = api.export_table(name, path, home=home)
-        console().print(f"{path}: {count} trials of {name}")
+        console().print(f"{path}: {counted(count, 'trial')} of {name}")
+
+
+def _export_models(
+    name: str,
+    model: Path | None,
+    onnx: Path | None,
+    register: str | None,
+    trial: str | None,
+    home: str | None,
+) -> None:
+    def say(message: str) -> None:
+        print(f"ssl-tune: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+    if register is not None and trial is not None:
+        raise ConfigError("--register takes the confirmation's best model: leave --trial out.")
+    if model is not None:
+        card = api.export_model(name, model, trial=trial, home=home, say=say)
+        error = (
+            "" if card.test is None else f", test/error {card.test.error:.2f} % of {card.test.images} images"
+        )
+        console().print(
+            f"{model}: {card.network.name}, {len(card.classes)} classes{error}. Label images with:"
+        )
+        console().print(shlex.join(["ssl-tune", "predict", str(model)]) + " IMAGES")
+    if onnx is not None:
+        console().print(f"{api.export_onnx(name, onnx, trial=trial, home=home, say=say)}: ONNX")
+    if register is not None:
+        version = api.register_model(name, register, home=home)
+        console().print(f"registered as {register}, version {version}, alias candidate")

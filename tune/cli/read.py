@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
 from tune.cli.show import console, print_json, print_study, print_table, print_trials, typed
 from tune.definition.objective import DEFAULT
+from tune.delivery.moved_home import follow
 from tune.errors import Exit
 from tune.findings.ranking import trials_document
 from tune.findings.study import load_study
+from tune.findings.words import PROTOCOLS
 
 
 def register(app: typer.Typer) -> None:
@@ -78,8 +81,9 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         ["state", document["state"]],
         ["method", document["method"]],
         ["data", f"{document['dataset']}, {document['labels']} labels"],
+        ["protocol", PROTOCOLS[document["protocol"]]],
         ["trials", ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in counts.items())],
-        ["MLflow", f"{tracking['uri']}, {tracking['pending']} events to deliver"],
+        ["MLflow", f"{tracking['uri']}, {counted(tracking['pending'], 'event')} to deliver"],
         ["cost so far", cost(document["cost"]["actual"])],
     ]
     if document["cost"]["planned"] is not None:
@@ -89,7 +93,8 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         console().print(f"not delivered to MLflow, will be tried again: {tracking['problem']}")
     if tracking["refused"]:
         console().print(
-            f"MLflow refused {tracking['refused']} events for good; see which with: {typed('sync', name, home)}"
+            f"MLflow refused {counted(tracking['refused'], 'event')} for good; see which with: "
+            f"{typed('sync', name, home)}"
         )
     print_study(study, records)
     if document["state"] == "interrupted":
@@ -112,7 +117,7 @@ def trials_command(
         study.trials().to_csv(sys.stdout, index=False)
     else:
         records = study.records()
-        print_trials(records, title=f"study {name}")
+        print_trials(records, title=f"study {name}, {study.spec.protocol} protocol")
         for record in records:
             if record.error:
                 console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")
@@ -130,8 +135,10 @@ def ui_command(
         raise ConfigError(
             f"{database} does not exist yet: no study of this home was tracked there. Run one first."
         )
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
-    command += ["--artifacts-destination", str(place.artifacts), "--host", host, "--port", str(port)]
+    check_port(host, port)
+    follow(database, place.artifacts)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", place.default_tracking_uri]
+    command += ["--artifacts-destination", place.artifacts.as_uri(), "--host", host, "--port", str(port)]
     command += ["--workers", "1"]  # one reader on SQLite; four would take minutes to start on a small machine
     # MLflow opens on pages for language models unless it is told that these are training runs.
     console().print(
@@ -139,6 +146,37 @@ def ui_command(
     )
     sys.stdout.flush()
     os.execv(sys.executable, command)  # in this process's place, so that signals reach the server
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that cannot be listened on: MLflow's own processes would take a minute to say so.
+
+    Raises:
+        ConfigError: says why, and which port is free.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigError(f"--host {host}: no address of this machine ({error.strerror}).") from None
+    problem = _listened(family, place)
+    if problem is None:
+        return
+    free = next(
+        (p for p in range(port + 1, min(port + 100, 65536)) if not _listened(family, (place[0], p))), None
+    )
+    remedy = "Name another with --port." if free is None else f"Take another, such as --port {free}."
+    raise ConfigError(f"--port {port}: {host} cannot be listened on there ({problem}). {remedy}")
+
+
+def _listened(family: int, place: tuple[Any, ...]) -> str | None:
+    """Why nothing can listen at an address; None where something can."""
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(place)
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 def sync_command(
@@ -155,13 +193,13 @@ def sync_command(
     for letter in dead:
         console().print(f"refused for good: {letter.event.kind} of {letter.event.run}: {letter.reason}")
     if pending:
-        console().print(f"{pending} events are still owed. {problem or ''}".rstrip())
+        console().print(f"{counted(pending, 'event')} still owed. {problem or ''}".rstrip())
     elif problem:
         console().print(f"nothing of {name} is owed; MLflow cannot be asked at the moment: {problem}")
     if dead:
         console().print(
-            f"MLflow refused {len(dead)} events for good, the rest goes on without them. Where the reason is gone: "
-            f"{typed('sync', name, home)} --retry-refused"
+            f"MLflow refused {counted(len(dead), 'event')} for good, the rest goes on without them. Where the "
+            f"reason is gone: {typed('sync', name, home)} --retry-refused"
         )
     if pending or dead:
         sys.exit(Exit.TRACKING_PENDING)

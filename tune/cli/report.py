@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument
 from tune.cli.show import console, print_json, typed
@@ -36,9 +37,14 @@ def report_command(
     else:
         console().print(f"{document['path']}: the page of study {name}, {document['bytes'] / 1e6:.1f} MB")
         if pending is None:
-            console().print("a driver runs the study: for the page in MLflow ask again once it has ended.")
+            console().print(
+                "the page is not in MLflow: a driver runs the study, or its home cannot be written from here. Ask "
+                "again once it has ended, or where it can."
+            )
         elif pending:
-            console().print(f"MLflow lacks {pending} events; deliver them with: {typed('sync', name, home)}")
+            console().print(
+                f"MLflow lacks {counted(pending, 'event')}; deliver them with: {typed('sync', name, home)}"
+            )
     if pending:
         sys.exit(Exit.TRACKING_PENDING)
 

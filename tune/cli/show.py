@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from ssl_core.system.errors import counted
 from tune.findings.ranking import best_record, deviation_of, near_ties, ranked, shows_balanced
 from tune.findings.words import certainty, parameters, uncertain
 
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
 
-def console() -> Console:
-    """Standard output, wide if it is a file or a pipe; brackets in values are text, not markup.
+def console(*, to_error: bool = False) -> Console:
+    """Standard output (or standard error), wide if it is a file or a pipe; brackets in values are text, not markup.
 
     Sentences are not broken into lines: a command that is printed can be copied whole.
     """
-    width = None if sys.stdout.isatty() else WIDTH_ELSEWHERE
-    return Console(width=width, highlight=False, markup=False, soft_wrap=True)
+    stream = sys.stderr if to_error else sys.stdout
+    width = None if stream.isatty() else WIDTH_ELSEWHERE
+    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=True)
 
 
 def typed(verb: str, name: str | None, home: str | None) -> str:
@@ -77,14 +79,15 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     """
     records = study.records() if records is None else records
     shown = ranked(records)[:top]
-    print_trials(shown, title=f"study {study.name}: best {len(shown)} of {len(records)} trials")
+    found = f"best {len(shown)} of {counted(len(records), 'trial')}"
+    print_trials(shown, title=f"study {study.name} ({study.spec.protocol} protocol): {found}")
     best, full = best_record(records)
     if best is None or best.val_error is None:
         return
     valid = study.spec.config["data"]["valid"]
     spread = deviation_of(best, valid)
     out = console()
-    where = "" if full else f" after {best.epoch} epochs (no trial ran the full budget)"
+    where = "" if full else f" after {counted(best.epoch, 'epoch')} (no trial ran the full budget)"
     out.print(f"best: trial {best.trial}, {uncertain(best, spread)}{where}")
     ties = near_ties(records, best, valid)
     if ties:
@@ -133,7 +136,7 @@ def print_confirmation(document: dict[str, Any]) -> None:
     print_table(
         ["configuration", "searched", "val/error %", "test/error %", "95 % interval", "seconds"],
         rows,
-        title=f"confirmed on {seeds} fresh seeds, {document['steps']} steps each (mean ± std)",
+        title=f"confirmed on {counted(seeds, 'fresh seed')}, {counted(document['steps'], 'step')} each (mean ± std)",
     )
     for sentence in document["verdict"]:
         console().print(sentence)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.jobs import JobsOption
 from tune.cli.options import (
@@ -23,6 +26,8 @@ from tune.cli.options import (
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.definition.request import SearchRequest
 from tune.errors import Exit
+from tune.findings.words import PROTOCOLS
+from tune.launch.counts import CLASSES_SHOWN, counts_in_words
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
@@ -30,17 +35,12 @@ if TYPE_CHECKING:
     from tune.findings.study import Study
 
 
-_PROTOCOLS = {
-    "real": "there are images without a label",
-    "simulated": "labels beyond those asked for are hidden",
-}
-
-
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("plan")(takes_request(plan_command, afterwards=False))
     app.command("search")(takes_request(search_command))
     app.command("resume")(resume_command)
+    app.command("repair")(repair_command)
     app.command("stop")(stop_command)
     app.command("confirm")(confirm_command)
 
@@ -55,11 +55,15 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         ["study", document["study"]],
         ["method", document["method"]],
         ["data", f"{document['dataset']}: {_images(document['images'])}"],
-        ["protocol", f"{document['protocol']}: {_PROTOCOLS[document['protocol']]}"],
+        ["protocol", PROTOCOLS[document["protocol"]]],
+        *[[f"class {row['class']}", counts_in_words(row)] for row in document["classes"][:CLASSES_SHOWN]],
         ["network", document["network"]],
         ["trials", f"{document['trials']}, {document['concurrent']} side by side"],
         ["threads, GPUs of a trial", f"{document['threads_per_trial']}, {document['gpus_per_trial']:g}"],
-        ["full budget", f"{document['epochs']} epochs of {document['steps_per_epoch']} steps"],
+        [
+            "full budget",
+            f"{counted(document['epochs'], 'epoch')} of {counted(document['steps_per_epoch'], 'step')}",
+        ],
         [
             "rungs",
             f"after {_listed(document['rungs']['after_ssl_epochs'])} epochs past the warm-up, best third goes on",
@@ -82,6 +86,10 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         for error, points in document["resolution_points"].items()
     ]
     print_table(["plan", ""], rows)
+    if (more := len(document["classes"]) - CLASSES_SHOWN) > 0:
+        console().print(f"and {more} more classes (all with --json)")
+    for line in document["notes"]:
+        console().print(line)
     for line in document["warnings"]:
         console().print(f"warning: {line}")
 
@@ -134,7 +142,11 @@ def _printing() -> api.Listener:
 
 def _print_search(outcome: Outcome) -> None:
     if outcome.was_finished:
-        console().print(f"the study {outcome.study.name!r} is finished already.")
+        console().print(
+            f"the study {outcome.study.name!r} is finished already. For more trials start another that begins from "
+            f"what it learned: ssl-tune search --warm-start {outcome.study.name} --name NAME, and the other options as "
+            "before."
+        )
     print_study(outcome.study)
 
 
@@ -143,9 +155,9 @@ def _say_end(found: api.Searched, home: str | None, with_baseline: bool, confirm
     for study, (pending, refused) in found.undelivered.items():
         command = typed("sync", study, home)
         if pending:
-            console().print(f"MLflow lacks {pending} events; deliver them with: {command}")
+            console().print(f"MLflow lacks {counted(pending, 'event')}; deliver them with: {command}")
         if refused:
-            console().print(f"MLflow refused {refused} events for good; see which with: {command}")
+            console().print(f"MLflow refused {counted(refused, 'event')} for good; see which with: {command}")
     name, trouble = found.study.name, found.search.trouble
     if trouble is not None:
         say(f"ssl-tune: storage: {trouble}. What was written so far is whole; mend it, then")
@@ -169,6 +181,19 @@ def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
     at_home = uri == home_of(home).default_tracking_uri
     where = typed("ui", None, home) if at_home else shown(uri)
     out.print(f"compare the trials in MLflow:   {where}")
+
+
+def repair_command(name: NameArgument, trust_method: TrustOption = False, home: HomeOption = None) -> None:
+    """Make damaged files of a study again from those that are whole; nothing is done where all are."""
+    repaired = api.repair(name, trust_method=trust_method, home=home)
+    for line in repaired.mended:
+        console().print(f"made again: {line}")
+    if not repaired.mended:
+        console().print(f"the study {name!r} is whole: there is nothing to repair.")
+        return
+    console().print("The damaged files are kept beside the new ones; they end in .damaged.")
+    if repaired.study.status()["state"] != "finished":
+        console().print(f"carry on with: {typed('resume', name, home)}")
 
 
 def stop_command(
@@ -215,8 +240,12 @@ def confirm_command(
             "--refit", help="Then train the winner on the validation images too, once for each seed"
         ),
     ] = False,
+    models: Annotated[
+        bool, typer.Option("--models", help="Make a model of each of the winner's trainings, for `predict`")
+    ] = False,
     trust_method: TrustOption = False,
     home: HomeOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the best again on fresh seeds beside the supervised baseline, and read the test set once for each."""
@@ -231,14 +260,27 @@ def confirm_command(
         baseline=baseline,
         resample=resample,
         refit=refit,
+        models=models,
         say=say,
+        address=address,
         trust_method=trust_method,
     )
     if as_json:
         print_json(document)
     else:
         print_confirmation(document)
+        if models:
+            _say_models(document, home_of(home).study_folder(name))
     _say_what_mlflow_lacks(name, home)
+
+
+def _say_models(document: dict[str, Any], folder: Path) -> None:
+    best = document.get("models", {}).get("best")
+    if best is None:
+        console().print("there is no model: no training has a result.")
+        return
+    console().print(f"models: {folder / 'models'}; the best on validation images: {folder / best}")
+    console().print(f"label images with: {shlex.join(['ssl-tune', 'predict', str(folder / best)])} IMAGES")
 
 
 def _say_what_mlflow_lacks(name: str, home: str | None) -> None:
@@ -249,7 +291,7 @@ def _say_what_mlflow_lacks(name: str, home: str | None) -> None:
     if not tracking["pending"] and not tracking["refused"]:
         return
     say(
-        f"MLflow lacks {tracking['pending']} events and refused {tracking['refused']} for good; deliver them, or see "
-        f"which, with: {typed('sync', name, home)}"
+        f"MLflow lacks {counted(tracking['pending'], 'event')} and refused {tracking['refused']} for good; deliver "
+        f"them, or see which, with: {typed('sync', name, home)}"
     )
     sys.exit(Exit.TRACKING_PENDING)

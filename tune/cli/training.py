@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.options import (
     DataRootOption,
@@ -52,6 +53,10 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue in --out from the last whole checkpoint")
     ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="DIR", help="With --final: make a model of it, for `predict`"),
+    ] = None,
     data_root: DataRootOption = None,
     trust_method: TrustOption = False,
     home: HomeOption = None,
@@ -71,16 +76,22 @@ def train_command(
         final=final,
         refit=refit,
         resume=resume,
+        model=model,
         data_root=data_root,
         home=home,
         trust_method=trust_method,
         on_report=_show_report,
         say=_say,
     )
-    result = training.result
     if as_json:
-        print_json(result.document())
+        print_json(training.result.document())
         return
+    _show_result(training)
+
+
+def _show_result(training: api.Training) -> None:
+    """What came out, in words."""
+    result = training.result
     test = "" if result.test_error is None else f", test/error {result.test_error:.2f} %"
     validated = (
         "trained on training and validation images"
@@ -88,9 +99,11 @@ def train_command(
         else f"val/error {result.val_error:.2f} %"
     )
     console().print(
-        f"{validated}{test} after {result.epochs} epochs, {result.seconds:.1f} s, "
+        f"{validated}{test} after {counted(result.epochs, 'epoch')}, {result.seconds:.1f} s, "
         f"{result.images_per_second:.0f} images/s; result in {training.folder / 'result.json'}"
     )
+    if training.model is not None:
+        console().print(f"model: {training.model}; use it with: ssl-tune predict {training.model} IMAGES")
     if (expected := training.expected) is not None:
         same = "the same as exported" if expected == result.val_error else f"exported was {expected:.2f} %"
         console().print(f"val/error is {same}.")

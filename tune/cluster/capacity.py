@@ -32,9 +32,13 @@ def _places_on(machine: Machine, threads: int, gpus: float) -> int:
     by_cpu = int(machine.cpus // threads)
     if gpus == 0:
         return by_cpu
+    return min(by_cpu, gpu_places(machine.gpus, gpus))
+
+
+def gpu_places(there: float, gpus: float) -> int:
+    """How many trials of so many GPUs each run side by side on one machine's."""
     # A fraction is a share of one GPU: 0.4 twice leaves a fifth of it idle.
-    by_gpu = int(machine.gpus // gpus) if gpus >= 1 else int(machine.gpus) * int(1 / gpus + 1e-9)
-    return min(by_cpu, by_gpu)
+    return int(there // gpus) if gpus >= 1 else int(there) * int(1 / gpus + 1e-9)
 
 
 def check_fit(machines: Sequence[Machine], threads: int, gpus: float) -> None:

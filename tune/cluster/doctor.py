@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,13 +17,13 @@ from tune.cluster.connection import machines as machines_there
 from tune.cluster.gpus import gpu_count
 from tune.cluster.identity import identity
 from tune.cluster.probe import Probe, needs_network, probe
+from tune.cluster.ray_folder import problem_of, ray_folder, unwritable
 from tune.store.home import Home
 from tune.tracking.uri import check_tracking_uri, shown
 
 WANTED = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas")
 LOW_DISK = 5e9
 LOW_MEMORY = 4e9
-RAY_SOCKET_LIMIT = 107  # bytes that a Unix socket's path may have; Ray appends about 60 to its folder
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def examine(home: Home, data_root: Path | None = None) -> list[Finding]:
         _home(home),
         _disk(home),
         _ray_folder(),
+        _temporary_folder(),
         _tracking(home),
         _data(data_root),
     ]
@@ -117,12 +119,28 @@ def _disk(home: Home) -> Finding:
 
 
 def _ray_folder() -> Finding:
-    folder = os.environ.get("RAY_TMPDIR", "/tmp/ray")
-    if len(folder) + 60 > RAY_SOCKET_LIMIT:
-        return Finding(
-            "bad", "Ray's folder", folder, "too long for a socket's path: set RAY_TMPDIR to a short one"
-        )
-    return Finding("good", "Ray's folder", folder)
+    what = "Ray's folder"
+    named = next((n for n in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(n)), None)
+    try:
+        folder = ray_folder()
+    except ConfigError as error:
+        return Finding("bad", what, "none", str(error))
+    wanted = None if named is None else Path(os.environ[named]).absolute()
+    if named is None or wanted is None or wanted == folder:
+        return Finding("good", what, str(folder))
+    remedy = f"{named} = {wanted} {problem_of(wanted)}: name a short folder that can be written"
+    return Finding("note", what, f"{folder}, in place of {named}", remedy)
+
+
+def _temporary_folder() -> Finding:
+    wanted = os.environ.get("TMPDIR")
+    found = tempfile.gettempdir()
+    problem = None if wanted is None else unwritable(Path(wanted))
+    if problem is None:
+        return Finding("good", "temporary files", found)
+    return Finding(
+        "note", "temporary files", f"{found}, in place of TMPDIR", f"TMPDIR = {wanted} {problem}: mend it"
+    )
 
 
 def _tracking(home: Home) -> Finding:

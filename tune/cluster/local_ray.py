@@ -33,37 +33,48 @@ os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import ray as ray
+from ray._private import ray_constants
 
+from tune.cluster.gpus import gpu_count
+from tune.cluster.ray_folder import ray_folder
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 
+LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
 ATTEMPTS = 3  # Ray gives its processes 30 s (one of them 15 s), which is little on a busy machine
 
 
-def start_ray(concurrent: int, preload: str) -> None:
-    """Start Ray on this machine, as small as so many trials side by side need it.
+def start_ray(cpus: int, preload: str) -> None:
+    """Start Ray on this machine.
 
     Args:
-        concurrent: trials side by side.
+        cpus: processors that it gives to trials: `cpus_for` a study. It starts a worker for each, which takes seconds
+            of a processor and, with torch, most of a gigabyte.
         preload: the module that workers load when they start, rather than with their first trial. Ray does not say
             so where it cannot be imported: trials then wait for seconds.
 
     Raises:
+        ConfigError: there is no folder that Ray's sockets fit in.
         ServiceError: the machine is too busy for it.
     """
     os.environ.setdefault("RAY_preload_python_modules", preload)  # read by the processes that are started now
+    os.environ["RAY_TMPDIR"] = str(ray_folder())
     on_sigterm = signal.getsignal(signal.SIGTERM)
     for _ in range(ATTEMPTS):
         try:
-            ray.init(
-                address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
-                num_cpus=max(len(os.sched_getaffinity(0)), concurrent),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
+            with _on_loopback():
+                ray.init(
+                    address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
+                    num_cpus=cpus,
+                    # Ray itself asks NVML, which a container may lack: trials would wait for ever.
+                    num_gpus=gpu_count(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _node_ip_address=LOOPBACK,
+                )
             break
         except Exception as error:  # Ray raises nothing more special
             if "timed out during startup" not in str(error):
@@ -79,18 +90,39 @@ def start_ray(concurrent: int, preload: str) -> None:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process where it stands
 
 
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """For a Ray that is started in the block: all of its ports listen on loopback alone.
+
+    Ray replaces 127.0.0.1 by an address that others reach, on Linux, unless it is told that there is one machine
+    (`ray._private.services.resolve_ip_for_localhost`); a driver of a cluster must not be told so.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    told = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that are started
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if told is None:
+            del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+        else:
+            os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = told
+
+
 class _Starter(threading.Thread):
     """Starts Ray, and lives until Ray has ended: the system kills Ray's processes when their thread is gone."""
 
-    def __init__(self, concurrent: int, preload: str) -> None:
+    def __init__(self, cpus: int, preload: str) -> None:
         super().__init__(name="ray", daemon=True)
-        self._concurrent, self._preload = concurrent, preload
+        self._cpus, self._preload = cpus, preload
         self.started, self.ended = threading.Event(), threading.Event()
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            start_ray(self._concurrent, self._preload)
+            start_ray(self._cpus, self._preload)
         except BaseException as error:  # given to whoever waits for Ray
             self.error = error
         self.started.set()
@@ -101,7 +133,7 @@ _starter: _Starter | None = None
 
 
 @contextmanager
-def starting(concurrent: int, preload: str) -> Iterator[None]:
+def starting(cpus: int, preload: str) -> Iterator[None]:
     """Start Ray in the background when the block begins, and end it with the block. As `start_ray`.
 
     A Ray that runs in this process already is left as it is.
@@ -110,7 +142,7 @@ def starting(concurrent: int, preload: str) -> Iterator[None]:
     if _starter is not None or ray.is_initialized():
         yield
         return
-    _starter = _Starter(concurrent, preload)
+    _starter = _Starter(cpus, preload)
     _starter.start()
     try:
         yield
@@ -130,13 +162,26 @@ def is_running() -> bool:
     return bool(ray.is_initialized())
 
 
+def _take_signals_back() -> None:
+    """See that Ctrl-C and SIGTERM reach Python's handlers.
+
+    A Ray that another thread has started puts its own in their place, below Python: it prints a stack, passes the
+    signal on and aborts the process three seconds later (absl's failure_signal_handler.h, alarm_on_failure_secs).
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
+
+
 @contextmanager
-def running(concurrent: int, preload: str) -> Iterator[None]:
+def running(cpus: int, preload: str) -> Iterator[None]:
     """Ray for the block: the one that this process has, or else a new one that ends with it. As `start_ray`."""
     if is_running():
+        _take_signals_back()
         yield
         return
-    start_ray(concurrent, preload)
+    start_ray(cpus, preload)
     try:
         yield
     finally:
@@ -151,3 +196,8 @@ def resources(spec: StudySpec) -> dict[str, float]:
     cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
     threads = min(int(spec.config["threads"]), cores // spec.concurrent)
     return {"cpu": max(1, threads), "gpu": spec.gpus_per_trial}
+
+
+def cpus_for(spec: StudySpec) -> int:
+    """Processors that Ray on this machine needs for a study: what its trials reserve, side by side."""
+    return int(spec.concurrent * resources(spec)["cpu"])

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import dump_yaml
-from ssl_core.config import from_document
+from ssl_core.config import from_document, options_of
 from ssl_core.data.datasets import describe
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
+from tune.cluster.capacity import check_fit
+from tune.cluster.connection import machines
+from tune.cluster.gpus import check_gpus
 from tune.confirmation.document import (
     Candidate,
     FinalTraining,
@@ -29,6 +32,7 @@ from tune.confirmation.document import (
     trainings_of,
     with_refit,
 )
+from tune.confirmation.models import make_models
 from tune.confirmation.trainings import Places, Redrawn, Trained, Training, train_all
 from tune.definition.coherence import check_fresh_sets
 from tune.definition.spec import StudySpec
@@ -38,7 +42,8 @@ from tune.errors import Exit, ServiceError
 from tune.findings.confirmation import PLAIN, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
-from tune.launch.start import tune_baseline
+from tune.images.study import read_images
+from tune.launch.start import moved, tune_baseline
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
 from tune.tracking.tracker import Tracker
@@ -55,67 +60,130 @@ def confirm(
     baseline: str = "tuned",
     resample: bool = False,
     refit: bool = False,
+    models: bool = False,
     home: Home | Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
     progress: Progress | None = None,
     trust_method: bool = False,
     sitting: Sitting | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's best configurations; what is done already is not done again.
 
     Args:
         name: the study.
-        top: how many configurations, those at full budget first.
-        seeds: trainings of each.
-        baseline: "tuned": the best of a supervised study of the same setting with as many trials, which is
-            made where there is none; "plain": supervised with the study's own common values.
+        top, seeds: how many configurations, those at full budget first; trainings of each.
+        baseline: "tuned": the best of a supervised study of as many trials, made if need be; "plain": not searched.
         resample: each seed draws the validation images anew as well, not the labelled ones alone.
         refit: train the winner once more on each seed, on the validation images too, for as many steps.
+        models: make a model of each training of the winner.
         home: the home folder.
-        say: told as each training ends.
-        progress: shows the search of the tuned baseline, where one has to be made.
-        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
-        sitting: of the search, where that still holds the study: its Ray and its sender are used, and it lets the
-            study's event log go at the end. None: a sitting of its own.
+        say, progress: told as each training ends; shows the search of the tuned baseline, where one is made.
+        trust_method: run the method's file also where this user has not run it before (`ssl_core.trusted`).
+        sitting: of the search, which holds the study, Ray and the sender; None: a sitting of its own.
+        address: of the Ray cluster that this process has joined, to train there; None: here, or where the sitting is.
 
     Returns:
         What `ssl-tune confirm --json` prints; also written to ``confirm.json`` in the study's folder.
 
     Raises:
-        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
+        ConfigError: no such study, fewer trials with a result than `top`, or no data or machine for the trainings.
         ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
     place = home if isinstance(home, Home) else Home(home)
-    study = Study(place.existing_study_folder(name))
-    if baseline not in BASELINES:
-        raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
-    study.load_method(trust_method=trust_method)
-    redrawn: Redrawn = "everything" if resample else _redrawn(study.spec)
+    study = _study(name, baseline, place, address, trust_method, is_held=sitting is not None)
+    redrawn: Redrawn = "everything" if resample else _redrawn(study)
     chosen = _chosen(study, top, seeds, redrawn)
-    progress = progress or Progress()
     with ExitStack() as stack:
         if sitting is None:
-            sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress))
+            sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress or Progress()))
         candidates = [_candidate(study, record) for record in chosen]
-        candidates += _baseline(study, baseline, place, progress)
+        candidates += _baseline(study, baseline, place, progress or Progress())
         tasks = trainings_of(study, candidates, seeds, redrawn)
         sitting.start_sender()
         tracker, places = sitting.tracker, _places(study, place)
         trained = _train(tasks, places, tracker, say)
         document = document_of(study, candidates, tasks, trained, redrawn)
-        if refit and document["winner"] is not None:
-            refits = refits_of(tasks, document["winner"])
-            document = with_refit(document, refits, _train(refits, places, tracker, say))
+        mine = _of_winner(document["winner"], tasks, trained)
+        if refit and mine:
+            document, more = _refitted(document, [task for task, _ in mine], places, tracker, say)
+            mine += more
+        document |= _models(study, mine, places, tracker, say) if models and mine else {}
         _keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
 
 
-def _redrawn(spec: StudySpec) -> Redrawn:
-    """What each seed draws anew: in the real protocol all labels are used, and the seeds change the training alone."""
-    config = spec.base_config()
-    info = describe(config.dataset, image_size=config.data.image_size)
-    return "training" if info.protocol == "real" else "labels"
+def _study(
+    name: str, baseline: str, home: Home, address: str | None, trust_method: bool, *, is_held: bool
+) -> Study:
+    """The study with its method loaded, to be trained where it was asked for; `is_held`: where its search is.
+
+    Raises:
+        ConfigError: an unknown kind of baseline, or machines on which its trainings would wait for ever.
+    """
+    study = Study(home.existing_study_folder(name))
+    if baseline not in BASELINES:
+        raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
+    if not is_held:
+        study.spec = moved(study.spec, address or "local")
+    gpus, threads = study.spec.gpus_per_trial, int(study.spec.config["threads"])
+    if study.spec.address is None:
+        check_gpus(
+            gpus,
+            "The study was searched with them: confirm it where they are, or on a cluster with --address.",
+        )
+    else:
+        check_fit(machines(), threads, gpus)
+    study.load_method(trust_method=trust_method)
+    return study
+
+
+def _refitted(
+    document: dict[str, Any],
+    tasks: Sequence[FinalTraining],
+    places: Places,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], list[tuple[FinalTraining, Trained]]]:
+    """The document with the refits of the winner's trainings, and what came out of each."""
+    refits = refits_of(tasks, document["winner"])
+    again = _train(refits, places, tracker, say)
+    return with_refit(document, refits, again), list(zip(refits, again, strict=True))
+
+
+def _of_winner(
+    who: str | None, tasks: Sequence[FinalTraining], trained: Sequence[Trained]
+) -> list[tuple[FinalTraining, Trained]]:
+    """The trainings of the winner, each with what came out of it; none where nobody won."""
+    return [(task, done) for task, done in zip(tasks, trained, strict=True) if task.who == who]
+
+
+def _models(
+    study: Study,
+    trainings: Sequence[tuple[FinalTraining, Trained]],
+    places: Places,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Models of the winner's trainings, for the document; each is logged with its run."""
+    tasks, trained = zip(*trainings, strict=True)
+    found = make_models(study, tasks, trained, places, say)
+    for row in found["rows"]:
+        tracker.model(row["run"], study.folder.path / row["folder"])
+    return {"models": found}
+
+
+def _redrawn(study: Study) -> Redrawn:
+    """What each seed draws anew: in the real protocol, and where all labels are used, the training alone."""
+    if study.spec.protocol == "real":
+        return "training"
+    config, images = study.spec.base_config(), read_images(study.folder.path)
+    all_used = images is not None and images.hidden == 0
+    is_plain = describe(
+        config.dataset, options=options_of(config)
+    ).is_plain  # there each seed has labels of its own
+    return "training" if all_used and not is_plain else "labels"
 
 
 def _keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
@@ -148,8 +216,8 @@ def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialR
     chosen = _ranked(study, top)
     if len(chosen) < top:
         raise ConfigError(
-            f"--top {top}: the study {study.name!r} has {len(chosen)} trials with a result. Take at most that, or "
-            f"carry it on with `ssl-tune resume {study.name}`."
+            f"--top {top}: the study {study.name!r} has {counted(len(chosen), 'trial')} with a result. Take at "
+            f"most that, or carry it on with `{study.folder.command('resume')}`."
         )
     if redrawn == "labels":
         _check_seeds(study.spec, seeds)
@@ -158,7 +226,7 @@ def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialR
 
 def _check_seeds(spec: StudySpec, seeds: int) -> None:
     config = spec.base_config()
-    info = describe(config.dataset, image_size=config.data.image_size)
+    info = describe(config.dataset, options=options_of(config))
     check_fresh_sets(info, config, seeds)
 
 
@@ -193,7 +261,7 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
     if not ranked:
         raise ServiceError(
             f"the tuned baseline, study {outcome.study.name}, has no trial with a result: see why with "
-            f"`ssl-tune trials {outcome.study.name}`, or take --baseline plain.",
+            f"`{outcome.study.folder.command('trials')}`, or take --baseline plain.",
             Exit.NO_TRIAL_SUCCEEDED,
         )
     best = _candidate(outcome.study, ranked[0])
@@ -216,6 +284,8 @@ def _places(study: Study, home: Home) -> Places:
         concurrent=study.spec.concurrent,
         cpus=reserved["cpu"],
         gpus=reserved["gpu"],
+        held_out=None if (images := read_images(study.folder.path)) is None else images.held_out,
+        address=study.spec.address,
     )
 
 

@@ -15,6 +15,7 @@ from tune.definition.objective import FIELDS
 from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
 from tune.findings.confirmation import PLAIN, TUNED
 from tune.findings.study import Study
+from tune.images.study import read_images
 from tune.store.layout import CONFIRM_FOLDER
 from tune.trials.record import TrialRecord
 
@@ -45,7 +46,7 @@ class FinalTraining:
         return f"{self.who}/confirm-{self.out.name.removeprefix(SEED)}"
 
 
-SEED = "seed-"
+SEED, REFIT = "seed-", "-refit"
 
 
 def trainings_of(
@@ -59,12 +60,17 @@ def trainings_of(
         seeds: how many fresh seeds.
         redrawn: what a seed draws anew.
     """
-    folder, end = study.folder.path / CONFIRM_FOLDER, _ENDS[redrawn]
+    folder = study.folder.path / CONFIRM_FOLDER
     return [
-        FinalTraining(c.who, n, fresh(c.config, n, redrawn), folder / c.folder / f"{SEED}{n}{end}")
+        FinalTraining(c.who, n, fresh(c.config, n, redrawn), folder / c.folder / training_folder(n, redrawn))
         for n in range(1, seeds + 1)
         for c in candidates
     ]
+
+
+def training_folder(number: int, redrawn: Redrawn) -> str:
+    """The name of a training's folder."""
+    return f"{SEED}{number}{_ENDS[redrawn]}"
 
 
 _ENDS = {"training": "", "labels": "", "everything": "-resampled"}
@@ -75,7 +81,7 @@ def refits_of(trainings: Sequence[FinalTraining], who: str) -> list[FinalTrainin
     """The refits of a configuration: each of its trainings once more, on the validation images too."""
     return [
         replace(
-            t, config=t.config.model_copy(update={"refit": True}), out=t.out.with_name(f"{t.out.name}-refit")
+            t, config=t.config.model_copy(update={"refit": True}), out=t.out.with_name(f"{t.out.name}{REFIT}")
         )
         for t in trainings
         if t.who == who
@@ -143,9 +149,13 @@ def document_of(
     test = {
         row["who"]: dict(zip(row["seeds"], row["test_error"], strict=True)) for row in rows if row["seeds"]
     }
+    images = read_images(study.folder.path)
     document: dict[str, Any] = {
         "study": study.name,
         "method": config.method,
+        "protocol": study.spec.protocol,
+        "labels": config.labels,
+        "hidden": None if images is None else images.hidden,
         "seeds": [FIRST_SEED + n for n in dict.fromkeys(t.number for t in tasks)],
         "epochs": config.epochs,
         "steps": config.total_steps,

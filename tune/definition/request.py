@@ -179,7 +179,7 @@ class SearchRequest(KeptOptions, Setting):
     )
     gpus_per_trial: Annotated[
         float | None, Option(baseline=INHERITED, otherwise="1 where there are GPUs")
-    ] = Field(None, ge=0, le=64, description="GPUs of a trial, fractions allowed")
+    ] = Field(None, ge=0, le=1, description="Of a trial: a whole GPU, or a fraction to share one")
     points: Annotated[
         str | Sequence[Mapping[str, Any]] | None,
         Option(baseline="they are of the method's space", metavar="FILE.yaml", typed=str),

@@ -75,7 +75,7 @@ class RequestOptions(TypedDict, total=False):
     """Trials side by side [what the machine holds; at least 1]."""
 
     gpus_per_trial: float | None
-    """GPUs of a trial, fractions allowed [1 where there are GPUs; 0 to 64]."""
+    """Of a trial: a whole GPU, or a fraction to share one [1 where there are GPUs; 0 to 1]."""
 
     points: str | Sequence[Mapping[str, Any]] | None
     """Configurations to try first, after the baseline."""

@@ -20,6 +20,7 @@ from typing import Any
 from ssl_core.system.faults import fault
 from tune.delivery.drawing import FEWEST, Drawing
 from tune.delivery.mlflow_runs import DOUBTFUL, Destination
+from tune.delivery.models import send_model
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
 from tune.store.event_log import EventLog
 from tune.store.events import Event
@@ -52,6 +53,7 @@ class Deliverer:
             "tags": self._send_tags,
             "text": self._send_text,
             "artifact": self._send_artifact,
+            "model": self._send_model,
             "status": self._send_status,
         }
 
@@ -170,7 +172,8 @@ class Deliverer:
 
         def flush() -> None:
             if group:
-                self._deliver(list(group), lambda first: self._log_points(first.run, list(points)))
+                again = any("again" in event.payload for event in group)
+                self._deliver(list(group), lambda first: self._log_points(first.run, list(points), again))
                 group.clear()
                 points.clear()
 
@@ -185,8 +188,12 @@ class Deliverer:
             ]
         flush()
 
-    def _log_points(self, run: str, points: list[Any]) -> None:
+    def _log_points(self, run: str, points: list[Any], again: bool) -> None:
         run_id = self.place.run_id(run)
+        if again:  # of a log that was made again: MLflow may have them, with other times
+            names = {point.key for point in points}
+            have = {(n, point.step) for n in names for point in self._client.get_metric_history(run_id, n)}
+            points = [point for point in points if (point.key, point.step) not in have]
         for first in range(0, len(points), MAX_METRICS):
             self._client.log_batch(run_id, metrics=points[first : first + MAX_METRICS])
 
@@ -240,6 +247,9 @@ class Deliverer:
         if not path.is_relative_to(self.folder.resolve()):
             raise RejectedError(f"{event.payload['path']} is no file of the study")
         self._client.log_artifact(self.place.run_id(event.run), str(path), event.payload["artifact_path"])
+
+    def _send_model(self, event: Event) -> None:
+        send_model(self._client, self.log, self.place.run_id(event.run), event)
 
     def _send_status(self, event: Event) -> None:
         from mlflow.entities import RunTag  # loads MLflow

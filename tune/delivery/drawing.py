@@ -8,11 +8,11 @@ still owed, and drawing it again gives the same figure.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from subprocess import DEVNULL, Popen, TimeoutExpired
 
 from tune.store.event_log import EventLog
 from tune.store.events import Event
@@ -33,7 +33,7 @@ class Drawing:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._batch: list[Event] = []
         self._attempts: dict[int, int] = {}
@@ -48,7 +48,7 @@ class Drawing:
                 study = str(self._log.path.absolute().parent)
                 ids = [str(event.id) for event in self._batch]
                 command = [sys.executable, "-P", "-m", "tune.figures.draw", study, self._folder.name, *ids]
-                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+                self._process = Popen(command, stdin=DEVNULL)
                 self._began = time.monotonic()
         return self._process is not None
 
@@ -58,7 +58,7 @@ class Drawing:
             return False
         try:
             self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             if time.monotonic() - self._began < LONGEST_SECONDS:
                 return False
             self._process.kill()

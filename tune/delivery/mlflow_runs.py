@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tune.delivery.moved_home import follow, remove_misread
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
 from tune.store.event_log import EventLog
 from tune.store.events import Event
+from tune.store.layout import sqlite_url
 from tune.tracking.uri import sqlite_path
 
 RUN_ID, DOUBTFUL = "run_id:", "doubtful:"  # notes in the event log, one for each run
@@ -64,10 +66,17 @@ class Destination:
 
                         self._client = MlflowClient(tracking_uri=uri)
                     self._file = file_identity(uri)
+                    remove_misread(uri)
+                    self._follow_home(uri)
                     self._experiment = self._find_experiment()
         except RejectedError as rejection:
             raise AwayError(f"no experiment to write to: {rejection}", slow=True) from rejection
         self.log.set_meta("experiment_id", self._experiment)
+
+    def _follow_home(self, uri: str) -> None:
+        database, root = sqlite_path(uri), self.log.get_meta("artifact_root")
+        if database is not None and root is not None:
+            follow(database, Path(root))
 
     def introduction(self) -> str:
         """What a server says of its version."""
@@ -329,6 +338,7 @@ def prepared_database(uri: str) -> Iterator[None]:
             fresh = database.with_name(f"{database.name}.new")
             for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
                 leftover.unlink(missing_ok=True)
-            MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+            MlflowClient(tracking_uri=sqlite_url(fresh)).search_experiments(max_results=1)
+            remove_misread(sqlite_url(fresh))
             fresh.rename(database)
         yield

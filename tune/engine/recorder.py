@@ -7,6 +7,7 @@ nothing more is written: the sitting ends, and `resume` finds what was written s
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +19,13 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
 from ray.tune import Callback
+from ray.tune.result import NODE_IP
 
 from search_spaces import dump_yaml
 from ssl_core.measures import balanced_deviation
 from ssl_core.pictures.file import FILE_NAME as PICTURE
 from tune.engine.storage_faults import headline, is_storage_trouble
-from tune.engine.worker_deaths import HangWatch, out_of_memory_kills
+from tune.engine.worker_deaths import HangWatch, MemoryKills
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
 from tune.trials.study_trials import StudyTrials
@@ -63,7 +65,7 @@ class Recorder(Callback):
         self._records, self._tracker, self._folder, self._watch = records, tracker, folder, watch
         self._last: dict[int, dict[str, Any]] = {}
         self._hangs = HangWatch()
-        self._killed_for_memory = out_of_memory_kills()
+        self._kills = MemoryKills()
         self._next_look = 0.0
         self._spared: dict[int, int] = {}
         self.returned: deque[int] = deque()
@@ -97,6 +99,7 @@ class Recorder(Callback):
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
+        self._kills.look()
         for number in self._hangs.hung():
             for trial in trials:
                 if trial.config["trial"] == number and trial.temporary_state.ray_actor is not None:
@@ -136,16 +139,24 @@ class Recorder(Callback):
         """A worker died or raised, and the trial is about to go on in another."""
         number = trial.config["trial"]
         self._hangs.ended(number)
-        killed, self._killed_for_memory = self._killed_for_memory, out_of_memory_kills()
-        if isinstance(_error(trial), RayTaskError) or self._killed_for_memory == killed:
+        # Of a worker on another machine nothing is known here: it is started again like one that was lost.
+        if isinstance(_error(trial), RayTaskError) or not self._was_here(trial) or not self._kills.blamed():
             return
         with (
             self.writing()
         ):  # the same trial would be killed again: the next worker reads this file and ends it
             folder = Path(trial.config["folder"])
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / VERDICT_FILE).write_text("the kernel killed a process of this machine for memory")
+            (folder / VERDICT_FILE).write_text("the kernel killed the trial's process for memory")
             self._folder.keep(number, VERDICT_FILE)
+
+    def _was_here(self, trial: Any) -> bool:
+        """Whether a trial's worker was on this machine; on a cluster, until it has reported: no."""
+        if self._records.spec.address is None:
+            return True
+        there = (trial.last_result or {}).get(NODE_IP)
+        here: object = importlib.import_module("ray.util").get_node_ip_address()  # which has no annotations
+        return there is not None and there == here
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's worker died too often in the same epoch, or could not be started, or died between two trials."""

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from ssl_core.system.errors import counted
 from tune.cluster import local_ray  # before Ray Tune, which reads the environment that it sets
 
 # isort: split
@@ -29,6 +30,7 @@ from tune.store.layout import RAY_FOLDER, STUDY_FILE
 from tune.store.study_folder import StudyFolder
 from tune.tracking.contents import tell_summary
 from tune.tracking.news import TrackingNews
+from tune.tracking.text import study_parameters
 from tune.tracking.tracker import Tracker
 from tune.trials.record import TrialRecord
 from tune.trials.study_trials import StudyTrials
@@ -43,6 +45,8 @@ class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGA
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
 LOOK_SECONDS = 0.5
+MOST_PLACES = 10_000
+"""As `--concurrent` takes them at most."""
 
 
 class StudyRun:
@@ -89,7 +93,7 @@ class StudyRun:
         """Run what is left; returns finished or interrupted."""
         with self.recorder.writing():
             self.tracker.study_started(
-                _study_parameters(self.spec), (self.folder.path / STUDY_FILE).read_text()
+                study_parameters(self.spec), (self.folder.path / STUDY_FILE).read_text()
             )
             if self.spec.method_path is not None:
                 self.tracker.artifact(None, self.folder.path / method_file.COPY)
@@ -136,7 +140,7 @@ class StudyRun:
     def wait_for_tracking(self, timeout: float) -> int:
         """Wait for MLflow, so many seconds at most, and end the sender; returns how many events are still owed."""
         if pending := self.tracker.pending():
-            self.progress.say(f"delivering {pending} events to MLflow")
+            self.progress.say(f"delivering {counted(pending, 'event')} to MLflow")
         try:
             pending = self.tracker.sender.close(timeout, self._tell_news)
         except KeyboardInterrupt:
@@ -164,14 +168,16 @@ class StudyRun:
             self.progress.say(news)
 
     def _tune(self) -> None:
-        with local_ray.running(self.spec.concurrent, PRELOAD):
+        with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD):
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=self._searcher(),
                     scheduler=StudyASHA(self.records.epochs, self.records.history(), self.spec.objective),
                     num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
-                    max_concurrent_trials=None if self.spec.elastic else self.spec.concurrent,
+                    # Ray lets so many trials wait for a place, and without a number one: places fill one by one.
+                    # Where the places are those of the moment, the searcher holds back (`Room`).
+                    max_concurrent_trials=MOST_PLACES if self.spec.elastic else self.spec.concurrent,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: f"trial-{trial.config['trial']}",
                     trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']}",
@@ -254,20 +260,3 @@ def _best_metrics(record: TrialRecord) -> dict[str, float]:
     """The best trial's error as a metric of the study's run, and the objective's value, where that is another."""
     values = {field: getattr(record, field) for field in ("val_error", FIELDS[record.objective])}
     return {f"best/{field}": value for field, value in values.items() if value is not None}
-
-
-def _study_parameters(spec: StudySpec) -> dict[str, object]:
-    """What all trials share: the searched parameters are the trials' own."""
-    names = ("trials", "concurrent", "sampler", "objective", "seed", "max_failures")
-    document = spec.model_dump(mode="json")
-    searched = {p.name for p in spec.search_space().parameters} | {"warmup_epochs"}
-    method = spec.config["method"]
-    own = {f"{method}.{k}": v for k, v in spec.config.get(method, {}).items()}
-    fixed = {
-        k: v for k, v in {**spec.config, **own}.items() if k not in searched | {method, "method", "seed"}
-    }
-    return {
-        **{name: document[name] for name in names},
-        "space": spec.space.source,
-        **fixed,
-    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 HANG_FLOOR_SECONDS = 120.0
@@ -26,13 +28,66 @@ at the defaults VAT's is some fifty times as long)."""
 PAUSE_SECONDS = 10.0
 
 
-def out_of_memory_kills() -> int:
-    """How often the kernel has killed a process of this machine for memory; 0 where it does not say."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+RECENT_SECONDS = 10.0
+"""How long after the kernel killed a process for memory a dead worker may be that process."""
+
+
+def kills_here() -> int:
+    """How often the kernel has killed a process of this process's control group for memory, so far.
+
+    Ray's workers are in the driver's group. Where there is none (or none that may be read), it is the whole
+    machine's count; 0 where the kernel does not say.
+    """
+    for path, name in _counters():
+        with suppress(OSError, ValueError):
+            lines = (line.split() for line in path.read_text().splitlines())
+            return next(int(value) for key, value in lines if key == name)
+    return 0
+
+
+def _counters() -> Iterator[tuple[Path, str]]:
+    """Files that count kills, the narrowest first, each with the name of its line (cgroups(7), proc(5))."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if not controllers:
+                yield Path("/sys/fs/cgroup") / place.lstrip("/") / "memory.events", "oom_kill"
+            elif "memory" in controllers.split(","):
+                group = Path("/sys/fs/cgroup/memory")
+                yield group / place.lstrip("/") / "memory.oom_control", "oom_kill"
+                yield group / "memory.oom_control", "oom_kill"  # a container sees its own group as the root
+    yield Path("/proc/vmstat"), "oom_kill"
+
+
+class MemoryKills:
+    """Whether a worker that died was killed by the kernel for memory: a kill of the last seconds, each for one death.
+
+    Args:
+        count: kills so far.
+        clock: seconds that only go on.
+    """
+
+    def __init__(
+        self, count: Callable[[], int] = kills_here, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._count, self._clock = count, clock
+        self._known = count()
+        self._times: list[float] = []
+
+    def look(self) -> None:
+        """Note kills since the last look; to be called every second or so."""
+        known, self._known = self._known, self._count()
+        self._times += [self._clock()] * max(0, self._known - known)
+
+    def blamed(self) -> bool:
+        """Whether a worker of this machine that has just died is one of those that were killed."""
+        self.look()
+        now = self._clock()
+        self._times = [at for at in self._times if now - at <= RECENT_SECONDS]
+        if not self._times:
+            return False
+        self._times.pop(0)
+        return True
 
 
 class HangWatch:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from ssl_core.methods.base import Panel
 from ssl_core.pictures.file import Picture
+from ssl_core.system.errors import counted
 from tune.figures.style import BLUE, GREY, VERMILLION, Drawing, drawing
 
 MAP_COLOURS = "viridis"
@@ -41,8 +42,8 @@ def gallery(picture: Picture, *, title: str = "") -> Drawing:
     for column, truth in enumerate(picture.truth):
         grid[0, column].set_title(f"true: {truth}", fontsize=10)
     figure.supxlabel(
-        f"validation images after {picture.epoch} epochs (EMA model); below an image the predicted class and its "
-        "probability, blue where right, red-orange where wrong",
+        f"validation images after {counted(picture.epoch, 'epoch')} (EMA model); below an image the "
+        "predicted class and its probability, blue where right, red-orange where wrong",
         fontsize=9,
         color=GREY,
     )

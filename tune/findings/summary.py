@@ -13,10 +13,11 @@ from typing import Any
 
 import optuna
 
+from ssl_core.system.errors import counted
 from tune.definition.objective import DEFAULT
 from tune.definition.spec import StudySpec
 from tune.findings.ranking import best_record, deviation_of, near_ties
-from tune.findings.words import certainty, parameters_in_words, result
+from tune.findings.words import PROTOCOLS, certainty, parameters_in_words, result
 from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import open_to_read
@@ -85,12 +86,12 @@ def description(
     """
     config = spec.config
     states = Counter(r.state for r in records)
-    counted = ", ".join(f"{states[s]} {s.replace('_', ' ')}" for s in sorted(states))
+    by_state = ", ".join(f"{states[s]} {s.replace('_', ' ')}" for s in sorted(states))
     seconds = sum(r.seconds for r in records)
     lines = [
         f"Search of **{config['method']}** on {spec.dataset_tag} with {config['labels']} labels, {config['network']}, "
-        f"{config['epochs']} epochs at full budget.",
-        f"{state.capitalize()}: {len(records)} of {spec.trials} trials begun ({counted or 'none'}), "
+        f"{counted(config['epochs'], 'epoch')} at full budget; {PROTOCOLS[spec.protocol]}.",
+        f"{state.capitalize()}: {len(records)} of {spec.trials} trials begun ({by_state or 'none'}), "
         f"{seconds / 60:.1f} minutes of training.",
     ]
     best, full = best_record(records)
@@ -99,7 +100,7 @@ def description(
     else:
         valid = config["data"]["valid"]
         by = "" if spec.objective == DEFAULT else f" by {spec.objective}"
-        at = "" if full else f" after {best.epoch} epochs (no trial ran the full budget)"
+        at = "" if full else f" after {counted(best.epoch, 'epoch')} (no trial ran the full budget)"
         lines.append(
             f"Best{by}: **trial {best.trial}, {result(best)}** ± "
             f"{deviation_of(best, valid):.2f} (one standard deviation on {valid} validation images){at}, with "
@@ -129,7 +130,7 @@ def _compared(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
         lines.append(certainty(valid, points, best.trial, [r.trial for r in ties]))
     first = next((r for r in records if r.trial == "0"), None)
     if first is not None and first.val_error is not None and first.trial != best.trial:
-        how = "" if first.state == "completed" else f", stopped after {first.epoch} epochs"
+        how = "" if first.state == "completed" else f", stopped after {counted(first.epoch, 'epoch')}"
         point = parameters_in_words(first.params)
         lines.append(f"The space's baseline point (trial 0: {point}) has {result(first)}{how}.")
     return lines

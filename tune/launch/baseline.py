@@ -53,7 +53,7 @@ def baseline_request(spec: StudySpec) -> SearchRequest:
 
 def _has(config: Mapping[str, Any], name: str) -> bool:
     section, dot, key = name.partition(".")
-    return not dot or key in config[section]
+    return not dot or key in config.get(section, {})
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:

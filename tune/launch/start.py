@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ssl_core.system.errors import counted
 from tune.cluster.connection import joined, machines_of
 from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
@@ -19,7 +20,13 @@ from tune.errors import Exit, ServiceError
 from tune.findings.study import Study
 from tune.launch.afterwards import check_afterwards
 from tune.launch.baseline import baseline_request, find_baseline, refuse_supervised, wanted_baseline
-from tune.launch.preparation import create_study, prepared, remove_study, say_if_method_changed
+from tune.launch.preparation import (
+    create_study,
+    prepared,
+    remove_study,
+    say_if_method_changed,
+    say_if_password_kept,
+)
 from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
@@ -77,7 +84,7 @@ def resumed_sitting(
         DamagedError: its event log or its trials are damaged.
         ServiceError: another driver has it; MLflow or a cluster does not answer; Ctrl-C.
     """
-    folder, spec = study.folder, _moved(study.spec, address)
+    folder, spec = study.folder, moved(study.spec, address)
     study.load_method(trust_method=trust_method)
     if spec.require_tracking:
         require_tracking(spec.tracking_uri)
@@ -89,13 +96,14 @@ def resumed_sitting(
             folder.unlock()
             raise
         say_if_method_changed(study, progress)
+        say_if_password_kept(study, progress)
         with prepared(Sitting(spec, folder, home, progress), folder.unlock) as sitting:
             if sitting.spec != study.spec:
                 folder.write_spec(sitting.spec)
             yield sitting
 
 
-def _moved(spec: StudySpec, address: str | None) -> StudySpec:
+def moved(spec: StudySpec, address: str | None) -> StudySpec:
     """The study on another cluster, or on this machine."""
     if address is None:
         return spec
@@ -151,7 +159,7 @@ def tune_baseline(study: Study, home: Home, progress: Progress) -> Outcome:
     if found is not None:
         if found.folder.state() != "finished":
             progress.say(f"the tuned baseline is the study {found.name}, which is carried on")
-        return carry_on(found.name, home, progress)
+        return carry_on(found.name, home, progress, study.spec.address or "local")
     name = wanted_baseline(study.spec, home).name
-    progress.say(f"the tuned baseline is made: study {name}, {study.spec.trials} trials")
+    progress.say(f"the tuned baseline is made: study {name}, {counted(study.spec.trials, 'trial')}")
     return start(baseline_request(study.spec).model_copy(update={"name": name}), home, progress)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from search_spaces import describe, dump_yaml
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from tune.definition.inputs import without_place
 from tune.definition.objective import DEFAULT, in_words
 from tune.figures import study as drawn
@@ -25,7 +25,7 @@ from tune.findings.ranking import (
     shows_balanced,
 )
 from tune.findings.study import Study
-from tune.findings.words import certainty, parameters_in_words, value
+from tune.findings.words import PROTOCOLS, certainty, parameters_in_words, value
 from tune.page import by_class, plots, searched
 from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table
 from tune.page.searched import shown
@@ -54,7 +54,8 @@ def content_of(study: Study) -> Content:
     config = look.config
     return Content(
         study=study.name,
-        subtitle=f"{config.method} on {study.spec.dataset_tag} with {config.labels} labels, {config.network}",
+        subtitle=f"{config.method} on {study.spec.dataset_tag} with {config.labels} labels, {config.network}, "
+        f"{study.spec.protocol} protocol",
         facts=list(_facts(look)),
         verdict=_verdict(look),
         parts=[part for part in _parts(look) if part.sentences or part.items],
@@ -65,11 +66,11 @@ def content_of(study: Study) -> Content:
 def _nothing_yet(study: Study, begun: int) -> str:
     state = study.folder.state()
     if state == "finished":
-        remedy = f"See why with `ssl-tune trials {study.name}`."
+        remedy = f"See why with `{study.folder.command('trials')}`."
     elif state == "running":
-        remedy = f"Wait for its first trial: `ssl-tune status {study.name}` shows how far it is."
+        remedy = f"Wait for its first trial: `{study.folder.command('status')}` shows how far it is."
     else:
-        remedy = f"Resume it with `ssl-tune resume {study.name}`."
+        remedy = f"Resume it with `{study.folder.command('resume')}`."
     return (
         f"the study {study.name!r} has no finished trial with a result ({begun} of {study.spec.trials} begun): there "
         f"is nothing to report. {remedy}"
@@ -192,7 +193,7 @@ def _how_sure(look: Look) -> str:
     depth = (
         ""
         if look.full
-        else f" No trial ran the full budget: these are errors after {look.best.epoch} epochs."
+        else f" No trial ran the full budget: these are errors after {counted(look.best.epoch, 'epoch')}."
     )
     by = "" if look.objective == DEFAULT else f"The study goes by {look.objective}: the lowest is best. "
     return (
@@ -281,7 +282,11 @@ def _environment(look: Look) -> Part:
     facts = [
         ["begun", spec.created],
         ["data split", f"{spec.split_hash} ({config.labels} labelled, {look.valid} for validation)"],
-        ["budget", f"{config.epochs} epochs of {config.steps_per_epoch} steps"],
+        ["protocol", PROTOCOLS[spec.protocol]],
+        [
+            "budget",
+            f"{counted(config.epochs or 0, 'epoch')} of {counted(config.steps_per_epoch or 0, 'step')}",
+        ],
         ["sampler, seed", f"{spec.sampler}, {spec.seed}"],
         ["objective", spec.objective],
         [

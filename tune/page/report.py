@@ -30,7 +30,8 @@ def report(name: str, output: Path | str | None = None, *, home: Path | str | No
 
     Returns:
         What `ssl-tune report --json` prints: ``study``; ``path`` and ``bytes`` of the page; and ``pending``, the
-        number of events that are not delivered to MLflow yet, None if a driver holds the study.
+        number of events that are not delivered to MLflow yet, None if a driver holds the study or its folder cannot
+        be written.
 
     Raises:
         ConfigError: there is no such study, it has no trial with a result yet, or the file cannot be written.
@@ -39,13 +40,15 @@ def report(name: str, output: Path | str | None = None, *, home: Path | str | No
     study = Study(place.existing_study_folder(name))
     kept = study.folder.path / PAGE
     path = kept if output is None else _writable(Path(output).expanduser())
+    keeps = output is None or study.folder.is_writable()  # another user's study is read, and left as it is
     text = _page(study)
-    for file in {kept, path}:
+    for file in {kept, path} if keeps else {path}:
         try:
             write_atomically(file, text)
         except OSError as error:
             raise ConfigError(f"{file} cannot be written: {error.strerror}. Name another file.") from None
-    return {"study": name, "path": str(path), "bytes": len(text), "pending": _track(study, place, kept)}
+    pending = _track(study, place, kept) if keeps else None
+    return {"study": name, "path": str(path), "bytes": len(text), "pending": pending}
 
 
 def _page(study: Study) -> bytes:

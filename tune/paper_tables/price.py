@@ -109,7 +109,7 @@ def _measure(entry: Entry, order: Order) -> _Speed:
     validated = len(split.valid)
     began = time.perf_counter()
     pixels = torch.arange(min(500, len(data.labels)))
-    run.evaluated_in_batches(run.images, pixels)
+    run.evaluated_by_index(pixels)
     image = (time.perf_counter() - began) / len(pixels)
     seconds = reports[-1].metrics["time/epoch_seconds"] - validated * image
     if run.method.relabels:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ssl_core.system.errors import counted
 from tune.cluster.gpus import gpu_count
 from tune.confirmation.trainings import (
     FIRST_SEED,
@@ -75,7 +76,9 @@ def reproduce(
     with _alone(home):
         declared = declare(order, home, say)
         trainings = trainings_of(declared, order.seeds, home)
-        say(f"{len(trainings)} runs, {sum(finished(t) is not None for t in trainings)} of them done already")
+        say(
+            f"{counted(len(trainings), 'run')}, {sum(finished(t) is not None for t in trainings)} of them done already"
+        )
         try:
             train_all(trainings, places_of(order, home, len(trainings)), say)
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.config import RunConfig
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from tune.confirmation.trainings import Say
 from tune.definition.inputs import parse_sets
 from tune.definition.request import SearchRequest
@@ -165,7 +165,9 @@ def _best(study: Study) -> Found:
         document = exported(study)
     except ConfigError as error:
         raise ServiceError(str(error), Exit.NO_TRIAL_SUCCEEDED) from None
-    return Found(document["config"], f"lowest val/error of {study.spec.trials} trials of study {study.name}")
+    return Found(
+        document["config"], f"lowest val/error of {counted(study.spec.trials, 'trial')} of study {study.name}"
+    )
 
 
 def _search(cell: Cell, order: Order, home: Home, say: Say) -> Study:

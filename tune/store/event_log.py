@@ -154,6 +154,12 @@ class EventLog:
         with self._transaction():
             return sum(self._db.execute(_INSERT, row).rowcount for row in rows)
 
+    def take(self, rows: Iterable[tuple[object, ...]], notes: Iterable[tuple[object, ...]]) -> None:
+        """Take over events and notes of another log: rows as its two tables have them."""
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", notes)
+
     # What the sender reads and marks
 
     def pending(self) -> int:
@@ -250,6 +256,12 @@ class EventLog:
         query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = ? ORDER BY id DESC LIMIT 1"
         rows = self._rows(query, [run, kind])
         return self._event(rows[0]) if rows else None
+
+    def last_text(self, run: str, file: str) -> str | None:
+        """The newest text artifact of a run with this file name."""
+        query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = 'text' ORDER BY id DESC"
+        texts = (self._event(row).payload for row in self._rows(query, [run]))
+        return next((str(text["text"]) for text in texts if text["file"] == file), None)
 
     def runs(self) -> list[str]:
         """The keys of all runs, in the order in which they were first heard of."""

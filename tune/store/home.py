@@ -25,6 +25,7 @@ from tune.store.layout import (
     STUDY_FILE,
     check_name,
     is_plain_name,
+    sqlite_url,
 )
 from tune.store.object_store import ObjectStore
 from tune.store.remote_study import RemoteStudy, check_store_writable, remote_of
@@ -77,7 +78,7 @@ class Home:
     @property
     def default_tracking_uri(self) -> str:
         """MLflow's SQLite database in the home."""
-        return f"sqlite:///{self.path / MLFLOW_DB}"
+        return sqlite_url(self.path / MLFLOW_DB)
 
     @property
     def artifacts(self) -> Path:

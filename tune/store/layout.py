@@ -2,7 +2,9 @@
 
 HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded images
      test-readings.jsonl                     every reading of a test set
+     held-out/DATASET-DIGEST.json            test images of a data set that brings none: never trained on again
      studies/NAME/study.yaml                 what was asked, resolved
+                  images.json                which images are labelled, for validation and test
                   state.json                 finished, interrupted or failed; "running" with a free lock is interrupted
                   method.py                  the study's own copy of a method that does not come with the package
                   lock                       held by the one driver
@@ -13,6 +15,7 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
                   plan.json                  what the study was expected to take
                   warm-start.json            trials that were taken over from an earlier study
                   confirm.json, confirm/     what a confirmation found, and its trainings
+                  models/                    models of the confirmed trainings
                   trials/N/                  checkpoints of a trial
                   ray/                       what Ray Tune writes, and nobody reads
 """
@@ -20,6 +23,8 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from urllib.parse import unquote
 
 from ssl_core.system.errors import ConfigError
 
@@ -28,6 +33,8 @@ from ssl_core.system.errors import ConfigError
 STUDIES, CACHE, ARTIFACTS = "studies", "cache", "mlartifacts"
 MLFLOW_DB = "mlflow.db"
 READINGS_FILE = "test-readings.jsonl"
+HELD_OUT = "held-out"
+"""The folder of records of test images that were held out, one file for each data set."""
 STORE_FILE = "store-url"
 """In a working copy: the URL of its object store."""
 COPY_FILE = "copy"
@@ -39,10 +46,11 @@ STUDY_FILE, STATE_FILE = "study.yaml", "state.json"
 LOCK_FILE, STOP = "lock", "stop"
 OPTUNA_DB, EVENTS_DB = "optuna.db", "events.db"
 SENDER_LOCK, SENDER_LOG = "sender.lock", "sender.log"
+IMAGES_FILE = "images.json"
 PLAN_FILE = "plan.json"
 """What a study is expected to take."""
 WARM_START_FILE = "warm-start.json"
-CONFIRM_FILE, CONFIRM_FOLDER = "confirm.json", "confirm"
+CONFIRM_FILE, CONFIRM_FOLDER, MODELS = "confirm.json", "confirm", "models"
 TRIALS, RAY_FOLDER = "trials", "ray"
 
 # A study in an object store, and the working copy of it
@@ -55,6 +63,8 @@ LIMIT_FILE = "durable"
 """Beside the event log: the id of the last event that the store has. MLflow may hear of no later one: a driver that
 carries on elsewhere does not know those, and may do otherwise."""
 DRIVER = "driver.json"
+LEASES = "drivers"
+"""Holds an object for each driver that has taken the study, by number; the newest is the one that has it."""
 FETCH_LOCK = "fetch.lock"
 
 
@@ -84,3 +94,38 @@ def stays_inside(name: str) -> bool:
     """Whether a name from a store or an archive, parts joined by "/", lies below the folder that it is joined to."""
     parts = name.split("/")
     return not any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts)
+
+
+IN_HOME = f"home:{MLFLOW_DB}"
+"""The tracking URI of a study that is tracked in its home's own database, as the study keeps it."""
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file as SQLAlchemy reads it: what has a meaning in a URL is quoted."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that a SQLite URL names, as SQLAlchemy reads it; None where it names none."""
+    kind, _, rest = url.partition("://")
+    path = unquote(rest.partition("?")[0].removeprefix("/"))
+    return Path(path) if kind.partition("+")[0] == "sqlite" and path not in ("", ":memory:") else None
+
+
+def kept_uri(uri: str, home: Path) -> str:
+    """A tracking URI as a study keeps it: the home's own database without the home's path, which may be moved."""
+    return IN_HOME if uri == sqlite_url(home / MLFLOW_DB) else uri
+
+
+def uri_here(kept: str, home: Path, study: str) -> str:
+    """The tracking URI that a study kept, as it is now that its home is here.
+
+    An earlier version kept the whole path: it is taken for this home's where the study is not there any more.
+    """
+    here = sqlite_url(home / MLFLOW_DB)
+    if kept == IN_HOME:
+        return here
+    file = sqlite_file(kept)
+    if file is None or file.name != MLFLOW_DB or not file.is_absolute() or not (home / MLFLOW_DB).exists():
+        return kept
+    return kept if (file.parent / STUDIES / study / STUDY_FILE).exists() or file.exists() else here

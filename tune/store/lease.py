@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import time
 import uuid
@@ -12,7 +13,7 @@ from typing import Any
 
 from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
-from tune.store.layout import COPY_FILE, DRIVER, STOP, prefix_of
+from tune.store.layout import COPY_FILE, DRIVER, LEASES, STOP, prefix_of
 from tune.store.object_store import StoreError
 from tune.store.remote_study import LEASE, RemoteStudy, mapping_of
 
@@ -37,7 +38,8 @@ class Lease:
     def __init__(self, remote: RemoteStudy) -> None:
         self._remote, self._store, self._folder = remote, remote.store, remote.folder
         self._prefix = prefix_of(remote.folder.name)
-        self._me = uuid.uuid4().hex
+        self.me = uuid.uuid4().hex
+        """This driver's own name."""
         self._looked = 0.0
         self.written = time.monotonic()
         """When the driver's name was written last."""
@@ -52,21 +54,45 @@ class Lease:
             other is not None and other.get("copy") != mine
         ):  # a driver of this copy has ended: its lock is ours now
             silent = time.time() - other["beat"]
+            stop = shlex.join(["ssl-tune", "stop", self._folder.name, "--home", self._store.url])
             raise ServiceError(
                 f"the study {self._folder.name!r} is in use by a driver on {other.get('host')} (process "
-                f"{other.get('pid')}), "
-                f"last heard of {silent:.0f} s ago. Wait for it, or end its sitting with `ssl-tune stop "
-                f"{self._folder.name}`; if that machine is gone, the study is free in {LEASE - silent:.0f} s.",
+                f"{other.get('pid')}), last heard of {silent:.0f} s ago. Wait for it, or end its sitting with `{stop}`;"
+                f" if that machine is gone, the study is free in {LEASE - silent:.0f} s.",
                 Exit.IN_USE,
             )
+        self._claim()
         self.renew()
         self._store.remove(f"{self._prefix}/{STOP}")  # meant for the driver before
         time.sleep(SETTLE)
-        if (holder := self._holder()).get("driver") != self._me:
+        if (holder := self._holder()).get("driver") != self.me:
             raise ServiceError(
                 f"the study {self._folder.name!r} was taken at the same moment by a driver on {holder.get('host')}.",
                 Exit.IN_USE,
             )
+
+    def _claim(self) -> None:
+        """Become the newest of the study's drivers: of two that begin at once, one.
+
+        Raises:
+            ServiceError: another driver was faster.
+        """
+        place = f"{self._prefix}/{LEASES}"
+        known = self._store.names(place)
+        mine = f"{1 + max(map(int, known), default=0):010d}"
+        if not self._store.create(f"{place}/{mine}", self.me.encode()):
+            raise ServiceError(
+                f"the study {self._folder.name!r} was taken at the same moment by another driver.",
+                Exit.IN_USE,
+            )
+        for old in known:
+            self._store.remove(f"{place}/{old}")
+
+    def _is_newest(self) -> bool:
+        """Whether no driver has come after this one."""
+        place = f"{self._prefix}/{LEASES}"
+        known = self._store.names(place)
+        return bool(known) and self._store.get(f"{place}/{known[-1]}") == self.me.encode()
 
     def renew(self) -> None:
         """Write the driver's name, with the time.
@@ -75,7 +101,7 @@ class Lease:
             StoreError: the store does not answer.
         """
         document = {
-            "driver": self._me,
+            "driver": self.me,
             "copy": copy_name(self._folder),
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -92,7 +118,10 @@ class Lease:
         """
         if time.monotonic() - self._looked < LOOK:
             return
-        if (holder := self._holder()).get("driver") != self._me:
+        holder = self._holder()
+        if holder.get("driver") != self.me and self._is_newest():
+            self.renew()  # an earlier driver's name came late
+        elif holder.get("driver") != self.me:
             host = holder.get("host", "an unknown machine")
             self.lost = f"another driver, on {host}, has taken the study over"
             raise StoreError(self.lost)

@@ -9,11 +9,14 @@ from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
 from tune.store.layout import LIMIT_FILE, READINGS_FILE, STOP, STUDY_FILE, prefix_of
 from tune.store.lease import BEAT, LOOK, Lease, copy_name
+from tune.store.object_store import StoreError
 from tune.store.remote_study import LEASE, RemoteStudy
 from tune.store.snapshot import name_of, number_of, pack, signature
 
 COMMIT = 5.0
 """Seconds between two commits, where something has changed."""
+KEPT_NUMBERS = 100
+"""Numbers of states that stay taken, for writes that come late."""
 SHARE = 0.05
 """Share of the time, at most, that goes into commits that nobody waits for: those of a large study take longer, and
 come less often."""
@@ -40,6 +43,9 @@ class Mirror:
         self._unwritten: str | None = None
         self._lease = Lease(remote)
         self._states = remote.states()
+        # An earlier driver may have taken a number and died before it wrote the state: that one is left out.
+        taken = [int(name) for name in self._store.names(f"{self._prefix}/numbers")]
+        self._number = max([number_of(state) for state in self._states] + taken, default=0)
         if self._states and remote.known() != self._states[-1]:
             self._lease.release()
             raise ServiceError(
@@ -96,8 +102,9 @@ class Mirror:
 
     def _write(self) -> None:
         data, last_event = pack(self._folder)
-        number = 1 + (number_of(self._states[-1]) if self._states else 0)
+        number = self._number = self._number + 1
         state = name_of(number, data)
+        self._claim(number)
         self._store.put(f"{self._prefix}/state/{state}", data)
         self._remote.note(state)
         # MLflow may hear of these events from now on: see `tune.store.event_log`.
@@ -105,6 +112,18 @@ class Mirror:
         self._states.append(state)
         while len(self._states) > 2:
             self._store.remove(f"{self._prefix}/state/{self._states.pop(0)}")
+
+    def _claim(self, number: int) -> None:
+        """Take a state's number, which one driver alone can have: a write of an earlier driver that comes late loses.
+
+        Raises:
+            StoreError: another driver has it.
+        """
+        if not self._store.create(f"{self._prefix}/numbers/{number:010d}", self._lease.me.encode()):
+            self._lease.lost = "another driver has taken the study over: it wrote the next state first"
+            raise StoreError(self._lease.lost)
+        if number > KEPT_NUMBERS:
+            self._store.remove(f"{self._prefix}/numbers/{number - KEPT_NUMBERS:010d}")
 
     def _keep_readings(self) -> None:
         """What this machine has noted of readings of a test set (`tune.store.home.Home.test_readings`)."""
@@ -128,7 +147,9 @@ class Mirror:
                     self.commit()
                     took = time.monotonic() - began
                     next_commit = time.monotonic() + max(COMMIT, took / SHARE)
-            except OSError as error:
+            except (
+                Exception
+            ) as error:  # an SQLite error, say: a thread that ended would end the heartbeat unheard
                 # No other driver takes the study over before the lease is out, so until then there is time.
                 if self._lease.lost or time.monotonic() - self._lease.written > LEASE - BEAT:
                     self._unwritten = str(error)

@@ -80,6 +80,24 @@ class ObjectStore:
 
         self._tried(f"write {name}", write)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object where there is none of this name, whole; False, and nothing done, where there is one.
+
+        Of stores that can do so at once (S3, Google's) no two writers both succeed.
+        """
+        path = self._path(name)
+
+        def write() -> bool:
+            try:
+                if "file" in self._protocols():
+                    self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return self.get(name) == data  # of a try that was carried out, though its answer was lost
+            return True
+
+        return self._tried(f"write {name}", write)
+
     def get(self, name: str) -> bytes | None:
         """An object's content; None where there is none of this name."""
 

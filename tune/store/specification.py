@@ -13,7 +13,7 @@ from ssl_core.system.errors import ConfigError
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 from tune.store.integrity import damaged
-from tune.store.layout import STUDY_FILE, check_name
+from tune.store.layout import STUDY_FILE, check_name, uri_here
 
 
 def read_spec(folder: Path) -> StudySpec:
@@ -45,7 +45,8 @@ def read_spec(folder: Path) -> StudySpec:
         _check_names(spec, folder)
     except ConfigError as error:
         raise damaged(path, str(error).rstrip(".")) from None
-    return spec
+    uri = uri_here(spec.tracking_uri, folder.parent.parent, spec.name)
+    return spec.model_copy(update={"tracking_uri": uri})
 
 
 def _check_names(spec: StudySpec, folder: Path) -> None:

@@ -35,6 +35,7 @@ from tune.store.layout import (
     STOP,
     STUDY_FILE,
     TRIALS,
+    kept_uri,
 )
 from tune.store.mirror import Mirror
 from tune.store.remote_study import remote_of
@@ -91,19 +92,31 @@ class StudyFolder:
             (self.path / INCARNATION).write_text(spec.uid)
         self.commit()
 
+    def command(self, verb: str, *words: str) -> str:
+        """A command about this study, which works as printed wherever it is typed."""
+        home = self.remote.store.url if self.remote is not None else str(self.path.parent.parent)
+        return shlex.join(["ssl-tune", verb, self.path.name, *words, "--home", home])
+
+    def _way_on(self) -> str:
+        if self.state() != "finished":
+            return f"Carry it on with `{self.command('resume')}`, or choose another --name."
+        return (
+            "It is finished: choose another --name, and begin from what it learned with "
+            f"`--warm-start {self.path.name}`."
+        )
+
     def _check_half_made(self) -> None:
         """Refuse to make a study where there is one."""
         if (self.path / STUDY_FILE).exists():
-            raise ConfigError(
-                f"the study {self.path.name!r} exists already. "
-                f"Carry it on with `ssl-tune resume {self.path.name}`, or choose another --name."
-            )
+            raise ConfigError(f"the study {self.path.name!r} exists already. {self._way_on()}")
         if not half_made(self.path):
             raise damaged(self.path / STUDY_FILE, "it is missing")
 
     def write_spec(self, spec: StudySpec) -> None:
         """Write ``study.yaml``, whole or not at all."""
-        write_atomically(self.path / STUDY_FILE, dump_yaml(spec.model_dump(mode="json")).encode())
+        document = spec.model_dump(mode="json")
+        document["tracking_uri"] = kept_uri(spec.tracking_uri, self.path.parent.parent)
+        write_atomically(self.path / STUDY_FILE, dump_yaml(document).encode())
 
     def lock(self) -> None:
         """Become the study's driver; the lock of a driver that died is free.
@@ -122,7 +135,7 @@ class StudyFolder:
             file.close()
             raise ServiceError(
                 f"the study {self.path.name!r} is in use by another driver (process {holder}). "
-                f"Wait for it, or end its sitting with `ssl-tune stop {self.path.name}`.",
+                f"Wait for it, or end its sitting with `{self.command('stop')}`.",
                 Exit.IN_USE,
             )
         file.truncate(0)
@@ -148,6 +161,14 @@ class StudyFolder:
                 pass
         except OSError as error:
             self._not_writable(error)
+
+    def is_writable(self) -> bool:
+        """Whether files can be made in the folder."""
+        try:
+            self.check_writable()
+        except ServiceError:
+            return False
+        return True
 
     def _not_writable(self, error: OSError) -> NoReturn:
         raise ServiceError(
@@ -201,8 +222,7 @@ class StudyFolder:
             assert self.remote is not None
             raise ServiceError(
                 f"{error}. The last state of {self.path.name} is on this machine alone, in {self.path}: once the store "
-                "can be written, go on here.\nCarry on with: "
-                + shlex.join(["ssl-tune", "resume", self.path.name, "--home", self.remote.store.url]),
+                f"can be written, go on here.\nCarry on with: {self.command('resume')}",
                 Exit.STORAGE,
             ) from None
         finally:

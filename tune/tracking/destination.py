@@ -10,8 +10,18 @@ from tune.store.layout import ARTIFACTS
 from tune.tracking.uri import absolute_uri, check_tracking_uri, sqlite_path
 
 
+def _has_moved(noted: str | None, uri: str) -> bool:
+    """Whether a database's file was moved with its home: it has all that was delivered before."""
+    before, now = sqlite_path(noted or ""), sqlite_path(uri)
+    return before is not None and now is not None and not before.exists() and now.exists()
+
+
 def note_destination(
-    log: EventLog, tracking_uri: str, experiment: str, artifact_root: Path | None = None
+    log: EventLog,
+    tracking_uri: str,
+    experiment: str,
+    artifact_root: Path | None = None,
+    study_id: str | None = None,
 ) -> None:
     """Note where a study's events are to be delivered. Where that has changed, every event is owed again.
 
@@ -21,13 +31,15 @@ def note_destination(
         experiment: the MLflow experiment.
         artifact_root: where artifacts go in a local sqlite store; None: beside the database. Servers and other
             databases decide for themselves.
+        study_id: what tells the study's runs in MLflow from those of another study of the same name, where the log has
+            none yet; None: a random one.
 
     Raises:
         ConfigError: this cannot be a tracking URI.
     """
     check_tracking_uri(tracking_uri)
     uri = absolute_uri(tracking_uri)
-    if log.get_meta("tracking_uri") not in (None, uri):
+    if log.get_meta("tracking_uri") not in (None, uri) and not _has_moved(log.get_meta("tracking_uri"), uri):
         # Another store knows nothing of this study. Where it is the same one under a new name, sending
         # everything again changes nothing: runs are found by their keys, points are kept once.
         log.mark_all_undelivered()
@@ -41,4 +53,4 @@ def note_destination(
     log.set_meta("artifact_root", str(artifact_root.absolute()) if artifact_root and database else None)
     if log.get_meta("study_id") is None:
         # Two studies of one name (another home, or a folder thrown away) must not share MLflow runs.
-        log.set_meta("study_id", uuid.uuid4().hex[:12])
+        log.set_meta("study_id", study_id or uuid.uuid4().hex[:12])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from ssl_core.system.errors import counted
 from tune.store.event_log import EventLog
 from tune.store.events import now_ms
 
@@ -32,7 +33,7 @@ class TrackingNews:
         oldest = self._log.owed_since()
         if oldest is None or now_ms() - oldest < 1000 * LATE_SECONDS:
             return ""
-        return f"{self._log.pending()} events wait for MLflow"
+        return f"{counted(self._log.pending(), 'event')} to be delivered to MLflow"
 
     def news(self) -> Iterator[str]:
         """What is new since it was asked last; may be asked all the time."""
@@ -61,6 +62,6 @@ class TrackingNews:
         new, self._refused = refused - self._refused, refused
         last = self._log.dead()[-1]
         yield (
-            f"MLflow refuses {new} events for good, the last one {last.event.kind} of {last.event.run}: {last.reason} "
-            "(`ssl-tune sync` lists them all)"
+            f"MLflow refuses {counted(new, 'event')} for good, the last one {last.event.kind} of {last.event.run}: "
+            f"{last.reason} (`ssl-tune sync` lists them all)"
         )

@@ -19,7 +19,8 @@ def open_log(folder: StudyFolder, shared: bool | None = None) -> EventLog:
 
 def note_where(log: EventLog, spec: StudySpec, home: Home) -> None:
     """Note in the log where the study's sender delivers, before anything else is known."""
-    note_destination(log, spec.tracking_uri, spec.experiment, home.artifacts)
+    # The study's own id, so that a log that is made again finds the runs that MLflow has.
+    note_destination(log, spec.tracking_uri, spec.experiment, home.artifacts, spec.uid[:12] or None)
 
 
 def open_tracker(log: EventLog, spec: StudySpec, home: Home, sender: SenderProcess | None = None) -> Tracker:
@@ -31,6 +32,7 @@ def open_tracker(log: EventLog, spec: StudySpec, home: Home, sender: SenderProce
         home: the home folder.
         sender: as for `Tracker`.
     """
+    note_where(log, spec, home)
     return Tracker(
         log,
         study=spec.name,
@@ -40,6 +42,7 @@ def open_tracker(log: EventLog, spec: StudySpec, home: Home, sender: SenderProce
             "ssl.study": spec.name,
             "ssl.method": spec.config["method"],
             "ssl.dataset": spec.dataset_tag,
+            "ssl.protocol": spec.protocol,
             "ssl.labels": str(spec.config["labels"]),
             "ssl.split_hash": spec.split_hash or "",
         },

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from subprocess import DEVNULL, Popen, TimeoutExpired
 
 from tune.revision import child_environment
 from tune.store.event_log import EventLog
@@ -28,7 +28,7 @@ class SenderProcess:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Popen[bytes] | None = None
         self._next_look = 0.0
 
     @property
@@ -76,7 +76,7 @@ class SenderProcess:
         owed = self._log.pending()
         # With nothing owed it ends by itself, after it has checked what an outage may have left in doubt. It can be
         # stopped safely at any point.
-        with suppress(subprocess.TimeoutExpired):
+        with suppress(TimeoutExpired):
             self._process.wait(0 if owed else max(_STOP_SECONDS, deadline - time.monotonic()))
         self.kill()
         return self._log.pending()
@@ -102,9 +102,9 @@ class SenderProcess:
             str(os.getpid()),
         ]
         with (folder / SENDER_LOG).open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = Popen(
                 words,
-                stdin=subprocess.DEVNULL,
+                stdin=DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from tune.definition.inputs import place_of
+from tune.definition.spec import StudySpec
 
 MAX_PARAM_LENGTH = 6000
 SHORTENED = "… [shortened, whole in config.yaml]"
@@ -74,4 +75,21 @@ def dataset_input(tag: str, dataset: str, *, labelled: int, valid: int) -> dict[
         "source_type": source_type,
         "source": json.dumps(source),
         "profile": json.dumps(profile),
+    }
+
+
+def study_parameters(spec: StudySpec) -> dict[str, object]:
+    """What all trials share: the searched parameters are the trials' own."""
+    names = ("trials", "concurrent", "sampler", "objective", "seed", "max_failures")
+    document = spec.model_dump(mode="json")
+    searched = {p.name for p in spec.search_space().parameters} | {"warmup_epochs"}
+    method = spec.config["method"]
+    own = {f"{method}.{k}": v for k, v in spec.config.get(method, {}).items()}
+    fixed = {
+        k: v for k, v in {**spec.config, **own}.items() if k not in searched | {method, "method", "seed"}
+    }
+    return {
+        **{name: document[name] for name in names},
+        "space": spec.space.source,
+        **fixed,
     }

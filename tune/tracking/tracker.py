@@ -12,6 +12,7 @@ Kinds of events, each a dictionary (`run` is the run's own key: the study's name
     tags      {tags}                           set, or set anew
     text      {file, text}                     a text artifact
     artifact  {path, artifact_path}            a file artifact; relative paths are the study folder's
+    model     {path}                           a model's folder, logged as a model of MLflow's
     metrics   {epoch or step, metrics}
     figure    {figure, ...}                    drawn before it is sent: see `tune.tracking.contents`
     status    {status, tags, drop_tags}        RUNNING again, or an end state
@@ -23,9 +24,11 @@ and MLflow sees each run go on rather than a second one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ssl_core.model.card import CARD_FILE
 from tune.store.event_log import EventLog
 from tune.store.events import NewEvent, now_ms
 from tune.tracking.contents import run_figures
@@ -134,6 +137,7 @@ class Tracker:
         metrics: Mapping[str, float],
         time_ms: int | None = None,
         classes: Mapping[str, list[int]] | None = None,
+        again: bool = False,
     ) -> bool:
         """An epoch's metrics, all in one event. An epoch that the log has already is not taken again.
 
@@ -143,6 +147,7 @@ class Tracker:
             metrics: every metric of the epoch; NaN and infinities are kept.
             time_ms: when, in Unix milliseconds; now where None.
             classes: counts by class (`ssl_core.training.run.Report`); kept here for pictures, not sent.
+            again: MLflow may have these points, at other times than `time_ms`: only those are sent that it lacks.
 
         Returns:
             Whether the epoch was new.
@@ -150,6 +155,8 @@ class Tracker:
         run = self.run_key(trial)
         values = {name: float(value) for name, value in metrics.items()}
         payload: dict[str, object] = {"epoch": int(epoch), "metrics": values}
+        if again:
+            payload["again"] = True
         if classes:
             payload["classes"] = dict(classes)
         new = self.log.append("metrics", run, payload, key=f"{run}:epoch:{int(epoch)}", time_ms=time_ms)
@@ -223,6 +230,17 @@ class Tracker:
         self.log.append(
             "artifact", key, payload, key=f"{key}:artifact:{artifact_path or ''}/{stored}:{version}"
         )
+
+    def model(self, run: str, folder: Path) -> None:
+        """A model of a run: logged as a model of MLflow's, with its errors. Its folder has to stay where it is.
+
+        Args:
+            run: the trial, or the run below it.
+            folder: of the model (`ssl_core.model.folder`).
+        """
+        key = self.run_key(run)
+        version = hashlib.sha256((folder / CARD_FILE).read_bytes()).hexdigest()[:16]
+        self.log.append("model", key, {"path": self._stored(folder)}, key=f"{key}:model:{version}")
 
     def _stored(self, path: Path) -> str:
         """A path as the log keeps it: relative to the study's folder where it lies in there."""

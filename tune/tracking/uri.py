@@ -7,22 +7,16 @@ is refused; it comes from MLflow's own environment variables or from a file.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ssl_core.system.errors import ConfigError
+from tune.errors import HIDDEN, has_password, without_passwords
+from tune.store.layout import sqlite_file, sqlite_url
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _SHORTEST_SECRET = 4  # what is shorter would be found in the middle of any word
-HIDDEN = "***"
-# Up to the last @ of a server's name; a database's password holds no @, but may hold a slash.
-_PASSWORDS = [
-    re.compile(r"(?P<before>https?://[^:/?#@\s]*:)[^/?#\s]*(?P<after>@)"),
-    re.compile(r"(?P<before>(?!https?:)\b[\w+.-]+://[^:/@\s]*:)[^@\s]*(?P<after>@)"),
-    re.compile(r"(?P<before>[?&](?:password|passwd|pwd)=)[^&#\s]*(?P<after>)", re.IGNORECASE),
-]
 
 
 def check_tracking_uri(uri: str) -> None:
@@ -31,7 +25,7 @@ def check_tracking_uri(uri: str) -> None:
         "Accepted: sqlite:///FILE, postgresql://..., mysql://..., mssql://..., http(s)://HOST, databricks"
     )
     scheme, found, rest = uri.partition("://")
-    if any(pattern.search(uri) for pattern in _PASSWORDS):
+    if has_password(uri):
         raise ConfigError(
             "the tracking URI holds a password, and it is kept with the study and shown. Leave it out, and put the "
             "login into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD_FILE (a server), or the password into "
@@ -68,8 +62,7 @@ def check_tracking_uri(uri: str) -> None:
 
 def shown(text: str) -> str:
     """A text that may hold a URI, or what a server said, as it may be shown: passwords and tokens are hidden."""
-    for pattern in _PASSWORDS:
-        text = pattern.sub(rf"\g<before>{HIDDEN}\g<after>", text)
+    text = without_passwords(text)
     for secret in (os.environ.get(name, "") for name in _SECRETS):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, HIDDEN)
@@ -78,8 +71,7 @@ def shown(text: str) -> str:
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of a sqlite URI; None where it names none."""
-    path = urlsplit(uri).path.removeprefix("/")
-    return Path(path) if path and path != ":memory:" else None
+    return sqlite_file(uri)
 
 
 def take_login() -> None:
@@ -106,4 +98,4 @@ def absolute_uri(uri: str) -> str:
     path = sqlite_path(uri) if uri.startswith("sqlite") else None
     if path is None or path.is_absolute():
         return uri
-    return f"{uri.partition('://')[0]}:///{path.absolute()}"
+    return sqlite_url(path.absolute())

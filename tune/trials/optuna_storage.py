@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,14 +21,17 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.faults import fault
-from tune.errors import Exit, ServiceError
+from tune.errors import Exit, ServiceError, has_password, without_passwords
 from tune.store.integrity import connect_to_read, damaged, is_damage
+from tune.store.layout import sqlite_url
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
     from tune.store.study_folder import StudyFolder
 
 CONNECT_SECONDS = 10
+PASSWORD, PASSWORD_FILE = "SSL_TUNE_STORAGE_PASSWORD", "SSL_TUNE_STORAGE_PASSWORD_FILE"
+"""Variables of the environment: the password of a database of ``--storage``, or the file that holds it."""
 # A parameter of this name makes a driver of PostgreSQL or MySQL give up on a host that does not answer.
 _TIMEOUT_PARAMETER = {
     "psycopg2": "connect_timeout",
@@ -38,14 +42,20 @@ _TIMEOUT_PARAMETER |= {"mysqldb": "connect_timeout"}
 
 
 def check_storage_url(text: str) -> None:
-    """Raise ConfigError unless this is a database URL whose driver is installed; connects to nothing."""
+    """Raise ConfigError unless this is a database URL, its driver is installed and it has no password."""
+    if has_password(text):
+        raise ConfigError(
+            f"--storage {without_passwords(text)} holds a password, and it is kept with the study and shown. Leave it "
+            f"out, and put it into ~/.pgpass or the file of PGPASSFILE (PostgreSQL), into {PASSWORD}, or into a file "
+            f"that {PASSWORD_FILE} names (any database)."
+        )
     url = _parsed(text)
     try:
         url.get_dialect().import_dbapi()
     except NoSuchModuleError:
         raise ConfigError(
             f"--storage {shown(text)}: SQLAlchemy has no database {url.drivername!r}. Write a URL such as "
-            "sqlite:////data/optuna.db or postgresql+psycopg2://user:password@host/database."
+            "sqlite:////data/optuna.db or postgresql+psycopg2://user@host/database."
         ) from None
     except ImportError as error:
         raise ConfigError(
@@ -56,7 +66,7 @@ def check_storage_url(text: str) -> None:
 
 def shown(text: str) -> str:
     """A database URL as it may be printed: without its password."""
-    return _parsed(text).render_as_string(hide_password=True)
+    return without_passwords(_parsed(text).render_as_string(hide_password=True))
 
 
 def _parsed(text: str) -> URL:
@@ -64,8 +74,8 @@ def _parsed(text: str) -> URL:
         return make_url(text)
     except ArgumentError:
         raise ConfigError(
-            f"--storage {text!r} is no database URL. Write one such as sqlite:////data/optuna.db or "
-            "postgresql+psycopg2://user:password@host/database."
+            f"--storage {without_passwords(text)!r} is no database URL. Write one such as sqlite:////data/optuna.db or "
+            "postgresql+psycopg2://user@host/database."
         ) from None
 
 
@@ -82,7 +92,7 @@ def open_storage(folder: StudyFolder, url: str | None = None, *, shared: bool | 
         DamagedError: the study's own file is damaged.
         ServiceError: a database that does not answer.
     """
-    where = url or f"sqlite:///{folder.optuna_db}"
+    where = url or sqlite_url(folder.optuna_db)
     with answering(folder, url):
         return RDBStorage(where, engine_kwargs=_engine_options(where, shared if url is None else None))
 
@@ -101,7 +111,7 @@ def open_to_read(folder: StudyFolder, url: str | None = None) -> RDBStorage | No
         DamagedError: the study's own file is damaged.
         ServiceError: a database that does not answer.
     """
-    where = url or f"sqlite:///{folder.optuna_db}"
+    where = url or sqlite_url(folder.optuna_db)
     options = _engine_options(where, None)
     path = folder.optuna_db if url is None else _sqlite_file(where)
     if path is not None:
@@ -147,9 +157,26 @@ def _engine_options(text: str, shared: bool | None) -> dict[str, Any]:
         kind = {None: _Connection, False: _LoggedConnection, True: _SharedConnection}[shared]
         return {"connect_args": {"timeout": 60, "factory": kind}}
     name = _TIMEOUT_PARAMETER.get(url.get_driver_name())
-    arguments = {} if name is None or name in url.query else {name: CONNECT_SECONDS}
+    arguments: dict[str, Any] = {} if name is None or name in url.query else {name: CONNECT_SECONDS}
+    if not has_password(text) and (password := _password()) is not None:
+        arguments["password"] = password  # into this process's connection alone
     # A server may drop connections that idle during a long epoch: they are tried before use.
     return {"connect_args": arguments, "pool_pre_ping": True}
+
+
+def _password() -> str | None:
+    """The password of a database of ``--storage``, from the environment or a file that it names.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    name = os.environ.get(PASSWORD_FILE)
+    if os.environ.get(PASSWORD) or not name:
+        return os.environ.get(PASSWORD) or None
+    try:
+        return Path(name).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{PASSWORD_FILE} = {name}: cannot be read: {error}.") from None
 
 
 class _Connection(sqlite3.Connection):
@@ -193,8 +220,9 @@ def answering(folder: StudyFolder, url: str | None) -> Iterator[None]:
             raise damaged(folder.optuna_db, str(origin)) from None
         reason = str(origin).strip().splitlines()
         where = str(folder.optuna_db) if url is None else shown(url)
+        said = without_passwords(reason[0]) if reason else type(cause).__name__
         raise ServiceError(
-            f"storage: {where} cannot be used: {reason[0] if reason else type(cause).__name__}. Check that "
+            f"storage: {where} cannot be used: {said}. Check that "
             "it is there, whole and lets this user in. The study's reports and checkpoints are in its folder.",
             Exit.STORAGE,
         ) from error

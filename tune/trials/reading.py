@@ -29,6 +29,13 @@ def read_records(folder: StudyFolder) -> list[TrialRecord]:
         return _records(trials, spec)
 
 
+def all_records(folder: StudyFolder, spec: StudySpec) -> list[TrialRecord]:
+    """As `read_records`, whatever the event log says."""
+    trials = all_trials(folder, spec)
+    with read_whole(folder, spec):
+        return _records(trials, spec)
+
+
 def ended_trials(folder: StudyFolder) -> list[FrozenTrial]:
     """The trials of a study that taught something, its own and those it took over, for another to take over."""
     kept = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -40,7 +47,7 @@ def stored_trials(folder: StudyFolder, spec: StudySpec) -> list[FrozenTrial]:
     begun = begun_trials(folder, spec)  # first: a trial is in Optuna before it begins
     if spec.storage is None:
         check_database(folder.optuna_db)
-    trials = _all_trials(folder, spec)
+    trials = all_trials(folder, spec)
     check_nothing_lost(folder, spec, begun, {t.number for t in trials})
     return trials
 
@@ -80,7 +87,8 @@ def check_nothing_lost(
     )
 
 
-def _all_trials(folder: StudyFolder, spec: StudySpec) -> list[FrozenTrial]:
+def all_trials(folder: StudyFolder, spec: StudySpec) -> list[FrozenTrial]:
+    """Every trial in a study's storage, whatever the event log says; none where it has not begun."""
     storage = open_to_read(folder, spec.storage)
     if storage is None:
         return []

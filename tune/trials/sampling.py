@@ -16,6 +16,7 @@ The view is a function of what the storage says, so that a driver that resumes a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,14 +110,16 @@ class Sampling:
         self._view.add_trial(seen or _silent(trial))
 
     def end(self, trial: FrozenTrial) -> None:
-        """A running trial has ended, as the storage now says.
-
-        The view cannot be told of other parameters than were asked for: where `as_seen` has others (out of
-        memory), it has to be made anew.
-        """
+        """A running trial has ended, as the storage now says."""
         seen, storage = self.as_seen(trial) or _silent(trial), self._view._storage
-        assert seen.params in (trial.params, {})
         identity = storage.get_trial_id_from_study_id_trial_number(self._view._study_id, trial.number)
+        if seen.params not in (
+            trial.params,
+            {},
+        ):  # out of memory: no call of Optuna's changes what was asked for
+            asked = copy.copy(storage.get_trial(identity))
+            asked.params = seen.params
+            storage._set_trial(identity, asked)  # type: ignore[attr-defined]
         for key, value in seen.system_attrs.items():
             storage.set_trial_system_attr(identity, key, value)
         for step, value in seen.intermediate_values.items():

@@ -54,7 +54,7 @@ class StudyTrials:
         with answering(folder, spec.storage), read_whole(folder, spec):
             there = _trials_there(self._storage, spec)
             check_nothing_lost(folder, spec, begun, there)
-            self._study_id = _own_study(self._storage, spec)
+            self._study_id = own_study(self._storage, spec)
             self._take_over(folder)
             self._load()
 
@@ -173,31 +173,14 @@ class StudyTrials:
         note_epoch(self._storage, identity, None, notes)
         trial.user_attrs = trial.user_attrs | notes
         fault("tell:before")
-        trial.state, trial.values = self._verdict(trial, stop_reason)
+        trial.state, trial.values = verdict(trial, stop_reason, self.spec.objective, self._distributions)
         for key, value in trial.system_attrs.items():
             self._storage.set_trial_system_attr(identity, key, value)
         self._storage.set_trial_state_values(identity, trial.state, trial.values)
         fault("tell:after")
         del self._running[number]
         self._records[number] = self._record(trial)
-        if stop_reason == "oom":
-            self._load()  # the sampler is told of other parameters than it had asked for
-        else:
-            self._sampling.end(trial)
-
-    def _verdict(self, trial: FrozenTrial, stop_reason: str) -> tuple[TrialState, list[float] | None]:
-        """How Optuna hears of an end; marks a trial infeasible that the sampler should not try again."""
-        known = trial.intermediate_values
-        last = [known[max(known)]] if known else None
-        if stop_reason == "completed":
-            return TrialState.COMPLETE, [trial.user_attrs["last"][FIELDS[self.spec.objective]]]
-        if stop_reason in ("asha", "time", "user"):
-            return TrialState.PRUNED, last
-        to_blame = stop_reason == "oom" and any(map(is_memory_parameter, self._distributions))
-        if stop_reason == "nan" or to_blame:
-            trial.set_constraint(INFEASIBLE, 1.0)
-            return TrialState.PRUNED, last
-        return TrialState.FAIL, None
+        self._sampling.end(trial)
 
     def all(self) -> list[TrialRecord]:
         """Every trial asked for, in order of creation; without the curves, which `history` has."""
@@ -223,8 +206,12 @@ def _trials_there(storage: RDBStorage, spec: StudySpec) -> Collection[int]:
     return {t.number for t in storage.get_all_trials(study_id, deepcopy=False)}
 
 
-def _own_study(storage: RDBStorage, spec: StudySpec) -> int:
-    """The study's id in its storage; made where it is not there yet."""
+def own_study(storage: RDBStorage, spec: StudySpec) -> int:
+    """The study's id in its storage; made where it is not there yet.
+
+    Raises:
+        ServiceError: the storage holds another study of this name.
+    """
     name = spec.name
     if name not in studies_in(storage):
         storage.create_new_study([StudyDirection.MINIMIZE], name)
@@ -239,3 +226,27 @@ def _own_study(storage: RDBStorage, spec: StudySpec) -> int:
             Exit.STORAGE,
         )
     return study_id
+
+
+def verdict(
+    trial: FrozenTrial, stop_reason: str, objective: str, distributions: Collection[str]
+) -> tuple[TrialState, list[float] | None]:
+    """How Optuna hears of an end; marks a trial infeasible that the sampler should not try again.
+
+    Args:
+        trial: with its last epoch and its values.
+        stop_reason: why it ended.
+        objective: what the study goes by.
+        distributions: names of the searched parameters.
+    """
+    known = trial.intermediate_values
+    last = [known[max(known)]] if known else None
+    if stop_reason == "completed":
+        return TrialState.COMPLETE, [trial.user_attrs["last"][FIELDS[objective]]]
+    if stop_reason in ("asha", "time", "user"):
+        return TrialState.PRUNED, last
+    to_blame = stop_reason == "oom" and any(map(is_memory_parameter, distributions))
+    if stop_reason == "nan" or to_blame:
+        trial.set_constraint(INFEASIBLE, 1.0)
+        return TrialState.PRUNED, last
+    return TrialState.FAIL, None

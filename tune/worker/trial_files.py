@@ -83,12 +83,25 @@ class RemoteTrial:
         names = self._store.names(self._prefix)
         epochs = sorted(epoch for name in names if (epoch := checkpoint.epoch_of(name)) is not None)
         for name in names:
-            path = self.folder / name
-            epoch = checkpoint.epoch_of(name)
-            wanted = epoch is None or (epoch == epochs[-1] and not path.exists())
-            if wanted and (data := self._store.get(f"{self._prefix}/{name}")) is not None:
-                write_atomically(path, data)
+            if checkpoint.epoch_of(name) is None:
+                self._get(name)
+        for epoch in reversed(epochs):  # the newest whole one
+            path = checkpoint.path_of(self.folder, epoch)
+            if path.exists() or not self._get(path.name):
+                break
+            try:
+                checkpoint.read(path)
+                break
+            except checkpoint.DamagedCheckpointError as error:
+                checkpoint.set_aside(path, error)
         self._kept = epochs
+
+    def _get(self, name: str) -> bool:
+        """Get a file of the trial; False where the store has none of this name any more."""
+        data = self._store.get(f"{self._prefix}/{name}")
+        if data is not None:
+            write_atomically(self.folder / name, data)
+        return data is not None
 
     def keep(self, name: str) -> None:
         """See `TrialStore`."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ssl_core.data.decoding.picture import DEEP_MODES, Header, Shape, colour, deep_values, opened, read_header
-from ssl_core.data.layouts.listing import counted
 from ssl_core.data.options import MAX_SIDE, MIN_SIDE, Options
+from ssl_core.system.errors import counted
 
 MAX_DEFAULT_SIDE = 96
 _KINDS = {

@@ -51,7 +51,7 @@ class Shape:
     bits: int = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a file says of its image before it is decoded: size as it is shown, PIL's mode and format."""
 
@@ -143,9 +143,20 @@ def decode(path: str | Path | IO[bytes], shape: Shape) -> tuple[Images, bytes]:
         Exception: whatever PIL raises for a file that it cannot read; ValueError for pixels that have no
             fixed range, or too many of them.
     """
+    pixels, digest, _ = decode_with_header(path, shape)
+    return pixels, digest
+
+
+def decode_with_header(path: str | Path | IO[bytes], shape: Shape) -> tuple[Images, bytes, Header]:
+    """What `decode` gives, and the file's header, for one opening of the file.
+
+    Raises:
+        Exception: as for `decode`.
+    """
     with opened(path) as image:
+        header = _header_of(image)
         picture, digest = _picture_and_hash(image, shape)
-        return resized(picture, shape), digest
+        return resized(picture, shape), digest, header
 
 
 def made(image: Image.Image, shape: Shape) -> Images:

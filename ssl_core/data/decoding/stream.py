@@ -17,14 +17,26 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from ssl_core.data.decoding.headers import Survey, Unreadable, unreadable_file
-from ssl_core.data.decoding.picture import Header, Shape, decode, examine
+from ssl_core.data.decoding.headers import Survey, Unreadable, shape_of, survey, unreadable_file
+from ssl_core.data.decoding.picture import (
+    DEEP_MODES,
+    Header,
+    Shape,
+    colour,
+    decode,
+    decode_with_header,
+    examine,
+)
+from ssl_core.data.decoding.workers import Job, Workers
+from ssl_core.data.options import Options
 from ssl_core.data.part import Hashes, Images
 
 Progress = Callable[[int, int], None]
 """Called with the number of images decoded so far, and of all."""
 
 _FILES_PER_TASK = 256
+# Starting processes takes some 0.2 s of each core, which fewer images would not bring in again.
+_FOR_PROCESSES = 2048
 # Decoding frees the interpreter's lock, opening a file does not. For files of a few kilobytes (32x32
 # JPEGs) opening outweighs decoding, and threads that wait for the lock make it slower, not faster.
 _THREADS_FROM_BYTES = 8192
@@ -40,11 +52,13 @@ class Decoded:
         images: (N, S, S, 3) uint8; a map of a file where a place was named.
         hashes: (N, 16) uint8, of the pixels.
         damaged: what could not be decoded, by its index; these rows are zero.
+        headers: of the files that this call decoded; those that an interrupted call had decoded are not in it.
     """
 
     images: Images
     hashes: Hashes
     damaged: dict[int, Unreadable] = field(default_factory=dict)
+    headers: dict[str, Header] = field(default_factory=dict)
 
 
 @dataclass
@@ -94,6 +108,44 @@ def decode_files(
     return decoded
 
 
+def decode_to_size(
+    root: Path, files: Sequence[str], options: Options, place: Path | None, progress: Progress | None
+) -> tuple[Decoded, Shape, list[str]]:
+    """Decode files to a size that is known beforehand, which saves reading all headers first.
+
+    Only grey images with more than 8 bits depend on the others, by their range: they are decoded again where it
+    is smaller than 16 bits.
+
+    Args:
+        root, files, place, progress: as for `decode_files`.
+        options: how they are read; its `image_size` must be given.
+
+    Returns:
+        The images, what they were made into, and sentences that tell what was decided (`shape_of`).
+    """
+    shape = Shape(options.image_size, options.resize, colour(options.background))
+    decoded = decode_files(root, files, shape, place, progress)
+    damaged = {bad.file for bad in decoded.damaged.values()}
+    before = [name for name in files if name not in decoded.headers and name not in damaged]
+    decoded.headers.update(survey(root, before).headers)
+    shape, notes = shape_of(root, Survey(decoded.headers, {}), options)
+    if shape.bits < 16:
+        _decode_deep_again(root, files, shape, decoded)
+    return decoded, shape, notes
+
+
+def _decode_deep_again(root: Path, files: Sequence[str], shape: Shape, into: Decoded) -> None:
+    headers = into.headers
+    deep = [i for i, name in enumerate(files) if name in headers and headers[name].mode in DEEP_MODES]
+
+    def decode_one(place: int, path: str) -> None:
+        into.images[deep[place]], _ = decode(path, shape)
+
+    starts = range(0, len(deep), _FILES_PER_TASK)
+    for _, damaged in _in_blocks(root, [files[i] for i in deep], starts, decode_one):
+        into.damaged.update({deep[place]: bad for place, bad in damaged.items()})
+
+
 Block = tuple[int, dict[int, Unreadable]]
 Each = Callable[[int, str], None]
 
@@ -102,13 +154,41 @@ def _blocks(
     root: Path, files: Sequence[str], shape: Shape, into: Decoded, starts: Sequence[int]
 ) -> Iterator[Block]:
     """Decode the blocks that begin at `starts`, several at a time; each is yielded when it is done."""
+    cores = len(os.sched_getaffinity(0))
+    if isinstance(into.images, np.memmap) and cores > 1 and len(starts) * _FILES_PER_TASK >= _FOR_PROCESSES:
+        yield from _in_processes(root, files, shape, into, starts, cores)
+        return
+    known: dict[Header, Header] = {}
 
     def decode_one(index: int, path: str) -> None:
-        pixels, digest = decode(path, shape)
+        pixels, digest, header = decode_with_header(path, shape)
         into.images[index] = pixels
         into.hashes[index] = np.frombuffer(digest, dtype=np.uint8)
+        into.headers[files[index]] = known.setdefault(header, header)  # equal ones are kept once
 
     yield from _in_blocks(root, files, starts, decode_one)
+
+
+def _in_processes(
+    root: Path, files: Sequence[str], shape: Shape, into: Decoded, starts: Sequence[int], count: int
+) -> Iterator[Block]:
+    """As `_blocks`, with so many processes. They write the images to the file that `into.images` maps."""
+    assert isinstance(into.images, np.memmap)
+    job = Job(str(root), shape, str(into.images.filename), into.images.offset)
+    known: dict[Header, Header] = {}
+    with Workers(job, count) as workers:
+
+        def work(start: int) -> Block:
+            """Have one block decoded by a worker that is free."""
+            names = files[start : start + _FILES_PER_TASK]
+            answer = workers.decode(start, names)
+            into.hashes[start : start + len(names)] = answer.hashes
+            for name, header in zip(names, answer.headers, strict=True):
+                if header is not None:
+                    into.headers[name] = known.setdefault(header, header)
+            return start, answer.damaged
+
+        yield from _side_by_side(starts, count, work)
 
 
 def examine_files(root: Path, files: Sequence[str], progress: Progress | None = None) -> Examined:
@@ -151,7 +231,11 @@ def _in_blocks(root: Path, files: Sequence[str], starts: Sequence[int], each: Ea
                 damaged[index] = unreadable_file(root, name, error)
         return start, damaged
 
-    threads = _threads(root, files)
+    yield from _side_by_side(starts, _threads(root, files), work)
+
+
+def _side_by_side(starts: Sequence[int], threads: int, work: Callable[[int], Block]) -> Iterator[Block]:
+    """What `work` gives for each start, in their order, on so many threads."""
     pool = ThreadPoolExecutor(max_workers=threads)
     running: list[Future[Block]] = []
     try:

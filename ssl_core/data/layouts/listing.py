@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssl_core.data.part import Labels
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 
 _ENDINGS = ".png .jpg .jpeg .jpe .jfif .bmp .dib .webp .gif .ppm .pgm .pbm .pnm .tif .tiff"
 ENDINGS = frozenset(_ENDINGS.split())
@@ -155,11 +155,6 @@ class Walker:
 
     def _leave_out(self, reason: str, name: str) -> None:
         self.left_out.setdefault(reason, []).append(name)
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """A number with its noun: 1 file, 2 files."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def left_out_sentence(left_out: dict[str, list[str]]) -> str | None:

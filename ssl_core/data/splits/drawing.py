@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ssl_core.data.layouts.listing import counted
 from ssl_core.data.options import DEFAULT_VALID_SHARE
 from ssl_core.data.part import UNLABELLED, Indices
 from ssl_core.data.splits.balanced import (
@@ -24,7 +23,7 @@ from ssl_core.data.splits.balanced import (
 )
 from ssl_core.data.splits.units import units_of
 from ssl_core.data.types import Dataset
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 
 Mode = Literal["balanced", "proportional"]
 
@@ -90,7 +89,9 @@ def split_for(data: Dataset, wanted: Wanted) -> Drawn:
     if not data.is_plain:
         return draw(data, wanted)
     if wanted.labelled is None:
-        raise ConfigError(f"labels is missing: say how many images of {data.name!r} keep their label.")
+        raise ConfigError(
+            f"--labels is missing: say how many images of {data.name!r} keep their label, such as --labels 40."
+        )
     valid = wanted.valid or wanted.labelled
     each, rest = divmod(wanted.labelled, data.num_classes)
     each_valid, rest_valid = divmod(valid, data.num_classes)

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from ssl_core.data import datasets as data
-from ssl_core.data.inspection import Inspection, glance, inspect
+from ssl_core.data.inspecting.inspection import Inspection, glance, inspect
+from ssl_core.data.inspecting.overlaps import check_leak, overlaps_of
+from ssl_core.data.inspecting.sheet import draw_sheet, readable, sample
 from ssl_core.data.options import Options
-from ssl_core.data.overlaps import check_leak, overlaps_of
 from ssl_core.data.part import hashes_of_images
-from ssl_core.data.sheet import draw_sheet, readable, sample
 from ssl_core.data.splits.drawing import Wanted, split_for
 from tests.ssl_core.data.helpers import all_files, message, picture, write_folder
 
@@ -125,8 +125,9 @@ def test_what_is_left_out(folder: Path) -> None:
 def test_a_split_that_cannot_be_drawn_is_a_problem(folder: Path, real: Path) -> None:
     found = look(folder, wanted=Wanted(labelled=7, valid=7))
     assert found.split is None and "7 is not a multiple of the 2 classes" in found.problems[0]
-    (problem,) = look(folder, wanted=Wanted()).problems
-    assert "labels is missing" in problem
+    found = look(folder, wanted=Wanted())  # fully labelled, and no number: counted, not refused
+    assert found.split is None and found.problems == []
+    assert any("--labels N says how many keep it" in note for note in found.notes)
     (problem,) = look(real, wanted=Wanted(valid_share=0.99)).problems
     assert "data.valid_share = 0.99" in problem
 

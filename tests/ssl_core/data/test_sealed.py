@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from ssl_core.data import datasets as data
+from ssl_core.data.inspecting.overlaps import check_test_images
 from ssl_core.data.options import Options
-from ssl_core.data.sealed import check_test_images
 from tests.ssl_core.data.helpers import all_files, message, picture, write_folder
 
 

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ssl_core.data import cache as cache_module
 from ssl_core.data import datasets as data
+from ssl_core.data.decoding import picture as picture_module
 from ssl_core.data.decoding import stream
+from ssl_core.data.decoding.headers import shape_of, survey
 from ssl_core.data.decoding.picture import Shape
-from ssl_core.data.decoding.stream import decode_files
+from ssl_core.data.decoding.stream import decode_files, decode_to_size
 from ssl_core.data.options import Options
 from tests.ssl_core.data.helpers import all_files, picture, same, write_folder
 
@@ -254,6 +257,48 @@ print(before, peak[0], data.images.nbytes // 1024)
     assert peak - before < 60_000
 
 
+def write_kinds(path: Path) -> list[str]:
+    """Seven files of 12 bits, transparent, of two pages, plain, and a damaged one; their names."""
+    path.mkdir()
+    for index in range(3):
+        values = np.random.default_rng(index).integers(0, 4096, (9, 12), dtype=np.uint16)
+        Image.fromarray(values).save(path / f"deep-{index}.png")
+    picture(5, mode="RGBA").save(path / "alpha.png")
+    picture(6).save(path / "paged.tif", save_all=True, append_images=[picture(7)])
+    picture(8).save(path / "plain.png")
+    (path / "wrong.png").write_bytes(b"no image")
+    return sorted(file.name for file in path.iterdir())
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_size_that_is_known_needs_one_pass_and_gives_the_same(
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_FILES_PER_TASK", 2)
+    monkeypatch.setattr(stream, "_SAVE_SECONDS", 0.0)
+    names, options = write_kinds(tmp_path / "f"), Options(image_size=8)
+    expected, told = shape_of(tmp_path / "f", survey(tmp_path / "f", names), options)
+    surveyed = decode_files(tmp_path / "f", names, expected)
+    assert expected.bits == 12 and len(told) == 3
+    (tmp_path / "place").mkdir()
+    if interrupted:
+        with pytest.raises(StopError):
+            decode_to_size(tmp_path / "f", names, options, tmp_path / "place", stop_after(4))
+    decoded, shape, notes = decode_to_size(tmp_path / "f", names, options, tmp_path / "place", None)
+    assert (shape, notes) == (expected, told)
+    np.testing.assert_array_equal(decoded.images, surveyed.images)
+    np.testing.assert_array_equal(decoded.hashes, surveyed.hashes)
+    assert decoded.damaged == surveyed.damaged and len(decoded.damaged) == 1
+
+
+def test_a_size_that_is_known_opens_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_folder(tmp_path / "f", {"a": 4, "b": 4})
+    opened, real = list[str](), picture_module.opened
+    monkeypatch.setattr(picture_module, "opened", lambda file: opened.append(str(file)) or real(file))
+    data.load_train(f"folder:{path}", image_size=12)
+    assert sorted(opened) == sorted(str(file) for file in (path / "train").rglob("*.png"))
+
+
 def test_options_that_change_pixels_have_entries_of_their_own(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "f", {"a": 2, "b": 2})
     picture(1, mode="RGBA").resize((8, 12)).save(path / "train/a/000.png")
@@ -277,7 +322,7 @@ def test_decoding_uses_every_core_for_large_files(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(stream, "_FILES_PER_TASK", 1)
     path = write_folder(tmp_path / "f", {"a": 8, "b": 8}, side=64)
     inside, most = [0], [0]
-    real = stream.decode
+    real = stream.decode_with_header
 
     def watched(*args: Any) -> Any:
         inside[0] += 1
@@ -288,6 +333,6 @@ def test_decoding_uses_every_core_for_large_files(tmp_path: Path, monkeypatch: p
         finally:
             inside[0] -= 1
 
-    monkeypatch.setattr(stream, "decode", watched)
+    monkeypatch.setattr(stream, "decode_with_header", watched)
     data.load_train(f"folder:{path}")
     assert most[0] == len(os.sched_getaffinity(0))

@@ -22,9 +22,10 @@ from ssl_core.data.datasets import load_test
 from ssl_core.model import images as images_of
 from ssl_core.model.making import Made
 from ssl_core.model.model import Model
+from ssl_core.preparation import prepare
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
-from ssl_core.training.result import CHECKPOINTS, RESULT_FILE, prepare
+from ssl_core.training.result import CHECKPOINTS, RESULT_FILE
 from ssl_core.training.run import Run
 
 ROOT = Path(__file__).parents[3]
@@ -226,7 +227,7 @@ def test_threads_are_the_training_s_while_it_predicts_and_the_process_s_own_afte
         assert seen[-1] == expected and torch.get_num_threads() == before
 
 
-NEEDED = ("torch", "torchvision", "numpy", "pillow", "pandas", "pydantic", "pyyaml", "safetensors")
+NEEDED = ("torch", "torchvision", "numpy", "pillow", "pandas", "pydantic", "pyyaml", "safetensors", "xxhash")
 
 
 def closure(names: tuple[str, ...]) -> set[str]:

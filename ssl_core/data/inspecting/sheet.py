@@ -132,10 +132,10 @@ def draw_sheet(found: Sample, *, seed: int = 0) -> Image.Image:
     for column in range(most):
         for view, title in enumerate(_VIEWS):
             x = _LABEL_WIDTH + column * (len(_VIEWS) * cell + _GAP) + view * cell
-            pen.text((x, 5), title, fill="black", font=_font())
+            pen.text((x, 5), title, fill="black", font=font())
     for number, (title, images) in enumerate(zip(found.titles, found.rows, strict=True)):
         y = _HEAD + number * cell
-        pen.text((_GAP, y + _SHOWN_SIDE // 2 - 6), readable(title), fill="black", font=_font())
+        pen.text((_GAP, y + _SHOWN_SIDE // 2 - 6), readable(title), fill="black", font=font())
         for view, pictures in enumerate(_views(images, found.flip, seed + number)):
             for column, pixels in enumerate(pictures):
                 x = _LABEL_WIDTH + column * (len(_VIEWS) * cell + _GAP) + view * cell
@@ -162,7 +162,7 @@ def readable(name: str) -> str:
 
 
 @cache
-def _font() -> FreeTypeFont | ImageFont:
+def font() -> FreeTypeFont | ImageFont:
     """The font that comes with matplotlib, which knows the alphabets of Europe and the Near East."""
     from PIL import ImageFont
 
@@ -177,5 +177,5 @@ def _font() -> FreeTypeFont | ImageFont:
 def _has_shape(letter: str) -> bool:
     if letter.isspace() or unicodedata.combining(letter):
         return True
-    missing, mask = _font().getmask("\U0010ffff"), _font().getmask(letter)
+    missing, mask = font().getmask("\U0010ffff"), font().getmask(letter)
     return mask.size != missing.size or bytes(mask) != bytes(missing)

@@ -14,14 +14,14 @@ from ssl_core.data.assembly import Pool
 from ssl_core.data.datasets import describe, listing_of, load_test, load_train
 from ssl_core.data.decoding.headers import Survey, Unreadable, shape_of
 from ssl_core.data.decoding.stream import Decoded, Examined, Progress, examine_files
-from ssl_core.data.layouts.listing import Listing, counted, left_out_sentence, shown
+from ssl_core.data.inspecting.overlaps import MAX_LEAK, Overlaps, overlaps_of
+from ssl_core.data.layouts.listing import Listing, left_out_sentence, shown
 from ssl_core.data.options import Options
-from ssl_core.data.overlaps import MAX_LEAK, Overlaps, overlaps_of
 from ssl_core.data.part import UNLABELLED, Facts, Labels, Rows, hashes_of_images
 from ssl_core.data.splits.drawing import Wanted, split_for
 from ssl_core.data.splits.holdout import Membership
 from ssl_core.data.types import Dataset, DatasetInfo
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 
 _PARTS = ("train", "unlabelled", "valid", "test")
 _SHOWN = 10
@@ -112,7 +112,9 @@ def inspect(
     """
     options = options or Options()
     info = describe(name, root=root, options=options)
-    wanted = wanted or Wanted(labelled=info.default_labels)
+    wanted = wanted or Wanted()
+    if wanted.labelled is None:
+        wanted = replace(wanted, labelled=info.default_labels)
     found = Inspection(name, info.protocol, list(info.classes), _counts(info))
     found.warnings += _missing_classes(info)
     listing = listing_of(name, options)
@@ -282,6 +284,11 @@ def _tell_size(
 
 def _tell_split(found: Inspection, data: Dataset, wanted: Wanted, test: list[int]) -> None:
     """The split that would be drawn, in numbers; or why none can be."""
+    if data.is_plain and wanted.labelled is None:
+        found.notes.append(
+            "every training image has a label: --labels N says how many keep it, and shows the split."
+        )
+        return
     try:
         drawn = split_for(data, wanted)
     except ConfigError as error:

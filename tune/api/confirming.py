@@ -1,0 +1,115 @@
+"""Confirm a study that was searched before."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tune.cluster.connection import joined
+from tune.confirmation.confirm import confirm as confirm_study
+from tune.engine.progress import Progress, make_progress
+from tune.engine.sitting import Sitting
+from tune.signals import resumable
+from tune.store.home import Home
+
+
+def run_confirm(
+    name: str,
+    home: Home,
+    progress: Progress,
+    *,
+    top: int = 1,
+    seeds: int = 5,
+    baseline: str = "tuned",
+    resample: bool = False,
+    refit: bool = False,
+    models: bool = False,
+    say: Callable[[str], None] = lambda message: None,
+    trust_method: bool = False,
+    address: str | None = None,
+    sitting: Sitting | None = None,
+) -> dict[str, Any]:
+    """Confirm a study's best configurations: `tune.confirmation.confirm.confirm`, which Ctrl-C and SIGTERM interrupt.
+
+    Raises:
+        ConfigError, ServiceError: as `confirm`; interrupted, with the command that carries on.
+    """
+    wanted = {"--resample": resample, "--refit": refit, "--models": models}
+    flags = [flag for flag, is_wanted in wanted.items() if is_wanted]
+    words = ["ssl-tune", "confirm", name, "--top", top, "--seeds", seeds, "--baseline", baseline, *flags]
+    words += [] if address is None else ["--address", address]
+    with resumable(shlex.join(map(str, [*words, "--home", home.shown]))), joined(address):
+        return confirm_study(
+            name,
+            top=top,
+            seeds=seeds,
+            baseline=baseline,
+            resample=resample,
+            refit=refit,
+            models=models,
+            home=home,
+            say=say,
+            progress=progress,
+            trust_method=trust_method,
+            sitting=sitting,
+            address=address,
+        )
+
+
+def confirm(
+    name: str,
+    *,
+    top: int = 1,
+    seeds: int = 5,
+    baseline: str = "tuned",
+    resample: bool = False,
+    refit: bool = False,
+    models: bool = False,
+    home: Path | str | None = None,
+    quiet: bool = False,
+    say: Callable[[str], None] = lambda message: None,
+    trust_method: bool = False,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Train a study's best configurations on fresh seeds beside the supervised baseline; read the test set once each.
+
+    What is trained already is not trained again.
+
+    Args:
+        name: the study.
+        top: how many of the best configurations.
+        seeds: trainings of each.
+        baseline: "tuned": the best of a supervised study of as many trials, made if need be; or "plain".
+        resample: each seed draws the validation images anew as well, not the labelled ones alone.
+        refit: train the winner once more on each seed, on the validation images too, for as many steps.
+        models: make a model of each training of the winner, in the study's folder; the best is named by validation.
+        home: the home folder.
+        quiet: show no progress of the baseline's search.
+        say: told as each training ends.
+        trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        address: of a Ray cluster that this machine belongs to, to train there; None: this machine.
+
+    Returns:
+        What ``ssl-tune confirm --json`` prints: a row for each configuration, comparisons, the verdict in words.
+
+    Raises:
+        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
+        ServiceError: a driver has the study, or it was interrupted; says how to carry on.
+    """
+    progress = make_progress(quiet=quiet)
+    return run_confirm(
+        name,
+        Home(home),
+        progress,
+        top=top,
+        seeds=seeds,
+        baseline=baseline,
+        resample=resample,
+        refit=refit,
+        models=models,
+        say=say,
+        trust_method=trust_method,
+        address=address,
+    )
