@@ -256,7 +256,7 @@ def averaged_network(run: Run) -> torch.nn.Module:
     network = copy.deepcopy(run.ema.network)
     own, there = dict(network.named_buffers()), dict(run.network.named_buffers())
     for name, buffer in own.items():
-        buffer.copy_(there[name])
+        buffer.data.copy_(there[name])
     return network
 
 
@@ -325,6 +325,63 @@ def mixmatch_reference(run: Run, batch: Batch) -> Tensor:
     return total
 
 
+def overlap(q: list[float], p: list[Any]) -> Any:
+    """sum of sqrt(q_c p_c); p may have a gradient."""
+    return sum(math.sqrt(a) * b**0.5 for a, b in zip(q, p, strict=True))
+
+
+def simple_reference(run: Run, batch: Batch) -> Tensor:
+    """Row by row: strong views of the first kind for all images, then of the next."""
+    config: Any = run.config.parameters
+    network = averaged_network(run).eval()
+    with torch.no_grad():
+        guesses = [[probabilities_of(row) for row in network(view).logits] for view in batch.views_of("weak")]
+    targets = []
+    for each in zip(*guesses, strict=True):
+        powers = [mean ** (1 / config.temperature) for mean in column_means(list(each))]
+        targets.append([power / sum(powers) for power in powers])
+    strong = batch.views_of("strong")
+    logits = run.network(torch.cat([batch.labelled, *strong])).logits
+    n, c = len(batch.labels), run.setup.num_classes
+    labelled = [minus_log_probability(row, y) for row, y in zip(logits, batch.labels.tolist(), strict=False)]
+    total = sum(labelled[1:], labelled[0]) / n
+    q, p = targets * len(strong), probability_rows(logits[n:])
+    rows = len(q)
+    for i in range(rows):
+        if max(q[i]) <= config.threshold:
+            continue
+        for k in range(c):
+            total = total + config.lambda_u * (p[i][k] - q[i][k]) ** 2 / (rows * c)
+        for j in range(rows):
+            similar = overlap(q[i], q[j])
+            if j != i and similar > config.similarity:
+                pairs = rows * (rows - 1) / 2
+                total = total + config.lambda_pair * similar * (1 - overlap(q[i], p[j])) / pairs
+    return total
+
+
+def alphamatch_reference(run: Run, batch: Batch) -> Tensor:
+    """The divergences from g*, which is constant. No gradient is long enough here to be shortened."""
+    config: Any = run.config.parameters
+    views = [batch.views["weak"], *batch.views_of("strong")]
+    logits = run.network(torch.cat([batch.labelled, *views])).logits
+    n, size, a = len(batch.labels), len(batch.indices), config.alpha
+    labelled = [minus_log_probability(row, y) for row, y in zip(logits, batch.labels.tolist(), strict=False)]
+    total = sum(labelled[1:], labelled[0]) / n
+    weights = [1 - config.beta] + [config.beta / config.strong_views] * config.strong_views
+    for i in range(size):
+        p = probability_rows(logits[[n + v * size + i for v in range(len(views))]])
+        means = [
+            sum(w * row[k].item() ** (1 - a) for w, row in zip(weights, p, strict=True)) ** (1 / (1 - a))
+            for k in range(run.setup.num_classes)
+        ]
+        target = [mean / sum(means) for mean in means]
+        for w, row in zip(weights, p, strict=True):
+            inner = sum(g**a * prob ** (1 - a) for g, prob in zip(target, row, strict=True))
+            total = total + config.lambda_u * w * (inner - 1) / (a * (a - 1)) / size
+    return total
+
+
 REFERENCES: dict[str, Callable[[Run, Batch], Tensor]] = {
     "supervised": supervised_reference,
     "pseudo_label": pseudo_label_reference,
@@ -339,6 +396,8 @@ REFERENCES: dict[str, Callable[[Run, Batch], Tensor]] = {
     "softmatch": softmatch_reference,
     "mean_teacher": mean_teacher_reference,
     "mixmatch": mixmatch_reference,
+    "simple": simple_reference,
+    "alphamatch": alphamatch_reference,
     "uda": uda_reference,
 }
 OFF: dict[str, dict[str, Any]] = {
@@ -354,6 +413,8 @@ OFF: dict[str, dict[str, Any]] = {
     "freematch": {"lambda_u": 0.0, "lambda_f": 0.0},
     "softmatch": {"lambda_u": 0.0},
     "mean_teacher": {"weight": 0.0},
+    "simple": {"lambda_u": 0.0, "lambda_pair": 0.0},
+    "alphamatch": {"lambda_u": 0.0},
     "uda": {"lambda_u": 0.0},
 }
 """Parameters under which the gradient is that of the labelled cross-entropy alone."""

@@ -33,6 +33,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "flexmatch": {"threshold": 0.6},  # not every image is confident, so that the thresholds differ
     "attention_fixmatch": {"threshold": 0.4, "diversity_weight": 0.5},
     "freematch": {"lambda_f": 0.1},
+    "simple": {"threshold": 0.4, "strong_views": 2},
+    "alphamatch": {"strong_views": 2},
     "uda": {"threshold": 0.4},
     "my_uda": {"threshold": 0.4},
 }

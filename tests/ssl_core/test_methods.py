@@ -108,10 +108,14 @@ def prepared(name: str, *, precision: str = "float64", **parameters: Any) -> tup
 
 
 def loss_of(run: Run, batch: Batch, *, state: Any = None, forward: Any = None) -> LossOutput[Any]:
-    """The method's loss; the run's own state is left as it is."""
+    """The method's loss; the run's own state and BatchNorm's running statistics are left as they are."""
     state = copy.deepcopy(run.method_state if state is None else state)
     step = Step(forward or run.forward, batch, state, PROGRESS, seeded(11), run.averaged)
-    return run.method.compute_loss(run.config.parameters, step)
+    before = [buffer.clone() for buffer in run.network.buffers()]
+    output = run.method.compute_loss(run.config.parameters, step)
+    for buffer, value in zip(run.network.buffers(), before, strict=True):
+        buffer.data.copy_(value)  # by .data, since autograd need not know: training does not read them
+    return output
 
 
 def gradients(run: Run, loss: Tensor) -> dict[str, Tensor]:
