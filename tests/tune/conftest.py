@@ -214,7 +214,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pictures(tmp_path_factory.mktemp("pictures") / "shapes")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def readable(pictures: Path) -> None:
     """No earlier test has left the test images unreadable."""
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (pictures / "test").glob("*/*.png"))
@@ -226,9 +226,11 @@ def sealed(pictures: Path) -> Iterator[int]:
     files = {path: path.read_bytes() for path in (pictures / "test").glob("*/*.png")}
     for path in files:
         path.write_bytes(b"sealed: not an image")
-    yield len(files)
-    for path, content in files.items():
-        path.write_bytes(content)
+    try:
+        yield len(files)
+    finally:
+        for path, content in files.items():
+            path.write_bytes(content)
 
 
 @pytest.fixture(scope="session")
