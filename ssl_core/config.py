@@ -113,12 +113,27 @@ def _named(document: Mapping[str, Any], prefix: str) -> AnyMethod:
     if digest is not None and not isinstance(digest, str):
         raise ConfigError(f"{prefix}method_digest = {digest!r}: text is expected.")
     method = get_method(name, digest)
-    if digest not in (None, method.digest):
-        raise ConfigError(
-            f"{prefix}method = {name!r}: the file was changed: method_digest is {digest}, the file's is now "
-            f"{method.digest}. Restore the file, or remove method_digest to use it as it is now."
-        )
+    check_digest(name, digest, method.digest, prefix)
     return method
+
+
+def check_digest(name: str, expected: object, found: str | None, prefix: str = "") -> None:
+    """Refuse a method file that is not the one of which a configuration has the digest.
+
+    Args:
+        name: the method, as the configuration names it.
+        expected: its `method_digest`; None: it has none.
+        found: of the file.
+        prefix: begins the message.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if expected not in (None, found):
+        raise ConfigError(
+            f"{prefix}method = {name!r}: the file was changed: method_digest is {expected}, the file's is now "
+            f"{found}. Restore the file, or remove method_digest to use it as it is now."
+        )
 
 
 def _validated(model: type[Model], values: Any, prefix: str, path: str) -> Model:

@@ -117,9 +117,10 @@ def _log_gradient_length(
 
 def view_weights(beta: float, strong_views: int, device: torch.device) -> torch.Tensor:
     """v, (1 + n,) float64: 1 - beta for the weak view, beta / n for each strong one."""
-    weights = torch.full((1 + strong_views,), beta / strong_views, dtype=torch.float64, device=device)
-    weights[0] = 1 - beta
-    return weights
+    # Two fills: a value that is assigned to one element is copied to the device, which waits for it.
+    weak = torch.full((1,), 1 - beta, dtype=torch.float64, device=device)
+    strong = torch.full((strong_views,), beta / strong_views, dtype=torch.float64, device=device)
+    return torch.cat([weak, strong])
 
 
 class AlphaMatch(Method[AlphaMatchConfig, None]):

@@ -136,7 +136,9 @@ class MixMatch(Method[MixMatchConfig, None]):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """All rows mixed: labelled images, first and second views, (B + 2U, 3, H, W); and their labels, (B + 2U, C)."""
         batch = step.batch
-        labels = torch.nn.functional.one_hot(batch.labels, guess.shape[1]).to(guess.dtype)
+        # Not one_hot, which reads the largest label on the host and so waits for the device.
+        classes = torch.arange(guess.shape[1], device=guess.device)
+        labels = (batch.labels[:, None] == classes).to(guess.dtype)
         images = torch.cat([batch.labelled, *batch.views_of("weak")])
         targets = torch.cat([labels, guess, guess])
         # A row of random numbers for each image, so that an image keeps its own wherever it is in the batch.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
@@ -17,6 +17,12 @@ from tests.tiny import METHODS, OWN, method_named
 FIELDS = [(name, field) for name in METHODS for field in method_named(name).Config.model_fields]
 
 
+def kind_of(field: FieldInfo) -> Any:
+    """The type of a field's value, where it may also be none."""
+    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+    return kinds[0] if type(None) in get_args(field.annotation) else field.annotation
+
+
 def bounds(field: FieldInfo) -> tuple[list[Any], list[Any]]:
     """The lower and the upper bounds of a number."""
     lower = [m.ge if isinstance(m, Ge) else m.gt for m in field.metadata if isinstance(m, Ge | Gt)]
@@ -26,18 +32,22 @@ def bounds(field: FieldInfo) -> tuple[list[Any], list[Any]]:
 
 def out_of_range(field: FieldInfo) -> Iterator[Any]:
     """Numbers just outside of what a field accepts."""
-    small = 1 if field.annotation is int else 1e-9
+    kind = kind_of(field)
+    small = 1 if kind is int else 1e-9
     for m in field.metadata:
         if isinstance(m, Gt | Lt):
-            yield field.annotation(m.gt if isinstance(m, Gt) else m.lt)  # type: ignore[misc]
+            yield kind(m.gt if isinstance(m, Gt) else m.lt)
         elif isinstance(m, Ge):
             yield m.ge - small
         elif isinstance(m, Le):
-            yield m.le + (1 if field.annotation is int else 1e-6)
+            yield m.le + (1 if kind is int else 1e-6)
 
 
 def of_wrong_type(field: FieldInfo) -> list[Any]:
-    kind = field.annotation
+    kind = kind_of(field)
+    if kind is not field.annotation:
+        wrong = of_wrong_type(FieldInfo(annotation=kind))
+        return [value for value in wrong if value is not None]
     if kind is float:
         return ["1", True, None, [1.0], math.nan, math.inf]
     if kind is int:
@@ -58,7 +68,7 @@ def refusal(method: str, parameters: Any) -> str:
 def test_a_value_that_a_parameter_does_not_accept_is_refused_by_name(method: str, name: str) -> None:
     field = method_named(method).Config.model_fields[name]
     outside = list(out_of_range(field))
-    if field.annotation in (int, float):
+    if kind_of(field) in (int, float):
         assert [len(side) for side in bounds(field)] == [1, 1], "a number has a lowest and a highest value"
         assert len(outside) == 2
     for value in [*outside, *of_wrong_type(field)]:

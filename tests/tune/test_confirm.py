@@ -213,7 +213,6 @@ def test_a_confirmation_that_mlflow_lacks_exits_5_with_the_command_that_delivers
     done = ssl_tune("confirm", "shapes", "--seeds", 2, "--baseline", "plain", "--json")
     assert done.code == 5 and done.document["study"] == "shapes"
     (line,) = [line for line in done.err.splitlines() if "MLflow lacks" in line]
-    StudyFolder(folder).write_spec(spec)
     assert ssl_tune(*shlex.split(line.partition("with: ")[2])[1:], "--timeout", "0").code == 5
     assert "Connection refused" in ssl_tune("status", "shapes").out
 

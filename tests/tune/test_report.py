@@ -384,7 +384,9 @@ def test_figures_name_what_they_show(copied: Home, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(run, "save", lambda figure, path: shown.append(figure))
     run.figures("shapes", home=copied.path)
     curves, health, confusion = shown
-    assert curves.get_suptitle().endswith("of shapes: pseudo_label on shapes, 12 labels")
+    tag = load_study("shapes", home=copied.path).spec.dataset_tag
+    assert tag.startswith("shapes-")
+    assert curves.get_suptitle().endswith(f"of shapes: pseudo_label on {tag}, 12 labels")
     errors = curves.axes[0]
     assert errors.get_ylabel() == "validation images misclassified, %"
     assert errors.child_axes[0].get_ylabel() == "validation accuracy, %"

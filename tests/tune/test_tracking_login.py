@@ -147,6 +147,7 @@ def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
     gate.shut()
     options = {"tracking_uri": served.tracking_uri, "tracking_timeout": "1s", "trials": 1, "epochs": 6}
     folder, spec = make_study(home, **options)
+    EventLog(folder.events_db).close()
     records = StudyTrials(folder, spec)
     number = records.ask().number
     last = {

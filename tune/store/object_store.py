@@ -131,8 +131,8 @@ class ObjectStore:
         return self._tried(f"list {folder}", listed)
 
     def all_below(self, folder: str) -> list[str]:
-        """The names of all objects below a folder, however deep, relative to it."""
-        root = f"{self._path(folder)}/"
+        """The names of all objects below a folder ("": the whole store), however deep, relative to it."""
+        root = f"{self._path(folder) if folder else self._root.rstrip('/')}/"
 
         def found() -> list[str]:
             self._fs.invalidate_cache()

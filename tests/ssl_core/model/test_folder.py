@@ -115,12 +115,12 @@ def test_a_refit_takes_the_temperature_of_its_sibling(made: Made, photographs: P
 
 def test_a_model_of_a_user_s_own_method_loads_without_its_file(photographs: Path, tmp_path: Path) -> None:
     """The method's file is code; a model has none."""
-    method = Path(__file__).parents[3] / "docs" / "examples" / "uda.py"
+    method = Path(__file__).parents[3] / "docs" / "examples" / "my_uda.py"
     document = document_of(photographs, method=f"file:{method}", epochs=2, warmup_epochs=1)
     del document["pseudo_label"]
     ssl_core.train(document, out=tmp_path / "run", final=True)
     card = make_model(tmp_path / "run", tmp_path / "model").card
-    assert card.method == "uda" and "method_digest" in card.configuration
+    assert card.method == "my_uda" and "method_digest" in card.configuration
     edit_card(tmp_path / "model", lambda d: d["configuration"].update(method_digest="of no file here"))
     assert ssl_core.load(tmp_path / "model").classes == ("a", "b", "c")
 
