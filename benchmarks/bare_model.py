@@ -26,7 +26,7 @@ from ssl_core.networks.registry import build_network
 from ssl_core.registry import method_of
 from ssl_core.system.memory import keep_freed_memory
 from ssl_core.training import compile as compiled
-from ssl_core.training.optimisation.optim import build_optimizer
+from ssl_core.training.optim import build_optimizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 

@@ -33,6 +33,7 @@ from ssl_core.system.errors import ConfigError, counted, unknown
 
 if TYPE_CHECKING:
     from ssl_core.data.datasets import DatasetInfo
+    from ssl_core.data.options import Options
 
 __all__ = [
     "BackboneConfig",
@@ -43,6 +44,7 @@ __all__ = [
     "bn_momentum_of",
     "common_fields",
     "from_document",
+    "options_of",
     "parameter_names",
     "resolve",
     "warmup_from_share",
@@ -157,14 +159,12 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     Raises:
         ConfigError: more labels than the data has, or a warm-up as long as the run.
     """
-    from ssl_core.data.datasets import check_counts  # delayed: reading a configuration loads no numpy
-
     method = method_of(config)
     views = counted_views(method, config.parameters)
     defaults = _SMALL_DATA.get(info.name, _LARGE_DATA)
     labels, valid = _counts(config, info)
     if info.is_plain:
-        check_counts(info, labelled=labels, valid=valid)
+        _check_drawn(config, info, labels, valid)
     elif not info.unlabelled and views and labels >= _left(config, info, valid):
         raise ConfigError(
             f"{info.name!r} has no unlabelled images besides the labelled ones, and {method.name} needs some: put them "
@@ -198,6 +198,23 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
             "threads": config.threads or cores or len(os.sched_getaffinity(0)),
             "data": config.data.model_copy(update={"valid": valid}),
         }
+    )
+
+
+def options_of(config: RunConfig) -> Options:
+    """How the images of a configuration are read."""
+    from ssl_core.data.options import Options, Skipped  # delayed: it loads numpy
+
+    data, skipped = config.data, config.data.skipped
+    return Options(
+        image_size=data.image_size,
+        resize=data.resize,
+        background=data.background,
+        flip=data.flip,
+        on_damaged=data.on_damaged,
+        skipped=None if skipped is None else tuple(Skipped(one.file, one.sha256) for one in skipped),
+        group_by=data.group_by,
+        test_share=data.test_share,
     )
 
 
@@ -249,6 +266,30 @@ def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
         max(1, round(share * (n - t)))
         for n, t in zip(info.train_per_class, _held_out(config, info), strict=True)
     )
+
+
+def _check_drawn(config: RunConfig, info: DatasetInfo, labels: int, valid: int) -> None:
+    """Refuse numbers that cannot be drawn: the same of each class or, where one cannot give that, in proportion."""
+    from ssl_core.data.datasets import check_counts  # delayed: reading a configuration loads no numpy
+
+    mode, classes, total = config.data.split, info.num_classes, sum(info.train_per_class)
+    fits = labels // classes + valid // classes <= min(info.train_per_class)
+    is_slip = labels % classes > 0 or valid % classes > 0  # in proportion only where that is asked for
+    if mode == "balanced" or (mode is None and (fits or is_slip)):
+        check_counts(info, labelled=labels, valid=valid)
+    elif labels + valid > total:
+        raise ConfigError(
+            f"{info.name!r} has {total} training images ({_counted(info)}), but labels = {labels} and data.valid = "
+            f"{valid} together ask for {labels + valid}. Lower one of them."
+        )
+
+
+def _counted(info: DatasetInfo) -> str:
+    """Class names with their counts."""
+    from ssl_core.data.layouts.listing import shown
+
+    pairs = zip(info.classes, info.train_per_class, strict=True)
+    return shown([f"{name}: {count}" for name, count in pairs])
 
 
 def _held_out(config: RunConfig, info: DatasetInfo) -> list[int]:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssl_core.config import from_document, resolve, with_backbone
+from ssl_core.config import from_document, options_of, resolve, with_backbone
 from ssl_core.data.datasets import Dataset, Split, describe, load_train
-from ssl_core.data.options import Options, Skipped
 from ssl_core.data.splits.drawing import Wanted, split_for
 from ssl_core.data.splits.holdout import Membership
 from ssl_core.refit import with_validation
@@ -52,21 +51,6 @@ def prepare(
         update = {"labels": len(split.labelled), "data": config.data.model_copy(update=counts)}
         config = config.model_copy(update=update)
     return config, data, split
-
-
-def options_of(config: RunConfig) -> Options:
-    """How the images of a configuration are read."""
-    data, skipped = config.data, config.data.skipped
-    return Options(
-        image_size=data.image_size,
-        resize=data.resize,
-        background=data.background,
-        flip=data.flip,
-        on_damaged=data.on_damaged,
-        skipped=None if skipped is None else tuple(Skipped(one.file, one.sha256) for one in skipped),
-        group_by=data.group_by,
-        test_share=data.test_share,
-    )
 
 
 def _resolved(

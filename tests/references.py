@@ -5,6 +5,7 @@ The functions are differentiable, and detach what the equations stop the gradien
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -245,6 +246,85 @@ def uda_reference(run: Run, batch: Batch) -> Tensor:
     return total
 
 
+def probability_rows(logits: Tensor) -> list[list[Tensor]]:
+    """softmax of (n, C) logits, entry by entry, with its gradient."""
+    return [[torch.exp(-minus_log_probability(row, k)) for k in range(len(row))] for row in logits]
+
+
+def averaged_network(run: Run) -> torch.nn.Module:
+    """A copy of the run's moving average, with the running statistics of the network as they are now."""
+    network = copy.deepcopy(run.ema.network)
+    own, there = dict(network.named_buffers()), dict(run.network.named_buffers())
+    for name, buffer in own.items():
+        buffer.copy_(there[name])
+    return network
+
+
+def ramped(weight: float, share: float) -> float:
+    """A weight that grows linearly over a share of the 12 steps, at step 3."""
+    return weight * min(1.0, 3 / (share * 12))
+
+
+def mean_teacher_reference(run: Run, batch: Batch) -> Tensor:
+    config: Any = run.config.parameters
+    total = supervised_reference(run, batch)
+    teacher = averaged_network(run).train()
+    with torch.no_grad():
+        targets = teacher(batch.views["weak"]).logits
+    students = probability_rows(run.network(batch.views["weak2"]).logits)
+    for target, student in zip(targets, students, strict=True):
+        for q, p in zip(probabilities_of(target), student, strict=True):
+            total = total + ramped(config.weight, config.ramp) * (p - q) ** 2 / len(student) / len(students)
+    return total
+
+
+def mixmatch_reference(run: Run, batch: Batch) -> Tensor:
+    """With the same random numbers: two ranks and a Beta number for each row, labelled rows first."""
+    config: Any = run.config.parameters
+    views = [batch.views["weak"], batch.views["weak2"]]
+    guesses = [[probabilities_of(row) for row in run.network(view).logits] for view in views]
+    n, size, c = len(batch.labels), len(batch.indices), run.setup.num_classes
+    labels = [[float(k == y) for k in range(c)] for y in batch.labels.tolist()]
+    for one, other in zip(*guesses, strict=True):
+        powers = [((a + b) / 2) ** (1 / config.temperature) for a, b in zip(one, other, strict=True)]
+        labels.append([power / sum(powers) for power in powers])
+    labels += labels[n:]
+    images = [*batch.labelled, *views[0], *views[1]]
+
+    stream = seeded(11)
+    ranks = (
+        torch.rand((n, 1, 2), generator=stream).tolist(),
+        torch.rand((size, 2, 2), generator=stream).tolist(),
+    )
+    gammas = [
+        torch._standard_gamma(
+            torch.full((*shape, 2), config.beta, dtype=torch.float64), generator=stream
+        ).tolist()
+        for shape in ((n, 1), (size, 2))
+    ]
+    places = [(0, i, 0) for i in range(n)] + [(1, i, v) for v in range(2) for i in range(size)]
+    keys = [ranks[part][i][v] for part, i, v in places]
+    mixed, soft = [], []
+    for row, (part, i, v) in enumerate(places):
+        rank = sorted(key[0] for key in keys).index(keys[row][0])
+        partner = [key[1] for key in keys].index(sorted(key[1] for key in keys)[rank])
+        g1, g2 = gammas[part][i][v]
+        lam = max(g1, g2) / (g1 + g2)
+        mixed.append(lam * images[row] + (1 - lam) * images[partner])
+        soft.append([lam * a + (1 - lam) * b for a, b in zip(labels[row], labels[partner], strict=True)])
+
+    total = torch.zeros((), dtype=torch.float64)
+    for logits, target in zip(run.network(torch.stack(mixed[:n])).logits, soft[:n], strict=True):
+        for k, q in enumerate(target):
+            total = total + q * minus_log_probability(logits, k) / n
+    for start in (n, n + size):
+        found = probability_rows(run.network(torch.stack(mixed[start : start + size])).logits)
+        for p, target in zip(found, soft[start : start + size], strict=True):
+            for k, q in enumerate(target):
+                total = total + ramped(config.lambda_u, config.ramp) * (p[k] - q) ** 2 / c / (2 * size)
+    return total
+
+
 REFERENCES: dict[str, Callable[[Run, Batch], Tensor]] = {
     "supervised": supervised_reference,
     "pseudo_label": pseudo_label_reference,
@@ -257,6 +337,8 @@ REFERENCES: dict[str, Callable[[Run, Batch], Tensor]] = {
     "my_uda": my_uda_reference,
     "freematch": freematch_reference,
     "softmatch": softmatch_reference,
+    "mean_teacher": mean_teacher_reference,
+    "mixmatch": mixmatch_reference,
     "uda": uda_reference,
 }
 OFF: dict[str, dict[str, Any]] = {
@@ -271,6 +353,10 @@ OFF: dict[str, dict[str, Any]] = {
     "my_uda": {"weight": 0.0},
     "freematch": {"lambda_u": 0.0, "lambda_f": 0.0},
     "softmatch": {"lambda_u": 0.0},
+    "mean_teacher": {"weight": 0.0},
     "uda": {"lambda_u": 0.0},
 }
 """Parameters under which the gradient is that of the labelled cross-entropy alone."""
+
+ALWAYS_MIXED = {"mixmatch"}
+"""Methods that train on other labelled images than the batch's, whatever their weights: they have no entry in OFF."""

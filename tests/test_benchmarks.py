@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import decode, train_step, views
+from benchmarks import decode, networks, pretrained, train_step, views
 from benchmarks.memory import usage
 from ssl_core.registry import method_names
 
@@ -108,3 +108,24 @@ def test_a_run_with_less_memory_than_its_images_file(tmp_path: Path) -> None:
     words[-1] = "64"
     failed = subprocess.run([*words, "--place", str(tmp_path)], check=False, capture_output=True, text=True)
     assert failed.returncode != 0
+
+
+def test_a_network_s_row_is_measured() -> None:
+    row = networks.measure("wrn-10-1", 8, "float32")
+    assert (row["network"], row["precision"], row["stem"]) == ("wrn-10-1", "float32", "auto")
+    assert row["parameters"] == 77_850
+    assert row["step_seconds"] > 0 and row["memory_mib"] >= 0
+
+
+def test_the_pretrained_case_is_compared_over_the_seeds_that_both_starts_have() -> None:
+    errors = {
+        ("random", 0): 60.0,
+        ("FILE", 0): 50.0,
+        ("random", 1): 64.0,
+        ("FILE", 1): 56.0,
+        ("random", 2): 1.0,
+    }
+    rows = [pretrained.Row("fixmatch", start, seed, 0, e, 0, "") for (start, seed), e in errors.items()]
+    line = list(pretrained.table(rows))[-1]
+    assert line == "| fixmatch | 2 | 62.00 ± 2.83 | 53.00 ± 4.24 | -9.00 ± 1.41 |"
+    assert len(pretrained.declared()) == 12

@@ -19,6 +19,7 @@ class Exit(IntEnum):
     UNREACHABLE = 7
     IN_USE = 8
     INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
     TERMINATED = 143
 
 

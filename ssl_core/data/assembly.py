@@ -88,7 +88,7 @@ def decode_pool(
             shape = Shape(MIN_SIDE)
         decoded = decode_files(listing.root, names, shape, place, progress)
     facts.bits = shape.bits
-    kept = _kept(listing, decoded, roles, options, facts)
+    kept = _kept(listing.what, names, decoded, roles, options, facts)
     for label, name in enumerate(listing.classes if "train" in present else ()):
         if not (labels[kept] == label).any():
             raise ConfigError(
@@ -99,7 +99,12 @@ def decode_pool(
 
 
 def _kept(
-    listing: Listing, decoded: Decoded, roles: Sequence[str], options: Options, facts: Facts
+    what: str,
+    names: Sequence[str],
+    decoded: Decoded,
+    roles: Sequence[str],
+    options: Options,
+    facts: Facts,
 ) -> Indices:
     """Indices of the images; what is damaged is refused, or left out and recorded."""
     damaged = decoded.damaged
@@ -114,8 +119,8 @@ def _kept(
     if refused:
         sealed = any(roles[index] in _SEALED for index in damaged)
         recorded = options.skipped is not None
-        raise ConfigError(damaged_message(listing.what, refused, len(roles), sealed, recorded))
-    _check_mended(listing, listed, {bad.file for bad in damaged.values()})
+        raise ConfigError(damaged_message(what, refused, len(roles), sealed, recorded))
+    _check_mended(what, names, listed, {bad.file for bad in damaged.values()})
     if damaged:
         facts.skipped = [[bad.file, bad.sha256] for bad in damaged.values()]
         files = [bad.file for bad in damaged.values()]
@@ -150,15 +155,18 @@ def check_skipped(listing: Listing, options: Options, found: Mapping[str, str]) 
             f"{listing.what}: {counted(len(others), 'image')} cannot be read: {shown(others, width=80)}. Replace or "
             f"remove the file{'s' * (len(others) > 1)}; {_ONLY_RECORDED}."
         )
-    _check_mended(listing, listed, found.keys())
+    names = [name for part in TRAINING if part in listing.parts for name in listing.parts[part].names]
+    _check_mended(listing.what, names, listed, found.keys())
 
 
-def _check_mended(listing: Listing, listed: Mapping[str, str], damaged: Collection[str]) -> None:
-    present = set(listed) - set(damaged)
-    present &= {name for part in listing.parts.values() for name in part.names}
+def _check_mended(
+    what: str, names: Sequence[str], listed: Mapping[str, str], damaged: Collection[str]
+) -> None:
+    """Refuse files that were left out as damaged and can be read now; `names`: the files that were looked at."""
+    present = (set(listed) - set(damaged)) & set(names)
     if present:
         raise ConfigError(
-            f"{listing.what}: {shown(sorted(present))} was skipped as damaged when this configuration was made, "
+            f"{what}: {shown(sorted(present))} was skipped as damaged when this configuration was made, "
             f"but can be read now. Bring back the file as it was, or start anew without data.skipped."
         )
 
@@ -250,6 +258,7 @@ def select(
         facts.membership = found.membership.document()
         facts.copies_left_out = len(found.excluded)
         held = pool.kept[found.test]
+        facts.held_out = np.bincount(pool.labels[held], minlength=len(listing.classes)).tolist()
         chosen = np.setdiff1d(chosen, pool.kept[np.concatenate([found.test, found.excluded])])
     elif test_hashes is not None:
         is_copy = equals_any(pool.rows.hashes[chosen], test_hashes)

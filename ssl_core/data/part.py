@@ -61,6 +61,7 @@ class Facts:
         notes: sentences for the user.
         skipped: damaged files that were left out, path and sha256.
         membership: the record of the held-out test images; None where there is a test part.
+        held_out: of these, the number of images of each class that are there.
         copies_left_out: unlabelled images that are copies of test images, or of their group.
         bits: of grey images with more than 8 bits.
     """
@@ -68,6 +69,7 @@ class Facts:
     notes: list[str] = field(default_factory=list)
     skipped: list[list[str]] = field(default_factory=list)
     membership: dict[str, Any] | None = None
+    held_out: list[int] = field(default_factory=list)
     copies_left_out: int = 0
     bits: int = 16
 

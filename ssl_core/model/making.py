@@ -24,9 +24,10 @@ from ssl_core.model.card import (
     read_card,
 )
 from ssl_core.model.folder import write_folder
+from ssl_core.preparation import prepare
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
-from ssl_core.training.result import CHECKPOINTS, RESULT_FILE, Result, prepare
+from ssl_core.training.result import CHECKPOINTS, RESULT_FILE, Result, kept_membership
 from ssl_core.training.run import Run
 
 
@@ -68,7 +69,8 @@ def make_model(
         raise ConfigError(f"{training} holds no checkpoint that can be read: train it again.")
     if digest := result.config.get("method_digest"):
         method_file.load_kept(training, result.config["method"], digest)
-    config, data, split = prepare(result.config, data_root=data_root, cache=cache)
+    membership = kept_membership(training)
+    config, data, split = prepare(result.config, data_root=data_root, cache=cache, membership=membership)
     run = Run(config, data, split)
     try:
         run.load_state(state)

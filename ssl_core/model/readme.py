@@ -59,9 +59,10 @@ def _measured(card: Card) -> list[str]:
         lines.append("- The confidence is not calibrated: there were no validation images left to do it on.")
     else:
         found = card.calibration
+        other = " by the same training without them" if found.fitted_on.endswith("sibling") else ""
         lines.append(
             f"- `confidence` is calibrated (temperature {found.temperature:.3f}, fitted on {found.images} "
-            f"{found.fitted_on}): there it is off by {found.expected_calibration_error:.1f} points on average, "
+            f"validation images{other}): there it is off by {found.expected_calibration_error:.1f} points on average, "
             f"before by {found.expected_calibration_error_raw:.1f} (`confidence_raw`)."
         )
     return ["\n".join(lines)]

@@ -73,7 +73,10 @@ def _check_name(name: str) -> None:
 
 
 def _with_digest(backbone: BackboneConfig) -> BackboneConfig:
-    """With the digest of the file of weights. A file that is gone is no error here: a checkpoint may replace it."""
+    """With the file's digest and absolute path, since workers have other current folders.
+
+    A file that is gone, but whose digest is known, is no error here: a checkpoint may replace it.
+    """
     if backbone.weights in ("none", "default"):
         return backbone.model_copy(update={"weights_digest": None})
     known = backbone.weights_digest
@@ -87,7 +90,8 @@ def _with_digest(backbone: BackboneConfig) -> BackboneConfig:
             f"backbone.weights = {backbone.weights!r}: the file was changed: backbone.weights_digest is {known}, the "
             f"file's is now {digest}. Restore the file, or remove weights_digest to use it as it is now."
         )
-    return backbone.model_copy(update={"weights_digest": digest})
+    path = str(Path(backbone.weights).expanduser().absolute())
+    return backbone.model_copy(update={"weights": path, "weights_digest": digest})
 
 
 def _stem(backbone: BackboneConfig, image_size: int | None) -> str:

@@ -6,7 +6,7 @@ changing (`found_inf`), and is read at the end of the epoch. Either way no weigh
 first bad step on, and the error names that step and what was not finite in it.
 
 In float16 a gradient may overflow because the loss is scaled. Such a step is skipped and is no error
-(`ssl_core.training.optimisation.scaling`); a loss that is not finite is one in every precision.
+(`ssl_core.training.optim.LossScale`); a loss that is not finite is one in every precision.
 """
 
 from __future__ import annotations

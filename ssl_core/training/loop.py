@@ -17,7 +17,7 @@ from ssl_core.methods.base import Progress, Relabel, counted_views
 from ssl_core.system import memory
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.training.monitors import EpochMonitor
-from ssl_core.training.optimisation.optim import learning_rate
+from ssl_core.training.optim import learning_rate
 from ssl_core.training.run import Report, Run
 from ssl_core.training.step import checked_state, finite_guard, train_step
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -54,21 +55,36 @@ def append_reading(path: Path, reading: Mapping[str, Any]) -> None:
     """Append a reading to a record; half a line that a crash left behind stays on its own line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # machines that share a folder append one after the other
         end = file.seek(0, os.SEEK_END)
         broken = False
         if end:
             file.seek(end - 1)
             broken = file.read(1) != b"\n"
         file.write((b"\n" if broken else b"") + json.dumps(reading).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def recorded_in(path: Path) -> list[dict[str, Any]]:
+    """The readings in a record, oldest first; none where there is no such file."""
+    found: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # half a line, from a crash
+            continue
+    return found
+
+
+def is_recorded(path: Path, reading: Mapping[str, Any]) -> bool:
+    """Whether a record has this very reading."""
+    return any(each == reading for each in recorded_in(path))
 
 
 def recorded_reading(path: Path, config: RunConfig) -> dict[str, Any] | None:
     """The recorded reading of this model, if a crash came before its result was written."""
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            reading: dict[str, Any] = json.loads(line)
-        except ValueError:  # half a line, from a crash
-            continue
+    for reading in recorded_in(path):
         same = not differences(reading["config"], config.document())
         if same and reading["epochs"] == config.last_epoch:
             return reading

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core import method_file
-from ssl_core.data.datasets import TestSet, load_test, membership_of
+from ssl_core.config import options_of
+from ssl_core.data.datasets import Dataset, TestSet, load_test, membership_of
 from ssl_core.data.inspecting.overlaps import check_leak
 from ssl_core.data.splits.holdout import Membership
 from ssl_core.measures import errors_by_class, images_and_wrong, matrix_of
 from ssl_core.pictures import panels as pictures
-from ssl_core.preparation import asked, options_of
+from ssl_core.preparation import asked
 from ssl_core.preparation import prepare as prepare
 from ssl_core.preparation import split_of as split_of
 from ssl_core.schema import RunConfig
@@ -89,8 +90,12 @@ class Result:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def _kept_membership(out: Path) -> Membership | None:
-    """The record of test images of the run in a folder."""
+def kept_membership(out: Path) -> Membership | None:
+    """The record of held-out test images of the run in a folder; None: its data set brings its own, or there is no run.
+
+    Raises:
+        ConfigError: the record is damaged.
+    """
     path = out / HELD_OUT_FILE
     return Membership.of(json.loads(path.read_text()), where=str(path)) if path.is_file() else None
 
@@ -123,9 +128,8 @@ def train(
             keeps its own, which lies in `out`.
 
     Raises:
-        ConfigError: anything wrong with the configuration or the data, an `out` that is in use, `final`
-            without a place to record the reading or on test images that are in the training set, or a refit that is
-            not `final`.
+        ConfigError: anything wrong with the configuration or the data, an `out` that is in use, `final` without a
+            place to record the reading or on leaked test images, or a refit that is not `final`.
         NonFiniteError: a loss or gradient that is not finite.
     """
     if final and out is None and readings is None:
@@ -133,7 +137,7 @@ def train(
             "reading the test set is recorded: name a folder with out=, or a file with readings="
         )
     if resume and out is not None:
-        membership = _kept_membership(out) or membership
+        membership = kept_membership(out) or membership
     config = asked(config, data_root, cache, membership, counted=resume)
     if config.refit and not final:
         raise ConfigError(
@@ -146,14 +150,8 @@ def train(
     if done is not None:
         return done
     config, data, split = prepare(config, data_root=data_root, cache=cache, membership=membership)
-    # Loaded now, so that an unreadable test image is found at once; nothing is computed on them before the end.
-    test = None
-    if final and recorded is None:
-        options = replace(options_of(config), image_size=data.image_size)
-        test = load_test(config.dataset, root=data_root, cache=cache, options=options, membership=membership)
-        told = None if data.rows is None else check_leak(data, test, allow=config.data.allow_leak)
-        if told is not None:
-            warnings.warn(told, stacklevel=2)
+    wants_test = final and recorded is None
+    test = _opened_test(config, data, data_root, cache, membership) if wants_test else None
     run = Run(config, data, split)
     _train_in(run, out, resume, on_report)
     reading = _read_test(run, test, out, readings) if test is not None else recorded
@@ -162,6 +160,25 @@ def train(
         pictures.keep(out, run)
         write_atomically(out / RESULT_FILE, json.dumps(result.document(), indent=1).encode())
     return result
+
+
+def _opened_test(
+    config: RunConfig,
+    data: Dataset,
+    data_root: Path | None,
+    cache: Path | None,
+    membership: Membership | None,
+) -> TestSet:
+    """The test images, once it is known that they are not training images.
+
+    Loaded before the training, so that an unreadable one is found at once; nothing is computed on them before its end.
+    """
+    options = replace(options_of(config), image_size=data.image_size)
+    test = load_test(config.dataset, root=data_root, cache=cache, options=options, membership=membership)
+    told = None if data.rows is None else check_leak(data, test, allow=config.data.allow_leak)
+    if told is not None:
+        warnings.warn(told, stacklevel=3)
+    return test
 
 
 def _train_in(run: Run, out: Path | None, resume: bool, on_report: Callable[[Report], None] | None) -> None:

@@ -25,9 +25,8 @@ from ssl_core.system import memory
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
 from ssl_core.training.checkpoint import DamagedCheckpointError
-from ssl_core.training.optimisation.ema import AveragedModel
-from ssl_core.training.optimisation.optim import build_optimizer, restore, start_momenta
-from ssl_core.training.optimisation.scaling import LossScale
+from ssl_core.training.ema import AveragedModel
+from ssl_core.training.optim import LossScale, build_optimizer, restore, start_momenta
 from ssl_core.training.rng import Balanced, Shuffled
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -327,16 +326,19 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Keys in which two resolved configurations, as documents, are those of different runs."""
     # A run that was stopped early may be continued: where it stops does not make it another run.
     ignored = {"stop_after_epoch"}
-    one, other = (_without_place(_with_new_fields(document)) for document in (one, other))
+    one, other = (_without_places(_with_new_fields(document)) for document in (one, other))
     return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))
 
 
-def _without_place(document: dict[str, Any]) -> dict[str, Any]:
-    """A document without what says where the images are: the bits are the same."""
-    data = document.get("data")
-    if not isinstance(data, dict):
-        return document
-    return {**document, "data": {k: v for k, v in data.items() if k != "device_share"}}
+def _without_places(document: dict[str, Any]) -> dict[str, Any]:
+    """A document without what says where the images are, and where a file of weights with a digest: the bits are the
+    same."""
+    data, backbone = document.get("data"), document.get("backbone")
+    if isinstance(data, dict):
+        document = {**document, "data": {k: v for k, v in data.items() if k != "device_share"}}
+    if isinstance(backbone, dict) and backbone.get("weights_digest"):
+        document = {**document, "backbone": {k: v for k, v in backbone.items() if k != "weights"}}
+    return document
 
 
 def _with_new_fields(document: dict[str, Any]) -> dict[str, Any]:

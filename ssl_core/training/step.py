@@ -25,7 +25,7 @@ from ssl_core.methods.views import Views, view_names
 from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.training.finite import FiniteGuard
-from ssl_core.training.optimisation.optim import clip_gradient, learning_rate, set_learning_rate
+from ssl_core.training.optim import clip_gradient, learning_rate, set_learning_rate
 from ssl_core.training.rng import generator, stream_seed
 from ssl_core.training.run import Run
 

@@ -114,6 +114,31 @@ def test_ray_takes_the_cluster_file() -> None:
         validate_config(prepare_config(document))
 
 
+def test_no_machine_that_only_trains_gets_a_login_of_mlflow() -> None:
+    cluster = next(d for d in manifests() if d["kind"] == "RayCluster")["spec"]
+    for group in cluster["workerGroupSpecs"]:
+        assert "secret" not in json.dumps(group).lower() and "MLFLOW" not in json.dumps(group), group[
+            "groupName"
+        ]
+        assert {v["name"] for v in group["template"]["spec"]["volumes"]} == {"state", "shm"}
+    assert "mlflow_password" in json.dumps(cluster["headGroupSpec"])
+    docker = read("cluster.yaml")["docker"]
+    assert [o for o in docker["run_options"] if "secrets" in o] == [
+        "--volume=/srv/ssl-tune/secrets/ray_token:/run/secrets/ray_token:ro",
+        "--env=RAY_TOKEN_FILE=/run/secrets/ray_token",
+    ]
+    assert any("mlflow_password" in option for option in docker["head_run_options"])
+    services = read("compose.yaml")["services"]
+    assert services["ray-worker"]["secrets"] == services["ray-worker-gpu"]["secrets"] == ["ray_token"]
+
+
+def test_the_cluster_on_kubernetes_grows_with_what_waits() -> None:
+    cluster = next(d for d in manifests() if d["kind"] == "RayCluster")["spec"]
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert all(group["minReplicas"] == 0 < group["maxReplicas"] for group in cluster["workerGroupSpecs"])
+
+
 def test_the_dockerfile_passes_hadolint(tmp_path: Path) -> None:
     hadolint = str(Path(sys.executable).with_name("hadolint"))
     done = subprocess.run(

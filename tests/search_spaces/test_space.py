@@ -15,6 +15,7 @@ from ssl_core.config import common_fields, from_document
 from ssl_core.registry import method_names
 from ssl_core.schema import RunConfig
 from ssl_core.system.errors import ConfigError
+from tune.definition.inputs import with_overrides
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 EMBEDDED = [(name, variant) for name in space_names() for variant in VARIANTS]
@@ -396,3 +397,17 @@ def test_importing_and_loading_is_light() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_the_example_on_the_page_of_networks_is_a_space() -> None:
+    """It searches a parameter of a section, whose value reaches the section."""
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    space = parse_space(text, where="networks.md", method="fixmatch", variant="default")
+    assert [p.name for p in space.parameters] == ["lr", "backbone.lr_scale"]
+    overrides = space.resolve(space.baseline, 10)
+    config = from_document(with_overrides({"method": "fixmatch"}, overrides))
+    assert (config.lr, config.backbone.lr_scale) == (0.001, 0.1)
+    wrong = text.replace("high: 1\n", "high: 11\n")
+    with pytest.raises(ConfigError, match=r"backbone\.lr_scale = 11"):
+        parse_space(wrong, where="networks.md", method="fixmatch", variant="default")

@@ -30,7 +30,7 @@ from ssl_core.system.errors import NonFiniteError
 from ssl_core.training import checkpoint
 from ssl_core.training.run import Run
 from tests.golden import record
-from tests.references import OFF, REFERENCES, seeded
+from tests.references import ALWAYS_MIXED, OFF, REFERENCES, seeded
 from tests.tiny import (
     METHODS,
     OWN,
@@ -230,6 +230,8 @@ def test_the_loss_and_its_gradient_are_those_of_the_slow_reference(name: str, wa
 def test_switched_off_the_gradient_is_that_of_the_labelled_images_alone(
     name: str, way: dict[str, Any]
 ) -> None:
+    if name in ALWAYS_MIXED:
+        pytest.skip("trains on mixed labelled images: its own tests say what is left with weight 0")
     if name not in OFF:
         lacks(name, "has no entry in OFF: say which parameters switch its unlabelled loss off")
     run, batch = prepared(name, **OFF[name], **way)
@@ -269,7 +271,7 @@ def test_the_order_of_the_unlabelled_images_changes_nothing(
     plain_gradients = gradients(run, plain.total)
     order = torch.randperm(len(batch.indices), generator=seeded(2))
 
-    for draw in ("rand", "randn"):  # each image keeps its noise
+    for draw in ("rand", "randn", "_standard_gamma"):  # each image keeps its noise
         drawn = getattr(torch, draw)
 
         def along(*args: Any, drawn: Any = drawn, **options: Any) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ssl_core.networks.registry import build_network
-from ssl_core.training.optimisation.ema import AveragedModel, decay_at
-from ssl_core.training.optimisation.optim import build_optimizer, learning_rate, restore
+from ssl_core.training.ema import AveragedModel, decay_at
+from ssl_core.training.optim import build_optimizer, learning_rate, restore
 
 
 def test_the_learning_rate_by_hand() -> None:

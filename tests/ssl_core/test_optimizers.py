@@ -14,14 +14,16 @@ from ssl_core.config import from_document, resolve
 from ssl_core.networks.registry import build_network
 from ssl_core.system.errors import ConfigError, NonFiniteError
 from ssl_core.training import checkpoint
-from ssl_core.training.optimisation.optim import (
+from ssl_core.training.optim import (
+    INITIAL,
+    INTERVAL,
+    LossScale,
     build_optimizer,
     clip_gradient,
     learning_rate,
     set_learning_rate,
     start_momenta,
 )
-from ssl_core.training.optimisation.scaling import INITIAL, INTERVAL, LossScale
 from ssl_core.training.run import Run
 from tests import tiny
 

@@ -123,6 +123,19 @@ def test_a_run_records_what_it_skipped_and_skips_exactly_that_again(damaged: Pat
         ssl_core.train(asked, out=out, resume=True)
 
 
+def test_a_run_that_skipped_training_images_reads_its_own_test_set(damaged: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        picture(damaged / "test" / "a" / f"{number}.png", 0, 500 + number)
+        picture(damaged / "test" / "b" / f"{number}.png", 180, 600 + number)
+    for away in (False, True):  # without images that have no label, too
+        if away:
+            (damaged / "unlabelled").rename(tmp_path / "away")
+        labels = {"labels": 10} if away else {}
+        done = ssl_core.train(skipping(damaged, **labels), out=tmp_path / f"run-{away}", final=True)
+        again = ssl_core.train(done.config, out=tmp_path / f"again-{away}", final=True)
+        assert again.test_error == done.test_error is not None and len(done.config["data"]["skipped"]) == 1
+
+
 def test_a_skipped_file_that_changed_is_refused(damaged: Path) -> None:
     resolved, _, _ = prepare(skipping(damaged))
     (damaged / "train" / "a" / "3.png").write_bytes(b"damaged in another way")

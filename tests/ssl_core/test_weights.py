@@ -177,9 +177,19 @@ def test_a_run_starts_from_the_weights_and_names_their_digest(tmp_path: Path) ->
     assert run.data.mean == (0.5, 0.5, 0.5)
     digest = run.config.backbone.weights_digest
     assert digest is not None and len(digest) == 16
+    tiny.finish(run, until=1)
+    moved = path.rename(tmp_path / "moved.safetensors")
+    tiny.make_run(backbone={"weights": str(moved)}).load_state(run.state())  # the same bytes: the same run
+    moved.rename(path)
     save(build("wrn-10-1", 8, seed=6), path, {})
     with pytest.raises(ConfigError, match=r"the file was changed: backbone\.weights_digest is"):
         tiny.make_run(backbone={"weights": str(path), "weights_digest": digest})
+
+
+def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(build("wrn-10-1", 8), tmp_path / "w", {})
+    monkeypatch.chdir(tmp_path)
+    assert settled("wrn-10-1", BackboneConfig(weights="w"), 8).weights == str(tmp_path / "w")
 
 
 # What is refused.

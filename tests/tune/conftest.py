@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,8 +32,10 @@ from tests.tune.loaded_sender import ForkedSender, drawn_at_once
 from tests.tune.servers import Gate, MlflowServer, ServerStore, needed, postgres
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
+from tune.definition.request import SearchRequest
 from tune.delivery import drawing, sender
 from tune.delivery.mlflow_runs import prepared_database
+from tune.engine.progress import Progress
 from tune.store.home import Home
 from tune.tracking import sender_process
 
@@ -208,21 +210,24 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of three classes; its test images are no images: whoever opens one fails."""
-    folder = make_pictures(tmp_path_factory.mktemp("pictures") / "shapes")
-    for path in (folder / "test").glob("*/*.png"):
+    """A data folder of three classes."""
+    return make_pictures(tmp_path_factory.mktemp("pictures") / "shapes")
+
+
+@pytest.fixture
+def readable(pictures: Path) -> None:
+    """No earlier test has left the test images unreadable."""
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (pictures / "test").glob("*/*.png"))
+
+
+@contextmanager
+def sealed(pictures: Path) -> Iterator[int]:
+    """The test images are no images meanwhile: whoever opens one fails. Yields how many there are."""
+    files = {path: path.read_bytes() for path in (pictures / "test").glob("*/*.png")}
+    for path in files:
         path.write_bytes(b"sealed: not an image")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def readable(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The test images can be read meanwhile."""
-    sealed = {path: path.read_bytes() for path in (pictures / "test").glob("*/*.png")}
-    again = make_pictures(tmp_path_factory.mktemp("again"))
-    shutil.copytree(again / "test", pictures / "test", dirs_exist_ok=True)
-    yield
-    for path, content in sealed.items():
+    yield len(files)
+    for path, content in files.items():
         path.write_bytes(content)
 
 
@@ -236,15 +241,20 @@ def finished(
 ) -> Home:
     """A home with one finished study, `shapes`, to be looked at and left as it is.
 
+    No test image could be opened from the moment that the study was ready for its first trial.
+
     One process of a test run searches; the others copy what it found, and give it the paths of their own.
     """
-    import tune
+    from tune.launch.start import new_sitting
 
     folder = shared_folder / "finished"
     with made_once(folder) as is_mine:
         if is_mine:
             home = make_home(folder / "home", migrated_store)
-            tune.search(**shapes_options(home, pictures), home=home.path, quiet=True)
+            request = SearchRequest(**shapes_options(home, pictures))
+            with new_sitting(request, home, Progress()) as sitting, sealed(pictures) as images:
+                sitting.search()
+            (folder / "sealed").write_text(str(images))
             (folder / "pictures").write_text(str(pictures))
     home = copy_home(Home(folder / "home"), tmp_path_factory.mktemp("finished") / "home")
     rewrite_paths(home.path, {(folder / "pictures").read_text(): str(pictures)})

@@ -75,6 +75,7 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "reproduce",
         "report",
         "figures",
+        "predict",
         "schema",
     ]
     done = ssl_tune("--help")

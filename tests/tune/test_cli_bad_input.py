@@ -33,7 +33,6 @@ OPTIONS: list[tuple[str, list[str]]] = [
     ),
     ("--dataset cifr10", ["unknown dataset 'cifr10'", "Did you mean 'cifar10'?", "folder:PATH"]),
     ("--network wrn-11-1", ["network = 'wrn-11-1'", "wrn-DEPTH-WIDTH", "wrn-28-2"]),
-    ("--network resnet18", ["network = 'resnet18'", "wrn-28-2"]),
     (
         "--set pseudo_label.treshold=0.9",
         ["--set", "unknown parameter 'pseudo_label.treshold'", "Did you mean 'pseudo_label.threshold'?"],
@@ -63,6 +62,17 @@ OPTIONS: list[tuple[str, list[str]]] = [
     ("--time-budget -5", ["--time-budget '-5'", "90s, 15m, 2h"]),
     ("--time-budget soon", ["--time-budget 'soon'", "90s, 15m, 2h"]),
     ("--tracking-timeout 5x", ["--tracking-timeout '5x'", "90s, 15m, 2h"]),
+    # networks and their weights
+    ("--network resnet19", ["network = 'resnet19'", "timm:NAME", "did you mean resnet18"]),
+    ("--network torchvision:mobilnet_v2", ["Did you mean 'torchvision:mobilenet_v2'?"]),
+    ("--network torchvision:inception_v3", ["it cannot take images of 16x16 pixels", "data.image_size"]),
+    (
+        "--network resnet18 --set backbone.weights=nowhere.pt",
+        ["backbone.weights = 'nowhere.pt'", "No such file"],
+    ),
+    ("--set backbone.weights=default", ["backbone.weights = 'default'", "comes with no library"]),
+    ("--set backbone.weigths=x", ["--set", "unknown parameter", "Did you mean 'backbone.weights'?"]),
+    ("--set optimizer=adam", ["optimizer = 'adam'", "'sgd' or 'adamw'"]),
     # wrong types
     ("--set lr=fast", ["lr = 'fast'", "valid number"]),
     ("--set batch_size=1.5", ["batch_size = 1.5", "valid integer"]),

@@ -74,6 +74,16 @@ def test_pseudo_labels_are_shown_in_all_and_class_by_class() -> None:
     assert np.isnan(drawn["dog"][1][0]) and drawn["dog"][1][1] == 50.0  # none accepted: no accuracy
 
 
+def test_what_decides_which_pseudo_labels_are_used_is_drawn_beside_them() -> None:
+    rows = [
+        Report(n, n, {"ssl/mask_rate": 0.5, "train/threshold_mean": t}, {"accepted": [1, 1]})
+        for n, t in ((1, 0.25), (2, 0.75))
+    ]
+    figure = pseudo_label_health(rows)
+    assert figure is not None
+    assert lines(figure.axes[0])["mean threshold"] == ([1, 2], [25.0, 75.0])
+
+
 def test_the_balanced_error_has_a_line_where_it_is_another_curve() -> None:
     rows = [Report(n, 0, {"val/error": 50.0, "val/error_balanced": v}) for n, v in ((1, 50.0), (2, 60.0))]
     drawn = lines(learning_curves(rows).axes[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -196,8 +197,6 @@ def served(confirmation: Confirmation, tmp_path_factory: pytest.TempPathFactory)
     log = tmp_path_factory.mktemp("serve") / "log"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{model.model_id}"]
     command += ["--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"]
-    import os
-
     environment = {**os.environ, "MLFLOW_TRACKING_URI": home.default_tracking_uri}
     environment |= {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -217,13 +216,14 @@ def served(confirmation: Confirmation, tmp_path_factory: pytest.TempPathFactory)
             return False
 
     try:
-        wait_until(answers, process, seconds=120)
+        wait_until(answers, process, seconds=300)
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
+@pytest.mark.timeout(600)
 def test_a_served_model_answers_an_image_with_class_and_confidence(
     served: str, best: Path, readable: None, pictures: Path
 ) -> None:
@@ -347,7 +347,7 @@ def test_the_images_without_a_label_of_a_study(
     assert done.code == 0, done
     found = pd.read_csv(table)
     study = load_study("shapes", home=home.path)
-    from ssl_core.training.result import prepare
+    from ssl_core.preparation import prepare
 
     _, data, split = prepare(study.spec.base_config())
     hidden = np.setdiff1d(split.unlabelled, split.labelled)

@@ -175,3 +175,51 @@ def test_bad_layouts_are_refused_in_one_line(
     for words in says:
         assert words in lines[0], lines[0]
     assert home.study_names() == [] and not any(home.studies.glob("*"))
+
+
+def test_a_fully_labelled_folder_is_counted_without_a_number_of_labels(
+    ssl_tune: Command, tmp_path: Path
+) -> None:
+    folder = make_pictures(tmp_path / "shapes")
+    found = look(ssl_tune, folder)
+    assert found["counts"]["train"] == [20, 20, 20] and found["counts"]["test"] == [4, 4, 4]
+    assert found["split"] is None and found["problems"] == []
+    assert any("--labels N says how many keep it" in note for note in found["notes"])
+    assert look(ssl_tune, folder, "--labels", 9)["split"]["labelled"] == [3, 3, 3]
+
+
+def without_test(folder: Path) -> list[object]:
+    """Fully labelled and no test/: a share is held out; here it takes all that a class has."""
+    shutil.rmtree(folder / "unlabelled")
+    return ["--labels", 9, "--set", "data.valid_share=0.99", "--set", "data.valid=40"]
+
+
+CASES: list[tuple[str, Callable[[Path], list[object]], str]] = [
+    ("image_size too small", lambda _: ["--set", "data.image_size=4"], "data.image_size"),
+    ("image_size too large", lambda _: ["--set", "data.image_size=4000"], "data.image_size"),
+    ("a share that leaves nothing", lambda _: ["--set", "data.valid_share=0.99"], "data.valid_share = 0.99 takes"),
+    ("no share at all", lambda _: ["--set", "data.valid_share=0"], "data.valid_share"),
+    ("a test share of all", lambda _: ["--set", "data.test_share=1"], "data.test_share"),
+    ("more than a class has", without_test, "validation"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["data", "plan", "search"])
+@pytest.mark.parametrize(("make", "says"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_settings_that_own_images_cannot_meet_are_refused_in_one_line(
+    ssl_tune: Command, home: Home, pets: Path, verb: str, make: Callable[[Path], list[object]], says: str
+) -> None:
+    words = make(pets)
+    if verb == "data":
+        done = ssl_tune("data", f"folder:{pets}", *words)
+        told = [line for line in (done.out + done.err).splitlines() if says in line]
+        assert done.code == 2 and len(told) == 1, done
+        return
+    done = ssl_tune(
+        *(verb, "--dataset", f"folder:{pets}", "--home", home.path, "--network", "wrn-10-1"), *words
+    )
+    assert done.code == 2 and done.out == "", done
+    errors = [line for line in done.err.splitlines() if line.startswith("ssl-tune: ") and says in line]
+    assert len(errors) == 1 and "Traceback" not in done.err, done.err
+    assert home.study_names() == [] and not any(home.studies.glob("*"))
+    assert not home.path.exists() or not any(home.path.rglob("*.db"))

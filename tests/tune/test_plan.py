@@ -14,6 +14,8 @@ KEYS = {
     "method",
     "dataset",
     "protocol",
+    "classes",
+    "notes",
     "warnings",
     "labels",
     "network",
@@ -58,6 +60,8 @@ def test_a_plan_says_what_would_run_and_leaves_nothing(ssl_tune: Callable[..., D
     assert set(plan) == KEYS
     assert plan["study"] == "digits@100-pseudo_label" and plan["network"] == "wrn-10-1"
     assert plan["images"] == {"labelled": 100, "valid": 100, "unlabelled": 1338}
+    assert len(plan["classes"]) == 10 and plan["notes"] == []
+    assert plan["classes"][3] == {"class": "3", "labelled": 10, "valid": 10}  # test images are not opened
     assert plan["rungs"] == {"after_ssl_epochs": [2, 6], "kept": "best 1/3"}
     assert plan["expected_epochs"] == 9 * 4 + 3 * 4 + 1 * 10
     assert plan["epochs_without_stopping"] == 9 * 18

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from tune.cli.options import request_of
 from tune.cluster.gpus import gpu_count
 from tune.definition.inputs import parse_duration, parse_sets, with_overrides
 from tune.definition.request import SearchRequest
-from tune.definition.spec import StudySpec, dataset_tag, without
+from tune.definition.spec import StudySpec, dataset_label, dataset_tag, without
 from tune.launch.request import resolve_request
 from tune.store.home import Home, check_writable
 from tune.store.layout import check_name
@@ -46,7 +47,8 @@ def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
         ("cifar10", "cifar10"),
         ("folder:/data/my-images", "my-images"),
         ("folder:/data/my-images/", "my-images"),
-        ("folder:/data/my images é", "my-images--"),
+        ("folder:/data/my images é", "my-images-e"),
+        ("folder:/data/猫", "data"),
         ("folder:/data/_private", "private"),
         ("folder:/data/.hidden", "hidden"),
         ("folder:/", "data"),
@@ -147,7 +149,26 @@ def test_a_relative_data_folder_is_kept_absolute(
     for options in ({"dataset": "folder:shapes"}, {"settings": {"dataset": "folder:shapes"}}):
         spec = make_spec(home, labels=6, network="wrn-10-1", name=None, **options)
         assert spec.config["dataset"] == f"folder:{tmp_path / 'shapes'}"
-        assert spec.name == "shapes@6-pseudo_label" and spec.experiment == "shapes@6"
+        assert spec.name == "shapes@6-pseudo_label"
+        assert re.fullmatch(r"shapes-[0-9a-f]{4}@6", spec.experiment)
+
+
+def test_data_sets_of_one_name_and_of_any_script_are_told_apart_in_mlflow() -> None:
+    one, other = dataset_label("folder:/x/animals"), dataset_label("folder:/y/animals")
+    assert one != other and one.startswith("animals-") and other.startswith("animals-")
+    assert dataset_label("folder:/x/animals") == one and dataset_label("cifar10") == "cifar10"
+    assert dataset_label("table:/x/animals.csv") not in (one, other)
+    scripts = [dataset_label(f"folder:/x/{name}") for name in ("猫", "犬", "été")]
+    assert [label.rpartition("-")[0] for label in scripts] == ["猫", "犬", "été"]
+    assert dataset_label("folder:/").startswith("data-")
+
+
+def test_a_study_made_before_folders_were_told_apart_keeps_its_experiment(home: Home, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "shapes")
+    spec = make_spec(home, dataset=f"folder:{tmp_path / 'shapes'}", labels=6, network="wrn-10-1")
+    before = {k: v for k, v in spec.model_dump(mode="json").items() if k not in ("label", "protocol")}
+    again = StudySpec(**before)
+    assert again.experiment == "shapes@6" and again.protocol == "simulated"
 
 
 def test_the_default_name_says_data_labels_and_method_and_is_free(home: Home) -> None:

@@ -148,7 +148,9 @@ def test_out_of_memory_reads_no_other_trial_and_the_sampler_asks_what_a_resumed_
 
     monkeypatch.setattr(RDBStorage, "get_all_trials", counted)
     for _ in range(8):
-        records.end(records.ask().number, "oom", error="it is full")
-    assert not reads
+        number = records.ask().number
+        reads.clear()
+        records.end(number, "oom", error="it is full")
+        assert not reads
     again = StudyTrials(folder, spec)
     assert records.ask().params == again._sampling.ask(8, 7, {})

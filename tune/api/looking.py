@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.data.options import Options
+from ssl_core.data.options import Options, Skipped
 from ssl_core.system.errors import ConfigError
+from tune.images.held_out import held_out_before
+from tune.store.home import Home
 
 if TYPE_CHECKING:
     from ssl_core.data.inspecting.inspection import Inspection
@@ -24,6 +26,7 @@ def data_summary(
     settings: Mapping[str, Any] | None = None,
     data_root: Path | str | None = None,
     sheet: Path | str | None = None,
+    home: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Decode every image of a data set and tell what was found; nothing is written but the contact sheet.
@@ -34,6 +37,8 @@ def data_summary(
         settings: of the `data` section by dotted name, such as ``{"data.image_size": 32}``.
         data_root: where downloaded data lie; None: SSL_TUNE_DATA, else ./ssl-tune-data.
         sheet: a picture's file, PNG: some images of each class as the network sees them, with their views.
+        home: the home folder, whose studies may have held out test images of this data set already; None:
+            SSL_TUNE_HOME, else ./ssl-tune-home.
         progress: called with the number of images decoded so far, and of all.
 
     Returns:
@@ -49,7 +54,13 @@ def data_summary(
     if sheet is not None:
         _check_place(Path(sheet))
     found = inspect(
-        dataset, root=root, options=options, wanted=wanted, allow_leak=allow_leak, progress=progress
+        dataset,
+        root=root,
+        options=options,
+        wanted=wanted,
+        membership=held_out_before(Home(home), dataset),
+        allow_leak=allow_leak,
+        progress=progress,
     )
     if sheet is not None:
         from ssl_core.data.inspecting.sheet import draw_sheet, sample  # loads torch
@@ -69,7 +80,7 @@ def _read(labels: int | None, settings: Mapping[str, Any]) -> tuple[Options, Wan
     for key, value in settings.items():
         section, _, name = key.partition(".")
         if section == "data" and name in names:
-            reading[name] = value
+            reading[name] = _skipped(value) if name == "skipped" else value
         elif section == "data" and name in _SPLIT_KEYS:
             splitting[_SPLIT_KEYS[name]] = value
         elif key == "data.allow_leak":
@@ -80,6 +91,16 @@ def _read(labels: int | None, settings: Mapping[str, Any]) -> tuple[Options, Wan
                 f"settings of the data section."
             )
     return Options(**reading), Wanted(**splitting) if splitting else None, allow_leak
+
+
+def _skipped(listed: Any) -> tuple[Skipped, ...] | None:
+    """The files that a configuration records as left out."""
+    try:
+        return None if listed is None else tuple(Skipped(one["file"], one["sha256"]) for one in listed)
+    except (TypeError, KeyError):
+        raise ConfigError(
+            "data.skipped: a list of files, each with `file` and `sha256`, as a configuration records it."
+        ) from None
 
 
 def _check_place(sheet: Path) -> None:

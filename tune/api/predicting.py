@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ssl_core.model.model import Model
+    from ssl_core.model.table import Predictions
 
 _ERRORS_KEPT = 10
 
@@ -83,8 +84,7 @@ def predict(
             `output` one beside the table.
         batch_size: images of one pass; None: those of the training's own evaluation.
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
-        data_root: where downloaded data lie, for `unlabelled_of`.
-        home: the home folder, for `unlabelled_of`.
+        data_root, home: where downloaded data lie and the home folder, for `unlabelled_of`.
         progress: called with the number of images done so far, and of all.
         each: given the rows as they come, in place of a table at the end.
 
@@ -94,36 +94,48 @@ def predict(
     """
     from ssl_core.model.model import load  # loads torch
     from ssl_core.model.sheet import LeastCertain
-    from ssl_core.model.table import table_of
     from tune.predictions.writing import ByClass, TableFile
 
     table, picture = _places(output, sheet, unlabelled_of)
     if (images is None) == (unlabelled_of is None):
         raise ConfigError("name the images to predict, or a study with --unlabelled-of: one of the two.")
     loaded = load(model, device=device)
-    found, least, kept = Predicted(sheet=picture), LeastCertain(loaded.classes), list[Any]()
-    source, names = _source(loaded, images, unlabelled_of, data_root, home, found)
-    if names is not None and by_class is not None:
-        raise ConfigError("--by-class copies files, and the images of this study are none. Leave it out.")
+    found, least = Predicted(sheet=picture), LeastCertain(loaded.classes)
+    source, names = _source(loaded, images, unlabelled_of, data_root, home, found, by_class is not None)
+    parts = loaded.stream(
+        source, top=top, batch_size=batch_size, names=names, progress=progress, seen=least.see
+    )
     with ExitStack() as stack:
         sinks: list[Callable[[pd.DataFrame], None]] = [found.count]
         sinks += [stack.enter_context(TableFile(table)).write] if table is not None else []
         sinks += [ByClass(Path(by_class).expanduser()).write] if by_class is not None else []
         sinks += [each] if each is not None else []
-        parts = loaded.stream(
-            source, top=top, batch_size=batch_size, names=names, progress=progress, seen=least.see
-        )
-        for part in parts:
-            rows = table_of([part], loaded.classes, top)
-            for sink in sinks:
-                sink(rows)
-            if table is None and each is None:
-                kept.append(part)
-    if table is None and each is None:
-        found.table = table_of(kept, loaded.classes, top)
+        keep = table is None and each is None
+        found.table = _pass_on(parts, loaded.classes, top, sinks, keep=keep)
     if picture is not None:
         least.draw().save(picture)
     return found
+
+
+def _pass_on(
+    parts: Iterable[Predictions],
+    classes: tuple[str, ...],
+    top: int,
+    sinks: Sequence[Callable[[pd.DataFrame], None]],
+    *,
+    keep: bool,
+) -> pd.DataFrame | None:
+    """Give each part's rows to every sink; the whole table where it is kept."""
+    from ssl_core.model.table import table_of
+
+    kept = []
+    for part in parts:
+        rows = table_of([part], classes, top)
+        for sink in sinks:
+            sink(rows)
+        if keep:
+            kept.append(part)
+    return table_of(kept, classes, top) if keep else None
 
 
 def _places(
@@ -150,6 +162,7 @@ def _source(
     data_root: Path | str | None,
     home: Path | str | None,
     found: Predicted,
+    must_be_files: bool,
 ) -> tuple[Any, list[str] | None]:
     """The images, and their names where they are no files."""
     from ssl_core.model.images import find_files
@@ -162,4 +175,6 @@ def _source(
     place = Home(home)
     root = None if data_root is None else Path(data_root)
     wanted = unlabelled_of(load_study(study, home=home), model.classes, root, place)
+    if must_be_files and wanted.names is not None:
+        raise ConfigError("--by-class copies files, and the images of this study are none. Leave it out.")
     return wanted.images, wanted.names

@@ -16,10 +16,12 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import load_kept, trust_named
 from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
 from tune.findings.exports import differences, read_exported
+from tune.images.held_out import held_out_before, keep_held_out, membership_of_document
 from tune.signals import resumable
 from tune.store.home import Home, check_writable
 
 if TYPE_CHECKING:
+    from ssl_core.data.splits.holdout import Membership
     from ssl_core.training.result import Result
     from ssl_core.training.run import Report
 
@@ -74,47 +76,60 @@ def train(
         config: a file that `export` wrote.
         out: folder of the run; None: a fresh one in the home.
         final: read the test set, once, at the end; the reading is recorded.
-        refit: train on the validation images as well, for the same number of steps; needs `final`. There is no
-            `val/error` then: the test set alone can measure the model.
+        refit: train on the validation images as well, for as many steps; needs `final`, and gives no `val/error`.
         resume: go on in `out` from the last whole checkpoint.
         model: a folder for the model (see `ssl_core.load`), which is made at the end; needs `final`.
-        data_root: where downloaded data lie.
-        home: the home folder.
+        data_root, home: where downloaded data lie; the home folder.
         trust_method: a method file that `config` or the run names is run also where this user has not run it before.
-        on_report: called with the report of every epoch.
-        say: told where the bits may differ from an exported run's.
+        on_report, say: called with the report of every epoch; told where the bits may differ from an exported run's.
 
     Raises:
         ConfigError: anything wrong with what is asked for, or other data than the exported configuration's.
         NonFiniteError: a loss or gradient that is not finite.
         ServiceError: interrupted; says how to carry on.
     """
-    _check_final(refit, final, None if model is None else Path(model))
+    folder, made, root, file = map(_as_path, (out, model, data_root, config))
+    _check(refit, final, resume, folder, made)
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
     given = {k: v for k, v in common.items() if v is not None}
-    folder = None if out is None else Path(out)
-    if resume and folder is None:
-        raise ConfigError("--resume goes on in a run's folder: name it with --out.")
-    if folder is not None:
-        check_writable(folder, "--out", "Name another folder.")
-    root, file = (None if path is None else Path(path) for path in (data_root, config))
-    chosen, document = _configuration(
-        method, given, settings or {}, file, folder if resume else None, trust_method
-    )
-    chosen = chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)})
+    kept = folder if resume else None
+    chosen, document = _configuration(method, given, settings or {}, file, kept, trust_method)
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
+    membership = _membership(chosen, document, place)
     if as_exported:
-        _compare_origin(chosen, document, root, place, say)
+        _compare_origin(chosen, document, root, place, membership, say)
     chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
     folder = folder or _fresh_folder(place, chosen.method)
-    made = None if model is None else Path(model)
-    result = _train(chosen, folder, place, root, made, final=final, resume=resume, on_report=on_report)
+    result = _train(
+        chosen, folder, place, root, made, membership, final=final, resume=resume, on_report=on_report
+    )
     expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
     return Training(result, folder, expected, made)
 
 
-def _check_final(refit: bool, final: bool, model: Path | None) -> None:
+def _as_path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _membership(config: RunConfig, document: Mapping[str, Any], home: Home) -> Membership | None:
+    """The record of held-out test images: that of an exported configuration, else the home's."""
+    exported = membership_of_document(document.get("held_out"))
+    return exported or held_out_before(home, config.dataset)
+
+
+def _keep_held_out(folder: Path, dataset: str, home: Home) -> None:
+    """Add the test images that a run held out to the home's record, also where the run did not come to its end."""
+    record, config = folder / "held-out.json", folder / "config.json"
+    if record.is_file() and json.loads(config.read_text())["dataset"] == dataset:  # else another run's folder
+        keep_held_out(home, dataset, membership_of_document(json.loads(record.read_text())))
+
+
+def _check(refit: bool, final: bool, resume: bool, out: Path | None, model: Path | None) -> None:
+    if resume and out is None:
+        raise ConfigError("--resume goes on in a run's folder: name it with --out.")
+    if out is not None:
+        check_writable(out, "--out", "Name another folder.")
     if model is not None and not final:
         raise ConfigError(
             "--model makes a model for others, who need to know its error on test images: add --final."
@@ -150,7 +165,8 @@ def _configuration(
         trust_named(start["method"])
     if isinstance(settings, list):
         settings = parse_sets(settings, start["method"], start.get("method_digest"))
-    return from_document(with_overrides(start, given | dict(settings))), document
+    chosen = from_document(with_overrides(start, given | dict(settings)))
+    return chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)}), document
 
 
 def _check_same_method(folder: Path, kept: Mapping[str, Any], method: str | None) -> None:
@@ -178,13 +194,18 @@ def _kept(folder: Path, trust_method: bool) -> RunConfig:
 
 
 def _compare_origin(
-    config: RunConfig, document: Mapping[str, Any], root: Path | None, home: Home, say: Callable[[str], None]
+    config: RunConfig,
+    document: Mapping[str, Any],
+    root: Path | None,
+    home: Home,
+    membership: Membership | None,
+    say: Callable[[str], None],
 ) -> None:
     """Refuse other data than an exported configuration was made with; say when the bits may differ."""
     from ssl_core.system.environment import fingerprint  # loads torch
     from ssl_core.training.result import prepare
 
-    resolved, data, split = prepare(config, data_root=root, cache=home.cache)
+    resolved, data, split = prepare(config, data_root=root, cache=home.cache, membership=membership)
     origin = document.get("origin") or {}
     classes, made_with = origin.get("classes"), origin.get("split_hash")
     if classes not in (None, data.num_classes):
@@ -217,6 +238,7 @@ def _train(
     home: Home,
     root: Path | None,
     model: Path | None,
+    membership: Membership | None,
     *,
     final: bool,
     resume: bool,
@@ -228,17 +250,21 @@ def _train(
     words = ["ssl-tune", "train", "--resume", "--out", str(folder.resolve()), *(["--final"] if final else [])]
     words += ["--home", home.shown, *([] if root is None else ["--data-root", str(root.resolve())])]
     words += [] if model is None else ["--model", str(model.resolve())]
-    with resumable(shlex.join(words)):
-        result = train_run(
-            config,
-            out=folder,
-            cache=home.cache,
-            readings=home.test_readings if final else None,
-            on_report=on_report,
-            data_root=root,
-            final=final,
-            resume=resume,
-        )
-        if model is not None:
-            make_model(folder, model, data_root=root, cache=home.cache)
-        return result
+    try:
+        with resumable(shlex.join(words)):
+            result = train_run(
+                config,
+                out=folder,
+                cache=home.cache,
+                readings=home.test_readings if final else None,
+                on_report=on_report,
+                data_root=root,
+                membership=membership,
+                final=final,
+                resume=resume,
+            )
+            if model is not None:
+                make_model(folder, model, data_root=root, cache=home.cache)
+            return result
+    finally:
+        _keep_held_out(folder, config.dataset, home)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tune import api
-from tune.cli.options import DataRootOption, JsonOption, LabelsOption, SetOption
+from tune.cli.options import DataRootOption, HomeOption, JsonOption, LabelsOption, SetOption
 from tune.cli.show import console, print_json, print_table
 from tune.errors import Exit
 
@@ -45,6 +45,7 @@ def data_command(
         typer.Option("-o", metavar="FILE.png", help="Some images as the network sees them, with their views"),
     ] = None,
     data_root: DataRootOption = None,
+    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a data set before anything runs: what it holds, what is wrong with it, how it would be split.
@@ -56,7 +57,13 @@ def data_command(
     given = parse_sets(settings or [], "supervised")
     with progress_bar("decoding") as progress:
         found = api.data_summary(
-            dataset, labels=labels, settings=given, data_root=data_root, sheet=out, progress=progress
+            dataset,
+            labels=labels,
+            settings=given,
+            data_root=data_root,
+            sheet=out,
+            home=home,
+            progress=progress,
         )
     if as_json:
         print_json(found.document())

@@ -18,6 +18,7 @@ from tune.delivery.moved_home import follow
 from tune.errors import Exit
 from tune.findings.ranking import trials_document
 from tune.findings.study import load_study
+from tune.findings.words import PROTOCOLS
 
 
 def register(app: typer.Typer) -> None:
@@ -80,6 +81,7 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         ["state", document["state"]],
         ["method", document["method"]],
         ["data", f"{document['dataset']}, {document['labels']} labels"],
+        ["protocol", PROTOCOLS[document["protocol"]]],
         ["trials", ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in counts.items())],
         ["MLflow", f"{tracking['uri']}, {counted(tracking['pending'], 'event')} to deliver"],
         ["cost so far", cost(document["cost"]["actual"])],
@@ -115,7 +117,7 @@ def trials_command(
         study.trials().to_csv(sys.stdout, index=False)
     else:
         records = study.records()
-        print_trials(records, title=f"study {name}")
+        print_trials(records, title=f"study {name}, {study.spec.protocol} protocol")
         for record in records:
             if record.error:
                 console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")

@@ -79,7 +79,8 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     """
     records = study.records() if records is None else records
     shown = ranked(records)[:top]
-    print_trials(shown, title=f"study {study.name}: best {len(shown)} of {counted(len(records), 'trial')}")
+    found = f"best {len(shown)} of {counted(len(records), 'trial')}"
+    print_trials(shown, title=f"study {study.name} ({study.spec.protocol} protocol): {found}")
     best, full = best_record(records)
     if best is None or best.val_error is None:
         return

@@ -26,17 +26,13 @@ from tune.cli.options import (
 from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
 from tune.definition.request import SearchRequest
 from tune.errors import Exit
+from tune.findings.words import PROTOCOLS
+from tune.launch.counts import CLASSES_SHOWN, counts_in_words
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
     from tune.engine.outcome import Outcome
     from tune.findings.study import Study
-
-
-_PROTOCOLS = {
-    "real": "there are images without a label",
-    "simulated": "labels beyond those asked for are hidden",
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +55,8 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         ["study", document["study"]],
         ["method", document["method"]],
         ["data", f"{document['dataset']}: {_images(document['images'])}"],
-        ["protocol", f"{document['protocol']}: {_PROTOCOLS[document['protocol']]}"],
+        ["protocol", PROTOCOLS[document["protocol"]]],
+        *[[f"class {row['class']}", counts_in_words(row)] for row in document["classes"][:CLASSES_SHOWN]],
         ["network", document["network"]],
         ["trials", f"{document['trials']}, {document['concurrent']} side by side"],
         ["threads, GPUs of a trial", f"{document['threads_per_trial']}, {document['gpus_per_trial']:g}"],
@@ -89,6 +86,10 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         for error, points in document["resolution_points"].items()
     ]
     print_table(["plan", ""], rows)
+    if (more := len(document["classes"]) - CLASSES_SHOWN) > 0:
+        console().print(f"and {more} more classes (all with --json)")
+    for line in document["notes"]:
+        console().print(line)
     for line in document["warnings"]:
         console().print(f"warning: {line}")
 

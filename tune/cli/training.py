@@ -83,10 +83,15 @@ def train_command(
         on_report=_show_report,
         say=_say,
     )
-    result = training.result
     if as_json:
-        print_json(result.document())
+        print_json(training.result.document())
         return
+    _show_result(training)
+
+
+def _show_result(training: api.Training) -> None:
+    """What came out, in words."""
+    result = training.result
     test = "" if result.test_error is None else f", test/error {result.test_error:.2f} %"
     validated = (
         "trained on training and validation images"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import dump_yaml
-from ssl_core.config import from_document
+from ssl_core.config import from_document, options_of
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
@@ -39,6 +39,7 @@ from tune.errors import Exit, ServiceError
 from tune.findings.confirmation import PLAIN, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
+from tune.images.study import read_images
 from tune.launch.start import tune_baseline
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
@@ -69,14 +70,12 @@ def confirm(
         name: the study.
         top: how many configurations, those at full budget first.
         seeds: trainings of each.
-        baseline: "tuned": the best of a supervised study of the same setting with as many trials, which is
-            made where there is none; "plain": supervised with the study's own common values.
+        baseline: "tuned": the best of a supervised study of as many trials, made if need be; "plain": not searched.
         resample: each seed draws the validation images anew as well, not the labelled ones alone.
         refit: train the winner once more on each seed, on the validation images too, for as many steps.
         models: make a model of each training of the winner.
         home: the home folder.
-        say: told as each training ends.
-        progress: shows the search of the tuned baseline, where one has to be made.
+        say, progress: told as each training ends; shows the search of the tuned baseline, where one is made.
         trust_method: run the method's file also where this user has not run it before (`ssl_core.trusted`).
         sitting: of the search, which holds the study, Ray and the sender; None: a sitting of its own.
 
@@ -88,41 +87,50 @@ def confirm(
         ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
     place = home if isinstance(home, Home) else Home(home)
-    study = Study(place.existing_study_folder(name))
-    if baseline not in BASELINES:
-        raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
-    study.load_method(trust_method=trust_method)
-    redrawn: Redrawn = "everything" if resample else _redrawn(study.spec)
+    study = _study(place, name, baseline, trust_method)
+    redrawn: Redrawn = "everything" if resample else _redrawn(study)
     chosen = _chosen(study, top, seeds, redrawn)
-    progress = progress or Progress()
     with ExitStack() as stack:
         if sitting is None:
-            sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress))
+            sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress or Progress()))
         candidates = [_candidate(study, record) for record in chosen]
-        candidates += _baseline(study, baseline, place, progress)
+        candidates += _baseline(study, baseline, place, progress or Progress())
         tasks = trainings_of(study, candidates, seeds, redrawn)
         sitting.start_sender()
         tracker, places = sitting.tracker, _places(study, place)
         trained = _train(tasks, places, tracker, say)
         document = document_of(study, candidates, tasks, trained, redrawn)
-        if document["winner"] is not None:
-            mine = _of_winner(document["winner"], tasks, trained)
-            if refit:
-                refits = refits_of(tasks, document["winner"])
-                again = _train(refits, places, tracker, say)
-                document = with_refit(document, refits, again)
-                mine += zip(refits, again, strict=True)
-            if models:
-                document["models"] = _models(study, mine, places, tracker, say)
+        winner = document["winner"]
+        mine = [(task, done) for task, done in zip(tasks, trained, strict=True) if task.who == winner]
+        if refit and mine:
+            document, more = _refitted(document, [task for task, _ in mine], places, tracker, say)
+            mine += more
+        document |= _models(study, mine, places, tracker, say) if models and mine else {}
         _keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
 
 
-def _of_winner(
-    who: str, tasks: Sequence[FinalTraining], trained: Sequence[Trained]
-) -> list[tuple[FinalTraining, Trained]]:
-    return [(task, done) for task, done in zip(tasks, trained, strict=True) if task.who == who]
+def _study(home: Home, name: str, baseline: str, trust_method: bool) -> Study:
+    """The study, its method's file loaded."""
+    study = Study(home.existing_study_folder(name))
+    if baseline not in BASELINES:
+        raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
+    study.load_method(trust_method=trust_method)
+    return study
+
+
+def _refitted(
+    document: dict[str, Any],
+    tasks: Sequence[FinalTraining],
+    places: Places,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], list[tuple[FinalTraining, Trained]]]:
+    """The document with the refits of the winner's trainings, and what came out of each."""
+    refits = refits_of(tasks, document["winner"])
+    again = _train(refits, places, tracker, say)
+    return with_refit(document, refits, again), list(zip(refits, again, strict=True))
 
 
 def _models(
@@ -132,19 +140,24 @@ def _models(
     tracker: Tracker,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Models of the winner's trainings; each is logged with its run."""
+    """Models of the winner's trainings, for the document; each is logged with its run."""
     tasks, trained = zip(*trainings, strict=True)
     found = make_models(study, tasks, trained, places, say)
     for row in found["rows"]:
         tracker.model(row["run"], study.folder.path / row["folder"])
-    return found
+    return {"models": found}
 
 
-def _redrawn(spec: StudySpec) -> Redrawn:
-    """What each seed draws anew: in the real protocol all labels are used, and the seeds change the training alone."""
-    config = spec.base_config()
-    info = describe(config.dataset, image_size=config.data.image_size)
-    return "training" if info.protocol == "real" else "labels"
+def _redrawn(study: Study) -> Redrawn:
+    """What each seed draws anew: in the real protocol, and where all labels are used, the training alone."""
+    if study.spec.protocol == "real":
+        return "training"
+    config, images = study.spec.base_config(), read_images(study.folder.path)
+    all_used = images is not None and images.hidden == 0
+    is_plain = describe(
+        config.dataset, options=options_of(config)
+    ).is_plain  # there each seed has labels of its own
+    return "training" if all_used and not is_plain else "labels"
 
 
 def _keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
@@ -187,7 +200,7 @@ def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialR
 
 def _check_seeds(spec: StudySpec, seeds: int) -> None:
     config = spec.base_config()
-    info = describe(config.dataset, image_size=config.data.image_size)
+    info = describe(config.dataset, options=options_of(config))
     check_fresh_sets(info, config, seeds)
 
 
@@ -245,6 +258,7 @@ def _places(study: Study, home: Home) -> Places:
         concurrent=study.spec.concurrent,
         cpus=reserved["cpu"],
         gpus=reserved["gpu"],
+        held_out=None if (images := read_images(study.folder.path)) is None else images.held_out,
     )
 
 

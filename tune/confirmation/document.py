@@ -15,6 +15,7 @@ from tune.definition.objective import FIELDS
 from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
 from tune.findings.confirmation import PLAIN, TUNED
 from tune.findings.study import Study
+from tune.images.study import read_images
 from tune.store.layout import CONFIRM_FOLDER
 from tune.trials.record import TrialRecord
 
@@ -148,9 +149,13 @@ def document_of(
     test = {
         row["who"]: dict(zip(row["seeds"], row["test_error"], strict=True)) for row in rows if row["seeds"]
     }
+    images = read_images(study.folder.path)
     document: dict[str, Any] = {
         "study": study.name,
         "method": config.method,
+        "protocol": study.spec.protocol,
+        "labels": config.labels,
+        "hidden": None if images is None else images.hidden,
         "seeds": [FIRST_SEED + n for n in dict.fromkeys(t.number for t in tasks)],
         "epochs": config.epochs,
         "steps": config.total_steps,

@@ -9,15 +9,17 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ssl_core import method_file
 from ssl_core.config import RunConfig
 from ssl_core.system.errors import NonFiniteError
+from ssl_core.system.files import write_atomically
+from tune.images.held_out import membership_of_document
 from tune.store.events import Report
 from tune.store.home import Home
 from tune.worker.task import PRELOAD
@@ -52,12 +54,14 @@ class Trained:
         reports: every epoch's, whenever it was trained; those before a loss that was not finite, too.
         problem: why there is no result.
         warmup: epochs of its warm-up.
+        readings: of the test set, as they are recorded.
     """
 
     result: dict[str, Any] | None
     reports: list[Report]
     problem: str | None = None
     warmup: int = 0
+    readings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def began_ms(self) -> int | None:
@@ -82,6 +86,8 @@ class Places:
         data_root: where downloaded data lie.
         concurrent: trainings side by side.
         cpus, gpus: that Ray reserves for one.
+        address: of the Ray cluster that this process has joined and they run on; None: this machine.
+        held_out: the record of held-out test images (`Membership.document`); None: the data set brings its own.
     """
 
     home: Home
@@ -89,6 +95,8 @@ class Places:
     concurrent: int
     cpus: float
     gpus: float
+    address: str | None = None
+    held_out: Mapping[str, Any] | None = None
 
 
 Redrawn = Literal["training", "labels", "everything"]
@@ -118,9 +126,16 @@ def train_all(
         each: given what came out of each as it ends, with its place among `trainings`.
     """
     found: dict[int, Trained] = {}
-    arguments = [_arguments(training, places) for training in trainings]
-    for place, trained in each_of(_train, arguments, places):
+    left = list(range(len(trainings)))
+    if places.home.url is not None:
+        # What a worker has trained on its own disk before may lie on another machine than that of the next one.
+        found = {place: done for place in left if (done := finished(trainings[place])) is not None}
+        left = [place for place in left if place not in found]
+    for number, trained in each_of(_train, [_arguments(trainings[place], places) for place in left], places):
+        place = left[number]
         found[place] = trained
+        if places.home.url is not None:
+            bring_home(trainings[place], trained, places.home)
         say(f"{len(found)}/{len(trainings)} {_line(trainings[place], trained)}")
         each(place, trained)
     return [found[place] for place in range(len(trainings))]
@@ -137,6 +152,30 @@ def finished(training: Training) -> Trained | None:
     return Trained(document, []) if "test_error" in document else None
 
 
+def bring_home(training: Training, trained: Trained, home: Home) -> None:
+    """Keep on this machine what a worker has trained on its own disk: the home is an object store, and no machine
+    sees another's files. From here the driver commits it.
+
+    Args:
+        training: what was trained.
+        trained: what came out.
+        home: the home.
+    """
+    from ssl_core.training.reading import READINGS_FILE, append_reading, is_recorded  # loads torch
+    from ssl_core.training.result import RESULT_FILE  # loads torch
+
+    training.out.mkdir(parents=True, exist_ok=True)
+    for reading in trained.readings:
+        for record in (training.out / READINGS_FILE, home.test_readings):
+            if not is_recorded(record, reading):
+                append_reading(record, reading)
+    result, noted = training.out / RESULT_FILE, training.out / PROBLEM_FILE
+    if trained.result is not None and not result.exists():
+        write_atomically(result, json.dumps(trained.result, indent=1).encode())
+    if trained.problem is not None and not noted.exists():
+        write_atomically(noted, trained.problem.encode())
+
+
 def each_of(
     function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], places: Places
 ) -> Iterator[tuple[int, Any]]:
@@ -147,7 +186,7 @@ def each_of(
         arguments: of each call.
         places: where, and how many side by side.
     """
-    if places.concurrent == 1:
+    if places.concurrent == 1 and places.address is None:
         for place, each in enumerate(arguments):
             yield place, function(*each)
         return
@@ -173,7 +212,8 @@ def _line(training: Training, trained: Trained) -> str:
 def _arguments(training: Training, places: Places) -> tuple[Any, ...]:
     home, root, digest = places.home, places.data_root, training.config.method_digest
     text = None if digest is None else method_file.text_of(digest)
-    return training.config.document(), text, root, str(home.cache), str(training.out), str(home.test_readings)
+    place = str(home.cache), str(training.out), str(home.test_readings)
+    return training.config.document(), text, root, *place, places.held_out
 
 
 def _train(
@@ -183,6 +223,7 @@ def _train(
     cache: str,
     out: str,
     readings: str,
+    held_out: Mapping[str, Any] | None,
 ) -> Trained:
     """One training, here or on a worker: goes on where it was, and reads the test set once."""
     from ssl_core import train  # loads torch
@@ -204,6 +245,7 @@ def _train(
                 resume=True,
                 final=True,
                 readings=Path(readings),
+                membership=membership_of_document(held_out),
             )
         except NonFiniteError as error:
             noted.write_text(str(error))
@@ -214,11 +256,13 @@ def _train(
 def _trained(folder: Path, result: dict[str, Any] | None = None, problem: str | None = None) -> Trained:
     """What came out, with what the run reported, as its newest checkpoint has it."""
     from ssl_core.training import checkpoint  # loads torch
+    from ssl_core.training.reading import READINGS_FILE, recorded_in  # loads torch
     from ssl_core.training.result import CHECKPOINTS  # loads torch
 
     history = (checkpoint.load_newest(folder / CHECKPOINTS) or {"history": []})["history"]
     reports = [Report(r["epoch"], r.get("time_ms", 0), r["metrics"], r.get("classes", {})) for r in history]
-    return Trained(result, reports, problem, warmup=sum(r["ssl_epoch"] is None for r in history))
+    warmup = sum(r["ssl_epoch"] is None for r in history)
+    return Trained(result, reports, problem, warmup, recorded_in(folder / READINGS_FILE))
 
 
 @contextmanager

@@ -31,7 +31,19 @@ def sentences(document: Document) -> list[str]:
                 f"{_title(who)}: {len(row['problems'])} of {len(document['seeds'])} trainings turned NaN or "
                 "infinite and are left out."
             )
-    return found + _redrawn(document) + _refit(document)
+    return found + _protocol(document) + _redrawn(document) + _refit(document)
+
+
+def _protocol(document: Document) -> list[str]:
+    """What played the unlabelled images; nothing in documents of earlier versions."""
+    if document.get("protocol") == "real":
+        return ["real protocol: the unlabelled images are images without a label."]
+    if document.get("protocol") == "simulated" and document.get("hidden"):
+        return [
+            f"simulated protocol: {document['labels']} labels were used, the labels of {document['hidden']} other "
+            "images were hidden."
+        ]
+    return []
 
 
 def _redrawn(document: Document) -> list[str]:
@@ -39,8 +51,9 @@ def _redrawn(document: Document) -> list[str]:
     if document.get("redrawn") == "everything":
         return ["each seed drew labelled and validation images of its own (--resample)."]
     if document.get("redrawn") == "training":
+        used = "all labels are in use" if not document.get("hidden") else "the labelled images are the same"
         return [
-            "all labels are in use: the seeds change the training alone, so the intervals say nothing about other "
+            f"{used}: the seeds change the training alone, so the intervals say nothing about other "
             "labelled images. --resample redraws labelled and validation images."
         ]
     return []

@@ -112,6 +112,10 @@ def check_fresh_sets(info: DatasetInfo, config: RunConfig, seeds: int) -> None:
     if not info.is_plain:  # the seeds change the training alone
         return
     classes = info.num_classes
+    left = sum(info.train_per_class) - config.data.valid - config.labels
+    each = (config.labels + config.data.valid) / classes
+    if left > 0 and (config.data.split == "proportional" or each > min(info.train_per_class)):
+        return  # numbers differ from class to class, and there are other images to draw
     taken, kept = config.labels // classes, config.data.valid // classes
     sets = math.prod(math.comb(count - kept, taken) for count in info.train_per_class)
     if sets < seeds:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -66,6 +67,8 @@ class StudySpec(KeptOptions, _Head):
     `KeptOptions` are the options that the study keeps as they were asked for.
     `address` is the Ray cluster that it runs on, None for the machine that it is started on; with `elastic`, as many
     trials run side by side as the cluster can hold at the time.
+    `protocol` says what plays the unlabelled images: images without a label, or images whose labels are hidden.
+    `label` names the data set in MLflow; None in studies made before folders of one name were told apart.
     `method_path` is where the file of a user's own method lay; the study goes on with the copy in its own folder.
     """
 
@@ -78,6 +81,8 @@ class StudySpec(KeptOptions, _Head):
     points: tuple[dict[str, Any], ...] = Field((), strict=False)
     split_hash: str | None = None
     fingerprint: dict[str, str] | None = None
+    protocol: Literal["real", "simulated"] = "simulated"
+    label: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -113,8 +118,8 @@ class StudySpec(KeptOptions, _Head):
 
     @property
     def dataset_tag(self) -> str:
-        """The data set's short name: of a folder, its last part."""
-        return dataset_tag(self.config["dataset"])
+        """The data set's short name: of a folder, its last part and some digits that tell it from others."""
+        return self.label or dataset_tag(self.config["dataset"])
 
     @property
     def experiment(self) -> str:
@@ -123,10 +128,35 @@ class StudySpec(KeptOptions, _Head):
 
 
 def dataset_tag(dataset: str) -> str:
-    """``cifar10`` of ``cifar10``, ``folder:/data/cifar10`` and ``table:/data/cifar10.csv``; fit to begin a name."""
+    """``cifar10`` of ``cifar10``, ``folder:/data/cifar10`` and ``table:/data/cifar10.csv``; fit to begin a name.
+
+    Accents are left out, other letters outside ASCII become "-"; where nothing is left, ``data``.
+    """
+    plain = unicodedata.normalize("NFKD", _last_part(dataset))
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", plain).lstrip("._+-")[:40] or "data"
+
+
+def dataset_label(dataset: str) -> str:
+    """A data set's name in MLflow: ``cifar10``, of ``folder:/data/pets`` ``pets-`` and four digits of its place.
+
+    Two folders of one name differ in the digits. Letters of any script stay.
+
+    Args:
+        dataset: its place is absolute.
+    """
+    place = place_of(dataset)
+    if place is None:
+        return dataset_tag(dataset)
+    name = unicodedata.normalize("NFC", _last_part(dataset))
+    name = re.sub(r"[^\w.+-]", "-", name).strip("._+-")[:40] or "data"
+    digits = hashlib.sha256(str(place).encode("utf-8", "surrogateescape")).hexdigest()[:4]
+    return f"{name}-{digits}"
+
+
+def _last_part(dataset: str) -> str:
     place = place_of(dataset) or Path(dataset)
-    tail = place.stem if dataset.startswith("table:") else place.name
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", tail).lstrip("._+-")[:40] or "data"
+    return place.stem if dataset.startswith("table:") else place.name
 
 
 def without(space: SearchSpace, names: Sequence[str]) -> SearchSpace:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tune.definition.objective import DEFAULT, in_words
@@ -104,7 +105,7 @@ class PlainProgress(Progress):
             self.say(f"  {self.summary(records)}")
 
     def say(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)  # noqa: T201
+        _print(message)
 
 
 class LiveProgress(Progress):
@@ -135,7 +136,7 @@ class LiveProgress(Progress):
         if hasattr(self, "_console"):
             self._console.print(message)
         else:
-            print(message, file=sys.stderr, flush=True)  # noqa: T201
+            _print(message)
 
     def _table(self, records: Sequence[TrialRecord]) -> Table:
         from rich.table import Table
@@ -166,6 +167,12 @@ def make_progress(*, quiet: bool = False) -> Progress:
     if quiet:
         return Progress()
     return LiveProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def _print(message: str) -> None:
+    """A line on standard error; a study goes on when nobody reads it any more."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _line(record: TrialRecord) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
-from ssl_core.config import RunConfig, from_document
+from ssl_core.config import RunConfig, from_document, options_of
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from ssl_core.trusted import load_named
@@ -18,6 +18,7 @@ from tune.errors import ServiceError
 from tune.findings.confirmation import confirmed
 from tune.findings.ranking import best_record
 from tune.findings.study import Study, load_study
+from tune.images.study import read_images
 from tune.revision import git_revision
 from tune.store.home import Home
 from tune.trials.record import TrialRecord
@@ -117,7 +118,8 @@ def export_all(folder: Path | str, *, home: Path | str | None = None) -> dict[st
 def trials_table(study: Study) -> pd.DataFrame:
     """All trials of a study in one table, a row per trial.
 
-    Columns: study, method, dataset, labels and network, which are the same in all rows, then those of `Study.trials`.
+    Columns: study, method, dataset, protocol, labels and network, which are the same in all rows, then those of
+    `Study.trials`.
     """
     config = study.spec.config
     table = study.trials()
@@ -125,6 +127,7 @@ def trials_table(study: Study) -> pd.DataFrame:
         "study": study.name,
         "method": config["method"],
         "dataset": study.spec.dataset_tag,
+        "protocol": study.spec.protocol,
         "labels": config["labels"],
         "network": config["network"],
     }
@@ -167,7 +170,7 @@ HEADER = """\
 # Written by `ssl-tune export {name}`. Run it with: ssl-tune train --config FILE
 # `config` holds everything that the result depends on. `expect` holds the result of the run that was exported,
 # and `origin` says where that run was made; it changes nothing. A `method` of the form file:NAME is a file beside
-# this one.
+# this one. `held_out` holds the hashes of the test images, where they were held out of the labelled ones.
 """
 
 
@@ -198,6 +201,7 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
             "stop_reason": record.stop_reason,
             "full_budget": full,
             "objective": study.spec.objective,
+            "protocol": study.spec.protocol,
             "trials": study.spec.trials,
             "classes": _classes(config),
             "confirmed": row is not None,
@@ -207,7 +211,12 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
             "fingerprint": dict(study.spec.fingerprint or {}),
         },
     }
-    return document if row is None else document | {"confirmation": _provenance(confirmation or {}, row)}
+    if row is not None:
+        document["confirmation"] = _provenance(confirmation or {}, row)
+    images = read_images(study.folder.path)
+    if images is not None and images.held_out is not None:
+        document["held_out"] = images.held_out
+    return document
 
 
 def _classes(config: RunConfig) -> int | None:
@@ -215,7 +224,7 @@ def _classes(config: RunConfig) -> int | None:
     try:
         from ssl_core.data.datasets import describe  # loads NumPy
 
-        return describe(config.dataset, image_size=config.data.image_size).num_classes
+        return describe(config.dataset, options=options_of(config)).num_classes
     except ConfigError:
         return None
 

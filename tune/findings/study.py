@@ -177,6 +177,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
         "state": study.folder.state(),
         "method": study.spec.config["method"],
         "dataset": study.spec.config["dataset"],
+        "protocol": study.spec.protocol,
         "labels": study.spec.config["labels"],
         "objective": study.spec.objective,
         "trials": {

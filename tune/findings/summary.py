@@ -17,7 +17,7 @@ from ssl_core.system.errors import counted
 from tune.definition.objective import DEFAULT
 from tune.definition.spec import StudySpec
 from tune.findings.ranking import best_record, deviation_of, near_ties
-from tune.findings.words import certainty, parameters_in_words, result
+from tune.findings.words import PROTOCOLS, certainty, parameters_in_words, result
 from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import open_to_read
@@ -90,7 +90,7 @@ def description(
     seconds = sum(r.seconds for r in records)
     lines = [
         f"Search of **{config['method']}** on {spec.dataset_tag} with {config['labels']} labels, {config['network']}, "
-        f"{counted(config['epochs'], 'epoch')} at full budget.",
+        f"{counted(config['epochs'], 'epoch')} at full budget; {PROTOCOLS[spec.protocol]}.",
         f"{state.capitalize()}: {len(records)} of {spec.trials} trials begun ({by_state or 'none'}), "
         f"{seconds / 60:.1f} minutes of training.",
     ]

@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from tune.definition.objective import DEFAULT, FIELDS, in_words
 from tune.trials.record import TrialRecord
 
+PROTOCOLS = {
+    "real": "real protocol: the unlabelled images have no label",
+    "simulated": "simulated protocol: labels beyond those asked for are hidden",
+}
+"""What plays the unlabelled images of a study (`tune.definition.spec.StudySpec.protocol`)."""
 MOST_TRIALS = 8
 """How many trials a sentence names before it ends in "..."."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssl_core.config import options_of
 from ssl_core.data.datasets import describe
 from tune.definition.coherence import check_fresh_sets
 from tune.definition.request import SearchRequest
@@ -26,5 +27,5 @@ def check_afterwards(request: SearchRequest, spec: StudySpec, home: Home) -> Non
         check_can_be_tuned(spec, home)
     if request.confirm_seeds is not None:
         config = spec.base_config()
-        info = describe(config.dataset, image_size=config.data.image_size)
+        info = describe(config.dataset, options=options_of(config))
         check_fresh_sets(info, config, request.confirm_seeds)

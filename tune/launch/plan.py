@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.config import RunConfig, from_document
+from ssl_core.config import RunConfig, from_document, options_of
+from ssl_core.data.datasets import describe
 from ssl_core.registry import method_of
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
@@ -20,6 +21,9 @@ from tune.definition.request import SearchRequest
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
 from tune.definition.spec import REDUCTION_FACTOR, StudySpec, generator_seed
 from tune.findings.ranking import resolution
+from tune.images.held_out import held_out_before
+from tune.images.study import StudyImages, images_of
+from tune.launch.counts import unequal
 from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.layout import PLAN_FILE
@@ -82,8 +86,8 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
         seconds=(warmup_epochs * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
         seconds_per_epoch=after,
         seconds_per_warmup_epoch=warm,
-        # parameters, average and momentum, in the two newest checkpoints
-        disk_bytes=round(2 * 3 * parameters * kept),
+        # parameters, average and momentum (of adamw two momenta), in the two newest checkpoints
+        disk_bytes=round(2 * (4 if config.optimizer == "adamw" else 3) * parameters * kept),
     )
 
 
@@ -147,7 +151,36 @@ def warnings_of(spec: StudySpec) -> list[str]:
     """
     from ssl_core.data.inspecting.inspection import glance  # loads numpy
 
-    return glance(spec.config["dataset"])
+    return glance(spec.config["dataset"], options_of(spec.base_config()))
+
+
+def looked_at(
+    spec: StudySpec, home: Home, cache: Path | None
+) -> tuple[RunConfig, Dataset, Split, StudyImages, list[str]]:
+    """A new study's configuration, images and split, what they are used for, and what the user should know.
+
+    Its test images are decoded and compared with the training images, not more.
+
+    Args:
+        spec: the study.
+        home: has the record of test images that earlier studies held out.
+        cache: of decoded images; None: memory.
+
+    Raises:
+        ConfigError: images that cannot be used; damaged test images; a test set that is in the training set.
+    """
+    from ssl_core.data.inspecting.overlaps import check_test_images
+    from ssl_core.preparation import prepare
+
+    base, root = spec.base_config(), Path(spec.data_root) if spec.data_root else None
+    if spec.address is not None:  # the device is a worker's; this machine only decodes
+        base = base.model_copy(update={"device": "cpu"})
+    membership = held_out_before(home, base.dataset)
+    config, data, split = prepare(base, data_root=root, cache=cache, membership=membership)
+    options = options_of(config)
+    told = check_test_images(data, options, allow_leak=config.data.allow_leak)
+    test = describe(config.dataset, root=root, options=options).test_per_class
+    return config, data, split, images_of(data, split, test), told
 
 
 def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
@@ -160,13 +193,10 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         ConfigError: as `search` would.
         ServiceError: a cluster that does not answer.
     """
-    from ssl_core.training.result import prepare  # loads torch
-
     with joined(request.address):
         spec = resolve_request(request, home, machines_of(request.address))
-    root = Path(spec.data_root) if spec.data_root else None
     cache = home.cache if home.path.is_dir() else None  # a plan leaves nothing behind
-    config, data, split = prepare(spec.base_config(), data_root=root, cache=cache)
+    config, data, split, images, told = looked_at(spec, home, cache)
     assert config.epochs and config.steps_per_epoch and config.data.valid
     expected = expect(spec, config, data, split, PLAN_SECONDS)
     return {
@@ -174,7 +204,9 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         "method": config.method,
         "dataset": config.dataset,
         "protocol": data.protocol,
-        "warnings": warnings_of(spec),
+        "warnings": [*warnings_of(spec), *told],
+        "classes": images.by_class(),
+        "notes": unequal(images),
         "labels": config.labels,
         "network": config.network,
         "trials": spec.trials,

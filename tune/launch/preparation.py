@@ -21,7 +21,10 @@ from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
 from tune.errors import ServiceError, has_password
 from tune.findings.study import Study
-from tune.launch.plan import keep_expectation, warnings_of
+from tune.images.held_out import keep_held_out
+from tune.images.study import read_images, write_images
+from tune.launch.counts import lines_of
+from tune.launch.plan import keep_expectation, looked_at, warnings_of
 from tune.store.home import Home
 from tune.store.layout import MLFLOW_DB, STUDY_FILE
 from tune.store.study_folder import StudyFolder
@@ -87,16 +90,16 @@ def prepared(sitting: Sitting, undo: Callable[[], None]) -> Iterator[Sitting]:
             sitting.start_ray()
             check_machines(sitting.spec, sitting.folder)
             is_new = sitting.spec.split_hash is None
-            sitting.spec = with_data(sitting.spec, sitting.folder, sitting.home)
-            told = warnings_of(sitting.spec) if is_new else []
+            warned = warnings_of(sitting.spec) if is_new else []
+            sitting.spec, told = with_data(sitting.spec, sitting.folder, sitting.home)
         except (ConfigError, ServiceError):
             sitting.release()
             undo()
             raise
         except KeyboardInterrupt:
             raise sitting.interrupted_early() from None
-        for line in told:
-            sitting.progress.say(f"warning: {line}")
+        for line in [*told, *[f"warning: {line}" for line in warned]]:
+            sitting.progress.say(line)
         yield sitting
 
 
@@ -119,38 +122,51 @@ def check_machines(spec: StudySpec, folder: StudyFolder) -> None:
     check_fit(connection.machines(), int(spec.config["threads"]), spec.gpus_per_trial)
 
 
-def with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> StudySpec:
+def with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[StudySpec, list[str]]:
     """Decode the data once for all trials, and tie the study to its split.
+
+    Returns:
+        The study, and what is to be said of its images.
 
     Raises:
         ConfigError: data that cannot be used, or that are not those the study began with.
     """
-    from ssl_core.system.environment import fingerprint  # loads torch
-    from ssl_core.training.result import prepare  # loads torch
+    if spec.split_hash is None:
+        return _with_new_data(spec, folder, home)
+    from ssl_core.preparation import prepare
 
-    root = Path(spec.data_root) if spec.data_root else None
-    base = spec.base_config()
+    base, root = spec.base_config(), Path(spec.data_root) if spec.data_root else None
     if spec.address is not None:  # the device is a worker's; this machine only decodes
         base = base.model_copy(update={"device": "cpu"})
-    config, data, split = prepare(base, data_root=root, cache=home.cache)
-    if spec.split_hash is None:
-        if spec.address is None:
-            made_on = fingerprint(config.device)
-        else:
-            chosen, made_on = connection.resolve_there(spec)
-            config = config.model_copy(update=chosen)
-        spec = spec.model_copy(
-            update={"config": config.document(), "split_hash": split.hash, "fingerprint": made_on}
-        )
-        folder.write_spec(spec)
-        if spec.address is None:  # how long a step takes here says nothing of a cluster's machines
-            keep_expectation(folder, spec, config, data, split)
-    elif split.hash != spec.split_hash:
+    images = read_images(folder.path)
+    membership = None if images is None else images.membership
+    config, _, split = prepare(base, data_root=root, cache=home.cache, membership=membership)
+    if split.hash != spec.split_hash:
         raise ConfigError(
             f"the data of {config.dataset} changed since the study {spec.name!r} began: its split is "
             f"{spec.split_hash}, now it would be {split.hash}. Bring the old data back, or start a new study."
         )
-    return spec
+    return spec, []
+
+
+def _with_new_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[StudySpec, list[str]]:
+    from ssl_core.system.environment import fingerprint  # loads torch
+
+    config, data, split, images, told = looked_at(spec, home, home.cache)
+    if spec.address is None:
+        made_on = fingerprint(config.device)
+    else:
+        chosen, made_on = connection.resolve_there(spec)
+        config = config.model_copy(update=chosen)
+    spec = spec.model_copy(
+        update={"config": config.document(), "split_hash": split.hash, "fingerprint": made_on}
+    )
+    write_images(folder.path, images)
+    folder.write_spec(spec)
+    keep_held_out(home, config.dataset, images.membership)
+    if spec.address is None:  # how long a step takes here says nothing of a cluster's machines
+        keep_expectation(folder, spec, config, data, split)
+    return spec, [*lines_of(images), *[f"warning: {line}" for line in told]]
 
 
 def say_if_method_changed(study: Study, progress: Progress) -> None:

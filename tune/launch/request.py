@@ -16,8 +16,8 @@ from typing import Any
 
 from search_spaces import SearchSpace, load_space
 from ssl_core import method_file
-from ssl_core.config import RunConfig, from_document, resolve
-from ssl_core.data.datasets import describe
+from ssl_core.config import RunConfig, from_document, options_of, resolve
+from ssl_core.data.datasets import DatasetInfo, describe
 from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import trust_named
 from tune.cluster.capacity import Machine, gpu_places, share
@@ -25,7 +25,7 @@ from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
 from tune.definition.inputs import with_absolute_place, with_overrides
 from tune.definition.request import KeptOptions, SearchRequest
-from tune.definition.spec import SpaceSource, StudySpec, dataset_tag, without
+from tune.definition.spec import SpaceSource, StudySpec, dataset_label, dataset_tag, without
 from tune.store.home import Home
 from tune.store.layout import check_name
 from tune.tracking.uri import absolute_uri, check_tracking_uri
@@ -84,7 +84,7 @@ def resolve_request(
     trust_named(request.method)
     if places is None:
         places = _places(request, asked, machines)
-    config, data_root = _resolved(request, asked, places.threads)
+    config, info, data_root = _resolved(request, asked, places.threads)
     assert config.epochs is not None
     searched, source = _space(request, config)
     tracking_uri = _tracking_uri(request, home)
@@ -104,6 +104,8 @@ def resolve_request(
         points=_points(request.points, searched, config.epochs),
         tracking_uri=tracking_uri,
         elastic=request.address is not None and request.concurrent is None,
+        protocol=info.protocol,
+        label=dataset_label(config.dataset),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     if spec.sampler == "grid":
@@ -140,13 +142,16 @@ def _tracking_uri(request: SearchRequest, home: Home) -> str:
     return absolute_uri(uri)
 
 
-def _resolved(request: SearchRequest, asked: RunConfig, threads: int) -> tuple[RunConfig, Path | None]:
-    """The configuration that all trials share and the folder of downloads, good from any working directory."""
+def _resolved(
+    request: SearchRequest, asked: RunConfig, threads: int
+) -> tuple[RunConfig, DatasetInfo, Path | None]:
+    """The configuration that all trials share, what is known of its data set, and the folder of downloads, good from
+    any working directory."""
     data_root = Path(request.data_root) if request.data_root else None
-    info = describe(asked.dataset, root=data_root, image_size=asked.data.image_size)
+    info = describe(asked.dataset, root=data_root, options=options_of(asked))
     config = resolve(asked, info, cores=threads)
     config = config.model_copy(update={"dataset": with_absolute_place(config.dataset)})
-    return config, data_root and data_root.expanduser().resolve()
+    return config, info, data_root and data_root.expanduser().resolve()
 
 
 def _space(request: SearchRequest, config: RunConfig) -> tuple[SearchSpace, SpaceSource]:

@@ -25,7 +25,7 @@ from tune.findings.ranking import (
     shows_balanced,
 )
 from tune.findings.study import Study
-from tune.findings.words import certainty, parameters_in_words, value
+from tune.findings.words import PROTOCOLS, certainty, parameters_in_words, value
 from tune.page import by_class, plots, searched
 from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table
 from tune.page.searched import shown
@@ -54,7 +54,8 @@ def content_of(study: Study) -> Content:
     config = look.config
     return Content(
         study=study.name,
-        subtitle=f"{config.method} on {study.spec.dataset_tag} with {config.labels} labels, {config.network}",
+        subtitle=f"{config.method} on {study.spec.dataset_tag} with {config.labels} labels, {config.network}, "
+        f"{study.spec.protocol} protocol",
         facts=list(_facts(look)),
         verdict=_verdict(look),
         parts=[part for part in _parts(look) if part.sentences or part.items],
@@ -281,6 +282,7 @@ def _environment(look: Look) -> Part:
     facts = [
         ["begun", spec.created],
         ["data split", f"{spec.split_hash} ({config.labels} labelled, {look.valid} for validation)"],
+        ["protocol", PROTOCOLS[spec.protocol]],
         [
             "budget",
             f"{counted(config.epochs or 0, 'epoch')} of {counted(config.steps_per_epoch or 0, 'step')}",

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ssl_core.config import options_of
 from ssl_core.system.errors import ConfigError
 from tune.findings.study import Study
+from tune.images.study import read_images
 from tune.store.home import Home
 
 
@@ -53,12 +55,13 @@ def unlabelled_of(study: Study, classes: Sequence[str], data_root: Path | None, 
         ConfigError: the model has other classes than the study; the images cannot be read; or there are none.
     """
     from ssl_core.data.datasets import listing_of
-    from ssl_core.preparation import options_of
-    from ssl_core.training.result import prepare  # loads torch
+    from ssl_core.preparation import prepare  # loads torch
 
     config = study.spec.base_config()
     root = data_root or (Path(study.spec.data_root) if study.spec.data_root else None)
-    _, data, split = prepare(config, data_root=root, cache=home.cache)
+    images = read_images(study.folder.path)
+    membership = None if images is None else images.membership
+    _, data, split = prepare(config, data_root=root, cache=home.cache, membership=membership)
     check_classes(study, data.classes, classes)
     rows = np.setdiff1d(split.unlabelled, split.labelled)
     if not len(rows):

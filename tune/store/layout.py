@@ -2,7 +2,9 @@
 
 HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded images
      test-readings.jsonl                     every reading of a test set
+     held-out/DATASET-DIGEST.json            test images of a data set that brings none: never trained on again
      studies/NAME/study.yaml                 what was asked, resolved
+                  images.json                which images are labelled, for validation and test
                   state.json                 finished, interrupted or failed; "running" with a free lock is interrupted
                   method.py                  the study's own copy of a method that does not come with the package
                   lock                       held by the one driver
@@ -31,6 +33,8 @@ from ssl_core.system.errors import ConfigError
 STUDIES, CACHE, ARTIFACTS = "studies", "cache", "mlartifacts"
 MLFLOW_DB = "mlflow.db"
 READINGS_FILE = "test-readings.jsonl"
+HELD_OUT = "held-out"
+"""The folder of records of test images that were held out, one file for each data set."""
 STORE_FILE = "store-url"
 """In a working copy: the URL of its object store."""
 COPY_FILE = "copy"
@@ -42,6 +46,7 @@ STUDY_FILE, STATE_FILE = "study.yaml", "state.json"
 LOCK_FILE, STOP = "lock", "stop"
 OPTUNA_DB, EVENTS_DB = "optuna.db", "events.db"
 SENDER_LOCK, SENDER_LOG = "sender.lock", "sender.log"
+IMAGES_FILE = "images.json"
 PLAN_FILE = "plan.json"
 """What a study is expected to take."""
 WARM_START_FILE = "warm-start.json"

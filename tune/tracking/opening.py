@@ -42,6 +42,7 @@ def open_tracker(log: EventLog, spec: StudySpec, home: Home, sender: SenderProce
             "ssl.study": spec.name,
             "ssl.method": spec.config["method"],
             "ssl.dataset": spec.dataset_tag,
+            "ssl.protocol": spec.protocol,
             "ssl.labels": str(spec.config["labels"]),
             "ssl.split_hash": spec.split_hash or "",
         },

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core import method_file
 from tune.definition.spec import StudySpec
+from tune.images.study import read_images
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 
@@ -36,6 +37,7 @@ class Task:
         data_root: where downloaded data lie.
         gpus: of the trial; may be a fraction.
         system_metrics: whether use of processor, memory and GPU is reported, too.
+        held_out: the record of held-out test images (`Membership.document`); None: the data set brings its own.
         identity: versions that the worker must have, where it may be on another machine (`tune.cluster.identity`).
     """
 
@@ -51,6 +53,7 @@ class Task:
     data_root: str | None
     gpus: float
     system_metrics: bool
+    held_out: Mapping[str, Any] | None = None
     identity: Mapping[str, str] | None = None
 
     def as_config(self) -> dict[str, Any]:
@@ -93,5 +96,6 @@ def trial_task(
         data_root=spec.data_root,
         gpus=spec.gpus_per_trial,
         system_metrics=spec.system_metrics,
+        held_out=None if (images := read_images(folder.path)) is None else images.held_out,
         identity=identity,
     )

@@ -36,6 +36,7 @@ from ssl_core.training.result import prepare
 from ssl_core.training.run import Report, Run
 from tune.cluster.identity import identity
 from tune.errors import FULL
+from tune.images.held_out import membership_of_document
 from tune.store.layout import STUDY_FILE
 from tune.worker.report_keys import (
     BALANCED,
@@ -120,6 +121,7 @@ class TrialTrainable(ray_tune.Trainable):
             from_document(task.config),
             data_root=Path(task.data_root) if task.data_root else None,
             cache=Path(os.environ.get("SSL_TUNE_CACHE") or self._store.cache),
+            membership=membership_of_document(task.held_out),
         )
         if split.hash != task.split_hash:
             raise RuntimeError(

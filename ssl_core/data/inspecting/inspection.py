@@ -112,7 +112,9 @@ def inspect(
     """
     options = options or Options()
     info = describe(name, root=root, options=options)
-    wanted = wanted or Wanted(labelled=info.default_labels)
+    wanted = wanted or Wanted()
+    if wanted.labelled is None:
+        wanted = replace(wanted, labelled=info.default_labels)
     found = Inspection(name, info.protocol, list(info.classes), _counts(info))
     found.warnings += _missing_classes(info)
     listing = listing_of(name, options)
@@ -282,6 +284,11 @@ def _tell_size(
 
 def _tell_split(found: Inspection, data: Dataset, wanted: Wanted, test: list[int]) -> None:
     """The split that would be drawn, in numbers; or why none can be."""
+    if data.is_plain and wanted.labelled is None:
+        found.notes.append(
+            "every training image has a label: --labels N says how many keep it, and shows the split."
+        )
+        return
     try:
         drawn = split_for(data, wanted)
     except ConfigError as error:

@@ -15,8 +15,7 @@ from ssl_core.data.layouts.listing import ENDINGS, UNLABELLED_NAMES, Files, List
 from ssl_core.data.part import UNLABELLED
 from ssl_core.system.errors import ConfigError
 
-LAYOUT = "PATH/train/<class>/* and PATH/test/<class>/*"
-OPTIONAL = "unlabelled/, valid/<class>/ and test/<class>/ may be missing"
+LAYOUT = "PATH/train/<class>/*, and where there are any PATH/unlabelled/*, PATH/valid/<class>/* and PATH/test/<class>/*"
 
 
 def list_folder(folder: Path, *, group_by_folder: bool = False) -> Listing:
@@ -65,7 +64,7 @@ def _refuse_without_train(folder: Path) -> None:
             f"each class in {folder}/train/<class>/."
         )
     raise ConfigError(
-        f"dataset folder {folder} lacks train/. Expected {LAYOUT} ({OPTIONAL}): put the train images in "
+        f"dataset folder {folder} lacks train/. Expected {LAYOUT}: put the labelled images in "
         f"{folder / 'train'}/<class>/."
     )
 

@@ -61,6 +61,12 @@ class Membership:
             ) from None
         return Membership(share, test)
 
+    def united(self, other: Membership) -> Membership:
+        """The test images of both, with this record's share."""
+        names = sorted({*self.test, *other.test})
+        test = {name: tuple(sorted({*self.test.get(name, ()), *other.test.get(name, ())})) for name in names}
+        return Membership(self.share, test)
+
     @property
     def digest(self) -> str:
         """16 hex digits that differ for different memberships."""

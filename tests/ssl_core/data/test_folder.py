@@ -15,7 +15,7 @@ from tests.ssl_core.data.helpers import message, picture, write_folder
 def test_folder_that_is_missing_a_file_or_empty(tmp_path: Path) -> None:
     text = message(data.describe, f"folder:{tmp_path / 'nowhere'}")
     assert f"{tmp_path / 'nowhere'} does not exist" in text
-    assert "PATH/train/<class>/* and PATH/test/<class>/*" in text
+    assert "PATH/train/<class>/*, and where there are any PATH/unlabelled/*" in text  # test/ is not demanded
     (tmp_path / "file").write_text("")
     assert "is not a folder" in message(data.describe, f"folder:{tmp_path / 'file'}")
     (tmp_path / "empty").mkdir()

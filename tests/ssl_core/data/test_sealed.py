@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ssl_core.data import datasets as data
-from ssl_core.data.inspecting.sealed import check_test_images
+from ssl_core.data.inspecting.overlaps import check_test_images
 from ssl_core.data.options import Options
 from tests.ssl_core.data.helpers import all_files, message, picture, write_folder
 

@@ -22,9 +22,10 @@ from ssl_core.data.datasets import load_test
 from ssl_core.model import images as images_of
 from ssl_core.model.making import Made
 from ssl_core.model.model import Model
+from ssl_core.preparation import prepare
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
-from ssl_core.training.result import CHECKPOINTS, RESULT_FILE, prepare
+from ssl_core.training.result import CHECKPOINTS, RESULT_FILE
 from ssl_core.training.run import Run
 
 ROOT = Path(__file__).parents[3]

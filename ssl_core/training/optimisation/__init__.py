@@ -1,1 +1,0 @@
-"""The update of the weights: optimisers and schedules, the moving average, loss scaling."""
