@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -236,3 +238,37 @@ def test_a_lock_file_removed_by_its_holder_is_no_lock(tmp_path: Path) -> None:
     assert results[0] is not None
     assert os.fstat(results[0]).st_ino == path.stat().st_ino
     os.close(results[0])
+
+
+COUNTS = """
+import sys
+from pathlib import Path
+from ssl_core.data import cache, datasets
+calls, real = [], cache.fingerprint_of
+cache.fingerprint_of = lambda *args: calls.append(1) or real(*args)
+datasets.load_train(f"folder:{sys.argv[1]}", cache=Path(sys.argv[2]))
+print(len(calls))
+"""
+
+
+def test_the_images_are_hashed_once_on_a_machine_not_by_every_process(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hashed() -> int:
+        """How often a new process, such as a trial's, compares the images with their fingerprint."""
+        words = [sys.executable, "-c", COUNTS, str(folder), str(tmp_path / "cache")]
+        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    data.load_train(f"folder:{folder}", cache=tmp_path / "cache")
+    assert [hashed(), hashed()] == [0, 0]  # the process that decoded them has computed it
+    (images,) = (tmp_path / "cache").glob("*/train_images.npy")
+    images.write_bytes(images.read_bytes())  # the same bits, but nobody can know
+    assert [hashed(), hashed()] == [1, 0]
+    monkeypatch.setattr(cache_module, "_machine", lambda: "another")
+    calls = list[int]()
+    real = cache_module.fingerprint_of
+    monkeypatch.setattr(cache_module, "fingerprint_of", lambda *args: calls.append(1) or real(*args))
+    for _ in range(2):
+        data.load_train(f"folder:{folder}", cache=tmp_path / "cache")
+    assert len(calls) == 1
+    assert hashed() == 0  # this machine's note is still there
