@@ -117,6 +117,8 @@ def without_tracking() -> Iterator[None]:
         stack.enter_context(mock.patch.object(Tracker, "report", lambda *_, **__: True))
         stack.enter_context(mock.patch.object(SenderProcess, "start", lambda *_: None))
         stack.enter_context(mock.patch("tune.engine.study_run.tell_summary", lambda *_, **__: None))
+        # A study without events looks damaged.
+        stack.enter_context(mock.patch("tune.findings.study.check_reports", lambda *_: None))
         yield
 
 

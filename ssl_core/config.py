@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ssl_core import method_file
 from ssl_core.methods.base import AnyMethod, counted_views
 from ssl_core.registry import get_method, method_names, method_of
 from ssl_core.schema import (
@@ -33,7 +34,7 @@ from ssl_core.system.errors import ConfigError, counted, unknown
 
 if TYPE_CHECKING:
     from ssl_core.data.datasets import DatasetInfo
-    from ssl_core.data.options import Options
+    from ssl_core.data.options import Options, valid_of_share
 
 __all__ = [
     "BackboneConfig",
@@ -113,27 +114,8 @@ def _named(document: Mapping[str, Any], prefix: str) -> AnyMethod:
     if digest is not None and not isinstance(digest, str):
         raise ConfigError(f"{prefix}method_digest = {digest!r}: text is expected.")
     method = get_method(name, digest)
-    check_digest(name, digest, method.digest, prefix)
+    method_file.check_digest(name, digest, method.digest, prefix)
     return method
-
-
-def check_digest(name: str, expected: object, found: str | None, prefix: str = "") -> None:
-    """Refuse a method file that is not the one of which a configuration has the digest.
-
-    Args:
-        name: the method, as the configuration names it.
-        expected: its `method_digest`; None: it has none.
-        found: of the file.
-        prefix: begins the message.
-
-    Raises:
-        ConfigError: they differ.
-    """
-    if expected not in (None, found):
-        raise ConfigError(
-            f"{prefix}method = {name!r}: the file was changed: method_digest is {expected}, the file's is now "
-            f"{found}. Restore the file, or remove method_digest to use it as it is now."
-        )
 
 
 def _validated(model: type[Model], values: Any, prefix: str, path: str) -> Model:
@@ -180,7 +162,9 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
     labels, valid = _counts(config, info)
     if info.is_plain:
         _check_drawn(config, info, labels, valid)
-    elif not info.unlabelled and views and labels >= _left(config, info, valid):
+    elif not info.unlabelled and labels > _left(config, info, valid):
+        raise ConfigError(_too_many(config, info, labels, valid))
+    elif not info.unlabelled and views and labels == _left(config, info, valid):
         raise ConfigError(
             f"{info.name!r} has no unlabelled images besides the labelled ones, and {method.name} needs some: put them "
             "into unlabelled/, or let fewer images keep their label with --labels."
@@ -276,11 +260,10 @@ def _counts(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
         return labels, config.data.valid or labels
     if info.valid_per_class is not None:
         return labels, sum(info.valid_per_class)
-    share = config.data.valid_share
-    return labels, sum(
-        max(1, round(share * (n - t)))
-        for n, t in zip(info.train_per_class, _held_out(config, info), strict=True)
-    )
+    valid = 0
+    for name, n, t in zip(info.classes, info.train_per_class, _held_out(config, info), strict=True):
+        valid += valid_of_share(config.data.valid_share, n - t, name)
+    return labels, valid
 
 
 def _check_drawn(config: RunConfig, info: DatasetInfo, labels: int, valid: int) -> None:
@@ -293,10 +276,21 @@ def _check_drawn(config: RunConfig, info: DatasetInfo, labels: int, valid: int) 
     if mode == "balanced" or (mode is None and (fits or is_slip)):
         check_counts(info, labelled=labels, valid=valid)
     elif labels + valid > total:
+        raise ConfigError(_too_many(config, info, labels, valid))
+    elif small := [name for name, n in zip(info.classes, info.train_per_class, strict=True) if n < 2]:
         raise ConfigError(
-            f"{info.name!r} has {total} training images ({_counted(info)}), but labels = {labels} and data.valid = "
-            f"{valid} together ask for {labels + valid}. Lower one of them."
+            f"{info.name!r}: class {small[0]!r} has 1 training image ({_counted(info)}), but one for training and one "
+            f"for validation are needed of each class. Label more images of {small[0]!r}, or remove the class."
         )
+
+
+def _too_many(config: RunConfig, info: DatasetInfo, labels: int, valid: int) -> str:
+    held_out = sum(_held_out(config, info))
+    tested = f", of which {held_out} are held out as test images" if held_out else ""
+    return (
+        f"{info.name!r} has {sum(info.train_per_class)} training images ({_counted(info)}){tested}, but labels = {labels} "
+        f"and data.valid = {valid} (validation images) together ask for {labels + valid}. Lower one of them."
+    )
 
 
 def _counted(info: DatasetInfo) -> str:

@@ -88,6 +88,25 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
+def check_digest(name: str, expected: object, found: str | None, prefix: str = "") -> None:
+    """Refuse a method file that is not the one of which a configuration has the digest.
+
+    Args:
+        name: the method, as the configuration names it.
+        expected: its `method_digest`; None: it has none.
+        found: of the file.
+        prefix: begins the message.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if expected not in (None, found):
+        raise ConfigError(
+            f"{prefix}method = {name!r}: the file was changed: method_digest is {expected}, the file's is now "
+            f"{found}. Restore the file, or remove method_digest to use it as it is now."
+        )
+
+
 def load(text: str, where: str) -> AnyMethod:
     """The method of a file's text; the file is run the first time that its content is seen.
 

@@ -72,3 +72,23 @@ class Options:
     def flips(self, default: bool) -> bool:
         """Whether images are mirrored, for a data set whose own answer is `default`."""
         return default if self.flip == "auto" else self.flip
+
+
+def valid_of_share(share: float, number: int, name: str) -> int:
+    """How many validation images a share makes of a class's labelled images, at least one.
+
+    Args:
+        share: `data.valid_share`.
+        number: labelled images of the class that are not test images.
+        name: of the class, for the message.
+
+    Raises:
+        ConfigError: none is left for training.
+    """
+    count = max(1, round(share * number))
+    if count >= number:
+        raise ConfigError(
+            f"data.valid_share = {share} takes {count} of the {number} labelled images of class {name!r} and leaves "
+            f"none for training. Lower it, or label more images of {name!r}."
+        )
+    return count

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,10 @@ import numpy as np
 from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
 from tune.launch.request import resolve_request
+from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
+from tune.tracking.opening import open_tracker
 
 SSL_TUNE = str(Path(sys.executable).with_name("ssl-tune"))
 
@@ -159,6 +161,14 @@ def make_study(home: Home, **options: Any) -> tuple[StudyFolder, StudySpec]:
     folder.create(spec)
     folder.unlock()
     return folder, spec
+
+
+def note_trials(folder: StudyFolder, spec: StudySpec, home: Home, numbers: Iterable[int]) -> None:
+    """The beginnings of trials in a study's event log, as its driver writes them before Optuna knows an epoch."""
+    with EventLog(folder.events_db) as log:
+        tracker = open_tracker(log, spec, home)
+        for number in numbers:
+            tracker.trial_started(str(number), {}, {}, "")
 
 
 def shapes_options(home: Home, pictures: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ RESULT = {
     "images_per_second",
     "config",
     "split_hash",
+    "protocol",
     "seed",
     "versions",
 }

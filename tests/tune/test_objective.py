@@ -14,7 +14,7 @@ import ssl_core
 import tune
 from search_spaces import dump_yaml, load_yaml
 from ssl_core.system.errors import ConfigError
-from tests.tune.helpers import Done, make_spec, make_study, mlflow_runs, shapes_options, words_of
+from tests.tune.helpers import Done, make_spec, make_study, mlflow_runs, note_trials, shapes_options, words_of
 from tune.definition.objective import FIELDS
 from tune.definition.spec import StudySpec
 from tune.engine.scheduler import StudyASHA
@@ -51,6 +51,7 @@ def run_study(home: Home, objective: str, **options: Any) -> StudyTrials:
         last = {"epoch": 6, "ssl_epoch": 5, "seconds": 1.0, "deviation": 4.0, "stop_reason": "completed"}
         trials.report(number, outcome | last)
         trials.end(number, "completed")
+    note_trials(folder, spec, home, range(len(OUTCOMES)))
     return trials
 
 

@@ -141,15 +141,15 @@ def test_tracking_that_is_required_and_not_there_exits_7_and_leaves_nothing(
 def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
     served: Home, gate: Gate, home: StudyHome, ssl_tune: Command, short_clocks: None
 ) -> None:
-    from tests.tune.helpers import make_study
+    from tests.tune.helpers import make_study, note_trials
     from tune.trials.study_trials import StudyTrials
 
     gate.shut()
     options = {"tracking_uri": served.tracking_uri, "tracking_timeout": "1s", "trials": 1, "epochs": 6}
     folder, spec = make_study(home, **options)
-    EventLog(folder.events_db).close()
     records = StudyTrials(folder, spec)
     number = records.ask().number
+    note_trials(folder, spec, home, [number])
     last = {
         "epoch": 6,
         "ssl_epoch": 4,

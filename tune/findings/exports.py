@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces import dump_yaml, load_yaml
 from ssl_core import method_file
-from ssl_core.config import RunConfig, check_digest, from_document, options_of
+from ssl_core.config import RunConfig, from_document, options_of
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from ssl_core.trusted import load_named
@@ -312,7 +312,7 @@ def _placed(config: Mapping[str, Any], path: Path, trust_method: bool) -> Mappin
     file = path.parent / method_file.path_of(method)
     # Before the file is run, and before the user is asked whether to: it may not be the one that was exported.
     found = method_file.digest_of(method_file.read(file))
-    check_digest(method, config.get("method_digest"), found, f"{path}: ")
+    method_file.check_digest(method, config.get("method_digest"), found, f"{path}: ")
     load_named(file, str(path), trust_method=trust_method)
     return {**config, "method": f"{method_file.PREFIX}{file}"}
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ssl_core.data.options import DEFAULT_VALID_SHARE
+from ssl_core.data.options import DEFAULT_VALID_SHARE, valid_of_share
 from ssl_core.data.part import UNLABELLED, Indices
 from ssl_core.data.splits.balanced import (
     Split,
@@ -40,6 +40,9 @@ class Wanted:
             much, else proportional.
         split_seed: of the validation images.
         label_seed: of the labelled images.
+
+    Raises:
+        ConfigError: a share that is none.
     """
 
     labelled: int | None = None
@@ -48,6 +51,13 @@ class Wanted:
     mode: Mode | None = None
     split_seed: int = 0
     label_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.valid_share < 1:
+            raise ConfigError(
+                f"data.valid_share = {self.valid_share}: more than 0 and less than 1 is expected, for example "
+                f"{DEFAULT_VALID_SHARE}."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,13 +226,8 @@ class _Draw:
         if self.wanted.valid is not None:
             return self._shared_out(self.wanted.valid, [n - 1 for n in available], "validation")
         share = self.wanted.valid_share
-        counts = [max(1, round(share * n)) for n in available]
-        for name, n, count in zip(self.data.classes, available, counts, strict=True):
-            if count >= n:
-                raise ConfigError(
-                    f"data.valid_share = {share} takes {count} of the {n} labelled images of class {name!r} and "
-                    f"leaves none for training. Lower it, or label more images of {name!r}."
-                )
+        named = zip(self.data.classes, available, strict=True)
+        counts = [valid_of_share(share, n, name) for name, n in named]
         self.notes.append(
             f"there is no valid/: {sum(counts)} of {sum(available)} labelled images are held out as validation "
             f"images (data.valid_share: {share})."
