@@ -288,8 +288,8 @@ def _too_many(config: RunConfig, info: DatasetInfo, labels: int, valid: int) -> 
     held_out = sum(_held_out(config, info))
     tested = f", of which {held_out} are held out as test images" if held_out else ""
     return (
-        f"{info.name!r} has {sum(info.train_per_class)} training images ({_counted(info)}){tested}, but labels = {labels} "
-        f"and data.valid = {valid} (validation images) together ask for {labels + valid}. Lower one of them."
+        f"{info.name!r} has {sum(info.train_per_class)} training images ({_counted(info)}){tested}, but labels = "
+        f"{labels} and data.valid = {valid} (validation images) together ask for {labels + valid}. Lower one of them."
     )
 
 
