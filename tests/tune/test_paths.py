@@ -226,4 +226,3 @@ def test_a_name_that_is_taken_by_a_finished_study_names_the_way_on(
     assert done.code == 2 and "exists already" in done.err and "--warm-start s" in done.err
     again = ssl_tune("resume", "s", "--home", tracked_here.path)
     assert again.code == 0 and "finished already" in again.out and "--warm-start s --name NAME" in again.out
-    assert os.environ["SSL_TUNE_HOME"] != str(tracked_here.path)

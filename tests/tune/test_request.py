@@ -92,7 +92,7 @@ def test_its_help_is_on_the_command_line() -> None:
         """Nothing."""
 
     parameters = inspect.signature(takes_request(command, Wider)).parameters
-    assert [name for name in parameters if name != "study"] == list(Wider.model_fields)
+    assert [name for name in parameters if name not in ("study", "trust_method")] == list(Wider.model_fields)
     info = parameters["patience"].annotation.__metadata__[0]
     assert flags(info) == ["--patience"] and info.metavar == "N"
     assert info.help == help_of(Wider, "patience")
@@ -254,7 +254,7 @@ def test_a_plan_takes_a_file_that_asks_for_more_afterwards(ssl_tune: Command, ho
     [
         ("method: supervised\nwith-baseline: true\n", "is supervised itself: it needs no baseline"),
         ("space: wide\nset: {lr: 0.01, weight_decay: 0}\nwith-baseline: true\n", "nothing is left to search"),
-        ("labels: 1400\nset: {data.valid: 30}\nconfirm-seeds: 5\n", "labelled"),
+        ("labels: 1410\nset: {data.valid: 30}\nconfirm-seeds: 5\n", "ask for 1440"),
         ("confirm-seeds: 0\n", "confirm-seeds = 0"),
     ],
 )

@@ -44,7 +44,7 @@ def test_the_status_line_shows_what_has_waited_for_a_while(log: EventLog) -> Non
     log.mark_delivered([1])
     for _ in range(3):
         log.append("text", "s", {}, time_ms=now_ms() - 6000)
-    assert news.waiting() == "3 events wait for MLflow"
+    assert news.waiting() == "3 events to be delivered to MLflow"
 
 
 def test_a_lasting_problem_is_told_once_and_so_is_its_end(log: EventLog, clock: Clock) -> None:

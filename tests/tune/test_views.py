@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import tune
-from tests.tune.helpers import Done, make_study
+from tests.tune.helpers import Done, make_study, note_trials
 from tune.findings.study import load_study
 from tune.store.home import Home
 from tune.trials.study_trials import StudyTrials
@@ -157,6 +157,7 @@ def test_a_study_that_was_interrupted_has_running_trials_and_says_how_to_carry_o
         records.ask()
         for epoch in range(1, epochs + 1):
             records.report(number, summary(epoch, 40.0 - epoch))
+    note_trials(folder, spec, home, range(3))
     status = ssl_tune("status", "s", "--json").document
     assert status["state"] == "interrupted" and status["trials"]["running"] == 3
     # No trial ran the full budget: the deepest one, and it says so.

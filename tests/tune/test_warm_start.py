@@ -182,13 +182,14 @@ def test_a_storage_url_that_cannot_be_is_refused(ssl_tune: Command, home: Home, 
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:////proc/nowhere/a.db", "postgresql+psycopg://me:secret@127.0.0.1:1/a"]
+    "url", ["sqlite:////proc/nowhere/a.db", "postgresql+psycopg://me@127.0.0.1:1/a"]
 )
 def test_a_storage_that_does_not_answer_is_exit_6_and_leaves_nothing(
-    ssl_tune: Command, home: Home, url: str
+    ssl_tune: Command, home: Home, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "psycopg" in url:
         pytest.importorskip("psycopg")
+        monkeypatch.setenv("SSL_TUNE_STORAGE_PASSWORD", "secret")
     check_storage_url(url)
     done = ssl_tune("search", "--storage", url)
     assert done.code == 6 and "cannot be used" in done.err and "secret" not in done.err, done
