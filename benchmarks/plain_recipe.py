@@ -224,6 +224,19 @@ def entropy_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tens
     return functional.cross_entropy(network(x).logits, y) - (log_p.exp() * log_p).sum(dim=1).mean()
 
 
+METHODS = (
+    "supervised",
+    "entropy_minimisation",
+    "pseudo_label",
+    "random_perturbation",
+    "vat",
+    "fixmatch",
+    "flexmatch",
+    "attention_fixmatch",
+)
+"""The methods that this file has a plain recipe of. The last two are FixMatch here: what they add is not in the recipe."""
+
+
 def loss_of(method: str, parameters: Any) -> Loss:
     """The loss of a method, whose own parameters are those of the configuration."""
     if method == "vat":

@@ -2,7 +2,7 @@
 
     make bench                                            # this table and the others (docs/results.md)
     python benchmarks/train_step.py --json                # the same, one object a row
-    python benchmarks/train_step.py --all                 # every method, and weak views in a pass of their own
+    python benchmarks/train_step.py --all                 # every method of the recipe, and weak views in a pass of their own
     python benchmarks/train_step.py --methods fixmatch --networks wrn-28-2 --rounds 5
     python benchmarks/train_step.py --device cuda         # with the memory peak
 
@@ -250,7 +250,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--methods", nargs="+", help=f"default: {' '.join(METHODS)}")
     parser.add_argument(
-        "--all", action="store_true", help="every method, and the FixMatch family with separate passes, too"
+        "--all",
+        action="store_true",
+        help="every method that the plain recipe has, and the FixMatch family with separate passes, too",
     )
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--batch", type=int, default=64, help="labelled images of a step")
@@ -277,9 +279,10 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     Raises:
         ConfigError: a method or network that is not known; a device, precision or compiler that this machine lacks.
     """
-    from ssl_core.registry import get_method, method_names
+    from benchmarks.plain_recipe import METHODS as WITH_RECIPE
+    from ssl_core.registry import get_method
 
-    methods = options.methods or (method_names() if options.all else METHODS)
+    methods = options.methods or (sorted(WITH_RECIPE) if options.all else METHODS)
     cells = []
     for network in options.networks:
         for method in methods:

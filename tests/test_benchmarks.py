@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import decode, networks, pretrained, train_step, views
 from benchmarks.memory import usage
+from benchmarks.plain_recipe import METHODS
 from ssl_core.registry import method_names
 
 TINY = [
@@ -26,7 +27,8 @@ def test_train_step_gives_a_row_for_every_method_and_variant() -> None:
     words = [sys.executable, str(script), *TINY, "--workers", "0", "--json", "--all"]
     rows = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     variants = [(row["method"], row["setting"]["parameters"].get("weak_forward", "joint")) for row in rows]
-    assert [method for method, variant in variants if variant == "joint"] == method_names()
+    assert [method for method, variant in variants if variant == "joint"] == sorted(METHODS)
+    assert set(METHODS) <= set(method_names())
     assert [m for m, v in variants if v == "separate"] == ["attention_fixmatch", "fixmatch", "flexmatch"]
     for row in rows:
         assert (row["network"], row["device"], row["compile"]) == ("wrn-10-1", "cpu", False)

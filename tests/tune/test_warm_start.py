@@ -181,9 +181,7 @@ def test_a_storage_url_that_cannot_be_is_refused(ssl_tune: Command, home: Home, 
     assert done.code == 2 and says in done.err and not home.path.exists()
 
 
-@pytest.mark.parametrize(
-    "url", ["sqlite:////proc/nowhere/a.db", "postgresql+psycopg://me@127.0.0.1:1/a"]
-)
+@pytest.mark.parametrize("url", ["sqlite:////proc/nowhere/a.db", "postgresql+psycopg://me@127.0.0.1:1/a"])
 def test_a_storage_that_does_not_answer_is_exit_6_and_leaves_nothing(
     ssl_tune: Command, home: Home, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
