@@ -50,6 +50,7 @@ cluster-test: install
 
 chaos: install
 	$(BIN)/pytest tests/chaos/kills.py
+	SSL_TUNE_LONG_TESTS=1 $(BIN)/pytest tests/tune/test_logins.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -234,7 +234,7 @@ METHODS = (
     "flexmatch",
     "attention_fixmatch",
 )
-"""The methods that this file has a plain recipe of. The last two are FixMatch here: what they add is not in the recipe."""
+"""The methods that this file has a plain recipe of. The last two are FixMatch here, without what they add."""
 
 
 def loss_of(method: str, parameters: Any) -> Loss:

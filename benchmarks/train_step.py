@@ -2,7 +2,7 @@
 
     make bench                                            # this table and the others (docs/results.md)
     python benchmarks/train_step.py --json                # the same, one object a row
-    python benchmarks/train_step.py --all                 # every method of the recipe, and weak views in a pass of their own
+    python benchmarks/train_step.py --all                 # all of the recipe, and weak views in a pass of their own
     python benchmarks/train_step.py --methods fixmatch --networks wrn-28-2 --rounds 5
     python benchmarks/train_step.py --device cuda         # with the memory peak
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ssl_core import method_file
+from ssl_core.data.options import Options, Skipped, valid_of_share
 from ssl_core.methods.base import AnyMethod, counted_views
 from ssl_core.registry import get_method, method_names, method_of
 from ssl_core.schema import (
@@ -34,7 +35,6 @@ from ssl_core.system.errors import ConfigError, counted, unknown
 
 if TYPE_CHECKING:
     from ssl_core.data.datasets import DatasetInfo
-    from ssl_core.data.options import Options, valid_of_share
 
 __all__ = [
     "BackboneConfig",
@@ -202,8 +202,6 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
 
 def options_of(config: RunConfig) -> Options:
     """How the images of a configuration are read."""
-    from ssl_core.data.options import Options, Skipped  # delayed: it loads numpy
-
     data, skipped = config.data, config.data.skipped
     return Options(
         image_size=data.image_size,
