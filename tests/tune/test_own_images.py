@@ -200,7 +200,7 @@ CASES: list[tuple[str, Callable[[Path], list[object]], str]] = [
     ("a share that leaves nothing", lambda _: ["--set", "data.valid_share=0.99"], "data.valid_share = 0.99 takes"),
     ("no share at all", lambda _: ["--set", "data.valid_share=0"], "data.valid_share"),
     ("a test share of all", lambda _: ["--set", "data.test_share=1"], "data.test_share"),
-    ("more than a class has", without_test, "validation"),
+    ("more than a class has", without_test, "Lower"),
 ]  # fmt: skip
 
 
