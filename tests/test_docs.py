@@ -44,7 +44,7 @@ def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
         env={**environment, "PYTHONPATH": str(ROOT), "SSL_TUNE_FIGURES": "0"},  # drawn in tests of their own
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -81,9 +81,8 @@ def command_lines() -> list[bytes]:
 LONG = pytest.mark.skipif(not os.environ.get("SSL_TUNE_LONG_TESTS"), reason="minutes: run by `make chaos`")
 
 
-@pytest.mark.parametrize(
-    "how", ["variable", pytest.param("file", marks=LONG), pytest.param("pgpass", marks=LONG)]
-)
+@LONG
+@pytest.mark.parametrize("how", ["variable", "file", "pgpass"])
 def test_19_a_study_on_a_database_with_a_login_leaves_it_nowhere(
     ready_home: Home, tmp_path: Path, how: str
 ) -> None:
