@@ -108,15 +108,7 @@ class Run:
         )
         self.method_state = self.method.init_state(config.parameters, self.setup)
         self.history: list[Report] = []
-        with warnings.catch_warnings():  # the images may be a read-only map of a file; they are never written
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            images = torch.from_numpy(data.images)
-        self.host: HostImages | None = None
-        if fits_on(self.device, images.nbytes, config.data.device_share):
-            with memory.explained(config.device, *memory.of_images(len(images), data.image_size)):
-                self.images = images.to(self.device)
-        else:
-            self.images, self.host = images, HostImages(images, self.device)
+        self.images, self.host = self._placed_images()
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.labelled = torch.from_numpy(split.labelled)
         self.unlabelled = torch.from_numpy(split.unlabelled)
@@ -127,6 +119,16 @@ class Run:
             self.labelled_order = Balanced(torch.from_numpy(data.labels)[self.labelled], config.seed)
         self.unlabelled_order = Shuffled(self.setup.unlabelled, config.seed, "order/unlabelled")
         self.valid = torch.from_numpy(split.valid)
+
+    def _placed_images(self) -> tuple[torch.Tensor, HostImages | None]:
+        """The images on the device, where they fit into its share; else in their file's map, and what gathers them."""
+        with warnings.catch_warnings():  # the images may be a read-only map of a file; they are never written
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            images = torch.from_numpy(self.data.images)
+        if not fits_on(self.device, images.nbytes, self.config.data.device_share):
+            return images, HostImages(images, self.device)
+        with memory.explained(self.config.device, *memory.of_images(len(images), self.data.image_size)):
+            return images.to(self.device), None
 
     @property
     def epoch(self) -> int:

@@ -159,15 +159,18 @@ def test_9_polling_a_study_does_not_keep_its_driver_out(home: Home) -> None:
     threads = [threading.Thread(target=poll) for _ in range(4)]
     for thread in threads:
         thread.start()
+    taken = 0
     try:
         for _ in range(200):
             driver = StudyFolder(folder.path)
-            driver.lock()
+            driver.lock()  # raises where it is held
+            taken += 1
             driver.unlock()
     finally:
         over.set()
         for thread in threads:
             thread.join()
+    assert taken == 200 and not StudyFolder(folder.path).is_locked()
 
 
 def test_9_a_lock_that_somebody_looks_at_is_waited_for_and_one_that_is_held_is_not(home: Home) -> None:
