@@ -80,7 +80,7 @@ class LibraryNetwork(Network):
         return state if self._adapt is None else self._adapt(self.trunk, state)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Logits of normalised images, (n, 3, H, W), with the last feature maps and the head's maps where there are some."""
+        """Logits of normalised images, (n, 3, H, W), with feature maps and the head's maps where there are some."""
         if self.parts is None:
             return NetworkOutput(self.trunk(images), None)
         encoded = self.parts.encode(self.trunk, images)

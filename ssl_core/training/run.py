@@ -112,16 +112,15 @@ class Run:
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.labelled = torch.from_numpy(split.labelled)
         self.unlabelled = torch.from_numpy(split.unlabelled)
-        self.labelled_order: Shuffled | Balanced = Shuffled(
-            self.setup.labelled, config.seed, "order/labelled"
-        )
+        labelled = self.setup.labelled
+        self.labelled_order: Shuffled | Balanced = Shuffled(labelled, config.seed, "order/labelled")
         if config.data.balance_batches:
             self.labelled_order = Balanced(torch.from_numpy(data.labels)[self.labelled], config.seed)
         self.unlabelled_order = Shuffled(self.setup.unlabelled, config.seed, "order/unlabelled")
         self.valid = torch.from_numpy(split.valid)
 
     def _placed_images(self) -> tuple[torch.Tensor, HostImages | None]:
-        """The images on the device, where they fit into its share; else in their file's map, and what gathers them."""
+        """The images on the device, where they fit into its share; else in their file's map, with what gathers them."""
         with warnings.catch_warnings():  # the images may be a read-only map of a file; they are never written
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             images = torch.from_numpy(self.data.images)
