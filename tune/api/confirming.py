@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from tune.cluster.connection import joined
+from tune.confirmation.confirm import ConfirmOptions
 from tune.confirmation.confirm import confirm as confirm_study
 from tune.engine.progress import Progress, make_progress
 from tune.engine.sitting import Sitting
@@ -20,42 +21,33 @@ def run_confirm(
     home: Home,
     progress: Progress,
     *,
-    top: int = 1,
-    seeds: int = 5,
-    baseline: str = "tuned",
-    resample: bool = False,
-    refit: bool = False,
-    models: bool = False,
     say: Callable[[str], None] = lambda message: None,
-    trust_method: bool = False,
-    address: str | None = None,
     sitting: Sitting | None = None,
+    **options: Unpack[ConfirmOptions],
 ) -> dict[str, Any]:
     """Confirm a study's best configurations: `tune.confirmation.confirm.confirm`, which Ctrl-C and SIGTERM interrupt.
+
+    Args:
+        name, home, progress, say, sitting: as there.
+        options: as there.
 
     Raises:
         ConfigError, ServiceError: as `confirm`; interrupted, with the command that carries on.
     """
-    wanted = {"--resample": resample, "--refit": refit, "--models": models}
-    flags = [flag for flag, is_wanted in wanted.items() if is_wanted]
-    words = ["ssl-tune", "confirm", name, "--top", top, "--seeds", seeds, "--baseline", baseline, *flags]
-    words += [] if address is None else ["--address", address]
-    with resumable(shlex.join(map(str, [*words, "--home", home.shown]))), joined(address):
-        return confirm_study(
-            name,
-            top=top,
-            seeds=seeds,
-            baseline=baseline,
-            resample=resample,
-            refit=refit,
-            models=models,
-            home=home,
-            say=say,
-            progress=progress,
-            trust_method=trust_method,
-            sitting=sitting,
-            address=address,
-        )
+    address = options.get("address")
+    again = shlex.join([*_as_typed(name, options), "--home", home.shown])
+    with resumable(again), joined(address):
+        return confirm_study(name, home=home, say=say, progress=progress, sitting=sitting, **options)
+
+
+def _as_typed(name: str, options: ConfirmOptions) -> list[str]:
+    """The command that confirms with these options; method files that were trusted once are trusted."""
+    words = ["ssl-tune", "confirm", name]
+    for option, value in options.items():
+        if option == "trust_method" or value is None or value is False:
+            continue
+        words += [f"--{option}"] if value is True else [f"--{option}", str(value)]
+    return words
 
 
 def confirm(

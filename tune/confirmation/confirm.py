@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from search_spaces import dump_yaml
 from ssl_core.config import from_document, options_of
@@ -50,6 +50,19 @@ from tune.tracking.tracker import Tracker
 from tune.trials.record import TrialRecord
 
 BASELINES = ("tuned", "plain")
+
+
+class ConfirmOptions(TypedDict, total=False):
+    """What may be said of a confirmation, as keywords: see `confirm`, which has their meaning and defaults."""
+
+    top: int
+    seeds: int
+    baseline: str
+    resample: bool
+    refit: bool
+    models: bool
+    trust_method: bool
+    address: str | None
 
 
 def confirm(
