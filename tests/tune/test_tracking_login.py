@@ -177,7 +177,7 @@ def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
     done = ssl_tune(*words[1:])
     assert done.code == 5 and "refused for good: metrics of s: " in done.out, done
     assert "--retry-refused" in done.out and load_study("s").status()["tracking"]["pending"] == 0
-    assert "MLflow refused 1 events for good" in ssl_tune("status", "s").out
+    assert "MLflow refused 1 event for good" in ssl_tune("status", "s").out
     with EventLog(folder.events_db) as log:
         log._db.execute("UPDATE events SET payload = replace(payload, 'no such name: *?', 'a name')")
     done = ssl_tune(*words[1:], "--retry-refused")
