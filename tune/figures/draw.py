@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
+from tune.errors import DamagedError
 from tune.figures.confusion import confusion_matrix, last_matrix
 from tune.figures.style import Drawing, save
 from tune.store.event_log import EventLog
@@ -55,7 +56,11 @@ class Study:
 
         try:
             return class_names(self.spec.config["dataset"])
-        except (ConfigError, OSError):  # the study's own file cannot be read
+        except (
+            ConfigError,
+            DamagedError,
+            OSError,
+        ):  # the study's own file cannot be read, or the images are gone
             return ()
 
     def title(self, run: str) -> str:
