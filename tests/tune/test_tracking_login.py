@@ -139,7 +139,12 @@ def test_tracking_that_is_required_and_not_there_exits_7_and_leaves_nothing(
 
 
 def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
-    served: Home, gate: Gate, home: StudyHome, ssl_tune: Command, short_clocks: None
+    served: Home,
+    gate: Gate,
+    home: StudyHome,
+    ssl_tune: Command,
+    short_clocks: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from tests.tune.helpers import make_study, note_trials
     from tune.trials.study_trials import StudyTrials
@@ -172,6 +177,7 @@ def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
     assert ssl_tune("resume", "s").code == 5  # it is finished, and its tracking is not
 
     gate.open()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # it answers now, on a busy machine after seconds
     with EventLog(folder.events_db) as log:
         log.append("metrics", "s", {"step": 0, "metrics": {"no such name: *?": 1.0}})
     done = ssl_tune(*words[1:])
