@@ -76,6 +76,8 @@ def test_a_run_has_no_accuracy_of_pseudo_labels_and_goes_on_to_the_same_bits(
 def test_a_method_that_needs_unlabelled_images_refuses_a_folder_without_any(pets: Path) -> None:
     (pets / "unlabelled").rename(pets.parent / "away")
     with pytest.raises(ConfigError, match="has no unlabelled images besides the labelled ones"):
+        prepare(config(pets, labels=26))  # all that validation (6) and test images (8) leave
+    with pytest.raises(ConfigError, match="40 training images .* of which 8 are held out .* together ask for 46"):
         prepare(config(pets, labels=40))
     prepare(config(pets, labels=10))  # labels beyond ten are hidden
 

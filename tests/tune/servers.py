@@ -256,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _handle(self: _Handler) -> None:
     gate = self.gate
-    body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    body = _body(self)
     number = len(gate.calls)
     gate.calls.append(f"{self.command} {self.path}")
     if gate.credentials is not None and self.headers.get("Authorization") != gate.credentials:
@@ -270,11 +270,24 @@ def _handle(self: _Handler) -> None:
     if what == "hang":
         gate.released.wait()
     try:
-        answer = gate.hand_on(self.command, self.path, dict(self.headers), body)
+        headers = {name: value for name, value in self.headers.items() if name != "Transfer-Encoding"}
+        answer = gate.hand_on(self.command, self.path, headers, body)
     except (OSError, http.client.HTTPException):
         answer = 502, "text/plain", b"nobody behind the gate"
     if what == "pass":
         _reply(self, *answer)
+
+
+def _body(handler: _Handler) -> bytes:
+    """What was sent, whole; MLflow's client sends artifacts in chunks."""
+    if handler.headers.get("Transfer-Encoding") != "chunked":
+        return handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+    chunks = []
+    while size := int(handler.rfile.readline().partition(b";")[0], 16):
+        chunks.append(handler.rfile.read(size))
+        handler.rfile.readline()
+    handler.rfile.readline()
+    return b"".join(chunks)
 
 
 def _reply(handler: _Handler, status: int, kind: str, body: bytes) -> None:

@@ -396,7 +396,7 @@ def test_the_sender_delivers_and_ends_when_its_driver_is_killed(tracked: Home) -
     driver = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert driver.returncode == -9
     sender = int(driver.stdout)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # it imports MLflow at the lowest priority, beside other tests
     while time.monotonic() < deadline and Path(f"/proc/{sender}").exists():
         time.sleep(0.1)
     assert not Path(f"/proc/{sender}").exists()
