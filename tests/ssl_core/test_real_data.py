@@ -77,7 +77,9 @@ def test_a_method_that_needs_unlabelled_images_refuses_a_folder_without_any(pets
     (pets / "unlabelled").rename(pets.parent / "away")
     with pytest.raises(ConfigError, match="has no unlabelled images besides the labelled ones"):
         prepare(config(pets, labels=26))  # all that validation (6) and test images (8) leave
-    with pytest.raises(ConfigError, match="40 training images .* of which 8 are held out .* together ask for 46"):
+    with pytest.raises(
+        ConfigError, match=r"40 training images .* of which 8 are held out .* together ask for 46"
+    ):
         prepare(config(pets, labels=40))
     prepare(config(pets, labels=10))  # labels beyond ten are hidden
 
