@@ -36,6 +36,9 @@ from tune.definition.refusals import refused
 if TYPE_CHECKING:
     from tune.definition.request_options import RequestOptions
 
+STARTUP_TRIALS = 5
+"""Random trials at the beginning of a study, whose length does not matter: it may grow (Optuna's default is 10)."""
+_UNCUT = "it runs as many trials as the method's study, and none may be cut off"
 Sampler = Literal["tpe", "random", "gp", "grid"]
 
 
@@ -117,11 +120,11 @@ class KeptOptions(Section):
         DEFAULT, description="What the search, early stopping and the choice of the best go by"
     )
     startup_trials: Annotated[
-        int | None, Option(baseline=INHERITED, otherwise="a third of the trials, 4 to 10")
+        int | None, Option(baseline=INHERITED, otherwise=str(STARTUP_TRIALS))
     ] = Field(None, ge=0, le=1_000_000, description="Random trials before the sampler models anything")
     warm_start: Annotated[
         str | None, Option(baseline="its trials are of the method's space", metavar="NAME")
-    ] = Field(None, description="Start from what an earlier study of this space learned")
+    ] = Field(None, description="Start from what an earlier study of an overlapping space learned")
     seed: Annotated[int, Option(baseline=INHERITED)] = Field(
         0, ge=0, lt=2**31, description="Seed of the sampler and of every training"
     )
@@ -134,13 +137,24 @@ class KeptOptions(Section):
         AfterValidator(_not_zero),
         WithJsonSchema(_BUDGET_SCHEMA),
         Option(
-            baseline="it runs as many trials as the method's study, and none may be cut off",
+            baseline=_UNCUT,
             metavar="TIME",
             typed=str,
             accepts="float | str | None",
             otherwise="no limit",
         ),
     ] = Field(None, description="End the study after this time, such as 90s, 15m or 2h")
+    epochs_budget: Annotated[int | None, Option(baseline=_UNCUT, otherwise="no limit")] = Field(
+        None, ge=1, le=1_000_000_000, description="End the study after so many epochs, of all trials together"
+    )
+    gpu_hours: Annotated[
+        float | None, Option(baseline=_UNCUT, metavar="HOURS", otherwise="no limit")
+    ] = Field(
+        None,
+        gt=0,
+        le=10_000_000,
+        description="End the study after so many GPU hours: hours of training, times the GPUs of a trial",
+    )
     storage: Annotated[
         str | None, Option(baseline=INHERITED, metavar="URL", otherwise="a file in the study's folder")
     ] = Field(None, description="Database for the trials")

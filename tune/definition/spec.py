@@ -69,6 +69,7 @@ class StudySpec(KeptOptions, _Head):
     trials run side by side as the cluster can hold at the time.
     `protocol` says what plays the unlabelled images: images without a label, or images whose labels are hidden.
     `label` names the data set in MLflow; None in studies made before folders of one name were told apart.
+    `grid_levels` are those of each range of ``--sampler grid``; None in studies made before they were kept.
     `method_path` is where the file of a user's own method lay; the study goes on with the copy in its own folder.
     """
 
@@ -79,6 +80,7 @@ class StudySpec(KeptOptions, _Head):
     created: str
     uid: str = ""
     points: tuple[dict[str, Any], ...] = Field((), strict=False)
+    grid_levels: int | None = None
     split_hash: str | None = None
     fingerprint: dict[str, str] | None = None
     protocol: Literal["real", "simulated"] = "simulated"

@@ -24,7 +24,7 @@ from tune.cluster.capacity import Machine, gpu_places, share
 from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
 from tune.definition.inputs import with_absolute_place, with_overrides
-from tune.definition.request import KeptOptions, SearchRequest
+from tune.definition.request import STARTUP_TRIALS, KeptOptions, SearchRequest
 from tune.definition.spec import SpaceSource, StudySpec, dataset_label, dataset_tag, without
 from tune.store.home import Home
 from tune.store.layout import check_name
@@ -92,6 +92,7 @@ def resolve_request(
     home.check_writable()
     kept = {name: getattr(request, name) for name in KeptOptions.model_fields}
     kept["data_root"] = str(data_root) if data_root else None
+    kept["startup_trials"] = STARTUP_TRIALS if request.startup_trials is None else request.startup_trials
     spec = StudySpec(
         **kept,
         name=request.name or home.free_name(f"{dataset_tag(config.dataset)}@{config.labels}-{config.method}"),

@@ -32,9 +32,8 @@ from tune.trials.record import is_own, is_taken_over
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-STARTUP_SHARE = 1 / 3
-"""Share of a study's trials drawn at random before anything is modelled, between 4 and 10 trials (Optuna's
-default is 10, which would be most of a short study)."""
+EARLIER_STARTUP_SHARE = 1 / 3
+"""Studies of an earlier version drew this share of their trials at random, 4 to 10: see `startup_trials`."""
 
 WORST: dict[str, float] = {"val/error": 100.0, "val/error_balanced": 100.0, "val/loss": 10.0}
 """The value of a trial without one, by objective. 10 nats are the loss of a uniform guess among 22,000 classes."""
@@ -52,10 +51,14 @@ def is_memory_parameter(name: str) -> bool:
 
 
 def startup_trials(spec: StudySpec) -> int:
-    """Trials drawn at random before the sampler models anything."""
+    """Trials drawn at random before the sampler models anything.
+
+    A study has had their number in its specification since it can grow: it does not depend on how many trials follow.
+    One made before that has the share of the total that it began with.
+    """
     if spec.startup_trials is not None:
         return spec.startup_trials
-    return max(4, min(10, round(spec.trials * STARTUP_SHARE)))
+    return max(4, min(10, round(spec.trials * EARLIER_STARTUP_SHARE)))
 
 
 def make_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
