@@ -110,10 +110,9 @@ def resolve_request(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     if spec.sampler == "grid":
-        from tune.trials.grid import grid_points
+        from tune.trials.grid import first_grid
 
-        points = grid_points(spec, searched.distributions(config.epochs))
-        spec = spec.model_copy(update={"trials": 1 + len(spec.points) + len(points)})
+        spec = spec.model_copy(update=first_grid(spec, searched))
     if spec.warm_start is not None:
         _check_warm_start(spec, home)
     return spec

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssl_core.system.files import write_atomically
-from tune.store.integrity import damaged
 from tune.store.layout import INBOX, is_wish_name
 from tune.store.study_folder import StudyFolder
 
@@ -23,8 +22,8 @@ class Wish:
     """What somebody asks of a study.
 
     Attributes:
-        kind: grow, retry, enqueue, stop or pin.
-        content: what belongs to it, as JSON has it: see `tune.steering.wishes`.
+        kind: grow, retry, enqueue, stop or pin; damaged where the file is no wish.
+        content: what belongs to it, as JSON has it: see `tune.steering.steering`.
         name: of its file; its first part is when it was asked for, in microseconds.
     """
 
@@ -54,11 +53,7 @@ def waiting(folder: StudyFolder) -> list[str]:
 
 
 def read(folder: StudyFolder) -> list[Wish]:
-    """The wishes that lie here, oldest first.
-
-    Raises:
-        DamagedError: a file that is none.
-    """
+    """The wishes that lie here, oldest first; a file that is none has the kind "damaged", and says why."""
     found = []
     for name in waiting(folder):
         path = folder.path / INBOX / name
@@ -68,5 +63,5 @@ def read(folder: StudyFolder) -> list[Wish]:
         except FileNotFoundError:
             continue
         except (ValueError, AttributeError, KeyError, RecursionError) as error:
-            raise damaged(path, f"it is no wish ({error})") from None
+            found.append(Wish("damaged", {"why": f"{type(error).__name__}: {error}"}, name))
     return found

@@ -56,6 +56,9 @@ WARM_START_FILE = "warm-start.json"
 CONFIRM_FILE, CONFIRM_FOLDER, MODELS = "confirm.json", "confirm", "models"
 TRIALS, RAY_FOLDER = "trials", "ray"
 
+ERROR_FILE, FAILURES_FILE, VERDICT_FILE = FAILURE_FILES = "error.txt", "failures", "killed-for-memory.txt"
+"""What a worker leaves of a trial's failures in the trial's folder."""
+
 # A study in an object store, and the working copy of it
 
 INCARNATION = "incarnation"

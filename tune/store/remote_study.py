@@ -130,6 +130,10 @@ class RemoteStudy:
         data = (self.folder / TRIALS / str(trial) / name).read_bytes()
         self.store.put(f"{self._prefix}/trials/{trial}/{name}", data)
 
+    def drop(self, trial: int, name: str) -> None:
+        """Remove a trial's file from the store."""
+        self.store.remove(f"{self._prefix}/trials/{trial}/{name}")
+
     def bring(self, trial: int, name: str) -> None:
         """Get a trial's file, where a worker elsewhere wrote one and it is not here yet."""
         path = self.folder / TRIALS / str(trial) / name

@@ -34,6 +34,8 @@ class TrialRecord:
         intermediate: the objective's values by ssl_epoch, as Optuna has them.
         deviation: standard deviation in points of `val_error_balanced` (`ssl_core.measures.balanced_deviation`).
         objective: what the study goes by.
+        instead_of: trials whose configurations were asked for first, and known already.
+        is_users: whether somebody enqueued its point.
     """
 
     trial: str
@@ -51,6 +53,8 @@ class TrialRecord:
     val_error_balanced: float | None = None
     deviation: float | None = None
     objective: str = DEFAULT
+    instead_of: tuple[str, ...] = ()
+    is_users: bool = False
 
     @property
     def score(self) -> float | None:
@@ -96,6 +100,8 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int, objective: str 
         val_error_balanced=last.get("val_error_balanced"),
         deviation=last.get("deviation"),
         objective=objective,
+        instead_of=tuple(trial.user_attrs.get(INSTEAD_OF, ())),
+        is_users=ENQUEUED in trial.user_attrs,
     )
 
 
@@ -103,8 +109,28 @@ TAKEN_OVER = "taken_over"
 """Attribute of a trial that another study ran: which one."""
 
 
+SAME_BITS = "same_bits"
+"""Attribute of a taken over trial whose configuration this study would have trained to the same bits."""
+
+
 ENQUEUED = "enqueued"
-"""Attribute of a trial whose point somebody enqueued through Optuna."""
+"""Attribute of a trial whose point somebody enqueued, through `ssl-tune enqueue` or through Optuna."""
+
+
+GIVEN = "given"
+"""Attribute of a trial that was given one of the points that are tried first: its place among them."""
+
+
+INSTEAD_OF = "instead_of"
+"""Attribute of a trial: the trials whose configurations were asked for before its own, and not trained again."""
+
+
+WISH = "wish"
+"""Attribute of a trial that a wish enqueued: which one, and its place there."""
+
+
+STOP_ASKED = "stop_asked"
+"""Attribute of a trial that somebody stops: it ends with its next report."""
 
 
 def is_own(trial: FrozenTrial, searched: Collection[str]) -> bool:

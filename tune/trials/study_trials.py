@@ -24,9 +24,21 @@ from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
-from tune.trials.optuna_storage import answering, note_epoch, open_storage, studies_in
+from tune.trials.optuna_storage import answering, note_epoch, open_storage, reopen, studies_in
 from tune.trials.reading import _records, begun_trials, check_nothing_lost, read_whole
-from tune.trials.record import ENQUEUED, TrialRecord, _record, is_own
+from tune.trials.record import (
+    ENQUEUED,
+    GIVEN,
+    INSTEAD_OF,
+    SAME_BITS,
+    STOP_ASKED,
+    TAKEN_OVER,
+    WISH,
+    TrialRecord,
+    _record,
+    is_own,
+)
+from tune.trials.repeats import MOST_REPEATS, Elsewhere, Found, Known, nowhere
 from tune.trials.sampling import INFEASIBLE, Sampling, is_memory_parameter
 
 
@@ -39,14 +51,20 @@ class StudyTrials:
     Args:
         folder: the study's folder.
         spec: the study's specification.
+        elsewhere: looks for a point's result in other studies.
 
     Raises:
         ServiceError: a storage that does not answer, or that holds another study of this name.
     """
 
-    def __init__(self, folder: StudyFolder, spec: StudySpec) -> None:
+    def __init__(self, folder: StudyFolder, spec: StudySpec, elsewhere: Elsewhere = nowhere) -> None:
         base = spec.base_config()
         assert base.epochs is not None
+        self._elsewhere = elsewhere
+        self.exhausted = False
+        """Whether no configuration was found any more that is not known."""
+        self.stop_asked: set[int] = set()
+        """Running trials that somebody stops."""
         self.spec, self.space, self.epochs = spec, spec.search_space(), base.epochs
         self._distributions = self.space.distributions(self.epochs)
         self._storage = open_storage(folder, spec.storage, shared=spec.address is not None)
@@ -71,9 +89,15 @@ class StudyTrials:
         trials = self._storage.get_all_trials(self._study_id)
         own = [t for t in trials if is_own(t, self._distributions)]
         self._running = {t.number: t for t in own if not t.state.is_finished()}
+        self.stop_asked.clear()
+        self.stop_asked.update(n for n, t in self._running.items() if STOP_ASKED in t.user_attrs)
         self._sampling = self._sampling_after(trials)
+        self._known = Known(self.space, self.epochs)
+        for trial in trials:
+            self._known.add(trial)
         self._records = {t.number: self._record(t) for t in own}
-        self._enqueued = sum(ENQUEUED in t.user_attrs for t in own)
+        plain = sum(ENQUEUED not in t.user_attrs and GIVEN not in t.user_attrs for t in own)
+        self._place = max([plain, *(t.user_attrs[GIVEN] + 1 for t in trials if GIVEN in t.user_attrs)])
         self._seen = len(trials)
 
     def _sampling_after(self, trials: Sequence[FrozenTrial]) -> Sampling:
@@ -94,18 +118,22 @@ class StudyTrials:
         """Trials asked for so far."""
         return len(self._records)
 
-    def ask(self) -> FrozenTrial:
-        """A new trial. It is in the storage with all of its parameters, in one write, before this returns."""
+    def ask(self) -> FrozenTrial | None:
+        """A new trial. It is in the storage with all of its parameters, in one write, before this returns.
+
+        None: the space is exhausted, or the grid is.
+        """
         if self._storage.get_n_trials(self._study_id) != self._seen:
             self._load()  # somebody has enqueued a trial through Optuna, or added one
         if (enqueued := self._next_enqueued()) is not None:
             return enqueued
-        number, place = self._seen, self.asked() - self._enqueued
-        first = [self.space.baseline_for(self.epochs), *self.spec.points]
-        fixed = first[place] if place < len(first) else {}
-        params = self._sampling.ask(number, place - len(first), fixed)
+        if (chosen := self._chosen()) is None:
+            self.exhausted = True
+            return None
+        number = self._seen
+        params, notes = chosen
         trial = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=params, distributions=self._distributions
+            state=TrialState.RUNNING, params=params, distributions=self._distributions, user_attrs=notes
         )
         fault("ask:before")
         trial._trial_id = self._storage.create_new_trial(self._study_id, trial)
@@ -116,26 +144,70 @@ class StudyTrials:
             return self._running[trial.number]
         self._seen += 1
         self._running[number] = trial
+        self._known.add(trial)
         self._records[number] = self._record(trial)
         return trial
 
-    def _next_enqueued(self) -> FrozenTrial | None:
-        """The first trial that somebody enqueued through Optuna (`enqueue_trial`), as a trial of this study.
+    def _chosen(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The next point whose configuration is not known, and what is to be noted of it; None: there is none."""
+        first = [self.space.baseline_for(self.epochs), *self.spec.points]
+        repeated: list[str] = []
+        attempt = 0
+        while len(repeated) < MOST_REPEATS:
+            fixed = first[self._place] if self._place < len(first) else {}
+            params = self._sampling.ask(self._seen, fixed, attempt)
+            if params is None:
+                return None
+            notes: dict[str, Any] = {GIVEN: self._place} if fixed else {}
+            self._place += 1 if fixed else 0
+            if (known := self._known.find(params)) is None:
+                if (found := self._elsewhere(params)) is None:
+                    return params, notes | ({INSTEAD_OF: repeated} if repeated else {})
+                self._keep_found(params, found, notes)
+                known, attempt = found.where, -1
+            repeated.append(known)
+            attempt += 1
+        return None
 
-        What its point leaves open the sampler chooses. One that cannot be run is failed, and a warning says why.
+    def _keep_found(self, params: Mapping[str, Any], found: Found, notes: Mapping[str, Any]) -> None:
+        """Take over what another study knows of a point, for the sampler; it is no trial of this study."""
+        trial = optuna.trial.create_trial(
+            state=TrialState.COMPLETE,
+            value=found.value,
+            params=dict(params),
+            distributions=self._distributions,
+            user_attrs={
+                **notes,
+                TAKEN_OVER: found.where,
+                SAME_BITS: True,
+                "last": dict(found.last),
+                "stop_reason": "completed",
+            },
+            intermediate_values=dict(found.curve),
+        )
+        trial._trial_id = self._storage.create_new_trial(self._study_id, trial)
+        trial.number = self._seen
+        self._seen += 1
+        self._known.add(trial)
+        self._sampling.end(trial)
+
+    def _next_enqueued(self) -> FrozenTrial | None:
+        """The first trial that somebody enqueued (`ssl-tune enqueue`, Optuna's `enqueue_trial`), as one of the study.
+
+        What its point leaves open the sampler chooses. One that cannot be run, or that was trained already, is failed,
+        and a warning says why.
         """
         for trial in self._storage.get_all_trials(self._study_id, states=(TrialState.WAITING,)):
             given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
             try:
                 points = [given] if given else []
                 checked = check_points(points, self.space, self.epochs, f"enqueued trial {trial.number}")
+                params = self._filled_in(trial.number, checked[0] if checked else {})
             except ConfigError as error:
                 warnings.warn(f"{error} It is not run.", stacklevel=2)
                 self._storage.set_trial_user_attr(trial._trial_id, "refused", str(error))
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 continue
-            before = self._sampling_after(self._storage.get_all_trials(self._study_id)[: trial.number])
-            params = before.ask(trial.number, 0, checked[0] if checked else {})
             for name, distribution in self._distributions.items():
                 value = distribution.to_internal_repr(params[name])
                 self._storage.set_trial_param(trial._trial_id, name, value, distribution)
@@ -144,6 +216,71 @@ class StudyTrials:
             self._load()
             return self._running[trial.number]
         return None
+
+    def _filled_in(self, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All values of an enqueued trial.
+
+        Raises:
+            ConfigError: its configuration is known.
+        """
+        before = self._sampling_after(self._storage.get_all_trials(self._study_id)[:number])
+        for attempt in range(MOST_REPEATS):
+            params = before.ask(number, given, attempt)
+            known = None if params is None else self._known.find(params)
+            if params is not None and known is None:
+                return params
+            if params is None or params.keys() == given.keys():
+                break
+        raise ConfigError(f"enqueued trial {number}: trial {known} has this configuration already.")
+
+    def enqueue(self, points: Sequence[Mapping[str, Any]], wish: str) -> list[int]:
+        """Put points into the queue; those of a wish that are there already stay as they are.
+
+        Args:
+            points: as `check_points` gives them.
+            wish: a name of the whole; a driver that died over it calls this again.
+
+        Returns:
+            The numbers that their trials will have.
+        """
+        there = {t.user_attrs.get(WISH): t.number for t in self._storage.get_all_trials(self._study_id)}
+        numbers = []
+        for place, point in enumerate(points):
+            name = f"{wish}/{place}"
+            if name not in there:
+                waiting = optuna.trial.create_trial(
+                    state=TrialState.WAITING,
+                    user_attrs={WISH: name},
+                    system_attrs={"fixed_params": dict(point)},
+                )
+                identity = self._storage.create_new_trial(self._study_id, waiting)
+                there[name] = self._storage.get_trial_number_from_id(identity)
+                fault("wish:inside")
+            numbers.append(there[name])
+        return numbers
+
+    def ask_to_stop(self, number: int) -> None:
+        """Note of a running trial that somebody stops it: it ends with its next report, or when it would go on."""
+        trial = self._running[number]
+        note_epoch(self._storage, trial._trial_id, None, {STOP_ASKED: True})
+        trial.user_attrs = trial.user_attrs | {STOP_ASKED: True}
+        self.stop_asked.add(number)
+
+    def reopen(self, number: int) -> None:
+        """Make a failed trial one that waits to be carried on, from its last epoch."""
+        if number in self._running:
+            return
+        identity = self._id(number)
+        last = self._storage.get_trial(identity).user_attrs.get("last")
+        if last is not None:
+            note_epoch(self._storage, identity, None, {"last": last | {"stop_reason": None}})
+        reopen(self._storage, identity, ("stop_reason", "error", STOP_ASKED))
+        self._load()
+
+    def change(self, spec: StudySpec) -> None:
+        """The study has another specification: a new total, a finer grid."""
+        self.spec, self.exhausted = spec, False
+        self._load()
 
     def trial(self, number: int) -> FrozenTrial:
         """A trial by its number."""
@@ -179,6 +316,8 @@ class StudyTrials:
         self._storage.set_trial_state_values(identity, trial.state, trial.values)
         fault("tell:after")
         del self._running[number]
+        self.stop_asked.discard(number)
+        self._known.add(trial)
         self._records[number] = self._record(trial)
         self._sampling.end(trial)
 
