@@ -48,6 +48,11 @@ if TYPE_CHECKING:
     from tune.api.searching import search as search
     from tune.api.single import Training as Training
     from tune.api.single import train as train
+    from tune.api.steering import Steered as Steered
+    from tune.api.steering import enqueue as enqueue
+    from tune.api.steering import export_points as export_points
+    from tune.api.steering import pin as pin
+    from tune.api.steering import stop_trial as stop_trial
     from tune.api.tables import DEFAULT_SEEDS as DEFAULT_SEEDS
     from tune.api.tables import DEFAULT_TRIALS as DEFAULT_TRIALS
     from tune.api.tables import price as price
@@ -61,22 +66,26 @@ _PLACES = {
     "Listener": "tune.api.searching",
     "Predicted": "tune.api.predicting",
     "Searched": "tune.api.searching",
+    "Steered": "tune.api.steering",
     "Study": "tune.findings.study",
     "Training": "tune.api.single",
     "confirm": "tune.api.confirming",
     "data_summary": "tune.api.looking",
     "describe_space": "tune.api.explaining",
     "doctor": "tune.api.explaining",
+    "enqueue": "tune.api.steering",
     "export": "tune.api.reading",
     "export_all": "tune.api.reading",
     "export_model": "tune.api.models",
     "export_onnx": "tune.api.models",
+    "export_points": "tune.api.steering",
     "export_table": "tune.api.reading",
     "job_state": "tune.api.driving",
     "load_study": "tune.findings.study",
     "logs": "tune.api.driving",
     "methods": "tune.api.explaining",
     "pictures": "tune.api.reading",
+    "pin": "tune.api.steering",
     "plan": "tune.api.searching",
     "plan_request": "tune.api.searching",
     "predict": "tune.api.predicting",
@@ -93,6 +102,7 @@ _PLACES = {
     "spaces": "tune.api.explaining",
     "status": "tune.api.reading",
     "stop": "tune.api.driving",
+    "stop_trial": "tune.api.steering",
     "studies": "tune.api.reading",
     "submit": "tune.api.driving",
     "submit_request": "tune.api.driving",

@@ -50,6 +50,13 @@ def export_command(
             "--register", metavar="MODEL_NAME", help="The best into MLflow's registry, as candidate"
         ),
     ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(
+            "--points", metavar="FILE", help="The best trials as points, for `search` and `enqueue`"
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(help="With --points: how many")] = 5,
     home: HomeOption = None,
 ) -> None:
     """Write the best configuration as YAML, which `ssl-tune train --config` runs as it is; a model; or all trials."""
@@ -62,6 +69,12 @@ def export_command(
         return
     if name is None:
         raise ConfigError("name a study to export, or take --all DIR. `ssl-tune studies` lists them.")
+    if points is not None:
+        if output is not None or trial is not None or models or tables:
+            raise ConfigError("--points writes points: leave the other options out.")
+        count = api.export_points(name, points, top=top, home=home)
+        console().print(f"{points}: {counted(count, 'point')}, best first")
+        return
     if tables:
         if output is not None or trial is not None or models:
             raise ConfigError("--csv and --parquet write all trials: leave the other options out.")

@@ -48,6 +48,13 @@ EpochsOption = Annotated[int | None, option("epochs")]
 MethodOption = Annotated[str | None, option("method")]
 BaselineOption = Annotated[bool, option("with_baseline")]
 ConfirmOption = Annotated[int | None, option("confirm_seeds")]
+TotalOption = Annotated[
+    int | None,
+    typer.Option("--trials", metavar="N", help="The new total of trials, also of a finished study"),
+]
+TimeBudgetOption = Annotated[str | None, option("time_budget")]
+EpochsBudgetOption = Annotated[int | None, option("epochs_budget")]
+GpuHoursOption = Annotated[float | None, option("gpu_hours")]
 TrustOption = Annotated[
     bool,
     typer.Option(

@@ -12,7 +12,7 @@ import typer
 from ssl_core.system.errors import ConfigError, counted
 from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
-from tune.cli.show import console, print_json, print_study, print_table, print_trials, typed
+from tune.cli.show import console, print_json, print_known, print_study, print_table, print_trials, typed
 from tune.definition.objective import DEFAULT
 from tune.delivery.moved_home import follow
 from tune.errors import Exit
@@ -97,6 +97,8 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
             f"{typed('sync', name, home)}"
         )
     print_study(study, records)
+    for event in document["history"]:
+        console().print(f"{event['time']} {event['what']}")
     if document["state"] == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
 
@@ -121,6 +123,7 @@ def trials_command(
         for record in records:
             if record.error:
                 console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")
+        print_known(study, records)
 
 
 def ui_command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from ssl_core.system.errors import counted
 from tune.findings.ranking import best_record, deviation_of, near_ties, ranked, shows_balanced
-from tune.findings.words import certainty, parameters, uncertain
+from tune.findings.words import certainty, parameters, result, uncertain
 
 if TYPE_CHECKING:
     from tune.findings.study import Study
@@ -92,6 +93,20 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     ties = near_ties(records, best, valid)
     if ties:
         out.print(certainty(valid, spread, best.trial, [r.trial for r in ties]))
+    if (pinned := next((r for r in records if r.trial == study.pinned()), None)) is not None:
+        out.print(f"pinned: trial {pinned.trial}, {uncertain(pinned, deviation_of(pinned, valid))}")
+    print_known(study, records)
+
+
+def print_known(study: Study, records: Sequence[TrialRecord]) -> None:
+    """Print which configurations were asked for that were trained before: taken over, or not trained again."""
+    out = console()
+    for record in study.taken_over():
+        found = f"taken over, not trained again: {record.taken_from}, {result(record)}"
+        out.print(f"{found}  [{parameters(record.params)}]")
+    if again := Counter(trial for r in records for trial in r.instead_of if "/" not in trial):
+        listed = ", ".join(f"{trial} ({counted(count, 'time')})" for trial, count in again.items())
+        out.print(f"asked for again, and not trained again: the configurations of trial {listed}")
 
 
 def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:

@@ -11,14 +11,17 @@ import typer
 
 from ssl_core.system.errors import counted
 from tune import api
-from tune.cli.jobs import JobsOption
 from tune.cli.options import (
     AddressOption,
     BaselineOption,
     ConfirmOption,
+    EpochsBudgetOption,
+    GpuHoursOption,
     HomeOption,
     JsonOption,
     NameArgument,
+    TimeBudgetOption,
+    TotalOption,
     TrustOption,
     home_of,
     takes_request,
@@ -27,6 +30,7 @@ from tune.cli.show import console, print_confirmation, print_json, print_study, 
 from tune.definition.request import SearchRequest
 from tune.errors import Exit
 from tune.findings.words import PROTOCOLS
+from tune.launch.changes import Change
 from tune.launch.counts import CLASSES_SHOWN, counts_in_words
 from tune.tracking.uri import shown
 
@@ -41,7 +45,6 @@ def register(app: typer.Typer) -> None:
     app.command("search")(takes_request(search_command))
     app.command("resume")(resume_command)
     app.command("repair")(repair_command)
-    app.command("stop")(stop_command)
     app.command("confirm")(confirm_command)
 
 
@@ -113,13 +116,23 @@ def search_command(request: SearchRequest, home: HomeOption = None) -> None:
 
 def resume_command(
     name: NameArgument,
+    trials: TotalOption = None,
+    time_budget: TimeBudgetOption = None,
+    epochs_budget: EpochsBudgetOption = None,
+    gpu_hours: GpuHoursOption = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run trials again that failed for a cause since mended")
+    ] = False,
     with_baseline: BaselineOption = False,
     confirm_seeds: ConfirmOption = None,
     trust_method: TrustOption = False,
     home: HomeOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
+    """Carry on a study that was interrupted, or let one grow; `--address local` brings one home from a cluster.
+
+    A study that another process runs is told of its new totals, and goes on there.
+    """
     found = api.run_resume(
         name,
         home_of(home),
@@ -128,7 +141,18 @@ def resume_command(
         confirm_seeds=confirm_seeds,
         address=address,
         trust_method=trust_method,
+        change=Change(
+            trials=trials,
+            time_budget=time_budget,
+            epochs_budget=epochs_budget,
+            gpu_hours=gpu_hours,
+            retry_failed=retry_failed,
+        ),
     )
+    if found.search.told:
+        for said in found.search.told:
+            console().print(f"{said}. It is being run: see {typed('status', name, home)}")
+        sys.exit(found.code)
     _say_end(found, home, with_baseline, confirm_seeds)
     sys.exit(found.code)
 
@@ -143,9 +167,8 @@ def _printing() -> api.Listener:
 def _print_search(outcome: Outcome) -> None:
     if outcome.was_finished:
         console().print(
-            f"the study {outcome.study.name!r} is finished already. For more trials start another that begins from "
-            f"what it learned: ssl-tune search --warm-start {outcome.study.name} --name NAME, and the other options as "
-            "before."
+            f"the study {outcome.study.name!r} is finished already. For more trials give it a new total: "
+            f"{outcome.study.folder.command('resume', '--trials', str(2 * outcome.study.spec.trials))}"
         )
     print_study(outcome.study)
 
@@ -193,29 +216,6 @@ def repair_command(name: NameArgument, trust_method: TrustOption = False, home: 
         return
     console().print("The damaged files are kept beside the new ones; they end in .damaged.")
     if repaired.study.status()["state"] != "finished":
-        console().print(f"carry on with: {typed('resume', name, home)}")
-
-
-def stop_command(
-    name: NameArgument,
-    timeout: Annotated[
-        str, typer.Option(metavar="5m", help="How long to wait until its driver has ended")
-    ] = "5m",
-    home: HomeOption = None,
-    address: JobsOption = None,
-) -> None:
-    """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
-    stopped = api.stop(name, timeout=timeout, address=address, home=home)
-    if stopped.address is not None:
-        again = f"ssl-tune submit --resume {name} --address {stopped.address}"
-        ended = f"the job of {name} has ended already: {stopped.state}"
-        console().print(f"told to stop. Carry on with: {again}" if stopped.asked else ended)
-        return
-    if not stopped.asked:
-        console().print(f"nobody runs the study {name!r}: it is {stopped.state}.")
-        return
-    console().print(f"the study {name!r} is {stopped.state}.")
-    if stopped.state == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
 
 

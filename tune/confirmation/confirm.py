@@ -244,7 +244,9 @@ def _check_seeds(spec: StudySpec, seeds: int) -> None:
 
 
 def _ranked(study: Study, top: int) -> list[TrialRecord]:
-    left, ranked = study.records(), list[TrialRecord]()
+    left, pinned = study.records(), study.pinned()
+    ranked = [r for r in left if r.trial == pinned]  # whoever recommends a trial means this one
+    left = [r for r in left if r.trial != pinned]
     while len(ranked) < top:
         record, _ = best_record(left)
         if record is None:

@@ -119,9 +119,9 @@ class KeptOptions(Section):
     objective: Annotated[Objective, Option(baseline=INHERITED)] = Field(
         DEFAULT, description="What the search, early stopping and the choice of the best go by"
     )
-    startup_trials: Annotated[
-        int | None, Option(baseline=INHERITED, otherwise=str(STARTUP_TRIALS))
-    ] = Field(None, ge=0, le=1_000_000, description="Random trials before the sampler models anything")
+    startup_trials: Annotated[int | None, Option(baseline=INHERITED, otherwise=str(STARTUP_TRIALS))] = Field(
+        None, ge=0, le=1_000_000, description="Random trials before the sampler models anything"
+    )
     warm_start: Annotated[
         str | None, Option(baseline="its trials are of the method's space", metavar="NAME")
     ] = Field(None, description="Start from what an earlier study of an overlapping space learned")
@@ -147,13 +147,13 @@ class KeptOptions(Section):
     epochs_budget: Annotated[int | None, Option(baseline=_UNCUT, otherwise="no limit")] = Field(
         None, ge=1, le=1_000_000_000, description="End the study after so many epochs, of all trials together"
     )
-    gpu_hours: Annotated[
-        float | None, Option(baseline=_UNCUT, metavar="HOURS", otherwise="no limit")
-    ] = Field(
-        None,
-        gt=0,
-        le=10_000_000,
-        description="End the study after so many GPU hours: hours of training, times the GPUs of a trial",
+    gpu_hours: Annotated[float | None, Option(baseline=_UNCUT, metavar="HOURS", otherwise="no limit")] = (
+        Field(
+            None,
+            gt=0,
+            le=10_000_000,
+            description="End the study after so many GPU hours: hours of training, times the GPUs of a trial",
+        )
     )
     storage: Annotated[
         str | None, Option(baseline=INHERITED, metavar="URL", otherwise="a file in the study's folder")

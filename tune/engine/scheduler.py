@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,10 +26,17 @@ class StudyASHA(AsyncHyperBandScheduler):
         epochs: the study's full budget.
         earlier: the study's trials so far.
         objective: what the study goes by; its name is the key of its value in a worker's report.
+        stop_asked: numbers of trials that somebody stops; they may come and go.
     """
 
-    def __init__(self, epochs: int, earlier: Iterable[TrialRecord] = (), objective: str = DEFAULT) -> None:
-        self._objective = objective
+    def __init__(
+        self,
+        epochs: int,
+        earlier: Iterable[TrialRecord] = (),
+        objective: str = DEFAULT,
+        stop_asked: Collection[int] = (),
+    ) -> None:
+        self._objective, self._stop_asked = objective, stop_asked
         super().__init__(
             time_attr=SSL_EPOCH,
             metric=objective,
@@ -56,6 +63,8 @@ class StudyASHA(AsyncHyperBandScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Go on, or stop: the objective's value at a rung against those that came there before."""
+        if trial.config["trial"] in self._stop_asked:
+            return str(self.STOP)
         if SSL_EPOCH not in result or result.get(self._objective) is None:
             return str(self.CONTINUE)
         shim = SimpleNamespace(trial_id=str(trial.config["trial"]))

@@ -23,16 +23,20 @@ from tune.engine.progress import Progress
 from tune.engine.recorder import DEATHS, Recorder
 from tune.engine.scheduler import StudyASHA
 from tune.engine.searcher import StudySearcher
+from tune.findings.elsewhere import HomeResults
 from tune.findings.ranking import best_record
 from tune.findings.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
+from tune.steering.steering import Steering
 from tune.store.home import Home
 from tune.store.layout import RAY_FOLDER, STUDY_FILE
 from tune.store.study_folder import StudyFolder
+from tune.tracking import history
 from tune.tracking.contents import tell_summary
 from tune.tracking.news import TrackingNews
 from tune.tracking.text import study_parameters
 from tune.tracking.tracker import Tracker
 from tune.trials.record import TrialRecord
+from tune.trials.repeats import MOST_REPEATS
 from tune.trials.study_trials import StudyTrials
 from tune.worker.task import PRELOAD
 from tune.worker.trainable import TrialTrainable
@@ -76,8 +80,18 @@ class StudyRun:
         """The signal that interrupted the run, where one did."""
         self.tracker, self.log = tracker, tracker.log
         self.news = TrackingNews(self.log)
-        self.records = StudyTrials(folder, spec)
+        self.records = StudyTrials(folder, spec, HomeResults(home, spec))
         self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
+        self.steering = Steering(
+            folder,
+            self.records,
+            self.log,
+            say=progress.say,
+            changed=self._change,
+            returned=self.recorder.returned.extend,
+        )
+        self._epochs_before = sum(r.epoch for r in self.records.all())
+        self._seconds_before = sum(r.seconds for r in self.records.all())
         self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
         self._began = time.monotonic()
         self._noted = self._next_look = 0.0
@@ -99,11 +113,10 @@ class StudyRun:
                 self.tracker.artifact(None, self.folder.path / method_file.COPY)
             self.progress.begin(self.spec, self.records.all, self.news.waiting)
             self.recorder.end_decided()
-            left = self.spec.trials - self.records.asked() + len(self.records.unfinished())
             self._began = time.monotonic()
             try:
-                if left:
-                    self._tune()
+                self.steering.look()
+                self._tune_what_is_left()
             finally:
                 self.progress.end()
                 self._note_elapsed()
@@ -113,6 +126,38 @@ class StudyRun:
             if self.recorder.stopping == "time":
                 self.recorder.end_running("time")
         return "interrupted" if self.interrupted else "finished"
+
+    def _tune_what_is_left(self) -> None:
+        """Run trials until there are none left, also those that are asked for while the last ones run."""
+        before = None
+        while self.recorder.stopping is None and (now := self._left()) != before and sum(now) > 0:
+            before = now
+            self.recorder.returned.clear()  # they are among those that wait
+            self._tune()
+            if self.recorder.stopping is None:
+                self.steering.look()
+        if self.records.exhausted and self.recorder.stopping is None:
+            self._say_exhausted()
+
+    def _left(self) -> tuple[int, int]:
+        """Trials to be asked for, and trials that wait to be carried on."""
+        new = 0 if self.records.exhausted else max(0, self.spec.trials - self.records.asked())
+        return new, len(self.records.unfinished())
+
+    def _say_exhausted(self) -> None:
+        """The study ends with fewer trials than it may have."""
+        said = (
+            f"the space is exhausted: {MOST_REPEATS} configurations in a row were known already. The study ends with "
+            f"{counted(self.records.asked(), 'trial')} of {self.spec.trials}"
+        )
+        if self.spec.sampler == "grid":
+            said = f"every point of the grid has been tried: {counted(self.records.asked(), 'trial')}"
+        self.progress.say(said)
+        history.note(self.log, self.spec.name, said, f"exhausted:{self.records.asked()}")
+
+    def _change(self, spec: StudySpec) -> None:
+        """The study's specification has changed."""
+        self.spec = self.progress.spec = spec
 
     @property
     def interrupted(self) -> bool:
@@ -173,7 +218,12 @@ class StudyRun:
                 ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=self._searcher(),
-                    scheduler=StudyASHA(self.records.epochs, self.records.history(), self.spec.objective),
+                    scheduler=StudyASHA(
+                        self.records.epochs,
+                        self.records.history(),
+                        self.spec.objective,
+                        self.records.stop_asked,
+                    ),
                     num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
                     # Ray lets so many trials wait for a place, and without a number one: places fill one by one.
                     # Where the places are those of the moment, the searcher holds back (`Room`).
@@ -205,26 +255,39 @@ class StudyRun:
             self.folder,
             self.home,
             writing=self.recorder.writing,
+            say=self.progress.say,
             returned=self.recorder.returned,
             **of_cluster,
         )
 
     def should_stop(self) -> bool:
         """Whether the sitting is to end; looked at by Ray's loop many times a second."""
-        if self.recorder.stopping is None and self._time_is_up():
+        if self.recorder.stopping is None and (budget := self._spent_budget()) is not None:
             self.recorder.stopping = "time"
-            self.progress.say("the time budget is spent: running trials end here")
+            self.progress.say(f"the {budget} spent: running trials end here")
         if self.recorder.stopping is None and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
             if self.folder.stop_requested():
                 self.request_stop(None)
             elif (trouble := self.folder.trouble()) is not None:
                 self.recorder.storage_failed(trouble)
+            else:
+                with self.recorder.writing():
+                    self.steering.look()
         return self.recorder.stopping is not None
 
-    def _time_is_up(self) -> bool:
-        budget = self.spec.time_budget
-        return budget is not None and self._elapsed() >= budget
+    def _spent_budget(self) -> str | None:
+        """The budget that is spent, with its verb; None where all have something left."""
+        spec = self.spec
+        if spec.time_budget is not None and self._elapsed() >= spec.time_budget:
+            return "time budget is"
+        if (
+            spec.epochs_budget is not None
+            and self._epochs_before + self.recorder.epochs_run >= spec.epochs_budget
+        ):
+            return "budget of epochs is"
+        hours = (self._seconds_before + self.recorder.seconds_run) * spec.gpus_per_trial / 3600
+        return "GPU hours are" if spec.gpu_hours is not None and hours >= spec.gpu_hours else None
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._began

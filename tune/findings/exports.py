@@ -38,9 +38,10 @@ def export(
 ) -> dict[str, Any]:
     """Write a study's best configuration as YAML.
 
-    The best configuration is the winner of the study's confirmation; without a confirmation it is the best of the
-    search, and the document says so. If the method is the user's own file, a copy is written beside the YAML file
-    as ``<output's stem>.<method>.py``. Without an output, `method` names the copy in the study's folder.
+    The best configuration is the one that was pinned, else the winner of the study's confirmation; without a
+    confirmation it is the best of the search, and the document says so. If the method is the user's own file, a copy is
+    written beside the YAML file as ``<output's stem>.<method>.py``. Without an output, `method` names the copy in the
+    study's folder.
 
     Args:
         name: the study.
@@ -249,6 +250,8 @@ def _chosen(
     study: Study, trial: str | None, confirmation: Mapping[str, Any] | None
 ) -> tuple[TrialRecord, bool]:
     records = study.records()
+    if trial is None:
+        trial = study.pinned()
     if trial is None and confirmation is not None:
         trial = confirmation["winner"]
     if trial is None:

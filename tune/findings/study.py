@@ -12,10 +12,12 @@ from tune.errors import ServiceError
 from tune.findings.ranking import best_record, describe_best
 from tune.findings.spent import planned_and_actual
 from tune.store.event_log import EventLog
+from tune.store.events import Event
 from tune.store.home import Home
 from tune.store.integrity import check_database, damaged
 from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
+from tune.tracking import history
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,6 +100,19 @@ class Study:
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 
+    def pinned(self) -> str | None:
+        """The trial that somebody pinned as the recommendation; None: nobody has."""
+        if not self.folder.events_db.exists():
+            return None
+        with EventLog(self.folder.events_db, read_only=True) as log:
+            return history.pinned(history.notes(log, self.name))
+
+    def taken_over(self) -> list[TrialRecord]:
+        """Whole runs of other studies that this one took over instead of training them again."""
+        from tune.trials.reading import read_taken_over  # loads Optuna and SQLAlchemy
+
+        return read_taken_over(self.folder)
+
     def status(self, records: Sequence[TrialRecord] | None = None) -> dict[str, Any]:
         """What ``ssl-tune status --json`` prints; `records` are the trials, where they have been read already."""
         return status(self, self.records() if records is None else records)
@@ -136,7 +151,7 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
     return found, left_out
 
 
-_FIELDS = ("method", "dataset", "labels", "objective", "trials", "best", "tracking", "cost")
+_FIELDS = ("method", "dataset", "labels", "objective", "trials", "best", "pinned", "tracking", "cost")
 
 
 def studies_status(home: Home) -> list[dict[str, Any]]:
@@ -168,10 +183,13 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
     states = Counter(r.state for r in records)
     record, full = best_record(records)
     pending, refused, problem = 0, 0, None
+    noted: list[Event] = []
     check_reports(study.folder, study.spec, records)
     if study.folder.events_db.exists():
         with EventLog(study.folder.events_db, read_only=True) as log:
             pending, refused, problem = log.pending(), log.refused(), log.get_meta("problem")
+            noted = history.notes(log, study.name)
+    pinned = next((r for r in records if r.trial == history.pinned(noted)), None)
     return {
         "study": study.name,
         "state": study.folder.state(),
@@ -185,6 +203,8 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
             **{name: states[name] for name in ("completed", "stopped_early", "failed", "running")},
         },
         "best": None if record is None else describe_best(record, full),
+        "pinned": None if pinned is None else describe_best(pinned, pinned.state == "completed"),
+        "history": history.as_documents(noted),
         "tracking": {
             "uri": study.spec.tracking_uri,
             "pending": pending,

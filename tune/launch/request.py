@@ -193,10 +193,16 @@ def _points(
 
 def _check_warm_start(spec: StudySpec, home: Home) -> None:
     from tune.store.specification import read_spec
-    from tune.trials.handover import check_warm_start
+    from tune.store.study_folder import StudyFolder
+    from tune.trials.handover import check_warm_start, overlap
+    from tune.trials.reading import ended_trials
 
     assert spec.warm_start is not None
-    for difference in check_warm_start(spec, read_spec(home.existing_study_folder(spec.warm_start))):
+    place = home.existing_study_folder(spec.warm_start)
+    earlier = read_spec(place)
+    told = check_warm_start(spec, earlier)
+    overlap(spec, earlier, ended_trials(StudyFolder(place)))
+    for difference in told:
         warnings.warn(difference, stacklevel=2)
 
 

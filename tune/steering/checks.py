@@ -1,4 +1,4 @@
-"""What can be asked of a study, and what not: for the command that asks, and again for the driver that carries it out."""
+"""What can be asked of a study: checked by the command that asks, and again by the driver that carries it out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def spent(spec: StudySpec, records: Sequence[TrialRecord], log: EventLog | None)
     return Spent(elapsed, sum(r.epoch for r in records), hours)
 
 
-def grown(spec: StudySpec, content: Mapping[str, Any], records: Sequence[TrialRecord], cost: Spent) -> StudySpec:
+def grown(
+    spec: StudySpec, content: Mapping[str, Any], records: Sequence[TrialRecord], cost: Spent
+) -> StudySpec:
     """A study's specification with another total or other budgets.
 
     What an earlier version derived from the total stays what it was.
@@ -55,8 +57,8 @@ def grown(spec: StudySpec, content: Mapping[str, Any], records: Sequence[TrialRe
     if (total := content.get("trials")) is not None:
         if total < len(records):
             raise ConfigError(
-                f"--trials {total}: the study {spec.name!r} has {counted(len(records), 'trial')} already, and --trials is "
-                f"the new total. Give at least {max(len(records), 1)}."
+                f"--trials {total}: the study {spec.name!r} has {counted(len(records), 'trial')} already, and --trials "
+                f"is the new total. Give at least {max(len(records), 1)}."
             )
         update = {"trials": total, "startup_trials": startup_trials(spec)}
         if spec.sampler == "grid":
@@ -66,11 +68,13 @@ def grown(spec: StudySpec, content: Mapping[str, Any], records: Sequence[TrialRe
             continue
         option, taken = f"--{name.replace('_', '-')}", getattr(cost, name)
         if name == "gpu_hours" and not spec.gpus_per_trial:
-            raise ConfigError(f"{option} {budget:g}: the trials of {spec.name!r} use no GPU. Take --time-budget.")
+            raise ConfigError(
+                f"{option} {budget:g}: the trials of {spec.name!r} use no GPU. Take --time-budget."
+            )
         if budget <= taken:
             raise ConfigError(
-                f"{option} {budget:g}: the study {spec.name!r} has taken {taken:.4g} {unit} already, and {option} is the "
-                "new total. Give more."
+                f"{option} {budget:g}: the study {spec.name!r} has taken {taken:.4g} {unit} already, and {option} is "
+                "the new total. Give more."
             )
         update[name] = budget
     return spec.model_copy(update=update)
@@ -87,8 +91,8 @@ def check_budgets_left(spec: StudySpec, cost: Spent) -> None:
         if budget is not None and taken >= budget:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(
-                f"the study {spec.name!r} has spent its {option} of {budget:g} {unit}: no trial would begin. Give a larger "
-                f"one with {option}, too."
+                f"the study {spec.name!r} has spent its {option} of {budget:g} {unit}: no trial would begin. Give a "
+                f"larger one with {option}, too."
             )
 
 
@@ -150,7 +154,11 @@ def check_failed(name: str, records: Sequence[TrialRecord]) -> None:
     """
     again, diverged = failed(records)
     if not again:
-        why = "" if not diverged else f" ({_listed(diverged)} diverged, and would diverge again to the same bits)"
+        why = (
+            ""
+            if not diverged
+            else f" ({_listed(diverged)} diverged, and would diverge again to the same bits)"
+        )
         raise ConfigError(f"--retry-failed: no trial of {name!r} failed for a cause that may be mended{why}.")
 
 

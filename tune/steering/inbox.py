@@ -1,7 +1,8 @@
 """The inbox of a study: what somebody asks of whoever drives it, one file a wish, until it is carried out.
 
 A wish is written whole or not at all, and is removed after what it asks for is done and noted; a driver that dies in
-between does it again, which changes nothing. In an object store wishes are objects of the study, which its driver fetches.
+between does it again, which changes nothing. In an object store wishes are objects of the study, which its driver
+fetches.
 """
 
 from __future__ import annotations

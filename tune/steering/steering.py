@@ -1,8 +1,8 @@
 """Carries out what somebody asks of a study: the driver's part while it runs, a command's where nobody drives it.
 
-Each wish is done, noted in the study's history and removed, in this order. Doing it twice is harmless, since a driver may
-die in between: a specification is written whole, a point that is in the queue already is not put there again, a trial that
-runs again is no failed one any more.
+Each wish is done, noted in the study's history and removed, in this order. Doing it twice is harmless, since a driver
+may die in between: a specification is written whole, a point that is in the queue already is not put there again, a
+trial that runs again is no failed one any more.
 
     grow      {trials, time_budget, epochs_budget, gpu_hours}    new totals, those that are given
     retry     {}                                                 failed trials run again, from their checkpoints
@@ -73,7 +73,7 @@ class Steering:
 
     def _carry_out(self, wish: Wish) -> None:
         study = self._records.spec.name
-        if not history.is_noted(self._log, study, wish.name):
+        if history.noted(self._log, study, wish.name) is None:
             fault("wish:before")
             try:
                 said, facts = self._do.get(wish.kind, _unknown)(wish)

@@ -101,10 +101,7 @@ class StudyFolder:
     def _way_on(self) -> str:
         if self.state() != "finished":
             return f"Carry it on with `{self.command('resume')}`, or choose another --name."
-        return (
-            "It is finished: choose another --name, and begin from what it learned with "
-            f"`--warm-start {self.path.name}`."
-        )
+        return f"It is finished: let it grow with `{self.command('resume', '--trials')} N`, or choose another --name."
 
     def _check_half_made(self) -> None:
         """Refuse to make a study where there is one."""

@@ -1,7 +1,7 @@
-"""What was done to a study besides running it: grown, a point enqueued, a trial stopped or pinned. Notes in its event log.
+"""What was done to a study besides running it: it grew, a point was enqueued, a trial stopped or pinned.
 
-Each note is an event of the kind `steered`, with a sentence and the time. The sender writes all of them to the study's run
-as one text, `history.txt`.
+Each note is an event of the log, of the kind `steered`, with a sentence and the time. The sender writes all of them to
+the study's run as one text, `history.txt`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def note(log: EventLog, study: str, said: str, key: str, **facts: object) -> boo
     return log.append(KIND, study, {"said": said, **facts}, key=f"{study}:{KIND}:{key}")
 
 
-def is_noted(log: EventLog, study: str, key: str) -> bool:
-    """Whether `note` was called with this key."""
-    return log.find(f"{study}:{KIND}:{key}") is not None
+def noted(log: EventLog, study: str, key: str) -> Event | None:
+    """The note of this key, where there is one."""
+    return log.find(f"{study}:{KIND}:{key}")
 
 
 def notes(log: EventLog, study: str) -> list[Event]:

@@ -103,7 +103,9 @@ def _finest(
             break
         if size <= room or len(_left(distributions, levels, given)) <= room:
             found = levels
-        if size == _size(distributions, MAX_LEVELS):  # choices and whole numbers alone: finer ones are the same
+        if size == _size(
+            distributions, MAX_LEVELS
+        ):  # choices and whole numbers alone: finer ones are the same
             break
     return found
 
@@ -125,11 +127,11 @@ def _points(distributions: Mapping[str, BaseDistribution], levels: int) -> list[
 def _left(
     distributions: Mapping[str, BaseDistribution], levels: int, given: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    had = {key(point) for point in given}
-    return [point for point in _points(distributions, levels) if key(point) not in had]
+    had = {point_key(point) for point in given}
+    return [point for point in _points(distributions, levels) if point_key(point) not in had]
 
 
-def key(point: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+def point_key(point: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
     """What is the same for equal points."""
     return frozenset(point.items())
 

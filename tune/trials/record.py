@@ -36,6 +36,7 @@ class TrialRecord:
         objective: what the study goes by.
         instead_of: trials whose configurations were asked for first, and known already.
         is_users: whether somebody enqueued its point.
+        taken_from: the study and trial of a run that was taken over; None of a study's own trial.
     """
 
     trial: str
@@ -55,6 +56,7 @@ class TrialRecord:
     objective: str = DEFAULT
     instead_of: tuple[str, ...] = ()
     is_users: bool = False
+    taken_from: str | None = None
 
     @property
     def score(self) -> float | None:
@@ -102,6 +104,7 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int, objective: str 
         objective=objective,
         instead_of=tuple(trial.user_attrs.get(INSTEAD_OF, ())),
         is_users=ENQUEUED in trial.user_attrs,
+        taken_from=trial.user_attrs.get(TAKEN_OVER),
     )
 
 

@@ -27,7 +27,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune.definition.spec import StudySpec, generator_seed
-from tune.trials.grid import grid_points, key
+from tune.trials.grid import grid_points, point_key
 from tune.trials.record import is_own, is_taken_over
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -101,7 +101,7 @@ class Sampling:
             attempt: how many points the trial was given before, which were trained already: this one replaces them.
         """
         if self._grid and not fixed:
-            left = next((point for point in self._grid if key(point) not in self._tried), None)
+            left = next((point for point in self._grid if point_key(point) not in self._tried), None)
             if left is None:
                 return None
             fixed = left
@@ -134,7 +134,7 @@ class Sampling:
 
     def _note(self, params: Mapping[str, Any]) -> None:
         if self._grid:
-            self._tried.add(key(params))
+            self._tried.add(point_key(params))
 
     def add(self, trial: FrozenTrial) -> None:
         """Take in a trial from the storage, running or ended; in order of numbers."""

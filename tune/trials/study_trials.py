@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ssl_core.system.errors import ConfigError
@@ -21,10 +19,9 @@ from ssl_core.system.faults import fault
 from tune.definition.objective import FIELDS
 from tune.definition.points import check_points
 from tune.definition.spec import StudySpec
-from tune.errors import Exit, ServiceError
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
-from tune.trials.optuna_storage import answering, note_epoch, open_storage, reopen, studies_in
+from tune.trials.optuna_storage import answering, note_epoch, open_storage, reopen
 from tune.trials.reading import _records, begun_trials, check_nothing_lost, read_whole
 from tune.trials.record import (
     ENQUEUED,
@@ -33,13 +30,13 @@ from tune.trials.record import (
     SAME_BITS,
     STOP_ASKED,
     TAKEN_OVER,
-    WISH,
     TrialRecord,
     _record,
     is_own,
 )
 from tune.trials.repeats import MOST_REPEATS, Elsewhere, Found, Known, nowhere
-from tune.trials.sampling import INFEASIBLE, Sampling, is_memory_parameter
+from tune.trials.sampling import Sampling
+from tune.trials.stored import enqueue, own_study, trials_there, verdict
 
 
 class StudyTrials:
@@ -70,7 +67,7 @@ class StudyTrials:
         self._storage = open_storage(folder, spec.storage, shared=spec.address is not None)
         begun = begun_trials(folder, spec)
         with answering(folder, spec.storage), read_whole(folder, spec):
-            there = _trials_there(self._storage, spec)
+            there = trials_there(self._storage, spec)
             check_nothing_lost(folder, spec, begun, there)
             self._study_id = own_study(self._storage, spec)
             self._take_over(folder)
@@ -234,30 +231,8 @@ class StudyTrials:
         raise ConfigError(f"enqueued trial {number}: trial {known} has this configuration already.")
 
     def enqueue(self, points: Sequence[Mapping[str, Any]], wish: str) -> list[int]:
-        """Put points into the queue; those of a wish that are there already stay as they are.
-
-        Args:
-            points: as `check_points` gives them.
-            wish: a name of the whole; a driver that died over it calls this again.
-
-        Returns:
-            The numbers that their trials will have.
-        """
-        there = {t.user_attrs.get(WISH): t.number for t in self._storage.get_all_trials(self._study_id)}
-        numbers = []
-        for place, point in enumerate(points):
-            name = f"{wish}/{place}"
-            if name not in there:
-                waiting = optuna.trial.create_trial(
-                    state=TrialState.WAITING,
-                    user_attrs={WISH: name},
-                    system_attrs={"fixed_params": dict(point)},
-                )
-                identity = self._storage.create_new_trial(self._study_id, waiting)
-                there[name] = self._storage.get_trial_number_from_id(identity)
-                fault("wish:inside")
-            numbers.append(there[name])
-        return numbers
+        """Put points into the queue: see `tune.trials.stored.enqueue`."""
+        return enqueue(self._storage, self._study_id, points, wish)
 
     def ask_to_stop(self, number: int) -> None:
         """Note of a running trial that somebody stops it: it ends with its next report, or when it would go on."""
@@ -335,57 +310,3 @@ class StudyTrials:
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-
-
-def _trials_there(storage: RDBStorage, spec: StudySpec) -> Collection[int]:
-    """Numbers of the trials that a storage holds of a study."""
-    if spec.name not in studies_in(storage):
-        return []
-    study_id = storage.get_study_id_from_name(spec.name)
-    return {t.number for t in storage.get_all_trials(study_id, deepcopy=False)}
-
-
-def own_study(storage: RDBStorage, spec: StudySpec) -> int:
-    """The study's id in its storage; made where it is not there yet.
-
-    Raises:
-        ServiceError: the storage holds another study of this name.
-    """
-    name = spec.name
-    if name not in studies_in(storage):
-        storage.create_new_study([StudyDirection.MINIMIZE], name)
-    study_id = storage.get_study_id_from_name(name)
-    known = storage.get_study_user_attrs(study_id).get("ssl.uid")
-    if known is None and not storage.get_n_trials(study_id):  # a driver died in between
-        storage.set_study_user_attr(study_id, "ssl.uid", spec.uid)
-    elif (known or "") != spec.uid:
-        raise ServiceError(
-            f"the study {name!r} in {spec.storage or 'this storage'} is another one of the same name. Bring the "
-            "right storage back, or start a new study.",
-            Exit.STORAGE,
-        )
-    return study_id
-
-
-def verdict(
-    trial: FrozenTrial, stop_reason: str, objective: str, distributions: Collection[str]
-) -> tuple[TrialState, list[float] | None]:
-    """How Optuna hears of an end; marks a trial infeasible that the sampler should not try again.
-
-    Args:
-        trial: with its last epoch and its values.
-        stop_reason: why it ended.
-        objective: what the study goes by.
-        distributions: names of the searched parameters.
-    """
-    known = trial.intermediate_values
-    last = [known[max(known)]] if known else None
-    if stop_reason == "completed":
-        return TrialState.COMPLETE, [trial.user_attrs["last"][FIELDS[objective]]]
-    if stop_reason in ("asha", "time", "user"):
-        return TrialState.PRUNED, last
-    to_blame = stop_reason == "oom" and any(map(is_memory_parameter, distributions))
-    if stop_reason == "nan" or to_blame:
-        trial.set_constraint(INFEASIBLE, 1.0)
-        return TrialState.PRUNED, last
-    return TrialState.FAIL, None
