@@ -15,6 +15,7 @@ from typing import Any
 from tune.definition.spec import StudySpec
 from tune.engine.recorder import Recorder
 from tune.engine.scheduler import StudyASHA
+from tune.engine.scheduler import make_scheduler as make_study_scheduler
 from tune.engine.searcher import StudySearcher
 from tune.steering.steering import Steering
 from tune.store.home import Home
@@ -75,9 +76,7 @@ class Driver:
         self.steering.look()
         self.recorder.returned.clear()
         if make_scheduler is None:
-            self.scheduler = StudyASHA(
-                self.records.epochs, self.records.history(), stop_asked=self.records.stop_asked
-            )
+            self.scheduler: Any = make_study_scheduler(spec, self.records.history(), self.records.stop_asked)
         else:
             self.scheduler = make_scheduler(self.records)
         self.searcher = StudySearcher(self.records, folder, home)

@@ -67,9 +67,13 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
             "full budget",
             f"{counted(document['epochs'], 'epoch')} of {counted(document['steps_per_epoch'], 'step')}",
         ],
-        [
-            "rungs",
-            f"after {_listed(document['rungs']['after_ssl_epochs'])} epochs past the warm-up, best third goes on",
+        ["rungs", _stopping(document["rungs"])],
+        *[
+            [
+                f"bracket {number}",
+                f"{100 * bracket['share']:.0f} % of the trials: rungs after {_listed(bracket['after_ssl_epochs'])}",
+            ]
+            for number, bracket in enumerate(document["rungs"].get("brackets", []), start=1)
         ],
         [
             "expected",
@@ -95,6 +99,16 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         console().print(line)
     for line in document["warnings"]:
         console().print(f"warning: {line}")
+
+
+def _stopping(rungs: dict[str, Any]) -> str:
+    """Where trials are stopped early, in words."""
+    if rungs["scheduler"] == "none":
+        return "none, every trial runs its whole budget"
+    at = f"after {_listed(rungs['after_ssl_epochs'])} epochs past the warm-up"
+    if rungs["scheduler"] == "median":
+        return f"none; {at}, whatever is worse than the median of the others ends"
+    return f"{at}, {'best third' if rungs['kept'] == 'best 1/3' else rungs['kept']} goes on"
 
 
 def _images(counts: dict[str, int]) -> str:

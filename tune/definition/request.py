@@ -40,6 +40,7 @@ STARTUP_TRIALS = 5
 """Random trials at the beginning of a study, whose length does not matter: it may grow (Optuna's default is 10)."""
 _UNCUT = "it runs as many trials as the method's study, and none may be cut off"
 Sampler = Literal["tpe", "random", "gp", "grid"]
+Scheduler = Literal["asha", "median", "none"]
 
 
 def _seconds(value: object, info: ValidationInfo) -> float | None:
@@ -121,6 +122,18 @@ class KeptOptions(Section):
     )
     startup_trials: Annotated[int | None, Option(baseline=INHERITED, otherwise=str(STARTUP_TRIALS))] = Field(
         None, ge=0, le=1_000_000, description="Random trials before the sampler models anything"
+    )
+    scheduler: Annotated[Scheduler, Option(baseline=INHERITED)] = Field(
+        "asha", description="What stops trials early"
+    )
+    eta: Annotated[int, Option(baseline=INHERITED)] = Field(
+        3, ge=2, le=100, description="Of ASHA: one of so many trials goes on at a rung"
+    )
+    grace: Annotated[int | None, Option(baseline=INHERITED, otherwise="a share of the run")] = Field(
+        None, ge=1, le=1_000_000, description="Epochs after the warm-up before which no trial is stopped"
+    )
+    brackets: Annotated[int, Option(baseline=INHERITED)] = Field(
+        1, ge=1, le=10, description="Of ASHA: several are Hyperband's, each with fewer of the lowest rungs"
     )
     warm_start: Annotated[
         str | None, Option(baseline="its trials are of the method's space", metavar="NAME")

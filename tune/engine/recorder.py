@@ -138,7 +138,7 @@ class Recorder(Callback):
 
     def _who_stopped(self, number: int) -> str:
         """Why the scheduler ended a trial: its own rule, or somebody asked for it."""
-        return "user" if number in self._records.stop_asked else "asha"
+        return "user" if number in self._records.stop_asked else self._records.spec.scheduler
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died or raised, and the trial is about to go on in another."""

@@ -21,7 +21,7 @@ from tune.definition.objective import FIELDS
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.engine.recorder import DEATHS, Recorder
-from tune.engine.scheduler import StudyASHA
+from tune.engine.scheduler import make_scheduler
 from tune.engine.searcher import StudySearcher
 from tune.findings.elsewhere import HomeResults
 from tune.findings.ranking import best_record
@@ -218,12 +218,7 @@ class StudyRun:
                 ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
                 tune_config=ray_tune.TuneConfig(
                     search_alg=self._searcher(),
-                    scheduler=StudyASHA(
-                        self.records.epochs,
-                        self.records.history(),
-                        self.spec.objective,
-                        self.records.stop_asked,
-                    ),
+                    scheduler=make_scheduler(self.spec, self.records.history(), self.records.stop_asked),
                     num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
                     # Ray lets so many trials wait for a place, and without a number one: places fill one by one.
                     # Where the places are those of the moment, the searcher holds back (`Room`).

@@ -25,6 +25,7 @@ from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
 from tune.definition.inputs import with_absolute_place, with_overrides
 from tune.definition.request import STARTUP_TRIALS, KeptOptions, SearchRequest
+from tune.definition.rungs import stopping_of
 from tune.definition.spec import SpaceSource, StudySpec, dataset_label, dataset_tag, without
 from tune.store.home import Home
 from tune.store.layout import check_name
@@ -109,6 +110,7 @@ def resolve_request(
         label=dataset_label(config.dataset),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+    stopping_of(spec).check(config.epochs)
     if spec.sampler == "grid":
         from tune.trials.grid import first_grid
 

@@ -11,6 +11,7 @@ from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError, counted
 from tune.definition.inputs import without_place
 from tune.definition.objective import DEFAULT, in_words
+from tune.definition.rungs import stopping_of
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
@@ -204,8 +205,9 @@ def _how_sure(look: Look) -> str:
 
 def _history(look: Look) -> Part:
     assert look.config.epochs
+    stopping = stopping_of(look.study.spec)
     rungs = Figure(
-        plots.rungs(look.records, look.config.epochs),
+        plots.rungs(look.records, stopping.rungs(look.config.epochs)),
         "Where early stopping looks: how many trials came to each rung, and how many were stopped there.",
     )
     caption = (
@@ -213,7 +215,7 @@ def _history(look: Look) -> Part:
         "lowest at full budget so far."
     )
     return Part(
-        "How the search went", items=[*shown(drawn.optimisation_history(look.records), caption), rungs]
+        "How the search went", items=[*shown(drawn.optimisation_history(look.records), caption), *([rungs] if stopping.scheduler == "asha" else [])]
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import matplotlib as mpl
 import optuna
 
-from tune.definition.rungs import rungs as rung_places
 from tune.figures.style import BLUE, GREY, ORANGE, drawing, dress, png, whole_numbers
 from tune.findings.confirmation import title
 from tune.trials.record import TrialRecord
@@ -19,9 +18,8 @@ CONTOURS = 4
 """The largest number of parameters in a contour plot, which draws every pair."""
 
 
-def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
-    """How many trials reached each rung, and how many of them were stopped there."""
-    places = rung_places(epochs)
+def rungs(records: Sequence[TrialRecord], places: Sequence[int]) -> bytes:
+    """How many trials reached each rung, and how many of them were stopped there; `places` are the rungs."""
     reached = [sum((r.ssl_epoch or 0) >= place for r in records) for place in places]
     stopped = [sum(r.stop_reason == "asha" and r.ssl_epoch == place for r in records) for place in places]
     finished = sum(r.state == "completed" for r in records)

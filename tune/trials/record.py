@@ -21,7 +21,7 @@ class TrialRecord:
     Attributes:
         trial: its Optuna number as a string.
         state: completed, stopped_early, failed or running (also while it waits for `resume`).
-        stop_reason: completed, asha, nan, oom, error, user or time; None while it runs.
+        stop_reason: completed, asha, median, nan, oom, error, user or time; None while it runs.
         val_error: percent, of the last finished epoch; None before the first.
         val_error_balanced: the mean of the classes' errors, likewise; None also where an earlier version trained it.
         val_loss: nats, likewise.
@@ -74,6 +74,7 @@ class TrialRecord:
 _STATES = {
     "completed": "completed",
     "asha": "stopped_early",
+    "median": "stopped_early",
     "time": "stopped_early",
     "user": "stopped_early",
     "nan": "failed",
