@@ -131,7 +131,9 @@ def test_a_total_below_what_there_is_is_refused(home: Home) -> None:
     study_of(home.path, 9)
     run(home, 20)
     count = len(told(home, "s"))
-    with pytest.raises(ConfigError, match=f"--trials 1: the study 's' has {count} trials already.*at least {count}"):
+    with pytest.raises(
+        ConfigError, match=f"--trials 1: the study 's' has {count} trials already.*at least {count}"
+    ):
         checked(load_study("s", home=home.path), Change(trials=1))
     with pytest.raises(ConfigError, match=r"trials = 0: must be between 1 and"):
         checked(load_study("s", home=home.path), Change(trials=0))
@@ -234,9 +236,14 @@ def test_a_trial_is_stopped_and_keeps_its_last_epoch(home: Home) -> None:
     driver.run()
     driver.close()
     rows = told(home, "s")
-    assert (rows[1]["state"], rows[1]["stop_reason"]) == ("stopped_early", "user") and rows[1]["epoch"] in (1, 2)
+    assert (rows[1]["state"], rows[1]["stop_reason"]) == ("stopped_early", "user") and rows[1]["epoch"] in (
+        1,
+        2,
+    )
     assert [r["stop_reason"] == "user" for r in rows].count(True) == 1 and len(rows) == 4
-    with pytest.raises(ConfigError, match=r"trial 1 of 's' is not running: it is stopped early. None is running"):
+    with pytest.raises(
+        ConfigError, match=r"trial 1 of 's' is not running: it is stopped early. None is running"
+    ):
         stop_trial("s", 1, home=home.path)
     with pytest.raises(ConfigError, match=r"there is no trial 9 in 's'. Its trials: 0, 1, 2, 3"):
         stop_trial("s", 9, home=home.path)
@@ -249,7 +256,7 @@ def test_a_trial_that_waits_is_stopped_when_the_study_is_carried_on(home: Home) 
     driver.close()
     assert stop_trial("s", 0, home=home.path).waits == "resume"
     run(home)
-    assert [r["stop_reason"] for r in told(home, "s")][0] == "user" and told(home, "s")[0]["epoch"] == 1
+    assert told(home, "s")[0]["stop_reason"] == "user" and told(home, "s")[0]["epoch"] == 1
 
 
 def test_failed_trials_run_again_from_where_they_were_and_diverged_ones_do_not(home: Home) -> None:
@@ -269,7 +276,7 @@ def test_failed_trials_run_again_from_where_they_were_and_diverged_ones_do_not(h
     for name in ("failures", "error.txt", "epoch-000001.ckpt"):
         (place / name).write_text("2")
     study = load_study("s", home=home.path)
-    with pytest.raises(ConfigError, match="has spent|already"):
+    with pytest.raises(ConfigError, match=r"--trials 1: the study 's' has 4 trials already"):
         checked(study, Change(trials=1))
     (wish,) = checked(study, Change(retry_failed=True))
     said = ask(folder, wish)
@@ -284,7 +291,9 @@ def test_failed_trials_run_again_from_where_they_were_and_diverged_ones_do_not(h
         checked(load_study("s", home=home.path), Change(retry_failed=True))
 
 
-def test_a_pinned_trial_is_named_beside_the_best_and_is_what_export_takes(ssl_tune: Command, home: Home) -> None:
+def test_a_pinned_trial_is_named_beside_the_best_and_is_what_export_takes(
+    ssl_tune: Command, home: Home
+) -> None:
     study_of(home.path, 6)
     run(home)
     study = load_study("s", home=home.path)
@@ -406,21 +415,28 @@ def test_a_warm_start_takes_over_the_trials_inside_of_the_new_ranges(home: Home,
     inside = [
         r
         for r in rows
-        if r.state != "failed" and 0.7 <= r.params["pseudo_label.threshold"] <= 0.96 and r.params["warmup_epochs"] <= 4
+        if r.state != "failed"
+        and 0.7 <= r.params["pseudo_label.threshold"] <= 0.96
+        and r.params["warmup_epochs"] <= 4
     ]
     assert 0 < len(inside) < len(rows)
     folder, spec = make_study(home, name="later", epochs=EPOCHS, space=str(space), warm_start="s")
     records = StudyTrials(folder, spec)
     records.close()
     kept = json.loads((folder.path / "warm-start.json").read_text())
-    diverged = [r for r in rows if r.stop_reason == "nan" and 0.7 <= r.params["pseudo_label.threshold"] <= 0.96]
+    diverged = [
+        r for r in rows if r.stop_reason == "nan" and 0.7 <= r.params["pseudo_label.threshold"] <= 0.96
+    ]
     assert len(inside) <= len(kept) <= len(inside) + len(diverged)
     assert {row["params"]["lr"] for row in kept} == {0.03}  # fixed there
     names = {r.trial: r for r in rows}
     for row in kept:
         earlier = names[row["from"].partition("/")[2]]
         assert row["params"]["warmup_epochs"] == earlier.params["warmup_epochs"]
-    space.write_text(space.read_text().replace("low: 0.01, high: 0.1", "low: 0.05, high: 0.1").replace("lr: 0.03", "lr: 0.06"))
+    space.write_text(
+        space.read_text()
+        .replace("low: 0.01, high: 0.1", "low: 0.05, high: 0.1")
+        .replace("lr: 0.03", "lr: 0.06")
+    )
     with pytest.raises(ConfigError, match=r"none of its \d trials lies in the space.*lr = 0.03"):
         make_spec(home, name="none", epochs=EPOCHS, space=str(space), warm_start="s")
-

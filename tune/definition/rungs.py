@@ -50,16 +50,22 @@ class Stopping:
         """
         if self.grace is not None and self.grace >= epochs:
             raise ConfigError(
-                f"--grace {self.grace}: a run has {counted(epochs, 'epoch')}, and no trial could be stopped. Take fewer, "
-                "or --scheduler none."
+                f"--grace {self.grace}: a run has {counted(epochs, 'epoch')}, and no trial could be stopped. Take "
+                "fewer, or --scheduler none."
             )
         if self.scheduler != "asha" and self.brackets > 1:
-            raise ConfigError(f"--brackets {self.brackets}: --scheduler {self.scheduler} has none. Take asha.")
+            raise ConfigError(
+                f"--brackets {self.brackets}: --scheduler {self.scheduler} has none. Take asha."
+            )
         if self.scheduler == "asha" and self.brackets > (most := len(self.rungs(epochs))):
             raise ConfigError(
-                f"--brackets {self.brackets}: runs of {counted(epochs, 'epoch')} have {counted(most, 'rung')}, and each "
-                f"bracket lacks one more of them. Take at most {most}, more epochs or a smaller --grace."
+                f"--brackets {self.brackets}: runs of {counted(epochs, 'epoch')} have {counted(most, 'rung')}, and "
+                f"each bracket lacks one more of them. Take at most {most}, more epochs or a smaller --grace."
             )
+
+
+ASHA = Stopping()
+"""What studies had before there was a choice."""
 
 
 def stopping_of(spec: StudySpec) -> Stopping:
@@ -86,9 +92,7 @@ def rungs(epochs: int, eta: int = REDUCTION_FACTOR, grace: int | None = None) ->
     return sorted(places | {max(1, round(epochs / eta))})
 
 
-def expected_epochs(
-    epochs: int, trials: int, warmup: float, stopping: Stopping = Stopping()
-) -> float:
+def expected_epochs(epochs: int, trials: int, warmup: float, stopping: Stopping = ASHA) -> float:
     """Epochs that a study is expected to run, if each rung lets the best share go on; of median, its better half.
 
     Args:
@@ -112,7 +116,7 @@ def _expected(epochs: int, trials: float, warmup: float, places: list[int], kept
     return total + going * (end - at)
 
 
-def expected_ends(epochs: int, trials: int, warmup: float, stopping: Stopping = Stopping()) -> float:
+def expected_ends(epochs: int, trials: int, warmup: float, stopping: Stopping = ASHA) -> float:
     """Trials that are expected to run the full budget, under the same assumption."""
     kept = _kept(stopping)
     ends = (

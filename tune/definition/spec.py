@@ -29,7 +29,9 @@ _ALWAYS_KEPT = (
     "tracking_timeout",
     "data_root",
 )  # options that every study was created with, also in the first version
-REDUCTION_FACTOR = 3  # ASHA's eta where nothing is said: a third of a rung goes on (Li et al. 2020 take 3 or 4)
+REDUCTION_FACTOR = (
+    3  # ASHA's eta where nothing is said: a third of a rung goes on (Li et al. 2020 take 3 or 4)
+)
 
 
 class SpaceSource(Section):

@@ -1,7 +1,7 @@
 """Early stopping on the clock of epochs after the warm-up, through Ray's own classes, with what they know kept.
 
-Ray loses what a scheduler has seen when the driver ends, and keys it by an id that changes with every sitting. Here it is
-keyed by the trial's number in the study, and filled again from the trials in Optuna.
+Ray loses what a scheduler has seen when the driver ends, and keys it by an id that changes with every sitting. Here it
+is keyed by the trial's number in the study, and filled again from the trials in Optuna.
 
 A trial that somebody stops (`tune.steering`) ends with its next report, whatever the scheduler is.
 """
@@ -17,7 +17,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from ssl_core.system.faults import fault
 from tune.definition.objective import DEFAULT
-from tune.definition.rungs import Stopping, stopping_of
+from tune.definition.rungs import ASHA, Stopping, stopping_of
 from tune.definition.spec import StudySpec, generator_seed
 from tune.trials.record import TrialRecord
 from tune.worker.report_keys import SSL_EPOCH
@@ -42,7 +42,7 @@ def make_scheduler(
 
 
 class StudyASHA(AsyncHyperBandScheduler):
-    """Ray's ASHA (Li et al. 2020). Which of several brackets a trial is in follows from the study's seed and its number.
+    """Ray's ASHA (Li et al. 2020). Which of several brackets has a trial follows from the study's seed and its number.
 
     Args:
         epochs: the study's full budget.
@@ -60,7 +60,7 @@ class StudyASHA(AsyncHyperBandScheduler):
         objective: str = DEFAULT,
         stop_asked: Collection[int] = (),
         *,
-        stopping: Stopping = Stopping(),
+        stopping: Stopping = ASHA,
         seed_of: StudySpec | None = None,
     ) -> None:
         self._objective, self._stop_asked = objective, stop_asked

@@ -214,9 +214,9 @@ def _history(look: Look) -> Part:
         f"Every trial in the order in which it was begun, at the {look.measured} of its last epoch. The line is the "
         "lowest at full budget so far."
     )
-    return Part(
-        "How the search went", items=[*shown(drawn.optimisation_history(look.records), caption), *([rungs] if stopping.scheduler == "asha" else [])]
-    )
+    drawn_rungs = [rungs] if stopping.scheduler == "asha" else []
+    items = [*shown(drawn.optimisation_history(look.records), caption), *drawn_rungs]
+    return Part("How the search went", items=items)
 
 
 def _curves(look: Look) -> Iterator[Part]:
