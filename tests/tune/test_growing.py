@@ -6,6 +6,7 @@ Training is not needed for most of it: the driver's parts are the real ones, its
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,21 @@ import pytest
 from benchmarks.simulated import Driver
 from search_spaces import load_yaml
 from ssl_core.system.errors import ConfigError
-from tests.tune.helpers import Done, make_spec, make_study, told
+from tests.tune.helpers import (
+    SMALL,
+    Done,
+    make_pictures,
+    make_spec,
+    make_study,
+    mlflow_runs,
+    reports,
+    told,
+    when,
+)
 from tests.tune.test_kill_points import drive, events, make_spec_again, outcome
+from tune.api.searching import run_resume, run_search
 from tune.api.steering import enqueue, export_points, pin, stop_trial
+from tune.definition.request import SearchRequest
 from tune.findings.study import load_study
 from tune.launch.changes import Change, checked
 from tune.launch.start import is_finished
@@ -440,3 +453,51 @@ def test_a_warm_start_takes_over_the_trials_inside_of_the_new_ranges(home: Home,
     )
     with pytest.raises(ConfigError, match=r"none of its \d trials lies in the space.*lr = 0.03"):
         make_spec(home, name="none", epochs=EPOCHS, space=str(space), warm_start="s")
+
+
+# For real
+
+
+def test_a_real_study_grows_while_it_runs_and_after_it_but_not_on_other_data(
+    ssl_tune: Command, local_ray: None, ready_home: Home, tmp_path: Path
+) -> None:
+    pictures = make_pictures(tmp_path / "shapes")
+    request = SearchRequest(
+        dataset=f"folder:{pictures}",
+        labels=12,
+        network="wrn-10-1",
+        epochs=2,
+        trials=2,
+        name="live",
+        concurrent=1,
+        settings=SMALL,
+    )
+    place = ready_home.study_folder("live")
+    said: list[str] = []
+
+    def ask_for_more() -> None:
+        said.append(enqueue("live", [{"pseudo_label.threshold": 0.77}], home=ready_home.path).said)
+        done = run_resume("live", ready_home, change=Change(trials=4)).search
+        said.extend(done.told)
+
+    with when(lambda: reports(place) > 0, ask_for_more):
+        study = run_search(request, ready_home).study
+    assert said == ["1 point enqueued, to be tried next", "the study live now has 4 trials (before: 2)"]
+    rows = study.records()
+    assert len(rows) == 4 and [r.params["pseudo_label.threshold"] for r in rows if r.is_users] == [0.77]
+    grown = ssl_tune("resume", "live", "--trials", 5, "--home", ready_home.path)
+    assert grown.code == 0 and "best 5 of 5 trials" in grown.out
+    runs = mlflow_runs(ready_home, "live")
+    assert runs["live"].info.status == "FINISHED" and len(runs) == 6
+    assert [n for n, run in runs.items() if run.data.tags.get("ssl.origin") == "user"] == [
+        f"trial {next(r.trial for r in rows if r.is_users)}"
+    ]
+    status = ssl_tune("status", "live", "--home", ready_home.path)
+    assert "the study live now has 5 trials (before: 4)" in status.out
+    shutil.copy(next((pictures / "train" / "a").iterdir()), pictures / "train" / "a" / "more.png")
+    changed = ssl_tune("resume", "live", "--trials", 6, "--home", ready_home.path)
+    assert changed.code == 2 and "changed since the study 'live' began" in changed.err
+    assert load_study("live", home=ready_home.path).spec.trials == 5
+    assert is_finished(load_study("live", home=ready_home.path))
+    low = ssl_tune("resume", "live", "--trials", 3, "--home", ready_home.path)
+    assert low.code == 2 and "the study 'live' has 5 trials already" in low.err

@@ -16,7 +16,7 @@ from tests.tune.helpers import Done, make_spec, make_study, told
 from tests.tune.test_kill_points import EPOCHS, make_spec_again, outcome
 from tests.tune.test_scheduler import CONTINUE, STOP, a_trial, histories, report, the_record
 from tune.definition.rungs import Stopping, expected_ends, expected_epochs, rungs, stopping_of
-from tune.engine.scheduler import StudyASHA, StudyFIFO, StudyMedian, make_scheduler
+from tune.engine.scheduler import StudyASHA, StudyFIFO, StudyMedian, TrialNumber, make_scheduler
 from tune.store.home import Home
 from tune.worker.report_keys import ERROR, SSL_EPOCH
 
@@ -86,7 +86,7 @@ def test_the_median_rule_decides_as_rays_own_and_is_filled_again_as_it_was(seed:
             continue
         result = report(ssl_epoch, error)
         decision = ours.on_trial_result(None, trials[number], result)
-        assert decision == theirs.on_trial_result(None, str(number), result)  # type: ignore[arg-type]
+        assert decision == theirs.on_trial_result(None, TrialNumber(number), result)  # type: ignore[arg-type]
         if ssl_epoch is not None:
             seen.setdefault(number, {})[ssl_epoch] = error
         again = StudyMedian(2, [the_record(n, errors) for n, errors in sorted(seen.items())])
@@ -137,7 +137,7 @@ def test_a_study_that_is_resumed_again_and_again_stops_the_same_trials(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--scheduler", "hyperband"), "scheduler = 'hyperband'"),
+        (("--scheduler", "hyperband"), "unknown scheduler 'hyperband'. Known: asha, median, none"),
         (("--brackets", "3"), "--brackets 3: runs of 12 epochs have 2 rungs"),
         (("--brackets", "2", "--scheduler", "median"), "--brackets 2: --scheduler median has none"),
         (("--grace", "12"), "--grace 12: a run has 12 epochs"),

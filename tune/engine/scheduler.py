@@ -123,6 +123,17 @@ class StudyASHA(AsyncHyperBandScheduler):
         self._trial_info.pop(trial.trial_id, None)
 
 
+class TrialNumber(str):
+    """A trial's number in the study, where Ray's rule wants a trial."""
+
+    __slots__ = ()
+
+    @property
+    def trial_id(self) -> str:
+        """As Ray calls it."""
+        return str(self)
+
+
 class StudyMedian(MedianStoppingRule):
     """Ray's median stopping rule (Golovin et al. 2017): a trial whose best value so far is worse than the median of the
     other trials' running means ends.
@@ -167,7 +178,7 @@ class StudyMedian(MedianStoppingRule):
         if (row := self._news(trial, result)) is None:
             return str(self.CONTINUE)
         fault("rung:before")
-        number: Any = str(trial.config["trial"])
+        number: Any = TrialNumber(trial.config["trial"])
         decision = str(super().on_trial_result(tune_controller, number, row))
         fault("rung:after")
         return decision
