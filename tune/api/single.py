@@ -104,7 +104,10 @@ def train(
     result = _train(
         chosen, folder, place, root, made, membership, final=final, resume=resume, on_report=on_report
     )
-    expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
+    is_mean = (document.get("origin") or {}).get("repeats", 1) > 1  # of several seeds, and this is one
+    expected = None
+    if as_exported and not refit and not is_mean:
+        expected = (document.get("expect") or {}).get("val_error")
     return Training(result, folder, expected, made)
 
 

@@ -123,6 +123,9 @@ class KeptOptions(Section):
     startup_trials: Annotated[int | None, Option(baseline=INHERITED, otherwise=str(STARTUP_TRIALS))] = Field(
         None, ge=0, le=1_000_000, description="Random trials before the sampler models anything"
     )
+    repeats: Annotated[int, Option(baseline=INHERITED)] = Field(
+        1, ge=1, le=100, description="Training seeds of a trial, whose mean is its result"
+    )
     scheduler: Annotated[Scheduler, Option(baseline=INHERITED)] = Field(
         "asha", description="What stops trials early"
     )

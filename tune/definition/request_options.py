@@ -41,6 +41,9 @@ class RequestOptions(TypedDict, total=False):
     startup_trials: int | None
     """Random trials before the sampler models anything [5; at least 0]."""
 
+    repeats: int
+    """Training seeds of a trial, whose mean is its result [1; 1 to 100]."""
+
     scheduler: Literal["asha", "median", "none"]
     """What stops trials early: asha (default), median or none."""
 

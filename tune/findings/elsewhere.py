@@ -78,7 +78,8 @@ class HomeResults:
 def comparable(spec: StudySpec, other: StudySpec) -> bool:
     """Whether two studies may have trained the same configuration to the same bits: all is the same but what is
     searched."""
-    if (spec.split_hash, spec.fingerprint) != (other.split_hash, other.fingerprint):
+    facts = [(s.split_hash, s.fingerprint, s.repeats) for s in (spec, other)]
+    if facts[0] != facts[1]:
         return False
     if any(spec.config.get(name) != other.config.get(name) for name in ("method", "method_digest")):
         return False

@@ -204,6 +204,7 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
             "objective": study.spec.objective,
             "protocol": study.spec.protocol,
             "trials": study.spec.trials,
+            **({} if study.spec.repeats == 1 else {"repeats": study.spec.repeats}),
             "classes": _classes(config),
             "confirmed": row is not None,
             "split_hash": study.spec.split_hash,

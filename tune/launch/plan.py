@@ -80,6 +80,7 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
     epochs = expected_epochs(config.epochs, spec.trials, mean_warmup, stopping)
     warmup_epochs = spec.trials * mean_warmup
     warm, after, parameters = _price(spec, config, data, split, seconds)
+    warm, after, parameters = spec.repeats * warm, spec.repeats * after, spec.repeats * parameters
     kept = spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup, stopping)
     return Expectation(
         epochs=epochs,
