@@ -72,9 +72,9 @@ class Driver:
             returned=self.recorder.returned.extend,
         )
         self.tracker.study_started({}, "")
-        self.recorder.end_decided()
         self.steering.look()
         self.recorder.returned.clear()
+        self.recorder.end_decided()
         if make_scheduler is None:
             self.scheduler: Any = make_study_scheduler(spec, self.records.history(), self.records.stop_asked)
         else:

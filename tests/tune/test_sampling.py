@@ -159,7 +159,8 @@ def test_a_grid_has_every_combination_once_in_an_order_that_the_seed_gives(home:
 
 def test_a_grid_sets_the_number_of_trials(home: Home) -> None:
     spec = make_spec(home, sampler="grid", trials=18)
-    assert spec.trials == 1 + 4 * 4 and make_spec(home, sampler="grid", trials=16).trials == 1 + 3 * 3
+    # Five thresholds, and five shares of six epochs, which are warm-ups of one and of three.
+    assert spec.trials == 1 + 5 * 2 and make_spec(home, sampler="grid", trials=9).trials == 1 + 4 * 2
     sampling = Sampling(spec, spec.search_space().distributions(6))
     found = [sampling.ask(number, {}) for number in range(3)]
     grid = grid_points(spec, spec.search_space().distributions(6))

@@ -112,10 +112,10 @@ class StudyRun:
             if self.spec.method_path is not None:
                 self.tracker.artifact(None, self.folder.path / method_file.COPY)
             self.progress.begin(self.spec, self.records.all, self.news.waiting)
-            self.recorder.end_decided()
             self._began = time.monotonic()
+            self.steering.look()
+            self.recorder.end_decided()
             try:
-                self.steering.look()
                 self._tune_what_is_left()
             finally:
                 self.progress.end()

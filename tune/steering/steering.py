@@ -91,7 +91,7 @@ class Steering:
         self._folder.write_spec(new)
         self._records.change(new)
         self._changed(new)
-        words = [f"{new.trials} trials (before: {spec.trials})"] if "trials" in wish.content else []
+        words = [counted(new.trials, "trial")] if "trials" in wish.content else []
         words += [
             f"a budget of {getattr(new, name):g} {unit}"
             for name, unit in checks.BUDGETS.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from ssl_core.system.errors import ConfigError
 from tune.definition.spec import StudySpec, generator_seed
 
 MAX_LEVELS = 1000
+MOST_POINTS = 100
+"""How many times as many points as configurations are looked at: two shares may be one warm-up."""
 
 
 def grid_points(spec: StudySpec, distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
@@ -27,12 +30,10 @@ def grid_points(spec: StudySpec, distributions: Mapping[str, BaseDistribution]) 
     Raises:
         ConfigError: of a study that does not say how many levels: even two of every range are more points than trials.
     """
-    if (levels := spec.grid_levels) is None:  # made by an earlier version, which tried given points again
-        room = spec.trials - 1 - len(spec.points)
-        levels = _finest(distributions, room, [])
-        if levels < 2:
-            raise _too_coarse(distributions, room, spec.trials)
-    points = _points(distributions, levels)
+    if spec.grid_levels is not None:
+        points = _left(spec, distributions, spec.grid_levels, [])
+    else:
+        points = _points(distributions, _levels_before(spec, distributions))
     order = np.random.default_rng(generator_seed(spec, "grid", 0)).permutation(len(points))
     return [points[i] for i in order]
 
@@ -50,10 +51,10 @@ def first_grid(spec: StudySpec, space: SearchSpace) -> dict[str, Any]:
     first = _distinct([space.baseline_for(spec.config["epochs"]), *spec.points])
     whole = [point for point in first if point.keys() == distributions.keys()]
     room = spec.trials - len(first)
-    levels = _finest(distributions, room, whole)
+    levels = _finest(spec, distributions, room, whole)
     if levels < 2:
         raise _too_coarse(distributions, room, spec.trials)
-    return {"grid_levels": levels, "trials": len(first) + len(_left(distributions, levels, whole))}
+    return {"grid_levels": levels, "trials": len(first) + len(_left(spec, distributions, levels, whole))}
 
 
 def finer_grid(spec: StudySpec, total: int, given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -71,15 +72,15 @@ def finer_grid(spec: StudySpec, total: int, given: Sequence[Mapping[str, Any]]) 
         ConfigError: there is no finer one of so many points.
     """
     distributions = spec.search_space().distributions(spec.config["epochs"])
-    now = _levels_now(spec, distributions)
-    levels = max(now, _finest(distributions, total - len(given), given))
-    left = len(_left(distributions, levels, given))
+    now = spec.grid_levels or _levels_before(spec, distributions)
+    levels = max(now, _finest(spec, distributions, total - len(given), given))
+    left = len(_left(spec, distributions, levels, given))
     if not left:
         needed = next(
             (
                 len(given) + count
                 for finer in range(now + 1, MAX_LEVELS + 1)
-                if (count := len(_left(distributions, finer, given)))
+                if (count := len(_left(spec, distributions, finer, given)))
             ),
             None,
         )
@@ -88,24 +89,37 @@ def finer_grid(spec: StudySpec, total: int, given: Sequence[Mapping[str, Any]]) 
     return {"grid_levels": levels, "trials": min(total, len(given) + left)}
 
 
-def _levels_now(spec: StudySpec, distributions: Mapping[str, BaseDistribution]) -> int:
-    return spec.grid_levels or _finest(distributions, spec.trials - 1 - len(spec.points), [])
+def _levels_before(spec: StudySpec, distributions: Mapping[str, BaseDistribution]) -> int:
+    """The levels of a study of an earlier version, which counted each point and did not note them.
+
+    Raises:
+        ConfigError: even two levels of every range are more points than trials.
+    """
+    room = spec.trials - 1 - len(spec.points)
+    found = 1
+    for levels in range(2, MAX_LEVELS + 1):
+        if _size(distributions, levels) > room:
+            break
+        found = levels
+    if found < 2:
+        raise _too_coarse(distributions, room, spec.trials)
+    return found
 
 
 def _finest(
-    distributions: Mapping[str, BaseDistribution], room: int, given: Sequence[Mapping[str, Any]]
+    spec: StudySpec,
+    distributions: Mapping[str, BaseDistribution],
+    room: int,
+    given: Sequence[Mapping[str, Any]],
 ) -> int:
-    """The most levels at which a grid has no more points than there is room for, besides those given; 1: none."""
-    found = 1
+    """The most levels at which a grid has no more configurations than there is room for, less those given; 1: none."""
+    found, most = 1, _size(distributions, MAX_LEVELS)
     for levels in range(2, MAX_LEVELS + 1):
         size = _size(distributions, levels)
-        if size > room + len(given):
+        if size > MOST_POINTS * (room + len(given)) or len(_left(spec, distributions, levels, given)) > room:
             break
-        if size <= room or len(_left(distributions, levels, given)) <= room:
-            found = levels
-        if size == _size(
-            distributions, MAX_LEVELS
-        ):  # choices and whole numbers alone: finer ones are the same
+        found = levels
+        if size == most:  # choices and whole numbers alone: finer ones are the same
             break
     return found
 
@@ -125,15 +139,25 @@ def _points(distributions: Mapping[str, BaseDistribution], levels: int) -> list[
 
 
 def _left(
-    distributions: Mapping[str, BaseDistribution], levels: int, given: Sequence[Mapping[str, Any]]
+    spec: StudySpec,
+    distributions: Mapping[str, BaseDistribution],
+    levels: int,
+    given: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    had = {point_key(point) for point in given}
-    return [point for point in _points(distributions, levels) if point_key(point) not in had]
+    """The points of a grid, one for each configuration, less those that are given."""
+    found = dict.fromkeys(point_key(spec, point) for point in given)
+    left = []
+    for point in _points(distributions, levels):
+        key = point_key(spec, point)
+        if key not in found:
+            found[key] = None
+            left.append(point)
+    return left
 
 
-def point_key(point: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
-    """What is the same for equal points."""
-    return frozenset(point.items())
+def point_key(spec: StudySpec, point: Mapping[str, Any]) -> str:
+    """The same for all points that lead to one configuration, such as two shares of one warm-up."""
+    return json.dumps(spec.search_space().resolve(point, spec.config["epochs"]), sort_keys=True, default=str)
 
 
 def _distinct(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ class Sampling:
         self._view = optuna.create_study(direction="minimize")
         self._asked = -1  # the newest number that was asked for here
         self._grid = grid_points(spec, self._distributions) if spec.sampler == "grid" else []
-        self._tried: set[frozenset[tuple[str, Any]]] = set()  # of a grid's study: the points that it has had
+        self._tried: set[str] = set()  # of a grid's study: the points that it has had
 
     def ask(self, number: int, fixed: Mapping[str, Any], attempt: int = 0) -> dict[str, Any] | None:
         """Parameters of a new trial; None where a grid has no point left.
@@ -101,7 +101,9 @@ class Sampling:
             attempt: how many points the trial was given before, which were trained already: this one replaces them.
         """
         if self._grid and not fixed:
-            left = next((point for point in self._grid if point_key(point) not in self._tried), None)
+            left = next(
+                (point for point in self._grid if point_key(self._spec, point) not in self._tried), None
+            )
             if left is None:
                 return None
             fixed = left
@@ -134,7 +136,7 @@ class Sampling:
 
     def _note(self, params: Mapping[str, Any]) -> None:
         if self._grid:
-            self._tried.add(point_key(params))
+            self._tried.add(point_key(self._spec, params))
 
     def add(self, trial: FrozenTrial) -> None:
         """Take in a trial from the storage, running or ended; in order of numbers."""

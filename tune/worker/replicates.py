@@ -68,7 +68,7 @@ def together(replicates: Sequence[Iterator[Report]]) -> Iterator[Report]:
 
 
 def mean(reports: Sequence[Report]) -> Report:
-    """One report for several of the same epoch: the mean of each metric that all have, the sums of counts and seconds."""
+    """One report for several of the same epoch: the mean of each metric that all have, sums of counts and seconds."""
     first = reports[0]
     if len(reports) == 1:
         return first

@@ -36,6 +36,7 @@ from tune.cluster.identity import identity
 from tune.errors import FULL
 from tune.images.held_out import membership_of_document
 from tune.store.layout import STUDY_FILE
+from tune.worker.replicates import FOLDER, load, reports_of, seeds_of, together
 from tune.worker.report_keys import (
     BALANCED,
     CLASSES,
@@ -51,7 +52,6 @@ from tune.worker.report_keys import (
     STORAGE,
     VERDICT_FILE,
 )
-from tune.worker.replicates import FOLDER, load, reports_of, seeds_of, together
 from tune.worker.system_metrics import SystemMetrics
 from tune.worker.task import Task
 from tune.worker.trial_files import trial_store
