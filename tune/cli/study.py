@@ -181,8 +181,10 @@ def _printing() -> api.Listener:
 def _print_search(outcome: Outcome) -> None:
     if outcome.was_finished:
         console().print(
-            f"the study {outcome.study.name!r} is finished already. For more trials give it a new total: "
-            f"{outcome.study.folder.command('resume', '--trials', str(2 * outcome.study.spec.trials))}"
+            f"the study {outcome.study.name!r} is finished already. For more trials give it a new total, such as "
+            f"{outcome.study.folder.command('resume', '--trials', str(2 * outcome.study.spec.trials))}, or start "
+            f"another that begins from what it learned: ssl-tune search --warm-start {outcome.study.name} --name NAME, "
+            "and the other options as before."
         )
     print_study(outcome.study)
 

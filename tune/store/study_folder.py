@@ -101,7 +101,10 @@ class StudyFolder:
     def _way_on(self) -> str:
         if self.state() != "finished":
             return f"Carry it on with `{self.command('resume')}`, or choose another --name."
-        return f"It is finished: let it grow with `{self.command('resume', '--trials')} N`, or choose another --name."
+        return (
+            f"It is finished: let it grow with `{self.command('resume', '--trials')} N`, or choose another --name and "
+            f"begin from what it learned with `--warm-start {self.path.name}`."
+        )
 
     def _check_half_made(self) -> None:
         """Refuse to make a study where there is one."""
