@@ -118,7 +118,8 @@ def test_a_study_of_before_keeps_the_start_up_trials_of_the_total_it_began_with(
     before = spec.model_copy(update={"startup_trials": None})
     assert startup_trials(before) == startup
     folder.write_spec(before)
-    ask(folder, Wish("grow", {"trials": 2000}))
+    assert ask(folder, Wish("grow", {"trials": 2000})) == "it is done when the study is carried on"
+    Driver(before, home, outcome).close()
     assert startup_trials(make_spec_again(home)) == startup
 
 

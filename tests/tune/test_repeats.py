@@ -113,10 +113,9 @@ def test_a_configuration_that_failed_for_a_cause_outside_of_it_may_run_again(hom
 
 def test_an_enqueued_point_that_is_known_is_not_run(home: Home) -> None:
     folder = small(home, trials=3)
-    records = StudyTrials(folder, make_spec_again(home))
-    baseline = records.ask()
-    assert baseline is not None
-    records.close()
+    driver = Driver(make_spec_again(home), home, outcome)
+    assert driver.records.ask() is not None
+    driver.close()
     enqueue("s", [{"lr": 0.05, "warmup_epochs": 1}, {"lr": 0.05}], home=home.path)
     records = StudyTrials(folder, make_spec_again(home))
     with pytest.warns(

@@ -29,13 +29,15 @@ def ask(folder: StudyFolder, wish: Wish, patience: float = PATIENCE) -> str:
         patience: how many seconds to wait for the driver.
 
     Returns:
-        What was done: a sentence without its full stop.
+        What was done: a sentence without its full stop. Where no trial of the study has begun yet: when it will be.
 
     Raises:
         ConfigError: it could not be done any more.
         ServiceError: the driver has not looked yet: it will, as soon as it can.
     """
     inbox.put(folder, wish)
+    if not folder.is_locked() and not _has_begun(folder):
+        return "it is done when the study is carried on"
     deadline = time.monotonic() + patience
     while wish.name in inbox.waiting(folder):
         if not folder.is_locked():
@@ -72,6 +74,14 @@ def carry_out(folder: StudyFolder) -> None:
             records.close()
     finally:
         folder.unlock()
+
+
+def _has_begun(folder: StudyFolder) -> bool:
+    """Whether a driver has begun the study's run: before, there is nothing that a note could belong to."""
+    if not folder.events_db.exists():
+        return False
+    with EventLog(folder.events_db, read_only=True) as log:
+        return log.find(f"{folder.path.name}:start") is not None
 
 
 def _outcome(folder: StudyFolder, wish: Wish) -> str:

@@ -55,14 +55,12 @@ class StudyTrials:
     """
 
     def __init__(self, folder: StudyFolder, spec: StudySpec, elsewhere: Elsewhere = nowhere) -> None:
-        base = spec.base_config()
-        assert base.epochs is not None
         self._elsewhere = elsewhere
         self.exhausted = False
         """Whether no configuration was found any more that is not known."""
         self.stop_asked: set[int] = set()
         """Running trials that somebody stops."""
-        self.spec, self.space, self.epochs = spec, spec.search_space(), base.epochs
+        self.spec, self.space, self.epochs = spec, spec.search_space(), int(spec.config["epochs"])
         self._distributions = self.space.distributions(self.epochs)
         self._storage = open_storage(folder, spec.storage, shared=spec.address is not None)
         begun = begun_trials(folder, spec)
