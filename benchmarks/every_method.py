@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.evidence import ROOT, RUNS, SIDE, TWO, place_of
-from benchmarks.rows import spread
 from ssl_core.registry import get_method, method_names
 
 FOLDER = ROOT / "docs" / "tables" / "methods"
@@ -146,7 +145,7 @@ def main_part(rows: Sequence[Row]) -> list[Job]:
 
 
 def tuned(rows: Sequence[Row], dataset: str) -> Mapping[str, Any] | None:
-    """The values with the lowest mean validation error, of equal ones those with the lowest loss; None: not all tried."""
+    """The values with the lowest mean validation error, of equal ones with the lowest loss; None: not all tried."""
     means = {}
     for values in GRID:
         here = [
@@ -189,9 +188,7 @@ def run_one(job: Job, cifar10: str) -> Row:
     import ssl_core
     from ssl_core.system.errors import NonFiniteError
 
-    named = {
-        name: getattr(job, name) for name in ("part", "dataset", "variant", "seed", "method", "values")
-    }
+    named = {name: getattr(job, name) for name in ("part", "dataset", "variant", "seed", "method", "values")}
     last: dict[str, float] = {}
     is_main = job.part == "main"
     started = time.process_time()

@@ -115,8 +115,8 @@ def _without_code(run: Run) -> tuple[int, dict[str, Tensor]]:
         return head.conv2.out_channels, weights
     if head is not None and type(head).pooling is not Head.pooling:
         raise ConfigError(
-            f"the head of the method {run.method.name!r} weighs what the classifier reads, and a model's folder holds no "
-            "code that could build it. Read the network from the training's checkpoint, or train without such a head."
+            f"the head of the method {run.method.name!r} weighs what the classifier reads, and a model's folder holds "
+            "no code that could build it. Read the network from the run's checkpoint, or train without such a head."
         )
     return 0, {name: value for name, value in weights.items() if not name.startswith("head.")}
 

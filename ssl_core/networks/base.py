@@ -35,7 +35,7 @@ class NetworkOutput(NamedTuple):
 class Head(nn.Module, ABC):
     """A method's own part of the network, on its last feature maps (`ssl_core.methods.base.Method.head`).
 
-    It is built while PyTorch's own generator has a seed for it alone, so layers may be left as PyTorch initialises them.
+    It is built while PyTorch's own generator has a seed for it alone, so layers may stay as PyTorch initialises them.
     """
 
     @abstractmethod

@@ -45,8 +45,8 @@ def settle(
     own = name.startswith("wrn")
     if backbone.variant != "pytorch" and not own:
         raise ConfigError(
-            f"backbone.variant = {backbone.variant!r}: there is one of WideResNets alone, and the network is {name}. Leave "
-            "it out, or take a network such as wrn-28-2."
+            f"backbone.variant = {backbone.variant!r}: there is one of WideResNets alone, and the network is {name}. "
+            "Leave it out, or take a network such as wrn-28-2."
         )
     if own and backbone.weights == "default":
         raise ConfigError(

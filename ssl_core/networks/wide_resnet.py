@@ -4,9 +4,10 @@ As in google-research/fixmatch, libml/models.py: LeakyReLU 0.1, pre-activation, 
 of stage 1 activates before the residual, convolutions N(0, sqrt(2 / (k*k*out))), classifier Xavier normal
 with zero bias. BatchNorm's momentum is a field of the configuration.
 
-Three things are as in the PyTorch ports instead: BatchNorm's epsilon is 1e-5 (the reference: 1e-3), strided convolutions
-pad one pixel on every side (TensorFlow's SAME pads an even side at its end alone), and convolutions have no biases, which
-change nothing before a BatchNorm. `backbone.variant: reference` has the reference's epsilon and padding (docs/networks.md).
+Three things are as in the PyTorch ports instead: BatchNorm's epsilon is 1e-5 (the reference: 1e-3), strided
+convolutions pad one pixel on every side (TensorFlow's SAME pads an even side at its end alone), and convolutions have
+no biases, which change nothing before a BatchNorm. `backbone.variant: reference` has the reference's epsilon and
+padding (docs/networks.md).
 
 Shapes: n images, D = 64 * width channels of the last feature maps, h = w = side / 4, C classes.
 """

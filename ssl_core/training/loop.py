@@ -123,8 +123,8 @@ def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
 
 
 def _validate(run: Run) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """Errors (percent), loss (nats) and calibration (points) of the EMA model on the validation images, and the counts by
-    class.
+    """Errors (percent), loss (nats) and calibration (points) of the EMA model on the validation images, and the counts
+    by class.
 
     The counts are `images` and `wrong` of each class; after the run's last epoch also `confusion`, row by row.
     A refit has no validation images: of it nothing is measured but that its weights are finite.

@@ -97,7 +97,8 @@ class Run:
             heads=self.heads if config.head_epochs or config.backbone.lr_scale != 1 else (),
             lr_scale=config.backbone.lr_scale,
         )
-        if self.loss_scale is not None:
+        if self.loss_scale is not None or self.network.head is not None:
+            # A head may get no gradient in some steps, and a skipped step no momenta.
             start_momenta(self.optimizer)
         self.setup = Setup(
             num_classes=data.num_classes,

@@ -12,9 +12,9 @@ from torchvision import models
 
 from ssl_core.config import from_document, resolve
 from ssl_core.methods.base import Method
+from ssl_core.networks.attention import attention_head
 from ssl_core.networks.library import LibraryNetwork
 from ssl_core.networks.names import check_name
-from ssl_core.networks.attention import attention_head
 from ssl_core.networks.registry import IMAGENET, build_network, network_of, normalisation_of
 from ssl_core.networks.settling import settle
 from ssl_core.schema import BackboneConfig
@@ -27,7 +27,9 @@ SMALL = ("resnet18", VIT, "torchvision:squeezenet1_1", "torchvision:shufflenet_v
 
 
 def build(name: str, side: int, maps: int = 0, **fields: Any) -> Any:
-    return build_network(name, 5, bn_momentum=0.1, seed=0, head=attention_head(maps), image_size=side, **fields)
+    return build_network(
+        name, 5, bn_momentum=0.1, seed=0, head=attention_head(maps), image_size=side, **fields
+    )
 
 
 def images(side: int, count: int = 2) -> torch.Tensor:

@@ -191,7 +191,11 @@ def numpy_reference(p: dict[str, Any], x: Any) -> Any:
 def test_the_reference_variant_has_the_reference_s_padding_and_epsilon(side: int) -> None:
     networks = [
         build_network(
-            "wrn-10-1", 4, bn_momentum=0.1, seed=0, backbone=BackboneConfig.model_validate({"variant": variant})
+            "wrn-10-1",
+            4,
+            bn_momentum=0.1,
+            seed=0,
+            backbone=BackboneConfig.model_validate({"variant": variant}),
         ).double()
         for variant in ("reference", "pytorch")
     ]
@@ -210,7 +214,7 @@ def test_the_reference_variant_is_refused_of_other_networks_and_leaves_epsilon_t
     chosen = BackboneConfig(variant="reference", bn_epsilon=1e-4)
     network = build_network("wrn-10-1", 4, bn_momentum=0.1, seed=0, backbone=chosen)
     assert {m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-4}
-    with pytest.raises(ConfigError, match="backbone.variant = 'reference'.*resnet18.*wrn-28-2"):
+    with pytest.raises(ConfigError, match=r"backbone.variant = 'reference'.*resnet18.*wrn-28-2"):
         settle("resnet18", BackboneConfig(variant="reference"), (), 32, 4)
 
 

@@ -33,9 +33,7 @@ def test_statistics_of_labelled_images_come_from_a_pass_of_their_own() -> None:
         run = make_run("pseudo_label", precision="float64", parameters={"statistics": statistics})
         run.network.train()
         generator = torch.Generator().manual_seed(0)
-        labelled, weak = (
-            torch.randn(n, 3, 8, 8, generator=generator, dtype=torch.float64) for n in (4, 6)
-        )
+        labelled, weak = (torch.randn(n, 3, 8, 8, generator=generator, dtype=torch.float64) for n in (4, 6))
         labels, targets = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 0, 2, 0, 1])
         batch = Batch(
             labelled=labelled, labels=labels, indices=torch.arange(6), views={"weak": weak}, targets=targets

@@ -5,11 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-import pytest
-
 import ssl_core
-from ssl_core.methods.base import LossOutput, Step
-from ssl_core.methods.fixmatch import FixMatch
 
 SEEDS = (0, 1)
 MARGIN = 4.0

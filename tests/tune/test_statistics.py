@@ -197,7 +197,9 @@ def test_overconfidence_is_told_from_ten_points_on() -> None:
     winner = made["rows"][0]  # type: ignore[index]
     winner |= {"val_overconfidence": [12.0, 20.0, 19.0], "val_ece": [15.0, 21.0, 21.0]}
     (told,) = [sentence for sentence in sentences(made) if "overconfident" in sentence]
-    assert told.startswith("trial 1 is overconfident: on the validation images its confidence is 17.0 points above")
+    assert told.startswith(
+        "trial 1 is overconfident: on the validation images its confidence is 17.0 points above"
+    )
     assert "calibration error 19.0 points" in told
     winner["val_overconfidence"] = [9.0, 9.0, 11.0]
     assert not any("overconfident" in sentence for sentence in sentences(made))

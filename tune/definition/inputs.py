@@ -51,8 +51,8 @@ def preset_of(name: str, method: str, digest: str | None = None) -> dict[str, An
     if name not in chosen.presets:
         there = ", ".join(chosen.presets) or "none"
         raise ConfigError(
-            f"--preset {name}: the method {chosen.name!r} has no preset of this name (it has: {there}). Leave --preset out, "
-            "or set the parameters with --set."
+            f"--preset {name}: the method {chosen.name!r} has no preset of this name (it has: {there}). Leave "
+            "--preset out, or set the parameters with --set."
         )
     return {f"{chosen.name}.{key}": value for key, value in chosen.presets[name].items()}
 

@@ -105,7 +105,9 @@ class Setting(Section):
     ] = Field(None, description="Search space")
     preset: Annotated[
         str | None, Option(baseline="it is of the method's own parameters", otherwise="the method's defaults")
-    ] = Field(None, description="A set of the method's parameters, such as vat's `report`; `--set` goes before it")
+    ] = Field(
+        None, description="A set of the method's parameters, such as vat's `report`; `--set` goes before it"
+    )
     settings: Annotated[
         Mapping[str, Any],
         Option(
