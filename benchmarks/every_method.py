@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.evidence import ROOT, RUNS, SIDE, TWO, place_of
+from benchmarks.evidence import ROOT, RUNS, TWO, place_of
 from ssl_core.registry import get_method, method_names
 
 FOLDER = ROOT / "docs" / "tables" / "methods"
@@ -47,7 +47,19 @@ COMMON: dict[str, Any] = {
 MU = 3
 """Unlabelled images of a step for each labelled one, where a method does not bring a number of its own."""
 LABELS = {"digits": 50, TWO: 40}
-SEEDS = {"digits": 5, TWO: 3}
+ORDER = [
+    ("digits", 0),
+    ("digits", 1),
+    (TWO, 0),
+    ("digits", 2),
+    ("digits", 3),
+    (TWO, 1),
+    ("digits", 4),
+    (TWO, 2),
+]
+"""Of the main part's data sets and seeds: after an interruption there is something of everything."""
+SIDES = {"digits": 8, TWO: 16}
+"""Sides in pixels: the digits' own, and half of the photographs'."""
 TRIED = (100, 101)
 """Seeds of all parts but main, which has none of them."""
 VALID = 400
@@ -56,7 +68,7 @@ TUNED = "supervised, tuned"
 Part = Literal["pilot", "tuning", "main", "options"]
 PARTS: tuple[Part, ...] = ("pilot", "tuning", "main", "options")
 SHARES = (0.02, 0.05, 0.1, 0.2)
-"""Tried lengths of VAT's perturbation, in norms of a typical image, sqrt(3) * 16."""
+"""Tried lengths of VAT's perturbation, in norms of a typical image, sqrt(3) times its side."""
 OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "fixmatch": ({"augment.probability": 1.0}, {"augment.probability": 0.5}),
     "pseudo_label": ({"pseudo_label.statistics": "all"}, {"pseudo_label.statistics": "labelled"}),
@@ -114,12 +126,7 @@ def shown(values: Mapping[str, Any]) -> str:
 
 def tried(part: Part) -> list[Job]:
     """The runs of a part that goes by validation error."""
-    norm = (3 * 16 * 16) ** 0.5
-    perturbations = [
-        ("vat", {"vat.eps": round(share * norm, 2), "vat.xi": 0.1, "vat.iterations": 1}) for share in SHARES
-    ]
     runs: dict[str, list[tuple[str, Mapping[str, Any]]]] = {
-        "pilot": [("supervised", {}), *perturbations],
         "tuning": [("supervised", values) for values in GRID],
         "options": [(method, values) for method, choices in OPTIONS.items() for values in choices],
     }
@@ -127,20 +134,25 @@ def tried(part: Part) -> list[Job]:
         Job(part, dataset, f"{method} {shown(values)}".strip(), seed, method, values)
         for seed in TRIED
         for dataset in LABELS
-        for method, values in runs[part]
+        for method, values in (perturbations(dataset) if part == "pilot" else runs[part])
     ]
+
+
+def perturbations(dataset: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """VAT with perturbations of several lengths, and supervised training beside it."""
+    norm, step = (3 * SIDES[dataset] ** 2) ** 0.5, {"vat.xi": 0.1, "vat.iterations": 1}
+    return [("supervised", {}), *(("vat", {"vat.eps": round(share * norm, 2), **step}) for share in SHARES)]
 
 
 def main_part(rows: Sequence[Row]) -> list[Job]:
     """Every method, and the tuned baseline where the tuning is done; the first seeds of all methods come first."""
     jobs = []
-    for seed in range(max(SEEDS.values())):
-        for dataset in (name for name in LABELS if seed < SEEDS[name]):
-            names = ["supervised", *(name for name in method_names() if name != "supervised")]
-            jobs += [Job("main", dataset, name, seed, name) for name in names]
-            best = tuned(rows, dataset)
-            if best is not None:
-                jobs.insert(len(jobs) - len(names) + 1, Job("main", dataset, TUNED, seed, "supervised", best))
+    for dataset, seed in ORDER:
+        names = ["supervised", *(name for name in method_names() if name != "supervised")]
+        jobs += [Job("main", dataset, name, seed, name) for name in names]
+        best = tuned(rows, dataset)
+        if best is not None:
+            jobs.insert(len(jobs) - len(names) + 1, Job("main", dataset, TUNED, seed, "supervised", best))
     return jobs
 
 
@@ -176,7 +188,7 @@ def document_of(job: Job, cifar10: str) -> dict[str, Any]:
         "dataset": job.dataset if job.dataset == "digits" else place_of(job.dataset, cifar10),
         "labels": LABELS[job.dataset],
         "seed": job.seed,
-        "data": {"label_seed": job.seed, "image_size": SIDE.get(job.dataset)},
+        "data": {"label_seed": job.seed, "image_size": SIDES[job.dataset]},
     }
     if job.part != "main":
         document["data"]["valid"] = VALID
