@@ -7,8 +7,8 @@
 A finished run is a line of docs/tables/methods/runs.jsonl (`--rows FILE`: another file) the moment it ends; a run that
 has a line is not made again. The parts:
 
-pilot    what VAT's perturbation should be by default, by validation error.
-tuning   lr and weight decay of the supervised baseline, by validation error.
+pilot    what VAT's perturbation should be by default, by validation error after 500 steps.
+tuning   lr of the supervised baseline, by validation error.
 main     every method at its defaults, the supervised baseline at its defaults and tuned; the test set is read once.
 options  FixMatch's strong view with `augment.probability` 1 and 0.5, pseudo_label with both `statistics`, by validation
          error.
@@ -58,12 +58,19 @@ ORDER = [
     (TWO, 2),
 ]
 """Of the main part's data sets and seeds: after an interruption there is something of everything."""
+FIRST = (
+    "supervised",
+    *("freematch", "softmatch", "uda", "mean_teacher", "mixmatch", "simple", "alphamatch", "fixmatch"),
+)
+"""Methods of a seed that are trained before the others."""
 SIDES = {"digits": 8, TWO: 16}
 """Sides in pixels: the digits' own, and half of the photographs'."""
-TRIED = (100, 101)
+TRIED: dict[str, tuple[int, ...]] = {"pilot": (100,), "tuning": (100,), "options": (100, 101)}
 """Seeds of all parts but main, which has none of them."""
+PILOT_STEPS = {"epochs": 5, "steps_per_epoch": 100}
+"""Of the pilot alone, which has to come first."""
 VALID = 400
-GRID = [{"lr": lr, "weight_decay": decay} for lr in (0.01, 0.03, 0.1) for decay in (5e-4, 5e-3)]
+GRID: list[dict[str, Any]] = [{"lr": lr} for lr in (0.01, 0.03, 0.1)]
 TUNED = "supervised, tuned"
 Part = Literal["pilot", "tuning", "main", "options"]
 PARTS: tuple[Part, ...] = ("pilot", "tuning", "main", "options")
@@ -132,7 +139,7 @@ def tried(part: Part) -> list[Job]:
     }
     return [
         Job(part, dataset, f"{method} {shown(values)}".strip(), seed, method, values)
-        for seed in TRIED
+        for seed in TRIED[part]
         for dataset in LABELS
         for method, values in (perturbations(dataset) if part == "pilot" else runs[part])
     ]
@@ -148,7 +155,7 @@ def main_part(rows: Sequence[Row]) -> list[Job]:
     """Every method, and the tuned baseline where the tuning is done; the first seeds of all methods come first."""
     jobs = []
     for dataset, seed in ORDER:
-        names = ["supervised", *(name for name in method_names() if name != "supervised")]
+        names = [*FIRST, *(name for name in method_names() if name not in FIRST)]
         jobs += [Job("main", dataset, name, seed, name) for name in names]
         best = tuned(rows, dataset)
         if best is not None:
@@ -166,7 +173,7 @@ def tuned(rows: Sequence[Row], dataset: str) -> Mapping[str, Any] | None:
             if (row.part, row.dataset, row.variant) == ("tuning", dataset, f"supervised {shown(values)}")
             and row.val_error is not None
         ]
-        if len(here) < len(TRIED):
+        if len(here) < len(TRIED["tuning"]):
             return None
         losses = [row.val_loss or 0.0 for row in here]
         means[shown(values)] = (
@@ -192,6 +199,8 @@ def document_of(job: Job, cifar10: str) -> dict[str, Any]:
     }
     if job.part != "main":
         document["data"]["valid"] = VALID
+    if job.part == "pilot":
+        document |= PILOT_STEPS
     return with_overrides(document, job.values)
 
 

@@ -110,7 +110,7 @@ def _without_code(run: Run) -> tuple[int, dict[str, Tensor]]:
     Raises:
         ConfigError: the classifier depends on a head that only the method's code can build.
     """
-    head, weights = run.ema.network.head, run.ema.network.state_dict()
+    head, weights = run.network.head, run.ema.network.state_dict()
     if isinstance(head, AttentionHead):
         return head.conv2.out_channels, weights
     if head is not None and type(head).pooling is not Head.pooling:
