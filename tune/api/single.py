@@ -73,10 +73,9 @@ def train(
     Args:
         method: see `methods`; None: pseudo_label, or what `config` names.
         dataset, labels, network, epochs, seed: None: what `config` says, else what fits the data.
-        preset: a set of the method's parameters by name, such as vat's ``report``.
-        settings: other values by dotted name, or ``["vat.eps=4"]``; they go before the preset's.
-        config: a file that `export` wrote.
-        out: folder of the run; None: a fresh one in the home.
+        preset: a set of the method's parameters by name (vat's ``report``), below those of `settings`.
+        settings: other values by dotted name, or ``["vat.eps=4"]``.
+        config, out: a file that `export` wrote; folder of the run, None: a fresh one in the home.
         final: read the test set, once, at the end; the reading is recorded.
         refit: train on the validation images as well, for as many steps; needs `final`, and gives no `val/error`.
         resume: go on in `out` from the last whole checkpoint.
@@ -94,8 +93,7 @@ def train(
     _check(refit, final, resume, folder, made)
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
-    given = {k: v for k, v in common.items() if v is not None}
-    kept = folder if resume else None
+    given, kept = {k: v for k, v in common.items() if v is not None}, folder if resume else None
     chosen, document = _configuration(method, given, preset, settings or {}, file, kept, trust_method)
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings or preset)
     membership = _membership(chosen, document, place)
