@@ -19,7 +19,6 @@ from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import open_storage
 from tune.trials.reading import read_records
-from tune.trials.repeats import MOST_REPEATS
 from tune.trials.study_trials import StudyTrials
 
 Command = Callable[..., Done]
@@ -175,5 +174,8 @@ def test_what_another_study_of_the_home_trained_is_taken_over_once(ssl_tune: Com
     assert len(load_study("elsewhere", home=home.path).records()) == 6
 
 
-def test_so_many_in_a_row_are_enough() -> None:
-    assert MOST_REPEATS == 50
+def test_a_study_of_before_goes_on_as_it_was(home: Home) -> None:
+    folder, spec = make_study(home, epochs=2, settings={"pseudo_label.threshold": 0.9}, trials=5)
+    assert spec.no_work_twice
+    records = StudyTrials(folder, spec.model_copy(update={"no_work_twice": False}))
+    assert [t.number for t in (records.ask(), records.ask()) if t is not None] == [0, 1]

@@ -263,7 +263,8 @@ def obstacle(folder: StudyFolder, trial: int) -> Iterator[set[int]]:
 def test_trials_that_raise_or_diverge_fail_and_the_study_goes_on_and_exits_4(
     local_ray: None, ready_home: Home, pictures: Path, ssl_tune: Command
 ) -> None:
-    folder, _ = make_study(ready_home, **faulty_options(ready_home, pictures))
+    folder, spec = make_study(ready_home, **faulty_options(ready_home, pictures))
+    folder.write_spec(spec.model_copy(update={"no_work_twice": False}))  # two configurations, four trials
     with obstacle(folder, 1) as raised:
         done = ssl_tune("resume", "faulty")
     assert done.code == 4, done

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tune.findings.study import Study
     from tune.trials.record import TrialRecord
 
+FAILED_SHOWN = 5
+"""Failed trials in a table of the best."""
 WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
 
@@ -71,7 +73,7 @@ def _cell(value: object) -> str:
 
 
 def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top: int = 10) -> None:
-    """A study's outcome: the ten best trials, and how much the best one's lead means.
+    """A study's outcome: the ten best trials, those that failed, and how much the best one's lead means.
 
     Args:
         study: the study.
@@ -81,7 +83,15 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     records = study.records() if records is None else records
     shown = ranked(records)[:top]
     found = f"best {len(shown)} of {counted(len(records), 'trial')}"
-    print_trials(shown, title=f"study {study.name}: {found}, {study.spec.protocol} protocol")
+    lost = [r for r in records if r.state == "failed"]
+    print_trials(
+        [*shown, *lost[:FAILED_SHOWN]], title=f"study {study.name}: {found}, {study.spec.protocol} protocol"
+    )
+    if any(r.stop_reason != "nan" for r in lost):
+        again = study.folder.command("resume", "--retry-failed")
+        console().print(
+            f"{counted(len(lost), 'trial')} failed. Once the cause is mended, run them again with: {again}"
+        )
     best, full = best_record(records)
     if best is None or best.val_error is None:
         return

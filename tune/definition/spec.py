@@ -72,6 +72,8 @@ class StudySpec(KeptOptions, _Head):
     `protocol` says what plays the unlabelled images: images without a label, or images whose labels are hidden.
     `label` names the data set in MLflow; None in studies made before folders of one name were told apart.
     `grid_levels` are those of each range of ``--sampler grid``; None in studies made before they were kept.
+    `no_work_twice`: a configuration whose bits are known is not trained again; studies made before that go on as they
+    were.
     `method_path` is where the file of a user's own method lay; the study goes on with the copy in its own folder.
     """
 
@@ -83,6 +85,7 @@ class StudySpec(KeptOptions, _Head):
     uid: str = ""
     points: tuple[dict[str, Any], ...] = Field((), strict=False)
     grid_levels: int | None = None
+    no_work_twice: bool = False
     split_hash: str | None = None
     fingerprint: dict[str, str] | None = None
     protocol: Literal["real", "simulated"] = "simulated"

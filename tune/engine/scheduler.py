@@ -201,7 +201,7 @@ class StudyFIFO(FIFOScheduler):
     """
 
     def __init__(self, stop_asked: Collection[int] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._stop_asked = stop_asked
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

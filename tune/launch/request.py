@@ -108,6 +108,7 @@ def resolve_request(
         elastic=request.address is not None and request.concurrent is None,
         protocol=info.protocol,
         label=dataset_label(config.dataset),
+        no_work_twice=True,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     stopping_of(spec).check(config.epochs)

@@ -56,12 +56,15 @@ class Known:
     Args:
         space: the study's.
         epochs: its full budget.
+        is_used: of a study that trains the same again (`tune.definition.spec.StudySpec.no_work_twice`) nothing counts.
     """
 
-    def __init__(self, space: SearchSpace, epochs: int) -> None:
+    def __init__(self, space: SearchSpace, epochs: int, *, is_used: bool) -> None:
+        self._is_used = is_used
         self._space, self._epochs = space, epochs
         self._names = {p.name for p in space.parameters}
         self._trials: dict[str, str] = {}
+        self._warm: set[str] = set()
 
     def key(self, values: Mapping[str, Any]) -> str:
         """The same for all points that lead to one configuration, such as two shares of one warm-up."""
@@ -69,6 +72,8 @@ class Known:
 
     def find(self, values: Mapping[str, Any]) -> str | None:
         """The trial that has this configuration: its number, or where it was taken over from."""
+        if not self._is_used:
+            return None
         return self._trials.get(self.key(values))
 
     def add(self, trial: FrozenTrial) -> None:
@@ -81,8 +86,14 @@ class Known:
         elif SAME_BITS in trial.user_attrs:
             where = trial.user_attrs[TAKEN_OVER]
         else:
+            if TAKEN_OVER in trial.user_attrs:
+                self._warm.add(self.key(trial.params))
             return
         self._trials.setdefault(self.key(trial.params), where)
+
+    def is_warm(self, values: Mapping[str, Any]) -> bool:
+        """Whether a trial of this configuration came with `--warm-start`."""
+        return self.key(values) in self._warm
 
     def forget(self, trial: FrozenTrial) -> None:
         """The configuration of a trial may be trained again."""

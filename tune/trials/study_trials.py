@@ -87,7 +87,7 @@ class StudyTrials:
         self.stop_asked.clear()
         self.stop_asked.update(n for n, t in self._running.items() if STOP_ASKED in t.user_attrs)
         self._sampling = self._sampling_after(trials)
-        self._known = Known(self.space, self.epochs)
+        self._known = Known(self.space, self.epochs, is_used=self.spec.no_work_twice)
         for trial in trials:
             self._known.add(trial)
         self._records = {t.number: self._record(t) for t in own}
@@ -156,10 +156,13 @@ class StudyTrials:
             notes: dict[str, Any] = {GIVEN: self._place} if fixed else {}
             self._place += 1 if fixed else 0
             if (known := self._known.find(params)) is None:
-                if (found := self._elsewhere(params)) is None:
+                found = self._elsewhere(params) if self.spec.no_work_twice else None
+                if found is None:
                     return params, notes | ({INSTEAD_OF: repeated} if repeated else {})
-                self._keep_found(params, found, notes)
-                known, attempt = found.where, -1
+                known = found.where
+                if not self._known.is_warm(params):  # else the sampler has heard of it
+                    self._keep_found(params, found, notes)
+                    attempt = -1
             repeated.append(known)
             attempt += 1
         return None
