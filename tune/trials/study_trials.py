@@ -147,10 +147,9 @@ class StudyTrials:
         """The next point whose configuration is not known, and what is to be noted of it; None: there is none."""
         first = [self.space.baseline_for(self.epochs), *self.spec.points]
         repeated: list[str] = []
-        attempt = 0
         while len(repeated) < MOST_REPEATS:
             fixed = first[self._place] if self._place < len(first) else {}
-            params = self._sampling.ask(self._seen, fixed, attempt)
+            params = self._sampling.ask(self._seen, fixed, attempt=len(repeated))
             if params is None:
                 return None
             notes: dict[str, Any] = {GIVEN: self._place} if fixed else {}
@@ -162,9 +161,7 @@ class StudyTrials:
                 known = found.where
                 if not self._known.is_warm(params):  # else the sampler has heard of it
                     self._keep_found(params, found, notes)
-                    attempt = -1
             repeated.append(known)
-            attempt += 1
         return None
 
     def _keep_found(self, params: Mapping[str, Any], found: Found, notes: Mapping[str, Any]) -> None:
