@@ -26,8 +26,8 @@ from tests.tune.helpers import Done, copy_home, make_pictures, mlflow_runs, mlfl
 from tests.tune.servers import free_port
 from tune.confirmation.confirm import confirm
 from tune.findings.study import load_study
-from tune.store.event_log import EventLog
 from tune.predictions.writing import ByClass
+from tune.store.event_log import EventLog
 from tune.store.home import Home
 
 Command = Callable[..., Done]
