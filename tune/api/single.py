@@ -104,11 +104,18 @@ def train(
     result = _train(
         chosen, folder, place, root, made, membership, final=final, resume=resume, on_report=on_report
     )
-    is_mean = (document.get("origin") or {}).get("repeats", 1) > 1  # of several seeds, and this is one
-    expected = None
-    if as_exported and not refit and not is_mean:
-        expected = (document.get("expect") or {}).get("val_error")
-    return Training(result, folder, expected, made)
+    return Training(result, folder, _expected(document) if as_exported and not refit else None, made)
+
+
+def _expected(document: Mapping[str, Any]) -> float | None:
+    """The `val/error` that an exported configuration promises.
+
+    None where it is the mean of several seeds (`--repeats`), of which this is one.
+    """
+    if (document.get("origin") or {}).get("repeats", 1) > 1:
+        return None
+    found: float | None = (document.get("expect") or {}).get("val_error")
+    return found
 
 
 def _as_path(path: Path | str | None) -> Path | None:

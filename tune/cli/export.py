@@ -16,6 +16,18 @@ from tune.cli.options import HomeOption
 from tune.cli.show import console
 from tune.definition.objective import DEFAULT, FIELDS, in_words
 
+_OnnxOption = Annotated[
+    Path | None, typer.Option("--onnx", metavar="FILE", help="The best as an ONNX file (extra `onnx`)")
+]
+_RegisterOption = Annotated[
+    str | None,
+    typer.Option("--register", metavar="MODEL_NAME", help="The best into MLflow's registry, as candidate"),
+]
+_PointsOption = Annotated[
+    Path | None,
+    typer.Option("--points", metavar="FILE", help="The best trials as points, for `search` and `enqueue`"),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's command."""
@@ -41,21 +53,9 @@ def export_command(
         Path | None,
         typer.Option("--model", metavar="DIR", help="The best as a model's folder, for `predict`"),
     ] = None,
-    onnx: Annotated[
-        Path | None, typer.Option("--onnx", metavar="FILE", help="The best as an ONNX file (extra `onnx`)")
-    ] = None,
-    register: Annotated[
-        str | None,
-        typer.Option(
-            "--register", metavar="MODEL_NAME", help="The best into MLflow's registry, as candidate"
-        ),
-    ] = None,
-    points: Annotated[
-        Path | None,
-        typer.Option(
-            "--points", metavar="FILE", help="The best trials as points, for `search` and `enqueue`"
-        ),
-    ] = None,
+    onnx: _OnnxOption = None,
+    register: _RegisterOption = None,
+    points: _PointsOption = None,
     top: Annotated[int, typer.Option(help="With --points: how many")] = 5,
     home: HomeOption = None,
 ) -> None:
