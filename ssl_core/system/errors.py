@@ -33,7 +33,21 @@ def unknown(kind: str, given: str, known: Iterable[str], *, where: str = "") -> 
         where: the place it was given at, for example a file and line; "" for the command line.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = _nearest(given, names)
+    hint = f" Did you mean {near!r}?" if near else ""
     place = f"{where}: " if where else ""
     return ConfigError(f"{place}unknown {kind} {given!r}.{hint} Known: {', '.join(names)}.")
+
+
+def _nearest(given: str, names: list[str]) -> str | None:
+    """The known name that was meant, if any. Without its section a dotted name is known as well: ``threshold`` is
+    ``pseudo_label.threshold``."""
+    by_last: dict[str, str] = {}
+    for name in names:
+        by_last.setdefault(name.rpartition(".")[2], name)
+    if (last := given.rpartition(".")[2]) in by_last:
+        return by_last[last]
+    if near := difflib.get_close_matches(given, names, n=1, cutoff=0.5):
+        return near[0]
+    near = difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.7)
+    return by_last[near[0]] if near else None

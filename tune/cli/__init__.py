@@ -35,16 +35,18 @@ def _made() -> typer.Typer:
 
     from tune.cli import data, export, info, jobs, predict, read, report, study, training
     from tune.cli import reproduce as tables
+    from tune.cli.line.root import root
+    from tune.cli.line.strict import StrictTyper
 
-    made = typer.Typer(
+    made = StrictTyper(
         name="ssl-tune",
-        help="Hyperparameter search for semi-supervised image classification. All state lives in one folder: "
-        "--home, SSL_TUNE_HOME, or ./ssl-tune-home.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        add_completion=True,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
+    made.callback()(root)
     for module in (training, study, jobs, read, export, predict, report, tables, data, info):
         module.register(made)
     return made

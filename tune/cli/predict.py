@@ -10,6 +10,7 @@ import typer
 
 from tune import api
 from tune.cli.data import progress_bar
+from tune.cli.line.completion import complete_study
 from tune.cli.options import DataRootOption, HomeOption
 from tune.cli.show import console
 from tune.errors import Exit
@@ -41,7 +42,11 @@ def predict_command(
     ] = None,
     unlabelled_of: Annotated[
         str | None,
-        typer.Option(metavar="STUDY", help="In place of IMAGES: the study's images that have no label"),
+        typer.Option(
+            metavar="STUDY",
+            help="In place of IMAGES: the study's images that have no label",
+            autocompletion=complete_study,
+        ),
     ] = None,
     sheet: Annotated[
         Path | None,

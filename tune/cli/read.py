@@ -12,13 +12,23 @@ import typer
 from ssl_core.system.errors import ConfigError, counted
 from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
-from tune.cli.show import console, print_json, print_study, print_table, print_trials, typed
+from tune.cli.show import (
+    console,
+    print_json,
+    print_running,
+    print_study,
+    print_table,
+    print_trials,
+    typed,
+    waiting,
+)
+from tune.definition.inputs import without_place
 from tune.definition.objective import DEFAULT
 from tune.delivery.moved_home import follow
 from tune.errors import Exit
 from tune.findings.ranking import trials_document
 from tune.findings.study import load_study
-from tune.findings.words import PROTOCOLS
+from tune.findings.words import PROTOCOLS, duration
 
 
 def register(app: typer.Typer) -> None:
@@ -40,21 +50,38 @@ def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> Non
         print_json(documents)
         return
     if not documents:
-        console().print(f"no study in {home_of(home).shown} yet. Start one with: ssl-tune search")
+        console().print(
+            f"no study in {home_of(home).shown} yet. Start one with: {typed('search', None, home)}"
+        )
         return
+    head = [
+        "study",
+        "begun",
+        "state",
+        "method",
+        "data",
+        "labels",
+        "trials ended",
+        "best val/error %",
+        "objective",
+    ]
     rows = [_row(document) for document in documents]
-    print_table(["study", "state", "method", "labels", "trials ended", "best val/error %", "objective"], rows)
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    print_table(head, rows)
 
 
 def _row(status: dict[str, Any]) -> list[object]:
     """A study's row in the list of studies."""
     if status["trials"] is None:
-        return [status["study"], status["state"], "", "", "", "", ""]
+        return [status["study"], "", status["state"], *[""] * 6]
     ended = sum(status["trials"][state] for state in ("completed", "stopped_early", "failed"))
     return [
         status["study"],
+        str(status["created"])[:10],
         status["state"],
         status["method"],
+        without_place(status["dataset"]),
         status["labels"],
         f"{ended}/{status['trials']['total']}",
         "" if status["best"] is None else round(status["best"]["val_error"], 2),
@@ -64,8 +91,10 @@ def _row(status: dict[str, Any]) -> list[object]:
 
 def cost(document: dict[str, float]) -> str:
     """Epochs, time and disk in words."""
-    megabytes, minutes = document["disk_bytes"] / 1e6, document["seconds"] / 60
-    return f"{document['epochs']:g} epochs, {minutes:.1f} min, {megabytes:.1f} MB of checkpoints"
+    megabytes = document["disk_bytes"] / 1e6
+    return (
+        f"{document['epochs']:g} epochs, {duration(document['seconds'])}, {megabytes:.1f} MB of checkpoints"
+    )
 
 
 def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -88,6 +117,8 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
     ]
     if document["cost"]["planned"] is not None:
         rows.append(["expected", cost(document["cost"]["planned"])])
+    if document["seconds_left"] is not None:
+        rows.append(["left", f"about {duration(document['seconds_left'])} of training"])
     print_table([name, ""], rows)
     if tracking["problem"]:
         console().print(f"not delivered to MLflow, will be tried again: {tracking['problem']}")
@@ -96,6 +127,7 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
             f"MLflow refused {counted(tracking['refused'], 'event')} for good; see which with: "
             f"{typed('sync', name, home)}"
         )
+    print_running(records, study.spec.config["epochs"])
     print_study(study, records)
     if document["state"] == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
@@ -188,7 +220,8 @@ def sync_command(
     home: HomeOption = None,
 ) -> None:
     """Deliver to MLflow the events of a study that still wait."""
-    delivery = api.sync(name, timeout=timeout, retry_refused=retry_refused, home=home)
+    with waiting(f"MLflow to take what {name} owes (at most {timeout})"):
+        delivery = api.sync(name, timeout=timeout, retry_refused=retry_refused, home=home)
     pending, dead, problem = delivery.pending, delivery.refused, delivery.problem
     for letter in dead:
         console().print(f"refused for good: {letter.event.kind} of {letter.event.run}: {letter.reason}")

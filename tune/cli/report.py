@@ -10,8 +10,9 @@ import typer
 
 from ssl_core.system.errors import counted
 from tune import api
+from tune.cli.line.completion import complete_study
 from tune.cli.options import HomeOption, JsonOption, NameArgument
-from tune.cli.show import console, print_json, typed
+from tune.cli.show import console, print_json, typed, waiting
 from tune.errors import Exit
 
 
@@ -30,7 +31,8 @@ def report_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write a study as one HTML page that opens without a network, and attach it to the study's run in MLflow."""
-    document = api.report(name, output, home=home)
+    with waiting("the figures, and for MLflow to take the page"):
+        document = api.report(name, output, home=home)
     pending = document["pending"]
     if as_json:
         print_json(document)
@@ -50,7 +52,12 @@ def report_command(
 
 
 def figures_command(
-    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="A study, or a folder of `train`")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER", help="A study, or a folder of `train`", autocompletion=complete_study
+        ),
+    ],
     trial: Annotated[str | None, typer.Option(help="A trial of the study [the best]")] = None,
     output: Annotated[
         Path | None,
@@ -59,5 +66,7 @@ def figures_command(
     home: HomeOption = None,
 ) -> None:
     """Draw a run: its validation error and losses, its pseudo-labels, and its method's own picture."""
-    for path in api.pictures(name, output, trial=trial, home=home):
+    with waiting("the figures"):
+        drawn = api.pictures(name, output, trial=trial, home=home)
+    for path in drawn:
         console().print(str(path))

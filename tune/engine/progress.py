@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tune.definition.objective import DEFAULT, in_words
 from tune.findings.ranking import best_record
-from tune.findings.words import parameters, result
+from tune.findings.words import duration, parameters, result
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -86,7 +86,7 @@ class Progress:
             mean = sum(r.epoch for r in records if r.state != "running") / ended
             under_way = sum(max(0.0, mean - r.epoch) for r in records if r.state == "running")
             left = (mean * (self.spec.trials - len(records)) + under_way) / rate
-            parts.append(f"about {_duration(left)} left")
+            parts.append(f"about {duration(left)} left")
         if waiting := self._waiting():
             parts.append(waiting)
         return ", ".join(parts)
@@ -147,7 +147,7 @@ class LiveProgress(Progress):
             table.add_column(column, justify="right" if column != "state" else "left")
         table.add_column("searched")
         best, _ = best_record(records)
-        shown = [r for r in records if r.state == "running"] or []
+        shown = [r for r in records if r.state == "running"]
         finished = sorted(
             (r for r in records if r.state == "completed" and r.score is not None),
             key=lambda r: r.score or 0,
@@ -182,9 +182,3 @@ def _line(record: TrialRecord) -> str:
         f"trial {record.trial} {record.state.replace('_', ' ')}{why} at epoch {record.epoch}: {result(record)}"
         f"  [{parameters(record.params)}]{what}"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
