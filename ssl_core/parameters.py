@@ -32,7 +32,7 @@ UNITS = {
     "data.device_share": "share of the memory",
     "backbone.lr_scale": "multiples of lr",
 }
-"""Units of the parameters that every method has; a method's own are pure numbers, unless their description says more."""
+"""Units of the parameters that every method has. A method's own are pure numbers, unless the description says more."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tune.api import load_study as load_study
     from tune.api import logs as logs
     from tune.api import methods as methods
+    from tune.api import mlflow_links as mlflow_links
     from tune.api import pictures as pictures
     from tune.api import plan as plan
     from tune.api import predict as predict

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tune.api.reading import export as export
     from tune.api.reading import export_all as export_all
     from tune.api.reading import export_table as export_table
+    from tune.api.reading import mlflow_links as mlflow_links
     from tune.api.reading import pictures as pictures
     from tune.api.reading import repair as repair
     from tune.api.reading import report as report
@@ -76,6 +77,7 @@ _PLACES = {
     "load_study": "tune.findings.study",
     "logs": "tune.api.driving",
     "methods": "tune.api.explaining",
+    "mlflow_links": "tune.api.reading",
     "pictures": "tune.api.reading",
     "plan": "tune.api.searching",
     "plan_request": "tune.api.searching",

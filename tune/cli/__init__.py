@@ -18,7 +18,6 @@ from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteE
 from tune.errors import Exit, ServiceError, without_passwords
 
 if TYPE_CHECKING:
-    import typer
 
     app: typer.Typer
 
@@ -31,12 +30,12 @@ def __getattr__(name: str) -> Any:
 
 def _made() -> typer.Typer:
     """The command with all of its commands."""
-    import typer
 
     from tune.cli import data, export, info, jobs, predict, read, report, study, training
     from tune.cli import reproduce as tables
     from tune.cli.line.root import root
     from tune.cli.line.strict import StrictTyper
+    from tune.cli.serving import mlflow_ui
 
     made = StrictTyper(
         name="ssl-tune",
@@ -47,7 +46,7 @@ def _made() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     made.callback()(root)
-    for module in (training, study, jobs, read, export, predict, report, tables, data, info):
+    for module in (training, study, jobs, read, export, predict, report, tables, mlflow_ui, data, info):
         module.register(made)
     return made
 

@@ -1,9 +1,7 @@
-"""Commands that read: studies, status, trials, export, ui; and sync, which delivers what MLflow lacks."""
+"""Commands that read: studies, status, trials; and sync, which delivers what MLflow lacks."""
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from typing import Annotated, Any
 
@@ -24,7 +22,6 @@ from tune.cli.show import (
 )
 from tune.definition.inputs import without_place
 from tune.definition.objective import DEFAULT
-from tune.delivery.moved_home import follow
 from tune.errors import Exit
 from tune.findings.ranking import trials_document
 from tune.findings.study import load_study
@@ -36,7 +33,6 @@ def register(app: typer.Typer) -> None:
     app.command("studies")(studies_command)
     app.command("status")(status_command)
     app.command("trials")(trials_command)
-    app.command("ui")(ui_command)
     app.command("sync")(sync_command)
 
 
@@ -153,62 +149,6 @@ def trials_command(
         for record in records:
             if record.error:
                 console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")
-
-
-def ui_command(
-    home: HomeOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on", min=1, max=65535)] = 5000,
-) -> None:
-    """Start the MLflow UI on this home; stop it with Ctrl-C."""
-    place = home_of(home).folder_for("ui")
-    database = place.path / "mlflow.db"
-    if not database.exists():
-        raise ConfigError(
-            f"{database} does not exist yet: no study of this home was tracked there. Run one first."
-        )
-    check_port(host, port)
-    follow(database, place.artifacts)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", place.default_tracking_uri]
-    command += ["--artifacts-destination", place.artifacts.as_uri(), "--host", host, "--port", str(port)]
-    command += ["--workers", "1"]  # one reader on SQLite; four would take minutes to start on a small machine
-    # MLflow opens on pages for language models unless it is told that these are training runs.
-    console().print(
-        f"MLflow: http://{host}:{port}/#/experiments?workflowType=machine_learning (Ctrl-C stops it)"
-    )
-    sys.stdout.flush()
-    os.execv(sys.executable, command)  # in this process's place, so that signals reach the server
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuse a port that cannot be listened on: MLflow's own processes would take a minute to say so.
-
-    Raises:
-        ConfigError: says why, and which port is free.
-    """
-    try:
-        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise ConfigError(f"--host {host}: no address of this machine ({error.strerror}).") from None
-    problem = _listened(family, place)
-    if problem is None:
-        return
-    free = next(
-        (p for p in range(port + 1, min(port + 100, 65536)) if not _listened(family, (place[0], p))), None
-    )
-    remedy = "Name another with --port." if free is None else f"Take another, such as --port {free}."
-    raise ConfigError(f"--port {port}: {host} cannot be listened on there ({problem}). {remedy}")
-
-
-def _listened(family: int, place: tuple[Any, ...]) -> str | None:
-    """Why nothing can listen at an address; None where something can."""
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(place)
-        except OSError as error:
-            return error.strerror or str(error)
-    return None
 
 
 def sync_command(

@@ -180,7 +180,7 @@ def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
     out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
     uri = study.spec.tracking_uri
     at_home = uri == home_of(home).default_tracking_uri
-    where = typed("ui", None, home) if at_home else shown(uri)
+    where = typed("ui", name, home) if at_home else shown(uri)
     out.print(f"compare the trials in MLflow:   {where}")
 
 
