@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tune.api import export as export
     from tune.api import export_model as export_model
     from tune.api import export_onnx as export_onnx
+    from tune.api import live_page as live_page
     from tune.api import load_study as load_study
     from tune.api import logs as logs
     from tune.api import methods as methods

@@ -228,7 +228,7 @@ def test_status_shows_trials_that_run_and_the_best_is_in_its_table(ssl_tune: Com
     folder.lock()
     shown = ssl_tune("status", "s")
     rows = [[cell.strip() for cell in line.split("│")] for line in shown.out.splitlines()]
-    assert any(row[1:4] == ["1", "4 of 6", "16.00 %"] for row in rows if len(row) > 4), shown.out
+    assert any(row[1:4] == ["1", "4 of 6", "18.00 → 17.00 → 16.00"] for row in rows if len(row) > 4), shown.out
     best = ssl_tune("status", "s", "--json").document["best"]["trial"]
     assert best == "0" and f"best: trial {best}" in shown.out
     listed = [row[1] for row in rows if len(row) > 4 and row[2] == "running"]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tune.api.reading import export as export
     from tune.api.reading import export_all as export_all
     from tune.api.reading import export_table as export_table
+    from tune.api.reading import live_page as live_page
     from tune.api.reading import mlflow_links as mlflow_links
     from tune.api.reading import pictures as pictures
     from tune.api.reading import repair as repair
@@ -77,6 +78,7 @@ _PLACES = {
     "load_study": "tune.findings.study",
     "logs": "tune.api.driving",
     "methods": "tune.api.explaining",
+    "live_page": "tune.api.reading",
     "mlflow_links": "tune.api.reading",
     "pictures": "tune.api.reading",
     "plan": "tune.api.searching",

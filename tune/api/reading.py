@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from tune.delivery.links import study_links
 from tune.errors import Exit, ServiceError
 from tune.findings import exports
 from tune.findings.ranking import ranked
-from tune.findings.study import load_study, studies_of, studies_status
+from tune.findings.study import Study, load_study, studies_of, studies_status
 from tune.store.event_log import EventLog
 from tune.store.events import DeadLetter
 from tune.store.home import Home
@@ -127,6 +129,27 @@ def pictures(
     from tune.figures.run import figures  # loads matplotlib
 
     return figures(name, None if output is None else Path(output), trial=trial, home=home)
+
+
+def live_page(
+    study: Study, *, host: str = "127.0.0.1", port: int = 0
+) -> AbstractContextManager[str]:
+    """A study's page, served for the length of a ``with`` block and drawn anew while the study runs.
+
+    Args:
+        study: the study.
+        host: the address to listen on; by default this machine alone can ask for the page.
+        port: 0: any that is free.
+
+    Returns:
+        A context manager that gives the page's address.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
+    from tune.page.live.server import serving  # loads jinja2 and Optuna
+
+    return serving(study, host, port, time.monotonic)
 
 
 def mlflow_links(

@@ -35,7 +35,7 @@ def _made() -> typer.Typer:
     from tune.cli import reproduce as tables
     from tune.cli.line.root import root
     from tune.cli.line.strict import StrictTyper
-    from tune.cli.serving import mlflow_ui
+    from tune.cli.serving import live_page, mlflow_ui
 
     made = StrictTyper(
         name="ssl-tune",
@@ -46,7 +46,7 @@ def _made() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     made.callback()(root)
-    for module in (training, study, jobs, read, export, predict, report, tables, mlflow_ui, data, info):
+    for module in (training, study, jobs, read, export, predict, report, tables, live_page, mlflow_ui, data, info):
         module.register(made)
     return made
 

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ssl_core.system.errors import counted
+from ssl_core.system.errors import ConfigError, counted
 from tune import api
 from tune.cli.line.completion import complete_study
 from tune.cli.options import HomeOption, JsonOption, NameArgument
+from tune.cli.serving.live_page import watch
 from tune.cli.show import console, print_json, typed, waiting
 from tune.errors import Exit
 
@@ -27,10 +28,18 @@ def report_command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file [report.html in the study's folder]")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Serve the page instead, and refresh it while the study runs")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a study as one HTML page that opens without a network, and attach it to the study's run in MLflow."""
+    if live:
+        if output is not None or as_json:
+            raise ConfigError("--live serves the page and writes no file: leave -o and --json out.")
+        watch(name, home)
+        return
     with waiting("the figures, and for MLflow to take the page"):
         document = api.report(name, output, home=home)
     pending = document["pending"]

@@ -14,9 +14,8 @@ from rich.console import Console
 
 from ssl_core.system.errors import counted
 from tune.cli.line.layout import print_columns
-from tune.definition.objective import in_words
 from tune.findings.ranking import best_record, deviation_of, near_ties, ranked, shows_balanced
-from tune.findings.words import certainty, parameters, uncertain
+from tune.findings.words import certainty, last_epochs, parameters, uncertain
 
 if TYPE_CHECKING:
     from tune.findings.study import Study
@@ -133,12 +132,12 @@ def print_running(records: Sequence[TrialRecord], epochs: int) -> None:
         [
             r.trial,
             f"{r.epoch} of {epochs}",
-            "" if r.score is None else in_words(r.objective, r.score),
+            last_epochs(r),
             parameters(r.params),
         ]
         for r in running
     ]
-    print_table(["trial", "epoch", f"{running[0].objective} there", "searched"], rows, title="under way")
+    print_table(["trial", "epoch", f"{running[0].objective}, last epochs", "searched"], rows, title="under way")
 
 
 def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:

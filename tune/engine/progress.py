@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tune.definition.objective import DEFAULT, in_words
 from tune.findings.ranking import best_record
-from tune.findings.words import duration, parameters, result
+from tune.findings.words import duration, last_epochs, parameters, result
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tune.trials.record import TrialRecord
 
 REFRESH_SECONDS = 0.5
+LAST_EPOCHS = 4  # of a running trial, in the live table
 SHARE_OF_TIME = 20  # looking at all trials may cost a twentieth of the driver's time at most
 
 
@@ -154,8 +155,7 @@ class LiveProgress(Progress):
         )
         for record in [*finished[:5], *shown[-12:]]:
             style = "bold green" if best is not None and record.trial == best.trial else None
-            score = record.score
-            error = "" if score is None else in_words(record.objective, score).removesuffix(" %")
+            error = last_epochs(record, LAST_EPOCHS if record.state == "running" else 1)
             table.add_row(
                 record.trial, record.state, f"{record.epoch}", error, parameters(record.params), style=style
             )

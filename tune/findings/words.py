@@ -52,6 +52,14 @@ def result(record: TrialRecord) -> str:
     return f"{record.objective} {in_words(record.objective, record.score)} ({error})"
 
 
+def last_epochs(record: TrialRecord, most: int = 4) -> str:
+    """The objective in a trial's last epochs, the newest last: ``41.20 → 38.00 → 35.50``; of the warm-up the newest."""
+    values = [value for _, value in sorted(record.intermediate.items())][-most:]
+    if not values:
+        values = [] if record.score is None else [record.score]
+    return " → ".join(in_words(record.objective, value).removesuffix(" %") for value in values)
+
+
 def uncertain(record: TrialRecord, deviation: float) -> str:
     """A trial's error with its standard deviation in points: ``8.00 % ± 3.84``; before it a loss that is the objective.
 
