@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tune.api.explaining import doctor as doctor
     from tune.api.explaining import methods as methods
     from tune.api.explaining import spaces as spaces
+    from tune.api.keeping import clean as clean
+    from tune.api.keeping import delete as delete
+    from tune.api.keeping import pack as pack
+    from tune.api.keeping import unpack as unpack
     from tune.api.looking import data_summary as data_summary
     from tune.api.models import export_model as export_model
     from tune.api.models import export_onnx as export_onnx
@@ -65,8 +69,10 @@ _PLACES = {
     "Searched": "tune.api.searching",
     "Study": "tune.findings.study",
     "Training": "tune.api.single",
+    "clean": "tune.api.keeping",
     "confirm": "tune.api.confirming",
     "data_summary": "tune.api.looking",
+    "delete": "tune.api.keeping",
     "describe_space": "tune.api.explaining",
     "doctor": "tune.api.explaining",
     "export": "tune.api.reading",
@@ -80,6 +86,7 @@ _PLACES = {
     "methods": "tune.api.explaining",
     "live_page": "tune.api.reading",
     "mlflow_links": "tune.api.reading",
+    "pack": "tune.api.keeping",
     "pictures": "tune.api.reading",
     "plan": "tune.api.searching",
     "plan_request": "tune.api.searching",
@@ -104,6 +111,7 @@ _PLACES = {
     "sync": "tune.api.reading",
     "train": "tune.api.single",
     "trial_records": "tune.api.reading",
+    "unpack": "tune.api.keeping",
 }
 __all__ = sorted(name for name in _PLACES if not name.isupper())
 

@@ -33,6 +33,7 @@ def _made() -> typer.Typer:
 
     from tune.cli import data, export, info, jobs, predict, read, report, study, training
     from tune.cli import reproduce as tables
+    from tune.cli.keeping import moving, removing
     from tune.cli.line.root import root
     from tune.cli.line.strict import StrictTyper
     from tune.cli.serving import live_page, mlflow_ui
@@ -46,7 +47,7 @@ def _made() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     made.callback()(root)
-    for module in (training, study, jobs, read, export, predict, report, tables, live_page, mlflow_ui, data, info):
+    for module in (training, study, jobs, read, export, predict, report, tables, live_page, mlflow_ui, removing, moving, data, info):
         module.register(made)
     return made
 
