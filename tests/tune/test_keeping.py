@@ -118,7 +118,9 @@ def make_cache(home: Home, name: str, size: int, days: float) -> Path:
     return entry
 
 
-def test_clean_removes_old_caches_checkpoints_of_ended_trials_and_logs(ssl_tune: Command, copied: Home) -> None:
+def test_clean_removes_old_caches_checkpoints_of_ended_trials_and_logs(
+    ssl_tune: Command, copied: Home
+) -> None:
     study = copied.study_folder("shapes")
     stale, fresh = make_cache(copied, "stale", 1000, 40), make_cache(copied, "fresh", 1000, 1)
     kept = study / "trials" / "0" / "picture.npz"
@@ -317,7 +319,9 @@ def test_a_hostile_damaged_or_newer_pack_is_refused_and_nothing_is_left(
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no tar" * 1000)])
-def test_a_file_that_is_no_pack_is_refused(ssl_tune: Command, home: Home, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_pack_is_refused(
+    ssl_tune: Command, home: Home, tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
     done = ssl_tune("unpack", path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 import time
@@ -60,24 +59,32 @@ def test_an_option_that_collects_may_be_given_again(ssl_tune: Command, home: Hom
 # Completion: what a shell gets from the command, and a real bash with the script that it is given.
 
 
-def completed(line: str, shell: str = "bash", home: Path | None = None) -> list[str]:
+Complete = Callable[..., list[str]]
+
+
+@pytest.fixture
+def completed(ssl_tune: Command, monkeypatch: pytest.MonkeyPatch) -> Complete:
     """The words that Tab offers at the end of a line."""
-    words = line.split(" ")
-    asked = {
-        "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
-        "zsh": {"_TYPER_COMPLETE_ARGS": line},
-        "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
-    }[shell]
-    environment = {**os.environ, **asked, "_SSL_TUNE_COMPLETE": f"complete_{shell}"}
-    environment |= {"SSL_TUNE_HOME": str(home)} if home is not None else {}
-    done = subprocess.run(
-        [SSL_TUNE], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.stderr == "", done.stderr
-    return done.stdout.splitlines()
+
+    def complete(line: str, shell: str = "bash") -> list[str]:
+        asked = {
+            "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)},
+            "zsh": {"_TYPER_COMPLETE_ARGS": line},
+            "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+        }[shell]
+        with monkeypatch.context() as during:
+            for name, value in {**asked, "_SSL_TUNE_COMPLETE": f"complete_{shell}"}.items():
+                during.setenv(name, value)
+            done = ssl_tune()
+        assert done.err == "", done.err
+        return [word for word in done.out.splitlines() if word]
+
+    return complete
 
 
-def test_tab_completes_commands_options_methods_data_sets_and_studies(home: Home, tmp_path: Path) -> None:
+def test_tab_completes_commands_options_methods_data_sets_and_studies(
+    completed: Complete, home: Home, tmp_path: Path
+) -> None:
     for name in ("alpha", "alpine", "beta"):
         make_study(home, name=name)
     other = Home(tmp_path / "other")
@@ -87,22 +94,21 @@ def test_tab_completes_commands_options_methods_data_sets_and_studies(home: Home
     assert completed("ssl-tune search --method fix") == ["fixmatch"]
     assert completed("ssl-tune search --dataset cifar1") == ["cifar10", "cifar100"]
     assert completed("ssl-tune search --sampler gri") == ["grid"]
-    assert completed("ssl-tune status al", home=home.path) == ["alpha", "alpine"]
-    assert completed(f"ssl-tune status --home {other.path} f", home=home.path) == ["far"]
-    assert completed("ssl-tune status x", home=tmp_path / "nowhere") == []
+    assert completed("ssl-tune status al") == ["alpha", "alpine"]
+    assert completed(f"ssl-tune status --home {other.path} f") == ["far"]
+    assert completed(f"ssl-tune status --home {tmp_path / 'nowhere'} x") == []
+    assert completed("ssl-tune status --home s3://bucket/home x") == []  # a shell does not wait for a network
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_get_the_words_in_their_own_form(home: Home, shell: str) -> None:
+def test_other_shells_get_the_words_in_their_own_form(
+    ssl_tune: Command, completed: Complete, home: Home, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_study(home, name="alpha")
-    (said,) = completed("ssl-tune status al", shell, home.path)
+    (said,) = completed("ssl-tune status al", shell)
     assert "alpha" in said
-    script = subprocess.run(
-        [SSL_TUNE],
-        env={**os.environ, "_SSL_TUNE_COMPLETE": f"source_{shell}"},
-        capture_output=True,
-        text=True,
-    ).stdout
+    monkeypatch.setenv("_SSL_TUNE_COMPLETE", f"source_{shell}")
+    script = ssl_tune().out
     assert f"complete_{shell}" in script and "ssl-tune" in script
     if shutil.which(shell):  # the shell itself reads it without a complaint
         done = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True)
@@ -228,7 +234,9 @@ def test_status_shows_trials_that_run_and_the_best_is_in_its_table(ssl_tune: Com
     folder.lock()
     shown = ssl_tune("status", "s")
     rows = [[cell.strip() for cell in line.split("│")] for line in shown.out.splitlines()]
-    assert any(row[1:4] == ["1", "4 of 6", "18.00 → 17.00 → 16.00"] for row in rows if len(row) > 4), shown.out
+    assert any(row[1:4] == ["1", "4 of 6", "18.00 → 17.00 → 16.00"] for row in rows if len(row) > 4), (
+        shown.out
+    )
     best = ssl_tune("status", "s", "--json").document["best"]["trial"]
     assert best == "0" and f"best: trial {best}" in shown.out
     listed = [row[1] for row in rows if len(row) > 4 and row[2] == "running"]

@@ -50,7 +50,9 @@ def test_the_filters_of_the_views_find_what_they_name(finished: Home) -> None:
     client = MlflowClient(tracking_uri=finished.default_tracking_uri)
     experiment = client.get_experiment_by_name(spec.experiment)
     view = json.loads(study_views(spec)[VIEW_TAG + view_key("shapes", "trials")])
-    found = client.search_runs([experiment.experiment_id], view["searchFilter"], order_by=[view["orderByKey"]])
+    found = client.search_runs(
+        [experiment.experiment_id], view["searchFilter"], order_by=[view["orderByKey"]]
+    )
     trials = [run for name, run in mlflow_runs(finished, "shapes").items() if name.startswith("trial ")]
     assert {run.info.run_id for run in found} == {run.info.run_id for run in trials} and len(found) == 6
 

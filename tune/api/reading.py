@@ -131,9 +131,7 @@ def pictures(
     return figures(name, None if output is None else Path(output), trial=trial, home=home)
 
 
-def live_page(
-    study: Study, *, host: str = "127.0.0.1", port: int = 0
-) -> AbstractContextManager[str]:
+def live_page(study: Study, *, host: str = "127.0.0.1", port: int = 0) -> AbstractContextManager[str]:
     """A study's page, served for the length of a ``with`` block and drawn anew while the study runs.
 
     Args:

@@ -18,6 +18,7 @@ from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteE
 from tune.errors import Exit, ServiceError, without_passwords
 
 if TYPE_CHECKING:
+    import typer
 
     app: typer.Typer
 
@@ -30,7 +31,6 @@ def __getattr__(name: str) -> Any:
 
 def _made() -> typer.Typer:
     """The command with all of its commands."""
-
     from tune.cli import data, export, info, jobs, predict, read, report, study, training
     from tune.cli import reproduce as tables
     from tune.cli.keeping import moving, removing
@@ -47,7 +47,22 @@ def _made() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     made.callback()(root)
-    for module in (training, study, jobs, read, export, predict, report, tables, live_page, mlflow_ui, removing, moving, data, info):
+    for module in (
+        training,
+        study,
+        jobs,
+        read,
+        export,
+        predict,
+        report,
+        tables,
+        live_page,
+        mlflow_ui,
+        removing,
+        moving,
+        data,
+        info,
+    ):
         module.register(made)
     return made
 

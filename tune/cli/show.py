@@ -137,7 +137,9 @@ def print_running(records: Sequence[TrialRecord], epochs: int) -> None:
         ]
         for r in running
     ]
-    print_table(["trial", "epoch", f"{running[0].objective}, last epochs", "searched"], rows, title="under way")
+    print_table(
+        ["trial", "epoch", f"{running[0].objective}, last epochs", "searched"], rows, title="under way"
+    )
 
 
 def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:

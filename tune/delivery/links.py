@@ -39,7 +39,9 @@ def study_links(folder: StudyFolder, study: str, best: Sequence[str], base: str)
     compared = [runs[f"{study}/{trial}"] for trial in best if f"{study}/{trial}" in runs]
     if len(compared) > 1:
         asked = {"runs": json.dumps(compared), "experiments": json.dumps([experiment])}
-        links["best"] = f"{base}/#/compare-runs?{urlencode(asked | {'workflowType': TRAINING}, quote_via=quote)}"
+        links["best"] = (
+            f"{base}/#/compare-runs?{urlencode(asked | {'workflowType': TRAINING}, quote_via=quote)}"
+        )
     if any("/confirm-" in run for run in runs):
         links["confirmed"] = _view(base, experiment, study, "confirmed")
     return links

@@ -94,7 +94,9 @@ class StudyRun:
         """Run what is left; returns finished or interrupted."""
         with self.recorder.writing():
             self.tracker.study_started(
-                study_parameters(self.spec), (self.folder.path / STUDY_FILE).read_text(), study_views(self.spec)
+                study_parameters(self.spec),
+                (self.folder.path / STUDY_FILE).read_text(),
+                study_views(self.spec),
             )
             if self.spec.method_path is not None:
                 self.tracker.artifact(None, self.folder.path / method_file.COPY)

@@ -1,4 +1,4 @@
-"""The colours of all figures, which colour-blind readers can tell apart. Apart from the style, which loads matplotlib."""
+"""The colours of all figures, which colour-blind readers can tell apart. This module does not load matplotlib."""
 
 from __future__ import annotations
 

@@ -100,9 +100,7 @@ def curves(lines: Sequence[Line], x: str, y: str) -> str:
     horizontal, vertical = _places(across, up)
     parts = [_frame(across, up, x, y)]
     for line in drawn:
-        path = " ".join(
-            f"{horizontal(a):.1f},{vertical(b):.1f}" for a, b in line.points if math.isfinite(b)
-        )
+        path = " ".join(f"{horizontal(a):.1f},{vertical(b):.1f}" for a, b in line.points if math.isfinite(b))
         last = line.points[-1]
         end = (
             f'<circle cx="{horizontal(last[0]):.1f}" cy="{vertical(last[1]):.1f}" r="2.5" fill="{line.colour}"/>'
@@ -121,18 +119,15 @@ def scatter(marks: Sequence[Mark], x: str, y: str, *, log: bool = False) -> str:
     across = scale_of([mark.x for mark in marks] or [0, 1], log=log)
     up = scale_of([mark.y for mark in marks] or [0, 1], from_zero=True)
     horizontal, vertical = _places(across, up)
-    parts = [_frame(across, up, x, y)]
-    for mark in marks:
-        parts.append(
-            f'<circle cx="{horizontal(mark.x):.1f}" cy="{vertical(mark.y):.1f}" r="3.2" fill="{COLOURS[mark.state]}" '
-            f'fill-opacity=".75"><title>{escape(mark.title)}</title></circle>'
-        )
-    return _svg("".join(parts))
+    circles = [
+        f'<circle cx="{horizontal(mark.x):.1f}" cy="{vertical(mark.y):.1f}" r="3.2" fill="{COLOURS[mark.state]}" '
+        f'fill-opacity=".75"><title>{escape(mark.title)}</title></circle>'
+        for mark in marks
+    ]
+    return _svg("".join([_frame(across, up, x, y), *circles]))
 
 
-def parallel(
-    axes: Sequence[tuple[str, Scale]], rows: Sequence[tuple[Sequence[object], float, str]]
-) -> str:
+def parallel(axes: Sequence[tuple[str, Scale]], rows: Sequence[tuple[Sequence[object], float, str]]) -> str:
     """Parallel coordinates: an axis for each parameter, the last one the objective; a line for each trial.
 
     Args:
@@ -159,7 +154,7 @@ def parallel(
         top = TOP + 14
         anchor = "start" if number == 0 else "end" if number == len(axes) - 1 else "middle"
         parts.append(f'<line x1="{place:.1f}" y1="{top}" x2="{place:.1f}" y2="{bottom}" class="axis"/>')
-        for share, text in (scale.ticks() if scale.choices else [scale.ticks()[0], scale.ticks()[-1]]):
+        for share, text in scale.ticks() if scale.choices else [scale.ticks()[0], scale.ticks()[-1]]:
             height = bottom - inner * share
             parts.append(
                 f'<text x="{place + 4:.1f}" y="{height + 4:.1f}" class="halo">{escape(_short(text, 12))}</text>'
@@ -225,7 +220,9 @@ def _frame(across: Scale, up: Scale, x: str, y: str) -> str:
     bottom, inner_width, inner_height = HEIGHT - BOTTOM, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     for share, text in up.ticks():
         height = bottom - inner_height * share
-        parts.append(f'<line x1="{LEFT}" y1="{height:.1f}" x2="{WIDTH - RIGHT}" y2="{height:.1f}" class="grid"/>')
+        parts.append(
+            f'<line x1="{LEFT}" y1="{height:.1f}" x2="{WIDTH - RIGHT}" y2="{height:.1f}" class="grid"/>'
+        )
         parts.append(f'<text x="{LEFT - 5}" y="{height + 4:.1f}" text-anchor="end">{escape(text)}</text>')
     for share, text in across.ticks():
         place = LEFT + inner_width * share
@@ -233,7 +230,9 @@ def _frame(across: Scale, up: Scale, x: str, y: str) -> str:
         parts.append(
             f'<text x="{place:.1f}" y="{bottom + 15}" text-anchor="{anchor}">{escape(_short(text, 14))}</text>'
         )
-    parts.append(f'<text x="{LEFT + inner_width / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x)}</text>')
+    parts.append(
+        f'<text x="{LEFT + inner_width / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x)}</text>'
+    )
     parts.append(f'<text x="{LEFT + 4}" y="{TOP + 10}" class="halo">{escape(y)}</text>')
     return "".join(parts)
 

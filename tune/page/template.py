@@ -27,9 +27,7 @@ def page(content: Content, nonce: str = "") -> str:
         The page. All text is escaped, and a password in a URL, which an error message may quote, is replaced by stars.
     """
     template = resources.files("tune.page").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return _environment().from_string(template).render(
-        content=content, nonce=nonce
-    )
+    return _environment().from_string(template).render(content=content, nonce=nonce)
 
 
 def _environment() -> Environment:

@@ -1,7 +1,7 @@
 """How MLflow's pages show a study: the experiment's kind, and two saved views of its table of runs.
 
-MLflow keeps a saved view as a tag of the experiment, ``mlflow.sharedViewState.KEY``, in JSON; a link names its KEY. MLflow
-3.17 reads from it what the table is filtered and sorted by, and its columns.
+MLflow keeps a saved view as a tag of the experiment, ``mlflow.sharedViewState.KEY``, in JSON; a link names its KEY.
+MLflow 3.17 reads from it what the table is filtered and sorted by, and its columns.
 """
 
 from __future__ import annotations

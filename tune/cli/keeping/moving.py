@@ -28,7 +28,9 @@ def pack_command(
     """Write a study with its event log, checkpoints and models into one file, for another machine."""
     with waiting(f"the files of {name} to be written to {output}"):
         packed = api.pack(name, output, home=home)
-    console().print(f"{packed.path}: {name}, {packed.state}, {packed.files} files, {megabytes(packed.size)}. There:")
+    console().print(
+        f"{packed.path}: {name}, {packed.state}, {packed.files} files, {megabytes(packed.size)}. There:"
+    )
     console().print(typed("unpack", str(packed.path.name), None))
 
 
@@ -45,7 +47,9 @@ def unpack_command(
         f"{shown(study.spec.tracking_uri)}"
     )
     if unpacked.missing is not None:
-        out.print(f"its images are expected in {unpacked.missing}, which is not here: it can be read, but not carried on")
+        out.print(
+            f"its images are expected in {unpacked.missing}, which is not here: it can be read, but not carried on"
+        )
     if state == "interrupted":
         out.print(f"carry on with: {typed('resume', study.name, home)}")
     else:

@@ -77,7 +77,9 @@ def clean_command(
     ] = "30d",
     cache_size: Annotated[
         str | None,
-        typer.Option(metavar="20G", help="What decoded images may take; those read longest ago go [any size]"),
+        typer.Option(
+            metavar="20G", help="What decoded images may take; those read longest ago go [any size]"
+        ),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,

@@ -1,4 +1,4 @@
-"""Commands as they are registered: an option that is given twice is refused; else the last one would count, in silence."""
+"""Commands as they are registered: an option that is given twice is refused, and not silently the last one taken."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ LOOK_SECONDS = 1.0
 
 PortOption = Annotated[
     int | None,
-    typer.Option("--port", help=f"Port to listen on [{USUAL_PORT}, or the next that is free]", min=1, max=65535),
+    typer.Option(
+        "--port", help=f"Port to listen on [{USUAL_PORT}, or the next that is free]", min=1, max=65535
+    ),
 ]
 
 
@@ -52,7 +54,9 @@ def watch(name: str, home: str | None, host: str = "127.0.0.1", port: int | None
             while True:
                 if not ended and (state := study.folder.state()) != "running":
                     ended = True
-                    console().print(f"the study {name!r} is {state}; its page in a file: {typed('report', name, home)}")
+                    console().print(
+                        f"the study {name!r} is {state}; its page in a file: {typed('report', name, home)}"
+                    )
                     sys.stdout.flush()
                 time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:

@@ -31,7 +31,9 @@ def ui_command(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", help="A study whose links are printed [the newest]", autocompletion=complete_study
+            metavar="[NAME]",
+            help="A study whose links are printed [the newest]",
+            autocompletion=complete_study,
         ),
     ] = None,
     home: HomeOption = None,
@@ -61,7 +63,9 @@ def ui_command(
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     out = console()
     # MLflow opens on pages for language models unless it is told that these are training runs.
-    out.print(f"MLflow: {base}/#/experiments?workflowType=machine_learning (in some seconds; Ctrl-C stops it)")
+    out.print(
+        f"MLflow: {base}/#/experiments?workflowType=machine_learning (in some seconds; Ctrl-C stops it)"
+    )
     _print_links(name, home, base)
     sys.stdout.flush()
     os.execv(sys.executable, command)  # in this process's place, so that signals reach the server

@@ -1,8 +1,8 @@
 """A study deleted: its runs in MLflow where that is asked for, its trials in another database, its folder.
 
 The folder is renamed first and then removed. Whoever is killed before that leaves the study as it was (less what MLflow
-has marked as deleted; a study that goes on brings it back); whoever is killed after leaves a folder that is no study, and
-that the next `delete` or `clean` removes.
+has marked as deleted; a study that goes on brings it back). Whoever is killed after leaves a folder that is no study;
+the next `delete` or `clean` removes it.
 """
 
 from __future__ import annotations
@@ -102,5 +102,3 @@ def _remove(path: Path) -> None:
     path.rename(aside)
     fault("delete:renamed")
     shutil.rmtree(aside, ignore_errors=True)
-
-

@@ -1,7 +1,7 @@
 """A study as one file that can be taken to another machine: a compressed tar file with a manifest.
 
-The first member is ``manifest.json``: the format, the study, and every file's size and sha256. The others are the study's
-files: its specification, trials, event log, checkpoints, what was confirmed, models.
+The first member is ``manifest.json``: the format, the study, and every file's size and sha256. The others are the
+study's files: its specification, trials, event log, checkpoints, what was confirmed, models.
 """
 
 from __future__ import annotations
@@ -39,7 +39,15 @@ from tune.store.layout import (
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_OWN_FILES = {KNOWN, LIMIT_FILE, LOCK_FILE, SENDER_LOCK, SENDER_LOG, STOP, FETCH_LOCK}  # of this machine alone
+_OWN_FILES = {
+    KNOWN,
+    LIMIT_FILE,
+    LOCK_FILE,
+    SENDER_LOCK,
+    SENDER_LOG,
+    STOP,
+    FETCH_LOCK,
+}  # of this machine alone
 _OWN_ENDS = (".tmp", ".damaged", "-wal", "-shm", "-journal", ".lock")
 
 
@@ -100,7 +108,9 @@ def _check_place(output: Path) -> None:
     if output.is_dir():
         raise ConfigError(f"-o {output} is a folder: name a file in it, such as {output / 'study.tar.gz'}.")
     if not output.absolute().parent.is_dir():
-        raise ConfigError(f"-o {output}: the folder {output.absolute().parent} does not exist. Make it first.")
+        raise ConfigError(
+            f"-o {output}: the folder {output.absolute().parent} does not exist. Make it first."
+        )
 
 
 def _files(folder: Path, aside: Path) -> dict[str, Path]:
@@ -108,7 +118,9 @@ def _files(folder: Path, aside: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place, folders, names in os.walk(folder):
         here = Path(place)
-        folders[:] = [n for n in folders if not n.startswith(".") and not (here == folder and n == RAY_FOLDER)]
+        folders[:] = [
+            n for n in folders if not n.startswith(".") and not (here == folder and n == RAY_FOLDER)
+        ]
         for name in names:
             path = here / name
             if name in _OWN_FILES or name.startswith(".") or name.endswith(_OWN_ENDS) or path.is_symlink():
@@ -144,7 +156,9 @@ def _manifest(study: Study, files: dict[str, Path], home: Home) -> dict[str, Any
         "packed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "dataset": study.spec.config["dataset"],
         "held_out": None if held_out is None else held_out.document(),
-        "files": {name: {"bytes": path.stat().st_size, "sha256": digest(path)} for name, path in files.items()},
+        "files": {
+            name: {"bytes": path.stat().st_size, "sha256": digest(path)} for name, path in files.items()
+        },
     }
 
 

@@ -1,7 +1,7 @@
 """A packed study brought into a home. A pack may come from anybody: nothing in it is trusted.
 
-Names stay inside of the study's folder, links and devices are refused, sizes and digests are those of the manifest, and no
-code of it is run. The files are written beside the studies and renamed once all are whole: a process that is killed
+Names stay inside of the study's folder, links and devices are refused, sizes and digests are those of the manifest, and
+no code of it is run. The files are written beside the studies and renamed once all are whole: a process that is killed
 meanwhile leaves no study.
 """
 
@@ -65,8 +65,8 @@ def unpack(path: Path, home: Home) -> Unpacked:
         home: a folder; it has no study of this name.
 
     Raises:
-        ConfigError: a file that is no pack, is damaged, comes from a later version or holds what no pack does; a study of
-            this name is there already; a home that cannot be written.
+        ConfigError: a file that is no pack, is damaged, comes from a later version or holds what no pack does; a study
+            of this name is there already; a home that cannot be written.
     """
     home.check_writable()
     with _opened(path) as archive:
@@ -106,7 +106,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         raise ConfigError(f"{path} does not exist.") from None
     except (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error) as error:
         raise ConfigError(
-            f"{path} is no study that `ssl-tune pack` wrote, or it is damaged ({error}). Pack it again, or copy it again."
+            f"{path} is no study that `ssl-tune pack` wrote, or it is damaged ({error}). Pack or copy it again."
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}.") from None
@@ -131,8 +131,8 @@ def _manifest(archive: tarfile.TarFile, first: tarfile.TarInfo | None, path: Pat
     if document["format"] > FORMAT:
         raise _refused(
             path,
-            f"it was written by a later version of ssl-tune ({document.get('ssl_tune')}, format {document['format']}; this "
-            f"one knows {FORMAT}). Install that version",
+            f"it was written by a later version of ssl-tune ({document.get('ssl_tune')}, format {document['format']}; "
+            f"this one knows {FORMAT}). Install that version",
         )
     files, held_out = document.get("files"), document.get("held_out")
     whole = (
@@ -146,7 +146,9 @@ def _manifest(archive: tarfile.TarFile, first: tarfile.TarInfo | None, path: Pat
     check_name(document["study"])
     for name in files:
         if not _may_be_written(name):
-            raise _refused(path, f"the name {name!r} leaves the study's folder, or is none of a study's files")
+            raise _refused(
+                path, f"the name {name!r} leaves the study's folder, or is none of a study's files"
+            )
     if STUDY_FILE not in files:
         raise _refused(path, f"it holds no {STUDY_FILE}")
     return document | {"packed": str(document.get("packed")), "held_out": held_out}
@@ -171,7 +173,8 @@ def _check_space(home: Home, manifest: dict[str, Any], path: Path) -> None:
     free = shutil.disk_usage(home.studies).free
     if needed > free:
         raise _refused(
-            path, f"it takes {needed / 1e9:.1f} GB, and {home.studies} has {free / 1e9:.1f} GB left. Free some space"
+            path,
+            f"it takes {needed / 1e9:.1f} GB, and {home.studies} has {free / 1e9:.1f} GB left. Free some space",
         )
 
 

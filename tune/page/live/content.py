@@ -139,9 +139,7 @@ class LiveStudy:
                     ]
                     colour = RUNNING_COLOURS[number % len(RUNNING_COLOURS)]
                     lines.append(charts.Line(points, colour, 2.0, f"trial {record.trial}, running"))
-        caption = (
-            f"{self._measured} over epochs: trials that run in colour, those that ended (the last {MOST_GREY}) in grey."
-        )
+        caption = f"{self._measured} over epochs: running trials in colour, the last {MOST_GREY} that ended in grey."
         return Part(
             "Learning curves", items=[Chart(charts.curves(lines, "epoch", self._axis), caption, wide=True)]
         )
@@ -171,7 +169,11 @@ class LiveStudy:
                 r.trial,
                 r.state.replace("_", " "),
                 f"{r.val_error:.2f}",
-                *(["" if r.val_error_balanced is None else f"{r.val_error_balanced:.2f}"] if balanced else []),
+                *(
+                    ["" if r.val_error_balanced is None else f"{r.val_error_balanced:.2f}"]
+                    if balanced
+                    else []
+                ),
                 str(r.epoch),
                 *[value(r.params.get(name)) for name in names],
             ]
@@ -191,14 +193,12 @@ class LiveStudy:
         if len(names) > 1:
             items.append(self._parallel(known, names[:MOST_AXES], log))
         for name in names:
-            marks = [
-                charts.Mark(r.params.get(name), r.score or 0.0, r.state, _pointed(r)) for r in known
-            ]
+            marks = [charts.Mark(r.params.get(name), r.score or 0.0, r.state, _pointed(r)) for r in known]
             svg = charts.scatter(marks, name, self._axis, log=name in log)
             items.append(Chart(svg, f"{name}. {charts.legend([r.state for r in known])}."))
         few = (
-            "Trials that were stopped early, or still run, are shown with their last value: it is partly so high because "
-            "the training was short."
+            "Trials that were stopped early, or still run, are shown with their last value: it is partly so high "
+            "because the training was short."
         )
         yield Part("What is searched", [few], items)
 
@@ -246,11 +246,12 @@ class LiveStudy:
             sentences.append(f"MLflow does not take them at the moment: {problem}")
         if refused:
             command = self.study.folder.command("sync")
-            sentences.append(f"MLflow refused {counted(refused, 'event')} for good; see which with: {command}")
+            sentences.append(
+                f"MLflow refused {counted(refused, 'event')} for good; see which with: {command}"
+            )
         return Part("MLflow", sentences)
 
 
 def _pointed(record: TrialRecord) -> str:
     score = "" if record.score is None else in_words(record.objective, record.score)
     return f"trial {record.trial}, {record.state.replace('_', ' ')}, {score}: {parameters_in_words(record.params)}"
-
