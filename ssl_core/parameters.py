@@ -108,12 +108,12 @@ def _range(metadata: list[Any]) -> str:
     high: str | None = None
     for part in metadata:
         if isinstance(part, Ge):
-            low = f"at least {part.ge:g}"  # type: ignore[str-format]
+            low = f"at least {part.ge:g}"
         elif isinstance(part, Gt):
-            low = f"above {part.gt:g}"  # type: ignore[str-format]
+            low = f"above {part.gt:g}"
         elif isinstance(part, Le):
-            high = f"at most {part.le:g}"  # type: ignore[str-format]
+            high = f"at most {part.le:g}"
         elif isinstance(part, Lt):
-            high = f"below {part.lt:g}"  # type: ignore[str-format]
+            high = f"below {part.lt:g}"
     ends = " and ".join(end for end in (low, high) if end is not None)
     return f", {ends}" if ends else ""

@@ -42,12 +42,15 @@ def unknown(kind: str, given: str, known: Iterable[str], *, where: str = "") -> 
 def _nearest(given: str, names: list[str]) -> str | None:
     """The known name that was meant, if any. Without its section a dotted name is known as well: ``threshold`` is
     ``pseudo_label.threshold``."""
-    by_last: dict[str, str] = {}
-    for name in names:
-        by_last.setdefault(name.rpartition(".")[2], name)
-    if (last := given.rpartition(".")[2]) in by_last:
-        return by_last[last]
-    if near := difflib.get_close_matches(given, names, n=1, cutoff=0.5):
-        return near[0]
-    near = difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.7)
-    return by_last[near[0]] if near else None
+    last = given.rpartition(".")[2]
+
+    def likeness(name: str) -> float:
+        ends = difflib.SequenceMatcher(None, name.rpartition(".")[2], last).ratio()
+        return max(ends, difflib.SequenceMatcher(None, name, given).ratio())
+
+    best = max(names, key=likeness, default=None)
+    return best if best is not None and likeness(best) >= LIKE else None
+
+
+LIKE = 0.5
+"""How much of two names has to be the same, from 0 to 1, that one may have been meant for the other."""

@@ -241,7 +241,6 @@ def test_status_shows_trials_that_run_and_the_best_is_in_its_table(ssl_tune: Com
     assert best == "0" and f"best: trial {best}" in shown.out
     listed = [row[1] for row in rows if len(row) > 4 and row[2] == "running"]
     assert listed == [best]
-    assert any(row[1] == "left" for row in rows if len(row) > 2)
 
 
 def test_the_time_left_follows_the_trials_that_ended(home: Home) -> None:

@@ -136,8 +136,10 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
     return found, left_out
 
 
-_FIELDS = ("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running")
-_FIELDS += ("seconds_left", "best", "tracking", "cost")
+_FIELDS = (
+    *("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running"),
+    *("seconds_left", "best", "tracking", "cost"),
+)
 
 
 def studies_status(home: Home) -> list[dict[str, Any]]:

@@ -106,4 +106,7 @@ def _print_part(
         table.add_column(columns[place], justify=justify, overflow="fold", width=width)
     for row in rows:
         table.add_row(*[row[place] for place in widths])
-    out.print(table, soft_wrap=False, width=max(needed(widths.values()), out.width))
+    width = needed(widths.values())
+    if width > out.width:  # of a pipe, which has no end
+        out = Console(file=out.file, width=width, highlight=False, markup=False)
+    out.print(table, soft_wrap=False)

@@ -141,7 +141,7 @@ def _manifest(archive: tarfile.TarFile, first: tarfile.TarInfo | None, path: Pat
         and (held_out is None or isinstance(held_out, dict))
         and all(_is_entry(entry) for entry in files.values())
     )
-    if not whole:
+    if not whole or not isinstance(files, dict):
         raise _refused(path, f"its {MANIFEST} lacks the study's name or its files")
     check_name(document["study"])
     for name in files:
