@@ -13,8 +13,12 @@ from html import escape
 from tune.figures.colours import BLUE, GREY, ORANGE, VERMILLION
 
 WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 38
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 42
 TICKS = 4
+MOST_POINTED = 120
+"""Trials that say what they are when they are pointed at; of more, the others are drawn together, which is quick."""
+STRONG, SHADES = 0.1, 12
+"""Share of the trials whose lines are strong, and how many colours the other lines have."""
 COLOURS = {"completed": BLUE, "stopped_early": ORANGE, "failed": VERMILLION, "running": GREY}
 LEGEND = {
     "completed": "ran the full budget",
@@ -119,12 +123,22 @@ def scatter(marks: Sequence[Mark], x: str, y: str, *, log: bool = False) -> str:
     across = scale_of([mark.x for mark in marks] or [0, 1], log=log)
     up = scale_of([mark.y for mark in marks] or [0, 1], from_zero=True)
     horizontal, vertical = _places(across, up)
-    circles = [
+    spots: dict[str, list[str]] = {}
+    for mark in marks[:-MOST_POINTED]:
+        spots.setdefault(mark.state, []).append(f"M{horizontal(mark.x):.0f} {vertical(mark.y):.0f}h0")
+    parts = [_frame(across, up, x, y)]
+    parts += [
+        f'<path d="{"".join(spots[state])}" stroke="{COLOURS[state]}" stroke-width="6" stroke-linecap="round" '
+        'stroke-opacity=".6"/>'
+        for state in COLOURS
+        if state in spots
+    ]
+    parts += [
         f'<circle cx="{horizontal(mark.x):.1f}" cy="{vertical(mark.y):.1f}" r="3.2" fill="{COLOURS[mark.state]}" '
         f'fill-opacity=".75"><title>{escape(mark.title)}</title></circle>'
-        for mark in marks
+        for mark in marks[-MOST_POINTED:]
     ]
-    return _svg("".join([_frame(across, up, x, y), *circles]))
+    return _svg("".join(parts))
 
 
 def parallel(axes: Sequence[tuple[str, Scale]], rows: Sequence[tuple[Sequence[object], float, str]]) -> str:
@@ -139,17 +153,27 @@ def parallel(axes: Sequence[tuple[str, Scale]], rows: Sequence[tuple[Sequence[ob
     inner = HEIGHT - TOP - BOTTOM - 14
     bottom = HEIGHT - BOTTOM
     places = [LEFT + step * number for number in range(len(axes))]
-    parts = []
-    for values, rank, title in sorted(rows, key=lambda row: -row[1]):  # the best on top
-        path = " ".join(
-            f"{place:.1f},{bottom - inner * scale.share(value):.1f}"
+    parts, shades = [], dict[int, list[str]]()
+    ordered = sorted(rows, key=lambda row: -row[1])  # the best on top
+    for values, rank, title in ordered:
+        points = [
+            f"{place:.0f} {bottom - inner * scale.share(value):.0f}"
             for place, (_, scale), value in zip(places, axes, values, strict=True)
-        )
-        strong = rank < 0.1
+        ]
+        if len(ordered) > MOST_POINTED and rank >= STRONG:
+            shades.setdefault(int(rank * SHADES), []).append(f"M{'L'.join(points)}")
+            continue
+        width, opacity = (1.8, 0.95) if rank < STRONG else (0.8, 0.45)
         parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{_between(rank)}" stroke-width="{1.8 if strong else 0.8}" '
-            f'stroke-opacity="{0.95 if strong else 0.45}"><title>{escape(title)}</title></polyline>'
+            f'<polyline points="{" ".join(points)}" fill="none" stroke="{_between(rank)}" stroke-width="{width}" '
+            f'stroke-opacity="{opacity}"><title>{escape(title)}</title></polyline>'
         )
+    lines = [
+        f'<path d="{"".join(paths)}" fill="none" stroke="{_between((shade + 0.5) / SHADES)}" stroke-width="0.8" '
+        'stroke-opacity="0.35"/>'
+        for shade, paths in shades.items()
+    ]
+    parts = [*lines, *parts]
     for number, (place, (name, scale)) in enumerate(zip(places, axes, strict=True)):
         top = TOP + 14
         anchor = "start" if number == 0 else "end" if number == len(axes) - 1 else "middle"

@@ -6,9 +6,10 @@ The page itself is the Jinja2 template ``page.html`` beside this module.
 from __future__ import annotations
 
 import base64
+import functools
 from importlib import resources
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from tune.page.parts import Chart, Content, Figure, Table
 from tune.tracking.uri import shown
@@ -26,8 +27,15 @@ def page(content: Content, nonce: str = "") -> str:
     Returns:
         The page. All text is escaped, and a password in a URL, which an error message may quote, is replaced by stars.
     """
-    template = resources.files("tune.page").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return _environment().from_string(template).render(content=content, nonce=nonce)
+    return _template().render(content=content, nonce=nonce)
+
+
+@functools.cache
+def _template() -> Template:
+    """The template, compiled once: a page that is served is made every few seconds."""
+    return _environment().from_string(
+        resources.files("tune.page").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    )
 
 
 def _environment() -> Environment:

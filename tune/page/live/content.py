@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import psutil
 
@@ -189,11 +189,12 @@ class LiveStudy:
             return
         log = {p.name for p in self.spec.search_space().parameters if getattr(p.distribution, "log", False)}
         names = list(known[0].params)
+        titles = {r.trial: _pointed(r) for r in known}
         items: list[Item] = []
         if len(names) > 1:
-            items.append(self._parallel(known, names[:MOST_AXES], log))
+            items.append(self._parallel(known, names[:MOST_AXES], log, titles))
         for name in names:
-            marks = [charts.Mark(r.params.get(name), r.score or 0.0, r.state, _pointed(r)) for r in known]
+            marks = [charts.Mark(r.params.get(name), r.score or 0.0, r.state, titles[r.trial]) for r in known]
             svg = charts.scatter(marks, name, self._axis, log=name in log)
             items.append(Chart(svg, f"{name}. {charts.legend([r.state for r in known])}."))
         few = (
@@ -202,7 +203,9 @@ class LiveStudy:
         )
         yield Part("What is searched", [few], items)
 
-    def _parallel(self, known: Sequence[TrialRecord], names: Sequence[str], log: set[str]) -> Chart:
+    def _parallel(
+        self, known: Sequence[TrialRecord], names: Sequence[str], log: set[str], titles: Mapping[str, str]
+    ) -> Chart:
         order = {r.trial: n for n, r in enumerate(sorted(known, key=lambda r: r.score or 0.0))}
         axes = [(n, charts.scale_of([r.params.get(n) for r in known], log=n in log)) for n in names]
         axes.append((self.spec.objective, charts.scale_of([r.score for r in known])))
@@ -210,7 +213,7 @@ class LiveStudy:
             (
                 [*[r.params.get(n) for n in names], r.score],
                 order[r.trial] / max(1, len(known) - 1),
-                _pointed(r),
+                titles[r.trial],
             )
             for r in known
         ]
