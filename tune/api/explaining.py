@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """A training method: its name, a sentence about it, and its parameters.
+    """A training method: its name, a sentence about it, its parameters, and sets of them by name.
 
     `parameters` are its own first, then those that every method has.
     """
@@ -28,6 +28,7 @@ class MethodInfo:
     method: str
     summary: str
     parameters: tuple[Parameter, ...]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def own(self) -> tuple[Parameter, ...]:
@@ -51,7 +52,7 @@ def methods(name: str | None = None) -> list[MethodInfo]:
 
 def _info(name: str) -> MethodInfo:
     method = get_method(name)
-    return MethodInfo(method.name, method.summary, tuple(parameters_of(method)))
+    return MethodInfo(method.name, method.summary, tuple(parameters_of(method)), method.presets)
 
 
 def _say_whose(name: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteError
 from tune.errors import Exit, ServiceError, without_passwords
+from tune.signals import remember_interrupts
 
 if TYPE_CHECKING:
     import typer
@@ -74,6 +75,7 @@ def main() -> None:
     try:
         _check_working_folder()
         made = _loaded()
+        remember_interrupts()
         try:
             made()
         finally:

@@ -44,6 +44,9 @@ def methods_command(
         else:
             rows = [[p.name, p.accepts, p.unit, _default(p.default), p.description] for p in each.parameters]
             print_table(["parameter", "accepts", "unit", "default", "what it is"], rows)
+        for name, values in each.presets.items():
+            shown = ", ".join(f"{key} {value}" for key, value in values.items())
+            console().print(f"    --preset {name}: {shown}")
     if method is None:
         console().print(
             "all parameters of one, those that every method has included: ssl-tune methods METHOD"

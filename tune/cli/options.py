@@ -52,6 +52,7 @@ LabelsOption = Annotated[int | None, option("labels")]
 NetworkOption = Annotated[str | None, option("network")]
 EpochsOption = Annotated[int | None, option("epochs")]
 MethodOption = Annotated[str | None, option("method")]
+PresetOption = Annotated[str | None, option("preset")]
 BaselineOption = Annotated[bool, option("with_baseline")]
 ConfirmOption = Annotated[int | None, option("confirm_seeds")]
 TrustOption = Annotated[
