@@ -163,9 +163,9 @@ def parallel(axes: Sequence[tuple[str, Scale]], rows: Sequence[tuple[Sequence[ob
         if len(ordered) > MOST_POINTED and rank >= STRONG:
             shades.setdefault(int(rank * SHADES), []).append(f"M{'L'.join(points)}")
             continue
-        width, opacity = (1.8, 0.95) if rank < STRONG else (0.8, 0.45)
+        stroke, opacity = (1.8, 0.95) if rank < STRONG else (0.8, 0.45)
         parts.append(
-            f'<polyline points="{" ".join(points)}" fill="none" stroke="{_between(rank)}" stroke-width="{width}" '
+            f'<polyline points="{" ".join(points)}" fill="none" stroke="{_between(rank)}" stroke-width="{stroke}" '
             f'stroke-opacity="{opacity}"><title>{escape(title)}</title></polyline>'
         )
     lines = [

@@ -83,12 +83,7 @@ class Tracker:
         config_yaml: str,
         experiment_tags: Mapping[str, str] | None = None,
     ) -> None:
-        """The study begins, or goes on after an interruption.
-
-        Args:
-            params, config_yaml: of the study's run; the second is the artifact `config.yaml`.
-            experiment_tags: of its experiment, as `tune.tracking.views.study_views` makes them.
-        """
+        """The study begins, or goes on; `experiment_tags` are as `tune.tracking.views.study_views` makes them."""
         self._start(self.study, self.study, None, {"ssl.kind": "study"}, params, config_yaml)
         if experiment_tags:
             self.log.append_many([experiment_event(self.study, experiment_tags)])
