@@ -27,6 +27,16 @@ def register(app: typer.Typer) -> None:
     app.command("predict")(predict_command)
 
 
+UnlabelledOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STUDY",
+        help="In place of IMAGES: the study's images that have no label",
+        autocompletion=complete_study,
+    ),
+]
+
+
 def predict_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model's folder")],
     images: Annotated[
@@ -41,14 +51,7 @@ def predict_command(
         Path | None,
         typer.Option(metavar="DIR", help="Also copy the images, into a folder for each class"),
     ] = None,
-    unlabelled_of: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STUDY",
-            help="In place of IMAGES: the study's images that have no label",
-            autocompletion=complete_study,
-        ),
-    ] = None,
+    unlabelled_of: UnlabelledOption = None,
     sheet: Annotated[
         Path | None,
         typer.Option(
