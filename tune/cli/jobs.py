@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from ssl_core.system.errors import ConfigError
 from tune import api
 from tune.cli.options import HomeOption, NameArgument, TrustOption, takes_request
-from tune.cli.show import console, typed
+from tune.cli.show import console, typed, waiting
 from tune.definition.request import SearchRequest
 
 JobsOption = Annotated[
@@ -51,7 +52,7 @@ def submit_command(
     )
     out = console()
     out.print(f"sent to {job.address} as the job {job.job}. Follow it with:")
-    out.print(f"ssl-tune logs {job.study} --follow --address {job.address}")
+    out.print(shlex.join(["ssl-tune", "logs", job.study, "--follow", "--address", job.address]))
 
 
 def logs_command(
@@ -83,7 +84,8 @@ def stop_command(
     if trial is not None:
         _say_steered(api.stop_trial(name, trial, home=home), name, home)
         return
-    stopped = api.stop(name, timeout=timeout, address=address, home=home)
+    with waiting(f"the driver of {name}: its trials end their epoch (at most {timeout})"):
+        stopped = api.stop(name, timeout=timeout, address=address, home=home)
     if stopped.address is not None:
         again = f"ssl-tune submit --resume {name} --address {stopped.address}"
         ended = f"the job of {name} has ended already: {stopped.state}"
