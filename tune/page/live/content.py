@@ -156,7 +156,8 @@ class LiveStudy:
     def _rungs(self, records: Sequence[TrialRecord]) -> Part:
         if not records:
             return Part("Rungs")
-        counts = [
+        places = stopping_of(self.spec).rungs(self.spec.config["epochs"])
+        counts = [(r.name, r.reached, r.stopped) for r in rung_counts(records, places)]
             (r.name, r.reached, r.stopped)
             for r in rung_counts(records, stopping_of(self.spec).rungs(self.spec.config["epochs"]))
         ]
