@@ -158,9 +158,6 @@ class LiveStudy:
             return Part("Rungs")
         places = stopping_of(self.spec).rungs(self.spec.config["epochs"])
         counts = [(r.name, r.reached, r.stopped) for r in rung_counts(records, places)]
-            (r.name, r.reached, r.stopped)
-            for r in rung_counts(records, stopping_of(self.spec).rungs(self.spec.config["epochs"]))
-        ]
         caption = "Where early stopping looks, in epochs: how many trials came to each rung, and were stopped there."
         return Part("Rungs", items=[Chart(charts.bars(counts, "went on", "stopped here"), caption)])
 
