@@ -175,7 +175,7 @@ def _say_end(found: api.Searched, home: str | None, with_baseline: bool, confirm
 
 def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
     out, name = console(), study.name
-    if not confirmed:
+    if not confirmed and not study.doubts():
         out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
     out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
     uri = study.spec.tracking_uri
