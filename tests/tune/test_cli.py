@@ -94,7 +94,10 @@ def test_search_and_plan_take_the_same_options(ssl_tune: Command) -> None:
         return {word for word in ssl_tune(verb, "--help").out.split() if word.startswith("--")}
 
     # A second study beside the planned one, and what comes after it, are no part of the plan.
-    assert options("plan") - {"--json"} == options("search") - {"--with-baseline", "--confirm-seeds"}
+    assert options("plan") - {"--json", "--within"} == options("search") - {
+        "--with-baseline",
+        "--confirm-seeds",
+    }
     assert {"--trials", "--time-budget", "--max-failures", "--study", "--space"} <= options("search")
 
 
@@ -250,7 +253,7 @@ def test_the_ui_is_mlflows_server_on_the_homes_database(
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execv", execute)
-    done = ssl_tune("ui", "--home", finished.path, "--port", 5123)
+    done = ssl_tune("ui", "shapes", "--home", finished.path, "--port", 5123)
     assert done.code == 0 and "http://127.0.0.1:5123/" in done.out
     assert f"-m mlflow server --backend-store-uri sqlite:///{finished.path}/mlflow.db" in done.out
     assert f"--artifacts-destination {finished.artifacts.as_uri()} --host 127.0.0.1 --port 5123" in done.out

@@ -23,10 +23,10 @@ from tune.cli.options import (
     home_of,
     takes_request,
 )
-from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
+from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed, waiting
 from tune.definition.request import SearchRequest
 from tune.errors import Exit
-from tune.findings.words import PROTOCOLS
+from tune.findings.words import PROTOCOLS, duration
 from tune.launch.counts import CLASSES_SHOWN, counts_in_words
 from tune.tracking.uri import shown
 
@@ -45,9 +45,17 @@ def register(app: typer.Typer) -> None:
     app.command("confirm")(confirm_command)
 
 
-def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def plan_command(
+    request: SearchRequest,
+    home: HomeOption = None,
+    within: Annotated[
+        str | None, typer.Option("--within", metavar="2h", help="Also propose what fits this time")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Say what a search would run and cost; runs nothing."""
-    document = api.plan_request(request, home)
+    with waiting("the images, and for a few steps of training to be measured"):
+        document = api.plan_request(request, home, within=within)
     if as_json:
         print_json(document)
         return
@@ -77,7 +85,8 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
             f"about {document['seconds_per_epoch']:.1f} s, of the warm-up "
             f"{document['seconds_per_warmup_epoch']:.1f} s (measured here)",
         ],
-        ["the study", f"about {document['expected_seconds'] / 60:.1f} min"],
+        ["the study", f"about {duration(document['expected_seconds'])}"],
+        ["memory", _memory(document)],
         ["checkpoints on disk", f"{document['disk_bytes'] / 1e6:.1f} MB"],
     ]
     rows += [[f"searched: {p['name']}", f"{p['range']} ({p['role']})"] for p in document["space"]]
@@ -92,6 +101,31 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         console().print(line)
     for line in document["warnings"]:
         console().print(f"warning: {line}")
+    if within is not None:
+        console().print(_proposed(document["within"], within))
+
+
+def _proposed(found: dict[str, Any] | None, within: str) -> str:
+    """What fits a time, as options to type."""
+    if found is None:
+        return f"nothing fits {within}: even a few epochs of a small network take longer. Allow more time."
+    took = duration(found["expected_seconds"])
+    if not found["options"]:
+        return f"within {within}: it fits as it is (about {took})"
+    words = [f"--set {n}={v}" if "." in n else f"--{n} {v}" for n, v in found["options"].items()]
+    return f"within {within}: {' '.join(words)} (about {took})"
+
+
+def _memory(document: dict[str, Any]) -> str:
+    """What trials take of the memory, side by side, beside what there is."""
+    trial, places = document["memory_bytes"], document["concurrent"]
+    if trial is None:
+        return "not known here"
+    free = document["memory_available"]
+    fits = "" if trial * places <= free else ": too much, a search takes fewer --concurrent"
+    device = f"; {document['device_bytes'] / 1e9:.1f} GB of the GPU each" if document["device_bytes"] else ""
+    needed = f"{trial * places / 1e9:.1f} of {free / 1e9:.1f} GB that are free"
+    return f"about {trial / 1e9:.1f} GB a trial, {needed}{fits}{device}"
 
 
 def _images(counts: dict[str, int]) -> str:
@@ -174,12 +208,12 @@ def _say_end(found: api.Searched, home: str | None, with_baseline: bool, confirm
 
 def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
     out, name = console(), study.name
-    if not confirmed:
+    if not confirmed and not study.doubts():
         out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
     out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
     uri = study.spec.tracking_uri
     at_home = uri == home_of(home).default_tracking_uri
-    where = typed("ui", None, home) if at_home else shown(uri)
+    where = typed("ui", name, home) if at_home else shown(uri)
     out.print(f"compare the trials in MLflow:   {where}")
 
 
@@ -205,7 +239,8 @@ def stop_command(
     address: JobsOption = None,
 ) -> None:
     """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
-    stopped = api.stop(name, timeout=timeout, address=address, home=home)
+    with waiting(f"the driver of {name}: its trials end their epoch (at most {timeout})"):
+        stopped = api.stop(name, timeout=timeout, address=address, home=home)
     if stopped.address is not None:
         again = f"ssl-tune submit --resume {name} --address {stopped.address}"
         ended = f"the job of {name} has ended already: {stopped.state}"

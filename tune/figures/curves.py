@@ -22,6 +22,7 @@ from tune.figures.style import (
     PURPLE,
     VERMILLION,
     Drawing,
+    class_labels,
     drawing,
     dress,
     whole_numbers,
@@ -110,7 +111,7 @@ def pseudo_label_health(
     right = np.array([r.classes["right"] for r in with_labels], dtype=float) if known else 0 * accepted
     accuracy = 100 * np.divide(right, accepted, out=np.full_like(right, np.nan), where=accepted > 0)
     epochs = [r.epoch for r in with_labels]
-    names = list(classes) or [str(c) for c in range(accepted.shape[1])]
+    names = class_labels(classes, accepted.shape[1])
     figure = drawing(15, 4.4, title)
     overall, counts, *rest = figure.subplots(1, 3 if known else 2)
     total = accepted.sum(axis=1)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.trusted import load_kept
 from tune.errors import ServiceError
+from tune.findings.doubts import doubts_of
 from tune.findings.ranking import best_record, describe_best
-from tune.findings.spent import planned_and_actual
+from tune.findings.spent import planned_and_actual, seconds_left
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.integrity import check_database, damaged
@@ -98,6 +99,10 @@ class Study:
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 
+    def doubts(self, records: Sequence[TrialRecord] | None = None) -> list[str]:
+        """Why the best should not be confirmed as it is: sentences; none where nothing is wrong."""
+        return doubts_of(self.folder, self.spec, self.records() if records is None else records)
+
     def status(self, records: Sequence[TrialRecord] | None = None) -> dict[str, Any]:
         """What ``ssl-tune status --json`` prints; `records` are the trials, where they have been read already."""
         return status(self, self.records() if records is None else records)
@@ -136,7 +141,10 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
     return found, left_out
 
 
-_FIELDS = ("method", "dataset", "labels", "objective", "trials", "best", "tracking", "cost")
+_FIELDS = (
+    *("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running"),
+    *("seconds_left", "best", "doubts", "tracking", "cost"),
+)
 
 
 def studies_status(home: Home) -> list[dict[str, Any]]:
@@ -172,9 +180,12 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
     if study.folder.events_db.exists():
         with EventLog(study.folder.events_db, read_only=True) as log:
             pending, refused, problem = log.pending(), log.refused(), log.get_meta("problem")
+    state, cost = study.folder.state(), planned_and_actual(study.folder, records)
+    going_on = state in ("running", "interrupted")
     return {
         "study": study.name,
-        "state": study.folder.state(),
+        "state": state,
+        "created": study.spec.created,
         "method": study.spec.config["method"],
         "dataset": study.spec.config["dataset"],
         "protocol": study.spec.protocol,
@@ -184,12 +195,19 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
             "total": study.spec.trials,
             **{name: states[name] for name in ("completed", "stopped_early", "failed", "running")},
         },
+        "running": [
+            {name: getattr(r, name) for name in ("trial", "epoch", "ssl_epoch", "val_error", "params")}
+            for r in records
+            if r.state == "running"
+        ],
+        "seconds_left": seconds_left(study.spec, records, cost["planned"]) if going_on else None,
         "best": None if record is None else describe_best(record, full),
+        "doubts": doubts_of(study.folder, study.spec, records),
         "tracking": {
             "uri": study.spec.tracking_uri,
             "pending": pending,
             "refused": refused,
             "problem": problem if pending else None,
         },
-        "cost": planned_and_actual(study.folder, records),
+        "cost": cost,
     }
