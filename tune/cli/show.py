@@ -128,6 +128,8 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
         out.print(certainty(valid, spread, best.trial, [r.trial for r in ties]))
     if (pinned := next((r for r in records if r.trial == study.pinned()), None)) is not None:
         out.print(f"pinned: trial {pinned.trial}, {uncertain(pinned, deviation_of(pinned, valid))}")
+    for doubt in study.doubts(records):
+        out.print(f"careful: {doubt}")
     print_known(study, records)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.trusted import load_kept
 from tune.errors import ServiceError
+from tune.findings.doubts import doubts_of
 from tune.findings.ranking import best_record, describe_best
 from tune.findings.spent import planned_and_actual, seconds_left
 from tune.store.event_log import EventLog
@@ -113,6 +114,10 @@ class Study:
 
         return read_taken_over(self.folder)
 
+    def doubts(self, records: Sequence[TrialRecord] | None = None) -> list[str]:
+        """Why the best should not be confirmed as it is: sentences; none where nothing is wrong."""
+        return doubts_of(self.folder, self.spec, self.records() if records is None else records)
+
     def status(self, records: Sequence[TrialRecord] | None = None) -> dict[str, Any]:
         """What ``ssl-tune status --json`` prints; `records` are the trials, where they have been read already."""
         return status(self, self.records() if records is None else records)
@@ -153,7 +158,7 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
 
 _FIELDS = (
     *("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running"),
-    *("seconds_left", "best", "pinned", "tracking", "cost"),
+    *("seconds_left", "best", "pinned", "doubts", "tracking", "cost"),
 )
 
 
@@ -217,6 +222,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
         "best": None if record is None else describe_best(record, full),
         "pinned": None if pinned is None else describe_best(pinned, pinned.state == "completed"),
         "history": history.as_documents(noted),
+        "doubts": doubts_of(study.folder, study.spec, records),
         "tracking": {
             "uri": study.spec.tracking_uri,
             "pending": pending,
