@@ -9,8 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
+from ssl_core.system.errors import ConfigError
 from tune import api
-from tune.cli.options import DataRootOption, EpochsOption, HomeOption, JsonOption, SetOption
+from tune.cli.options import (
+    AddressOption,
+    DataRootOption,
+    EpochsOption,
+    HomeOption,
+    JsonOption,
+    SetOption,
+    TrustOption,
+)
 from tune.cli.show import console, print_json, print_table
 
 
@@ -45,7 +54,9 @@ def reproduce_command(
         Path | None, typer.Option("-o", "--output", help="Folder of the tables [HOME/tables]")
     ] = None,
     data_root: DataRootOption = None,
+    trust_method: TrustOption = False,
     home: HomeOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the report's tables again (Markdown, LaTeX, CSV, PNG), beside its own and published values.
@@ -64,12 +75,15 @@ def reproduce_command(
         "trials": trials,
         "concurrent": concurrent,
         "data_root": data_root,
+        "trust_method": trust_method,
     }
     if dry_run:
+        if address is not None:
+            raise ConfigError("--dry-run measures this machine: leave --address out, or run it on the cluster.")
         _print_cost(api.price(*tables, **order), as_json)
         return
     words = shlex.join(["ssl-tune", *sys.argv[1:]])
-    documents = api.reproduce(*tables, output=output, home=home, say=_say, carry_on=words, **order)
+    documents = api.reproduce(*tables, output=output, home=home, say=_say, carry_on=words, address=address, **order)
     if as_json:
         print_json(documents)
         return

@@ -11,6 +11,7 @@ import typer
 from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.options import (
+    AddressOption,
     DataRootOption,
     DatasetOption,
     EpochsOption,
@@ -60,6 +61,7 @@ def train_command(
     data_root: DataRootOption = None,
     trust_method: TrustOption = False,
     home: HomeOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration; its result is that of the last epoch."""
@@ -80,6 +82,7 @@ def train_command(
         data_root=data_root,
         home=home,
         trust_method=trust_method,
+        address=address,
         on_report=_show_report,
         say=_say,
     )

@@ -15,6 +15,7 @@ from ray.tune.execution import class_cache
 from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
+from tune.cluster.capacity import MOST_PLACES
 from tune.cluster.connection import Room
 from tune.cluster.identity import identity
 from tune.definition.objective import FIELDS
@@ -45,8 +46,6 @@ class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGA
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
 LOOK_SECONDS = 0.5
-MOST_PLACES = 10_000
-"""As `--concurrent` takes them at most."""
 
 
 class StudyRun:

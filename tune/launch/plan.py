@@ -16,6 +16,7 @@ from ssl_core.registry import method_of
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
 from tune.cluster.connection import joined, machines_of
+from tune.cluster.readiness import autoscales
 from tune.definition.inputs import with_overrides
 from tune.definition.request import SearchRequest
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
@@ -194,7 +195,8 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         ServiceError: a cluster that does not answer.
     """
     with joined(request.address):
-        spec = resolve_request(request, home, machines_of(request.address))
+        grows = request.address is not None and autoscales()
+        spec = resolve_request(request, home, machines_of(request.address), grows=grows)
     cache = home.cache if home.path.is_dir() else None  # a plan leaves nothing behind
     config, data, split, images, told = looked_at(spec, home, cache)
     assert config.epochs and config.steps_per_epoch and config.data.valid
