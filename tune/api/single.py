@@ -223,7 +223,7 @@ def _compare_origin(
     from ssl_core.training.result import prepare
 
     if there is not None:  # its device is that machine's; this one only looks at the data
-        config = config.model_copy(update={"device": "cpu", "precision": "float32", "compile": "false"})
+        config = config.model_copy(update={"device": "cpu", "precision": "float32", "compile": False})
     resolved, data, split = prepare(config, data_root=root, cache=home.cache, membership=membership)
     origin = document.get("origin") or {}
     classes, made_with = origin.get("classes"), origin.get("split_hash")

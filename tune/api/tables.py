@@ -114,12 +114,18 @@ def reproduce(
         return train_tables(order_of(tables, address=address, **order), place, say, write)
 
 
-def price(*tables: str, **order: Any) -> dict[str, Any]:
+def price(*tables: str, address: str | None = None, **order: Any) -> dict[str, Any]:
     """What `reproduce` with these arguments would cost, from steps measured on this machine; trains nothing.
 
     Raises:
-        ConfigError: anything wrong with what is asked for.
+        ConfigError: anything wrong with what is asked for, or an `address`: a cluster is not measured.
     """
     from tune.paper_tables.price import cost  # loads torch
+
+    if address is not None:
+        raise ConfigError(
+            f"--address {address}: --dry-run measures steps on the machine that it is called on. Leave --address out, "
+            "or call it on a machine of the cluster."
+        )
 
     return cost(order_of(tables, **order))

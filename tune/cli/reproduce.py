@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ssl_core.system.errors import ConfigError
 from tune import api
 from tune.cli.options import (
     AddressOption,
@@ -78,9 +77,7 @@ def reproduce_command(
         "trust_method": trust_method,
     }
     if dry_run:
-        if address is not None:
-            raise ConfigError("--dry-run measures this machine: leave --address out, or run it on the cluster.")
-        _print_cost(api.price(*tables, **order), as_json)
+        _print_cost(api.price(*tables, address=address, **order), as_json)
         return
     words = shlex.join(["ssl-tune", *sys.argv[1:]])
     documents = api.reproduce(*tables, output=output, home=home, say=_say, carry_on=words, address=address, **order)

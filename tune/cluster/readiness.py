@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ssl_core.system.errors import counted
 from tune.cluster import connection, probe
 from tune.cluster.capacity import check_fit, places
 from tune.cluster.identity import identity
@@ -72,9 +73,22 @@ def make_ready(
         ConfigError: a machine that differs, or none that can hold a training.
         ServiceError: storage that is not shared.
     """
+    ensure_room(threads, gpus, say)
+    probe.check_probes(probe.probe(shared, folders), identity())
+
+
+def ensure_room(threads: int, gpus: float, say: Say) -> None:
+    """See that the cluster has a machine that can hold a training; one that its autoscaler starts is waited for.
+
+    Args:
+        threads, gpus: that a training takes.
+        say: told what is waited for.
+
+    Raises:
+        ConfigError: no machine can hold one, and none is started by itself.
+    """
     if not places(connection.machines(), threads, gpus) and autoscales():
         wait_for_machine(threads, gpus, say)
-    probe.check_probes(probe.probe(shared, folders), identity())
     check_fit(connection.machines(), threads, gpus)
 
 
@@ -87,7 +101,7 @@ def wait_for_machine(threads: int, gpus: float, say: Say) -> None:
     """
     ray = importlib.import_module("ray")
     asked = ray.remote(_nothing()).options(num_cpus=threads, num_gpus=gpus, max_retries=0).remote()
-    began, room = time.monotonic(), f"{threads:g} processors and {gpus:g} GPUs free for a trial"
+    began, room = time.monotonic(), f"{counted(threads, 'processor')} and {gpus:g} GPUs free for a trial"
     while True:
         seconds = time.monotonic() - began
         since = f", for {seconds / 60:.0f} min so far" if seconds >= AGAIN_SECONDS else ""

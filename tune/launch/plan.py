@@ -80,15 +80,16 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
     epochs = expected_epochs(config.epochs, spec.trials, mean_warmup)
     warmup_epochs = spec.trials * mean_warmup
     warm, after, parameters = _price(spec, config, data, split, seconds)
-    kept = spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup)
+    # Two checkpoints of each trial that runs, one of each that has completed (`tune.worker.trial_files`).
+    kept = 2 * spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup)
     return Expectation(
         epochs=epochs,
         warmup_epochs=warmup_epochs,
         seconds=(warmup_epochs * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
         seconds_per_epoch=after,
         seconds_per_warmup_epoch=warm,
-        # parameters, average and momentum (of adamw two momenta), in the two newest checkpoints
-        disk_bytes=round(2 * (4 if config.optimizer == "adamw" else 3) * parameters * kept),
+        # parameters, average and momentum (of adamw two momenta)
+        disk_bytes=round((4 if config.optimizer == "adamw" else 3) * parameters * kept),
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from ssl_core.system.errors import counted
 from tune.cluster.capacity import MOST_PLACES
 from tune.cluster.gpus import gpu_count
-from tune.cluster.readiness import folders_of, make_ready
+from tune.cluster.readiness import ensure_room, folders_of, make_ready
 from tune.confirmation.trainings import (
     FIRST_SEED,
     Places,
@@ -74,6 +74,8 @@ def reproduce(
         ConfigError: anything in the order is invalid; raised before anything is trained.
         ServiceError: another `reproduce` runs in this home.
     """
+    if order.budget.gpus_there is not None:
+        ensure_room(1, order.budget.gpus_there, say)
     declared_of_report(order)  # an invalid order is refused before the home is made
     home.check_writable()
     with _alone(home):

@@ -144,7 +144,7 @@ def _match(
         return None
     best = min(matching, key=lambda d: (not (d["origin"] or {}).get("confirmed"), d["expect"]["val_error"]))
     origin = best["origin"]
-    trials = f" of {origin['trials']} trials" if "trials" in origin else ""
+    trials = f" of {counted(origin['trials'], 'trial')}" if "trials" in origin else ""
     return Found(dict(best["config"]), f"lowest val/error{trials} of study {origin['study']}")
 
 
@@ -175,7 +175,7 @@ def _search(cell: Cell, order: Order, home: Home, say: Say) -> Study:
     request = _request(cell, order)
     name = str(request.name)
     if home.has_study(name):
-        outcome = carry_on(name, home, make_progress(), order.address or "local")
+        outcome = carry_on(name, home, make_progress(), order.address)
     else:
         say(f"searching {cell.column} with {cell.method}: study {name}")
         outcome = start(request, home, make_progress())

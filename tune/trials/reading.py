@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from optuna.trial import FrozenTrial, TrialState
 
+from ssl_core.system.errors import counted
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 from tune.store.event_log import EventLog
@@ -74,7 +75,7 @@ def check_nothing_lost(
     if not lost:
         return
     reason = (
-        f"it holds {len(there)} trials, and lacks {len(lost)} that the event log has (the first: {lost[0]})"
+        f"it holds {counted(len(there), 'trial')}, and lacks {len(lost)} that the event log has (the first: {lost[0]})"
     )
     if spec.storage is None:
         raise damaged(
