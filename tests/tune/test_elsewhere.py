@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,3 +104,12 @@ def test_2_a_table_is_made_on_the_cluster(address: str, home: Path) -> None:
     assert table["fingerprint"]["processor"].endswith("AVX2") and len(table["rows"]) == 1
     results = [json.loads(p.read_text()) for p in (home / "reproduce").rglob("result.json")]
     assert len(results) == 2 and all(map(made_there, results))
+
+
+def test_4_all_places_are_asked_for_at_once() -> None:
+    """Two of sixteen trials have room: the others wait, which Ray knows of each; told of none, it would know of three."""
+    command = [sys.executable, "-m", "benchmarks.places", "--places", "16", "--cpus", "2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done
+    found = json.loads(done.stdout)
+    assert found["most"] == 16 and found["seconds_to_all"] < 20  # 3 where nothing else runs
