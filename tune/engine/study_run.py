@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from typing import Any
 
@@ -192,7 +193,10 @@ class StudyRun:
                     log_to_file=False,
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            finally:  # Ray's own picture of its experiment, 40 kB a trial: it is never restored
+                shutil.rmtree(self.folder.path / RAY_FOLDER, ignore_errors=True)
 
     def _searcher(self) -> StudySearcher:
         of_cluster: dict[str, Any] = {}
