@@ -3,10 +3,10 @@
     python -m benchmarks.left_behind --json
     python -m benchmarks.left_behind --trials 1000 --epochs 100
 
-Searcher, scheduler, recorder, Optuna's storage and event log are real, as are the rules by which checkpoints are kept;
-the training is simulated (`benchmarks.scale`). Reports have the metrics and counts of a run of FixMatch on ten classes,
-with random values. A checkpoint is a sparse file of the size of a WRN-28-2's (weights, average, momentum), a picture one
-of the size of a picture of 32x32 images. All events are marked as delivered.
+Searcher, scheduler, recorder, Optuna's storage and event log are real, as are the rules by which checkpoints are
+kept; the training is simulated (`benchmarks.scale`). Reports have the metrics and counts of a run of FixMatch on ten
+classes, with random values. A checkpoint is a sparse file of the size of a WRN-28-2's (weights, average, momentum), a picture
+one of the size of a picture of 32x32 images. All events are marked as delivered.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ PICTURE_BYTES = 400_000
 IMAGES = 500
 """Validation images; a tenth of them of each class."""
 NAMES = (
-    *("val/error", "val/error_balanced", "val/loss", "train/loss", "train/loss_supervised", "train/loss_unsupervised"),
+    *(
+        "val/error",
+        "val/error_balanced",
+        "val/loss",
+        "train/loss",
+        "train/loss_supervised",
+        "train/loss_unsupervised",
+    ),
     *("ssl/mask_rate", "ssl/pseudo_label_accuracy", "lr", "time/epoch_seconds", "images_per_second"),
     *(f"ssl/pseudo_label_accuracy/class_{c:02d}" for c in range(CLASSES)),
 )
@@ -48,7 +55,9 @@ class Leaving(Simulation):
 
     def metrics(self) -> dict[str, float]:
         """See `Simulation`."""
-        return {n: self.random.random() for n in NAMES} | {n: float(self.random.randrange(5000)) for n in COUNTS}
+        return {n: self.random.random() for n in NAMES} | {
+            n: float(self.random.randrange(5000)) for n in COUNTS
+        }
 
     def classes(self, *, is_last: bool) -> dict[str, list[int]]:
         """See `Simulation`."""

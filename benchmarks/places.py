@@ -145,11 +145,16 @@ class Watch(threading.Thread):
 
 def measure(places: int, cpus: int, trials: int) -> dict[str, Any]:
     """Run the study; seconds until all placements were asked for, and how many there were in between."""
-    with tempfile.TemporaryDirectory(prefix="ssl-places-") as place:
-        with ray_cluster(cpus, Path(place) / "ray") as address:
-            watch = _run(Path(place) / "home", address, places, trials)
+    with (
+        tempfile.TemporaryDirectory(prefix="ssl-places-") as place,
+        ray_cluster(cpus, Path(place) / "ray") as address,
+    ):
+        watch = _run(Path(place) / "home", address, places, trials)
     first = next((when for when, count in watch.seen if count), 0.0)
-    after = {seconds: max((n for when, n in watch.seen if when - first <= seconds), default=0) for seconds in (1, 3, 10)}
+    after = {
+        seconds: max((n for when, n in watch.seen if when - first <= seconds), default=0)
+        for seconds in (1, 3, 10)
+    }
     ramp = watch.ramp(places)
     return {
         "places": places,
@@ -209,7 +214,9 @@ def main() -> None:
     """See the head of this file."""
     parser = argparse.ArgumentParser(description="how fast a cluster's places are asked for")
     parser.add_argument("--places", type=int, default=64)
-    parser.add_argument("--cpus", type=int, help="processors that the cluster says it has [as many as places]")
+    parser.add_argument(
+        "--cpus", type=int, help="processors that the cluster says it has [as many as places]"
+    )
     parser.add_argument("--one", action="store_true", help="let one trial wait at a time")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

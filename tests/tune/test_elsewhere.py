@@ -82,11 +82,16 @@ def test_2_a_confirmation_trains_on_the_cluster(address: str, home: Path) -> Non
     assert len((home / "test-readings.jsonl").read_text().splitlines()) == 2
 
 
-def test_2_one_training_runs_on_the_cluster_and_is_seen_here(address: str, home: Path, tmp_path: Path) -> None:
+def test_2_one_training_runs_on_the_cluster_and_is_seen_here(
+    address: str, home: Path, tmp_path: Path
+) -> None:
     words = ("train", *TINY, "--set", "threads=1", "--final", "--json", "--out")
     done = ssl_tune(home, *words, tmp_path / "there", "--address", address, "--model", tmp_path / "model")
     assert done.returncode == 0, done
-    assert [line.partition(" (")[0] for line in done.stderr.splitlines() if "epoch" in line] == ["epoch 1", "epoch 2"]
+    assert [line.partition(" (")[0] for line in done.stderr.splitlines() if "epoch" in line] == [
+        "epoch 1",
+        "epoch 2",
+    ]
     there = json.loads(done.stdout)
     assert made_there(there) and (tmp_path / "model" / "model.json").is_file()
     again = ssl_tune(home, *words, tmp_path / "there", "--resume", "--address", address)
@@ -96,7 +101,16 @@ def test_2_one_training_runs_on_the_cluster_and_is_seen_here(address: str, home:
 
 
 def test_2_a_table_is_made_on_the_cluster(address: str, home: Path) -> None:
-    words = ["reproduce", "table1", "--cell", "cifar10@250,tau=0.6", "--data", "cifar10=digits", "--seeds", "1"]
+    words = [
+        "reproduce",
+        "table1",
+        "--cell",
+        "cifar10@250,tau=0.6",
+        "--data",
+        "cifar10=digits",
+        "--seeds",
+        "1",
+    ]
     words += ["--network", "wrn-10-1", "--epochs", "1", "--set", "steps_per_epoch=2", "--set", "batch_size=4"]
     done = ssl_tune(home, *words, "--set", "mu=1", "--address", address, "--json")
     assert done.returncode == 0, done
@@ -107,7 +121,7 @@ def test_2_a_table_is_made_on_the_cluster(address: str, home: Path) -> None:
 
 
 def test_4_all_places_are_asked_for_at_once() -> None:
-    """Two of sixteen trials have room: the others wait, which Ray knows of each; told of none, it would know of three."""
+    """Two of sixteen trials have room: the others wait, and Ray knows of each. Not told, it would know of three."""
     command = [sys.executable, "-m", "benchmarks.places", "--places", "16", "--cpus", "2", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done

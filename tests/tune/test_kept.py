@@ -81,7 +81,8 @@ def test_an_event_log_of_a_later_version_is_refused_and_left_alone(home: Home) -
 
 EPOCH = {
     "epoch": 7,
-    "metrics": {f"ssl/pseudo_labels/class_{c:02d}": math.sqrt(c + 2) for c in range(10)} | {"val/error": math.nan},
+    "metrics": {f"ssl/pseudo_labels/class_{c:02d}": math.sqrt(c + 2) for c in range(10)}
+    | {"val/error": math.nan},
     "classes": {"accepted": list(range(10)), "wrong": [3] * 10},
 }
 
@@ -91,7 +92,11 @@ def test_15_what_an_event_holds_is_shorter_in_the_file_and_the_same_when_it_is_r
     with EventLog(tmp_path / "events.db") as log:
         log.append("metrics", "s/1", EPOCH, key="s/1:epoch:7")
         log.append("text", "s/1", texts)
-        log.append("status", "s/1", {"status": "FAILED", "tags": {"ssl.stop_reason": "error", "ssl.error": "x" * 900}})
+        log.append(
+            "status",
+            "s/1",
+            {"status": "FAILED", "tags": {"ssl.stop_reason": "error", "ssl.error": "x" * 900}},
+        )
         read = [event.payload for event in log.next_owed(9)]
         assert json.dumps(read[:2]) == json.dumps([EPOCH, texts])
         assert log.reports("s/1")[0].classes == EPOCH["classes"]

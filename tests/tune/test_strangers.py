@@ -199,7 +199,9 @@ def test_26_a_folder_of_configurations_asks_for_trust(ssl_tune: Command, tmp_pat
     done = ssl_tune(*words)
     assert done.code == 2 and "--trust-method" in done.err and not canary.exists(), done
     done = ssl_tune(*words, "--trust-method")
-    assert done.code == 2 and "no configuration that `ssl-tune export` wrote" in done.err and canary.exists(), done
+    assert (
+        done.code == 2 and "no configuration that `ssl-tune export` wrote" in done.err and canary.exists()
+    ), done
 
 
 # Names

@@ -80,7 +80,9 @@ def reproduce_command(
         _print_cost(api.price(*tables, address=address, **order), as_json)
         return
     words = shlex.join(["ssl-tune", *sys.argv[1:]])
-    documents = api.reproduce(*tables, output=output, home=home, say=_say, carry_on=words, address=address, **order)
+    documents = api.reproduce(
+        *tables, output=output, home=home, say=_say, carry_on=words, address=address, **order
+    )
     if as_json:
         print_json(documents)
         return

@@ -131,5 +131,6 @@ def told_of_places(wanted: int, threads: int, gpus: float) -> Sequence[str]:
     if there >= wanted or not autoscales():
         return ()
     return (
-        f"{wanted} places are asked for, the cluster has {there} now: more trials start as its autoscaler adds machines",
+        f"{wanted} places are asked for, the cluster has {there} now: more trials start as its autoscaler adds "
+        "machines",
     )

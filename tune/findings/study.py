@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.trusted import load_kept
 from ssl_core.system.errors import counted
+from ssl_core.trusted import load_kept
 from tune.errors import ServiceError
 from tune.findings.ranking import best_record, describe_best
 from tune.findings.spent import planned_and_actual

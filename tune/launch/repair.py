@@ -150,7 +150,9 @@ def _mend_trials(study: Study, mended: list[str], trust_method: bool) -> None:
     set_aside(folder.optuna_db)
     with EventLog(folder.events_db, read_only=True) as log:
         count = remake_trials(folder, spec, log)
-    mended.append(f"optuna.db: {counted(count, 'trial')} from the event log; the sampler goes on from what they found")
+    mended.append(
+        f"optuna.db: {counted(count, 'trial')} from the event log; the sampler goes on from what they found"
+    )
 
 
 def _check_alone(study: Study) -> None:
@@ -174,9 +176,8 @@ def _mend_reports(study: Study, home: Home, mended: list[str]) -> None:
     set_aside(folder.events_db)
     lost = remake_log(study, home, kept)
     where = "; the curves of " + _listed(lost) + " have the objective alone" if lost else ""
-    mended.append(
-        f"{EVENTS_DB}: {counted(len(kept.rows), 'event')} of the old file, the others from Optuna and checkpoints{where}"
-    )
+    events = counted(len(kept.rows), "event")
+    mended.append(f"{EVENTS_DB}: {events} of the old file, the others from Optuna and checkpoints{where}")
 
 
 def _listed(trials: list[int]) -> str:

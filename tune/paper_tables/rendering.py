@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ssl_core.system.errors import counted
+
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 Document = Mapping[str, Any]
 """A table as `tune.paper_tables.reproduce.documents` makes it."""
-from ssl_core.system.errors import counted
-
 CUT = "†"
 """Marks a cell that was trained at less than the published report's budget."""
 _NAMES = {
@@ -122,7 +122,7 @@ def notes(document: Document) -> list[str]:
         )
     failed = sum(row["failed"] for row in rows)
     if failed:
-        found.append(f"{counted(failed, 'run')} turned NaN or infinite, and {'is' if failed == 1 else 'are'} left out of the means.")
+        found.append(f"{counted(failed, 'run')} turned NaN or infinite: left out of the means.")
     found += document["choices"]
     made = document["fingerprint"]
     found.append(

@@ -1,9 +1,9 @@
 """The events of a study's log, and how they are written as rows of its table.
 
 Every report of every trial is kept, so that MLflow's database and Optuna's can be filled again from the log; most of a
-report is names that each of them repeats. So an event's data are JSON, compressed where that makes them shorter: deflate
-with a preset dictionary (RFC 1950, FDICT) of such names makes a report several times smaller, alone and without its
-neighbours. The checksum in it finds data that were damaged.
+report is names that each of them repeats. So an event's data are JSON, compressed where that makes them shorter.
+Deflate with a preset dictionary (RFC 1950, FDICT) of such names makes a report several times smaller, alone and without
+its neighbours. The checksum in it finds data that were damaged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLASSES = "".join(
 )
 DICTIONARY = (
     '{"file":"config.yaml","text":"data:\\n  image_size: null\\n  label_seed: 0\\n  split_seed: 0\\n  valid: 500\\n'
-    '  augment:\\ndataset: digits\\nlabels: 100\\nmethod: \\nnetwork: wrn-28-2\\nepochs: 300\\nsteps_per_epoch: \\n'
+    "  augment:\\ndataset: digits\\nlabels: 100\\nmethod: \\nnetwork: wrn-28-2\\nepochs: 300\\nsteps_per_epoch: \\n"
     "batch_size: 64\\nmu: 7\\nlr: 0.03\\nmomentum: 0.9\\nnesterov: true\\nweight_decay: 0.0005\\nema_decay: 0.999\\n"
     "warmup_epochs: 1\\nprecision: bfloat16\\ndevice: cuda\\nthreads: 1\\nseed: 0\\neval_batch_size: \\ncompile: \\n"
     'schedule: cosine\\noptimizer: sgd\\nstop_after_epoch: null\\n"}'
@@ -34,8 +34,8 @@ DICTIONARY = (
     '["batch_size",""],["mu",""],["lr",""],["momentum",""],["nesterov",""],["weight_decay",""],["ema_decay",""],'
     '["warmup_epochs",""],["precision",""],["device",""],["threads",""],["seed",""],["data.label_seed",""],'
     '["data.split_seed",""],["data.valid",""],["stop_after_epoch","None"]]}'
-    '{"name":"trial ","parent":"","tags":{"mlflow.user":"","mlflow.source.name":"ssl-tune","mlflow.source.type":"LOCAL",'
-    '"ssl.study":"","ssl.method":"","ssl.dataset":"","ssl.protocol":"simulated","ssl.labels":"","ssl.split_hash":"",'
+    '{"name":"trial ","parent":"","tags":{"mlflow.user":"","mlflow.source.name":"ssl-tune","mlflow.source.type":'
+    '"LOCAL","ssl.study":"","ssl.method":"","ssl.dataset":"","ssl.protocol":"simulated","ssl.labels":"","ssl.split_hash":"",'
     '"ssl.kind":"trial","ssl.trial":"","ssl.run_key":""}}'
     '{"name":"","digest":"","source_type":"","source":"","schema":"","profile":""}'
     f'{{"epoch":1,"metrics":{{{_CLASSES}"ssl/pseudo_labels_smallest_class":0.0,"ssl/pseudo_labels_largest_class":0.0,'

@@ -1,4 +1,4 @@
-"""One configuration trained by itself, in this process or on a machine of a cluster, with its model where one is wanted.
+"""One configuration trained by itself, in this process or on a machine of a cluster; a model of it where one is wanted.
 
 All places are the same: whoever trains sees the folder of the run, the home's cache and its record of readings.
 """
@@ -78,9 +78,7 @@ def train_here(run: OneRun, on_report: Callable[[Report], None] | None) -> Resul
     return result
 
 
-def train_there(
-    run: OneRun, threads: int, gpus: float, on_report: Callable[[Report], None] | None
-) -> Result:
+def train_there(run: OneRun, threads: int, gpus: float, on_report: Callable[[Report], None] | None) -> Result:
     """Train it on a machine of the cluster that this process has joined.
 
     Args:

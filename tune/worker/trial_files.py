@@ -22,11 +22,10 @@ from tune.worker.task import Task
 def checkpoints_kept(epoch: int, last_epoch: int) -> int:
     """How many checkpoints of a trial are kept after an epoch.
 
-    While it runs two, since the newer one may be damaged when it is needed; once it is complete nobody carries it on, and
-    thousands of trials fill a disk.
+    While it runs two, since the newer one may be damaged when it is needed. Once it is complete nobody carries it on,
+    and thousands of trials fill a disk.
     """
     return 1 if epoch == last_epoch else 2
-
 
 
 class TrialStore(Protocol):
