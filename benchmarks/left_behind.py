@@ -5,8 +5,8 @@
 
 Searcher, scheduler, recorder, Optuna's storage and event log are real, as are the rules by which checkpoints are
 kept; the training is simulated (`benchmarks.scale`). Reports have the metrics and counts of a run of FixMatch on ten
-classes, with random values. A checkpoint is a sparse file of the size of a WRN-28-2's (weights, average, momentum), a picture
-one of the size of a picture of 32x32 images. All events are marked as delivered.
+classes, with random values. A checkpoint is a sparse file of the size of a WRN-28-2's (weights, average, momentum), a
+picture one of the size of a picture of 32x32 images. All events are marked as delivered.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from tune.worker.trial_files import checkpoints_kept
 CLASSES = 10
 CHECKPOINT_BYTES = 3 * 4 * 1_467_610
 """Weights, moving average and momentum of WRN-28-2 on ten classes, in float32."""
-PICTURE_BYTES = 400_000
+PICTURE_BYTES = 160_000
+"""Four panels of eight images, compressed."""
 IMAGES = 500
 """Validation images; a tenth of them of each class."""
 NAMES = (
