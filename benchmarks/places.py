@@ -16,6 +16,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,8 +24,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import psutil
 from tune.definition.request import SearchRequest
 
 LOOK_SECONDS = 0.05
+ATTEMPTS = 3
 
 
 @contextmanager
@@ -61,29 +63,46 @@ def ray_cluster(cpus: int, folder: Path, machines: int = 0) -> Iterator[str]:
         config.write_text(json.dumps(_autoscaler(cpus, machines, address)))
         words.append(f"--autoscaling-config={config}")
         environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    ray = Path(sys.executable).with_name("ray")
-    head = subprocess.Popen(
-        [str(ray), *words],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    head, told = _started(words, environment)
     try:
-        assert head.stdout is not None
-        for line in head.stdout:  # it tells once it has started
-            if "--address=" in line:
-                yield line.partition("--address=")[2].strip().strip("'\"")
-                return
-        raise RuntimeError("the cluster did not start")
+        yield told
     finally:
-        ended = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
-        head.send_signal(signal.SIGTERM)
-        psutil.wait_procs(ended, timeout=20)
-        for process in ended:
-            if process.is_running():
-                process.kill()
+        _end(head)
+
+
+def _started(words: list[str], environment: Mapping[str, str]) -> tuple[subprocess.Popen[str], str]:
+    """A head, once it has started, and its address. Ray gives its processes seconds, few where others are at work."""
+    said = ""
+    for _ in range(ATTEMPTS):
+        head = subprocess.Popen(
+            [str(Path(sys.executable).with_name("ray")), *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert head.stdout is not None
+        for line in head.stdout:
+            said += line
+            if found := re.search(r"--address=\W*([\d.]+:\d+)", line):
+                return head, found[1]
+        _end(head)
+    raise RuntimeError(f"the cluster did not start:\n{said}")
+
+
+def _end(head: subprocess.Popen[str]) -> None:
+    """End a head and all that it has started."""
+    if head.poll() is not None:
+        return
+    process = psutil.Process(head.pid)
+    ended = [*process.children(recursive=True), process]
+    head.send_signal(signal.SIGTERM)
+    psutil.wait_procs(ended, timeout=20)
+    for process in ended:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait()
 
 
 def _autoscaler(cpus: int, machines: int, address: str) -> dict[str, Any]:

@@ -115,8 +115,8 @@ def _verdict(look: Look) -> list[str]:
         return [text[0].upper() + text[1:] for text in look.confirmation["verdict"]] + standing
     return [
         f"Unconfirmed: trial {look.best.trial} is the best of {counted(len(look.records), 'trial')} on the "
-        "validation images. Its error there is too low on average, because it was selected by it; its test error is not "
-        "known.",
+        "validation images. Its error there is too low on average, because it was selected by it; its test error is "
+        "not known.",
         f"To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "
         f"{look.study.name}",
         *standing,
