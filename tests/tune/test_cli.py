@@ -21,6 +21,7 @@ Command = Callable[..., Done]
 TINY = ["--set", "steps_per_epoch=2", "--set", "batch_size=4", "--set", "mu=1", "--set", "threads=1"]
 RESULT = {
     *("val_error", "val_error_balanced", "val_error_by_class", "val_confusion", "val_loss"),
+    *("val_ece", "val_overconfidence"),
     "classes",
     "epochs",
     "seconds",
@@ -249,7 +250,7 @@ def test_the_ui_is_mlflows_server_on_the_homes_database(
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execv", execute)
-    done = ssl_tune("ui", "--home", finished.path, "--port", 5123)
+    done = ssl_tune("ui", "shapes", "--home", finished.path, "--port", 5123)
     assert done.code == 0 and "http://127.0.0.1:5123/" in done.out
     assert f"-m mlflow server --backend-store-uri sqlite:///{finished.path}/mlflow.db" in done.out
     assert f"--artifacts-destination {finished.artifacts.as_uri()} --host 127.0.0.1 --port 5123" in done.out

@@ -7,6 +7,7 @@ any thread and process, and the settings of a notebook stay as they are.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's palette.
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#000000",
-)
-GREY, LIGHT = "#777777", "#EEEEEE"
-# Paul Tol's "muted" scheme: one colour for each class that is drawn.
-CLASSES = (
-    "#332288",
-    "#88CCEE",
-    "#117733",
-    "#DDCC77",
-    "#CC6677",
-    "#AA4499",
-    "#44AA99",
-    "#999933",
-    "#882255",
-    "#777777",
-)
+from ssl_core.data.inspecting.lettering import readable
+from tune.figures.colours import BLACK as BLACK
+from tune.figures.colours import BLUE as BLUE
+from tune.figures.colours import CLASSES as CLASSES
+from tune.figures.colours import GREEN as GREEN
+from tune.figures.colours import GREY as GREY
+from tune.figures.colours import LIGHT as LIGHT
+from tune.figures.colours import ORANGE as ORANGE
+from tune.figures.colours import PURPLE as PURPLE
+from tune.figures.colours import SKY as SKY
+from tune.figures.colours import VERMILLION as VERMILLION
+
 DPI = 110
 
 
@@ -68,6 +57,18 @@ def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def class_labels(classes: Sequence[str], count: int) -> list[str]:
+    """Names of `count` classes as a figure can draw them; numbers where the names are not known.
+
+    Letters that the font lacks are written as their codes. A dollar sign is a dollar sign, no formula, and a name that
+    begins with an underscore stays in the legend.
+    """
+    if len(classes) != count:
+        return [str(number) for number in range(count)]
+    labels = [readable(name).replace("$", r"\$") for name in classes]
+    return [f"\N{HAIR SPACE}{label}" if label.startswith("_") else label for label in labels]
 
 
 def whole_numbers(axis: Any) -> None:
