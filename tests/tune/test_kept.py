@@ -19,6 +19,7 @@ from tests.tune.helpers import make_spec, make_study
 from tune.confirmation.confirm import confirm
 from tune.confirmation.trainings import Places, Trained, Training, bring_home, train_all
 from tune.errors import DamagedError, ServiceError
+from tune.launch.remade_log import salvaged
 from tune.store.event_log import VERSION, EventLog
 from tune.store.events import LARGEST
 from tune.store.home import Home
@@ -141,6 +142,23 @@ def test_15_an_event_that_was_damaged_or_expands_without_end_is_said_to_be_damag
         database.execute("UPDATE events SET payload = ?", [payload])
     with EventLog(path) as log, pytest.raises(DamagedError, match=r"events.db is damaged"):
         log.next_owed(1)
+
+
+def test_15_what_can_be_read_of_a_damaged_log_is_taken_as_it_lies(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events.db") as log:
+        for epoch in range(1, 4):
+            log.append("metrics", "s/1", EPOCH | {"epoch": epoch}, key=f"s/1:epoch:{epoch}")
+        log.append("start", "s/1", {"name": "trial 1 \N{CAT FACE}"})
+        log.set_meta("study_id", "abc")
+        whole = [event.payload for event in log.next_owed(9)]
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.execute("UPDATE events SET payload = x'00ff' WHERE id = 2")
+    kept = salvaged(tmp_path / "events.db")
+    assert [row[0] for row in kept.rows] == [1, 3, 4] and kept.notes == (("study_id", "abc"),)
+    with EventLog(tmp_path / "new.db") as log:
+        log.take(kept.rows, kept.notes)
+        read = [event.payload for event in log.next_owed(9)]
+    assert json.dumps(read) == json.dumps([whole[0], *whole[2:]])
 
 
 def test_15_a_thousand_trials_leave_no_more_than_is_promised() -> None:
