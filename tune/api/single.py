@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +92,7 @@ def train(
         model: a folder for the model (see `ssl_core.load`), which is made at the end; needs `final`.
         data_root, home: where downloaded data lie; the home folder.
         trust_method: a method file that `config` or the run names is run also where this user has not run it before.
-        address: of a Ray cluster that this machine belongs to, to train there; `out` and the home lie in a folder that
-            its machines share. None: this machine.
+        address: of a Ray cluster that this machine belongs to, to train there: its machines share `out` and the home.
         on_report, say: called with the report of every epoch; told where the bits may differ from an exported run's.
 
     Raises:
@@ -109,19 +109,30 @@ def train(
     as_exported = bool(document) and not (set(given) - {"dataset"} or settings or preset)
     membership = _membership(chosen, document, place)
     folder = folder or _fresh_folder(place, chosen.method)
-    trained = chosen.model_copy(update={"refit": True}) if refit else chosen
-    run = _run_of(trained, folder, place, root, made, membership, final=final, resume=resume)
-    words = [*_as_typed(run, place), *([] if address is None else ["--address", address])]
+    run = _run_of(chosen, folder, place, root, made, membership, refit=refit, final=final, resume=resume)
+    check = partial(_compare_origin, chosen, document if as_exported else {}, place, membership, say)
+    result = _trained(run, place, check, address, on_report, say)
+    expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
+    return Training(result, folder, expected, made)
+
+
+def _trained(
+    run: OneRun,
+    home: Home,
+    check: Callable[[OneRun, _There | None], None],
+    address: str | None,
+    on_report: Callable[[Report], None] | None,
+    say: Callable[[str], None],
+) -> Result:
+    """Train here or on a cluster, once the data are known to be the right ones."""
+    words = [*_as_typed(run, home), *([] if address is None else ["--address", address])]
     try:
         with resumable(shlex.join(words)), joined(address):
             there = None if address is None else _made_ready(run, say)
-            if as_exported:
-                _compare_origin(chosen, document, root, place, membership, there, say)
-            result = train_here(run, on_report) if there is None else _train_there(run, there, on_report)
+            check(run, there)
+            return train_here(run, on_report) if there is None else _train_there(run, there, on_report)
     finally:
-        _keep_held_out(folder, chosen.dataset, place)
-    expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
-    return Training(result, folder, expected, made)
+        _keep_held_out(Path(run.out), run.config["dataset"], home)
 
 
 def _as_path(path: Path | str | None) -> Path | None:
@@ -214,18 +225,21 @@ def _kept(folder: Path, trust_method: bool) -> RunConfig:
 def _compare_origin(
     config: RunConfig,
     document: Mapping[str, Any],
-    root: Path | None,
     home: Home,
     membership: Membership | None,
-    there: _There | None,
     say: Callable[[str], None],
+    run: OneRun,
+    there: _There | None,
 ) -> None:
-    """Refuse other data than an exported configuration was made with; say when the bits may differ."""
+    """Refuse other data than an exported configuration was made with; say when the bits may differ. {}: no such one."""
+    if not document:
+        return
     from ssl_core.system.environment import fingerprint  # loads torch
     from ssl_core.training.result import prepare
 
     if there is not None:  # its device is that machine's; this one only looks at the data
         config = config.model_copy(update={"device": "cpu", "precision": "float32", "compile": False})
+    root = Path(run.data_root) if run.data_root else None
     resolved, data, split = prepare(config, data_root=root, cache=home.cache, membership=membership)
     origin = document.get("origin") or {}
     classes, made_with = origin.get("classes"), origin.get("split_hash")
@@ -262,9 +276,11 @@ def _run_of(
     model: Path | None,
     membership: Membership | None,
     *,
+    refit: bool,
     final: bool,
     resume: bool,
 ) -> OneRun:
+    config = config.model_copy(update={"refit": True}) if refit else config
     digest = config.method_digest
     return OneRun(
         config=config.document(),

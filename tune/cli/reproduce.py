@@ -46,9 +46,7 @@ def reproduce_command(
     search: Annotated[bool, typer.Option("--search", help="Tune each column and its baseline first")] = False,
     trials: Annotated[int, typer.Option(help="Configurations of such a search")] = api.DEFAULT_TRIALS,
     concurrent: Annotated[int | None, typer.Option(help="Runs side by side [what the machine holds]")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would cost; trains nothing")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it costs; trains nothing")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the tables [HOME/tables]")
     ] = None,

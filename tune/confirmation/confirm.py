@@ -104,9 +104,7 @@ def confirm(
         ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
     place = home if isinstance(home, Home) else Home(home)
-    study = _study(name, baseline, place, sitting, address, trust_method)
-    if sitting is None:
-        check_machines(study.spec, study.folder, say, NO_GPUS)
+    study = _study(name, baseline, place, sitting, address, trust_method, say)
     redrawn: Redrawn = "everything" if resample else _redrawn(study)
     chosen = _chosen(study, top, seeds, redrawn)
     with ExitStack() as stack:
@@ -130,18 +128,26 @@ def confirm(
 
 
 def _study(
-    name: str, baseline: str, home: Home, sitting: Sitting | None, address: str | None, trust_method: bool
+    name: str,
+    baseline: str,
+    home: Home,
+    sitting: Sitting | None,
+    address: str | None,
+    trust_method: bool,
+    say: Callable[[str], None],
 ) -> Study:
     """The study with its method loaded, to be trained where it was asked for, or where its search is.
 
     Raises:
-        ConfigError: an unknown kind of baseline, or a method file that is not trusted.
+        ConfigError: an unknown kind of baseline, a method file that is not trusted, or machines that cannot train it.
+        ServiceError: machines that do not share the home.
     """
     study = Study(home.existing_study_folder(name))
     if baseline not in BASELINES:
         raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
     if sitting is None:
         study.spec = moved(study.spec, address or "local")
+        check_machines(study.spec, study.folder, say, NO_GPUS)
     study.load_method(trust_method=trust_method)
     return study
 
