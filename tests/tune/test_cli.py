@@ -94,7 +94,10 @@ def test_search_and_plan_take_the_same_options(ssl_tune: Command) -> None:
         return {word for word in ssl_tune(verb, "--help").out.split() if word.startswith("--")}
 
     # A second study beside the planned one, and what comes after it, are no part of the plan.
-    assert options("plan") - {"--json"} == options("search") - {"--with-baseline", "--confirm-seeds"}
+    assert options("plan") - {"--json", "--within"} == options("search") - {
+        "--with-baseline",
+        "--confirm-seeds",
+    }
     assert {"--trials", "--time-budget", "--max-failures", "--study", "--space"} <= options("search")
 
 

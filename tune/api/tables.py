@@ -114,7 +114,12 @@ def reproduce(
         return train_tables(order_of(tables, address=address, **order), place, say, write)
 
 
-def price(*tables: str, address: str | None = None, **order: Any) -> dict[str, Any]:
+def price(
+    *tables: str,
+    say: Callable[[str], None] | None = None,
+    address: str | None = None,
+    **order: Any,
+) -> dict[str, Any]:
     """What `reproduce` with these arguments would cost, from steps measured on this machine; trains nothing.
 
     Raises:
@@ -127,5 +132,4 @@ def price(*tables: str, address: str | None = None, **order: Any) -> dict[str, A
             f"--address {address}: --dry-run measures steps on the machine that it is called on. Leave --address out, "
             "or call it on a machine of the cluster."
         )
-
-    return cost(order_of(tables, **order))
+    return cost(order_of(tables, **order), say or (lambda _: None))
