@@ -14,7 +14,7 @@ from ssl_core.config import RunConfig
 from ssl_core.training import checkpoint
 from ssl_core.training.loop import run_epochs
 from ssl_core.training.run import Report, Run
-from tune.worker.trial_files import TrialStore
+from tune.worker.trial_files import TrialStore, checkpoints_kept
 
 FOLDER = "seed-{}"
 """Where the checkpoints of a further replicate lie, within the trial's folder."""
@@ -45,8 +45,9 @@ def reports_of(run: Run, store: TrialStore, known: int, last: int) -> Iterator[R
     """
     yield from [r for r in run.history if r.epoch > known or r.epoch == last]
     for report in run_epochs(run):
-        checkpoint.save(store.folder, report.epoch, run.state())
-        store.keep_checkpoint(report.epoch)
+        kept = checkpoints_kept(report.epoch, last)
+        checkpoint.save(store.folder, report.epoch, run.state(), keep=kept)
+        store.keep_checkpoint(report.epoch, kept)
         yield report
 
 
