@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.tune.execution import class_cache
 from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
+from tune.cluster.capacity import MOST_PLACES
 from tune.cluster.connection import Room
 from tune.cluster.identity import identity
 from tune.definition.objective import FIELDS
@@ -46,8 +48,6 @@ class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGA
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
 LOOK_SECONDS = 0.5
-MOST_PLACES = 10_000
-"""As `--concurrent` takes them at most."""
 
 
 class StudyRun:
@@ -196,7 +196,10 @@ class StudyRun:
                     log_to_file=False,
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            finally:  # Ray's own picture of its experiment, 40 kB a trial: it is never restored
+                shutil.rmtree(self.folder.path / RAY_FOLDER, ignore_errors=True)
 
     def _searcher(self) -> StudySearcher:
         of_cluster: dict[str, Any] = {}

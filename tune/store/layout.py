@@ -17,7 +17,7 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
                   confirm.json, confirm/     what a confirmation found, and its trainings
                   models/                    models of the confirmed trainings
                   trials/N/                  checkpoints of a trial
-                  ray/                       what Ray Tune writes, and nobody reads
+                  ray/                       what Ray Tune writes while a sitting lasts, and nobody reads
 """
 
 from __future__ import annotations
