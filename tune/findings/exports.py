@@ -325,3 +325,14 @@ def differences(document: Mapping[str, Any], fingerprint: Mapping[str, str]) -> 
     """The differences in processor and versions from those with which an exported run was made, in words."""
     made = (document.get("origin") or {}).get("fingerprint") or {}
     return [f"{k}: {v} there, {fingerprint.get(k)} here" for k, v in made.items() if fingerprint.get(k) != v]
+
+
+def expected_error(document: Mapping[str, Any]) -> float | None:
+    """The `val/error` that an exported configuration promises.
+
+    None where it is the mean of several seeds (`--repeats`), of which this is one.
+    """
+    if (document.get("origin") or {}).get("repeats", 1) > 1:
+        return None
+    found: float | None = (document.get("expect") or {}).get("val_error")
+    return found
