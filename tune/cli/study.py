@@ -75,14 +75,7 @@ def plan_command(
             "full budget",
             f"{counted(document['epochs'], 'epoch')} of {counted(document['steps_per_epoch'], 'step')}",
         ],
-        ["rungs", _stopping(document["rungs"])],
-        *[
-            [
-                f"bracket {number}",
-                f"{100 * bracket['share']:.0f} % of the trials: rungs after {_listed(bracket['after_ssl_epochs'])}",
-            ]
-            for number, bracket in enumerate(document["rungs"].get("brackets", []), start=1)
-        ],
+        *_stopping_rows(document["rungs"]),
         [
             "expected",
             f"{document['expected_epochs']:g} epochs, of {document['epochs_without_stopping']} without stops",
@@ -133,6 +126,18 @@ def _memory(document: dict[str, Any]) -> str:
     device = f"; {document['device_bytes'] / 1e9:.1f} GB of the GPU each" if document["device_bytes"] else ""
     needed = f"{trial * places / 1e9:.1f} of {free / 1e9:.1f} GB that are free"
     return f"about {trial / 1e9:.1f} GB a trial, {needed}{fits}{device}"
+
+
+def _stopping_rows(rungs: dict[str, Any]) -> list[list[str]]:
+    """Early stopping, and where there are several brackets each of them."""
+    brackets = [
+        [
+            f"bracket {number}",
+            f"{100 * bracket['share']:.0f} % of the trials: rungs after {_listed(bracket['after_ssl_epochs'])}",
+        ]
+        for number, bracket in enumerate(rungs.get("brackets", []), start=1)
+    ]
+    return [["rungs", _stopping(rungs)], *brackets]
 
 
 def _stopping(rungs: dict[str, Any]) -> str:
