@@ -35,6 +35,7 @@ def _made() -> typer.Typer:
 
     from tune.cli import data, export, info, jobs, predict, read, report, study, training
     from tune.cli import reproduce as tables
+    from tune.cli.comparisons import command as compare
 
     made = typer.Typer(
         name="ssl-tune",
@@ -45,7 +46,7 @@ def _made() -> typer.Typer:
         add_completion=False,
         rich_markup_mode=None,
     )
-    for module in (training, study, jobs, read, export, predict, report, tables, data, info):
+    for module in (training, study, compare, jobs, read, export, predict, report, tables, data, info):
         module.register(made)
     return made
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.system.faults import fault
+from tune.delivery.comparisons import place_below
 from tune.delivery.drawing import FEWEST, Drawing
 from tune.delivery.mlflow_runs import DOUBTFUL, Destination
 from tune.delivery.models import send_model
@@ -199,6 +200,7 @@ class Deliverer:
 
     def _send_start(self, event: Event) -> None:
         self.place.begin(event.run)
+        place_below(self.place, event.run)
 
     def _send_params(self, event: Event) -> None:
         from mlflow.entities import Param  # loads MLflow
@@ -252,6 +254,7 @@ class Deliverer:
         send_model(self._client, self.log, self.place.run_id(event.run), event)
 
     def _send_status(self, event: Event) -> None:
+        place_below(self.place, event.run)
         from mlflow.entities import RunTag  # loads MLflow
 
         run_id = self.place.run_id(event.run)

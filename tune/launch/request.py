@@ -118,6 +118,19 @@ def resolve_request(
     return spec
 
 
+def places_of(request: SearchRequest, machines: Sequence[Machine] | None = None) -> Places:
+    """Where the trials of a request run.
+
+    Args:
+        request: what is asked for.
+        machines: of the cluster that it is to run on; None: this machine.
+
+    Raises:
+        ConfigError: there are no such machines.
+    """
+    return _places(request, from_document(_document(request)), machines)
+
+
 def _places(request: SearchRequest, asked: RunConfig, machines: Sequence[Machine] | None) -> Places:
     """How many trials run at a time, and with how many threads and GPUs each."""
     gpus = _gpus(request, machines)

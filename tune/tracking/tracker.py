@@ -79,6 +79,10 @@ class Tracker:
         """The study begins, or goes on after an interruption."""
         self._start(self.study, self.study, None, {"ssl.kind": "study"}, params, config_yaml)
 
+    def comparison_started(self, params: Mapping[str, object], config_yaml: str) -> None:
+        """As `study_started`, of a comparison: its run has those of its studies below it, which other logs hold."""
+        self._start(self.study, self.study, None, {"ssl.kind": "comparison"}, params, config_yaml)
+
     def study_ended(
         self, state: str, summary: Mapping[str, float], tags: Mapping[str, str] | None = None
     ) -> None:
