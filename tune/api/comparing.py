@@ -51,7 +51,7 @@ def run_resume_comparison(
     on_end: str | None = None,
     webhook: str | None = None,
 ) -> Compared:
-    """Run what is left of a comparison: `tune.comparison.run.resume`, whose arguments these are; and tell of its end."""
+    """Run what is left of a comparison (`tune.comparison.run.resume`, whose arguments these are); tell of its end."""
     from tune.comparison.run import resume as resume_methods  # loads what trains
 
     with telling(on_end, webhook, say) as ending:

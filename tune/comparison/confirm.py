@@ -1,8 +1,8 @@
 """The best configuration of each method on the same fresh seeds, and the test set read once for each final model.
 
-As `tune.confirmation.confirm` does for one study: the winner is the method with the lowest validation error on the fresh
-seeds, so the test set chooses nothing. The trainings lie in the folders of their studies and are what `confirm` would
-train there, so each study is confirmed, too, beside the same baseline, and `export --model` finds its model.
+As `tune.confirmation.confirm` does for one study: the winner is the method with the lowest validation error on the
+fresh seeds, so the test set chooses nothing. The trainings lie in the folders of their studies and are what `confirm`
+would train there, so each study is confirmed, too, beside the same baseline, and `export --model` finds its model.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def answer(document: Mapping[str, Any]) -> list[str]:
     for row in document["rows"]:
         if row["problems"]:
             said.append(
-                f"{row['who']}: {len(row['problems'])} of {len(document['seeds'])} trainings turned NaN or infinite and "
-                "are left out."
+                f"{row['who']}: {len(row['problems'])} of {len(document['seeds'])} trainings turned NaN or infinite "
+                "and are left out."
             )
     return said
 
@@ -190,8 +190,8 @@ def _against(document: Mapping[str, Any], method: str) -> str:
         return f"{method} against supervised: no seed on which both have a result; cannot tell."
     if found["n"] < ENOUGH_SEEDS:
         return (
-            f"{method} against supervised: {found['difference']:+.2f} points of test error, n = {found['n']}; cannot tell "
-            f"below {ENOUGH_SEEDS} seeds."
+            f"{method} against supervised: {found['difference']:+.2f} points of test error, n = {found['n']}; cannot "
+            f"tell below {ENOUGH_SEEDS} seeds."
         )
     known = facts(document, found)
     if not found["told_apart"]:

@@ -69,8 +69,8 @@ def content_of(comparison: Comparison) -> Content:
     status = status_of(comparison)
     if all(row["best"] is None for row in status["methods"]):
         raise ConfigError(
-            f"the comparison {comparison.name!r} has no trial with a result yet: there is nothing to report. See how far "
-            f"it is with `{comparison.folder.command('status')}`."
+            f"the comparison {comparison.name!r} has no trial with a result yet: there is nothing to report. See how "
+            f"far it is with `{comparison.folder.command('status')}`."
         )
     spec = comparison.studies()[0].spec
     dataset = without_place(status["dataset"])
@@ -81,8 +81,8 @@ def content_of(comparison: Comparison) -> Content:
         facts=list(_facts(status)),
         verdict=_verdict(status),
         parts=[part for part in _parts(comparison, status) if part.items],
-        closing="Made by ssl-tune. val/error and test/error are percent of images misclassified; ± is one standard deviation over "
-        "seeds. Search, early stopping and the choice of the winner used no test image.",
+        closing="Made by ssl-tune. val/error and test/error are percent of images misclassified; ± is one standard "
+        "deviation over seeds. Search, early stopping and the choice of the winner used no test image.",
     )
 
 
@@ -107,8 +107,11 @@ def _verdict(status: Mapping[str, Any]) -> list[str]:
         else [f"The comparison is {status['state']}: this is how it stands."]
     )
     if status["confirmation"] is None:
-        said = "Unconfirmed: the errors of a search are too low on average, since the best of many trials is chosen by them."
-        return [said, *standing]
+        return [
+            "Unconfirmed: the errors of a search are too low on average, since the best of many trials is chosen by "
+            "them.",
+            *standing,
+        ]
     return [sentence[0].upper() + sentence[1:] for sentence in status["confirmation"]["verdict"]] + standing
 
 
@@ -120,8 +123,8 @@ def _parts(comparison: Comparison, status: Mapping[str, Any]) -> Iterator[Part]:
     sentences = ["Errors in percent, mean ± standard deviation over fresh seeds that all methods share."]
     if confirmation is not None:
         sentences = [
-            f"{len(confirmation['seeds'])} fresh seeds, the same for every method, {confirmation['steps']:,} steps each; the "
-            "test set was read once for each final model. The winner (bold) has the lowest mean "
+            f"{len(confirmation['seeds'])} fresh seeds, the same for every method, {confirmation['steps']:,} steps "
+            "each; the test set was read once for each final model. The winner (bold) has the lowest mean "
             f"{confirmation['objective']} on these seeds; the test set was not used to choose. Against supervised: "
             "difference of the test errors in points, paired over the seeds, with its 95 % interval."
         ]

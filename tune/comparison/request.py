@@ -17,7 +17,7 @@ from tune.definition.request import SearchRequest
 
 BASELINE = "supervised"
 LEFT_OUT = ("method", "points", "warm_start", "with_baseline")
-"""Options of a search that a comparison does not take: they are of one method, or the comparison is what they ask for."""
+"""Options of a search that a comparison does not take: they are of one method, or ask for what it is."""
 
 
 def _listed(value: object) -> object:
@@ -54,7 +54,8 @@ class CompareRequest(SearchRequest):
         for name in LEFT_OUT:
             if name in values:
                 raise ConfigError(
-                    f"{key_of(SearchRequest, name)} is no option of a comparison: it belongs to the search of one method."
+                    f"{key_of(SearchRequest, name)} is no option of a comparison: it belongs to the search of one "
+                    "method."
                 )
         super().__init__(**values)
 

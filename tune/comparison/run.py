@@ -184,7 +184,7 @@ def _new_sittings(
     splits = {sitting.spec.split_hash for sitting in sittings}
     if len(splits) > 1:
         raise ConfigError(
-            f"the methods would be trained on different splits ({', '.join(map(str, sorted(splits, key=str)))}): the data "
+            f"the methods would be trained on different splits ({', '.join(sorted(map(str, splits)))}): the data "
             "changed while they were read. Start again."
         )
     return sittings

@@ -94,7 +94,8 @@ def _cells(
 ) -> list[str]:
     best = each["best"]
     ended = sum(each["trials"][state] for state in ("completed", "stopped_early", "failed"))
-    search = f"{ended}/{each['trials']['total']} trials, {each['cost']['epochs']} epochs, {each['cost']['seconds']:.0f} s"
+    cost = each["cost"]
+    search = f"{ended}/{each['trials']['total']} trials, {cost['epochs']} epochs, {cost['seconds']:.0f} s"
     if row is None:
         value = None if best is None else best[FIELDS[objective]]
         found = "" if value is None else f"{in_words(objective, value)} (search)"

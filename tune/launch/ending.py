@@ -1,7 +1,7 @@
 """Tell somebody that a study or a comparison has ended: a command of the user's, and a web address.
 
-Both are given the outcome as JSON. Neither can do harm: what fails, or hangs, is said in a line, and the study's outcome
-and exit code are what they were. Nothing is held meanwhile, so the next driver need not wait.
+Both are given the outcome as JSON. Neither can do harm: what fails, or hangs, is said in a line, and the study's
+outcome and exit code are what they were. Nothing is held meanwhile, so the next driver need not wait.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def refuse_options(name: str, **given: object) -> None:
     for option, value in given.items():
         if value:
             raise ConfigError(
-                f"--{option.replace('_', '-')}: {name!r} is a comparison, which does not take it. Its studies do, each by "
-                "its own name."
+                f"--{option.replace('_', '-')}: {name!r} is a comparison, which does not take it. Its studies do, "
+                "each by its own name."
             )
 
 
