@@ -165,7 +165,7 @@ def _winner(document: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
     if winner is None:
         return ["no training has a result: cannot tell which method is best."]
     chosen = f"{winner} has the lowest {document.get('objective', DEFAULT)} on the fresh seeds"
-    same, beaten = [], []
+    same, beaten = list[str](), list[str]()
     for other in methods:
         found = None if other == winner else comparison_of(document, winner, other)
         if found is None:

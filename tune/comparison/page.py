@@ -10,6 +10,7 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
 from tune.comparison.record import Comparison, load_comparison
 from tune.comparison.table import COLUMNS, status_of, table_of
+from tune.comparison.tracking import tracker_of
 from tune.definition.inputs import without_place
 from tune.definition.objective import AXES
 from tune.errors import Exit, ServiceError
@@ -19,9 +20,6 @@ from tune.page.parts import Content, Figure, Item, Part, Table
 from tune.page.report import DELIVERY_SECONDS, PAGE
 from tune.store.event_log import EventLog
 from tune.store.home import Home
-from tune.tracking.opening import note_where
-from tune.tracking.sender_process import SenderProcess
-from tune.tracking.tracker import Tracker
 
 
 def report(name: str, output: Path | str | None = None, *, home: Path | str | None = None) -> dict[str, Any]:
@@ -175,20 +173,10 @@ def _track(comparison: Comparison, path: Path) -> int | None:
             raise
         return None
     try:
-        spec = comparison.spec_of_run()
         with EventLog(comparison.folder.events_db) as log:
-            note_where(log, spec, comparison.home)
-            tracker = Tracker(
-                log,
-                study=comparison.name,
-                tracking_uri=spec.tracking_uri,
-                experiment=spec.experiment,
-                common_tags={},
-                artifact_root=comparison.home.artifacts,
-                sender=SenderProcess(log),
-            )
+            tracker = tracker_of(comparison, log)
             tracker.artifact(None, path)
             tracker.sender.start()
-            return tracker.sender.close(min(spec.tracking_timeout, DELIVERY_SECONDS))
+            return tracker.sender.close(min(comparison.spec_of_run().tracking_timeout, DELIVERY_SECONDS))
     finally:
         comparison.folder.unlock()

@@ -6,12 +6,11 @@ and runs, so `status`, `trials`, `report` and `export` read it like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from search_spaces import dump_yaml
 from ssl_core.system.errors import ConfigError
 from tune.cluster.connection import joined, machines_of
 from tune.comparison.confirm import Entrant, confirm_best
@@ -19,7 +18,6 @@ from tune.comparison.progress import Shown
 from tune.comparison.record import (
     Comparison,
     Member,
-    Record,
     load_comparison,
     make_comparison,
     new_record,
@@ -27,6 +25,7 @@ from tune.comparison.record import (
 )
 from tune.comparison.request import CompareRequest, short_name
 from tune.comparison.table import description, metrics_of
+from tune.comparison.tracking import tracked
 from tune.definition.spec import StudySpec, dataset_tag
 from tune.delivery.check import require_tracking
 from tune.engine.outcome import INTERRUPTIONS, Outcome, worse
@@ -39,13 +38,10 @@ from tune.launch.preparation import create_study, prepared
 from tune.launch.request import places_of, resolve_request
 from tune.launch.start import resumed_sitting
 from tune.signals import resumable
-from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
 from tune.store.study_folder import StudyFolder
 from tune.tracking.contents import describe
-from tune.tracking.opening import ABOVE, note_where
-from tune.tracking.sender_process import SenderProcess
 from tune.tracking.tracker import Tracker
 from tune.worker.task import PRELOAD
 
@@ -171,7 +167,7 @@ def _new_sittings(
     from tune.cluster import local_ray  # loads Ray
 
     held.enter_context(local_ray.starting(local_ray.cpus_for(specs[0]), PRELOAD))
-    sittings = []
+    sittings = list[Sitting]()
     for member, spec in zip(comparison.record.members, specs, strict=True):
         folder = StudyFolder(comparison.home.study_folder(spec.name))
         create_study(spec, folder)
@@ -254,7 +250,7 @@ def _resumed_sittings(
     from tune.cluster import local_ray  # loads Ray
 
     held.enter_context(local_ray.starting(local_ray.cpus_for(studies[0].spec), PRELOAD))
-    sittings = []
+    sittings = list[Sitting]()
     for member, study in zip(comparison.record.members, studies, strict=True):
         progress = shown.of(member.method)
         if study.folder.state() == "finished":
@@ -288,7 +284,7 @@ class _Driver:
         """Run what is left, then confirm the best of each."""
         comparison = self._comparison
         comparison.folder.set_state("running")
-        with self._tracked() as tracker:
+        with tracked(comparison, self._sittings) as tracker:
             state = "interrupted"
             try:
                 compared = self._run(tracker)
@@ -346,55 +342,6 @@ class _Driver:
         if document is not None:
             tracker.artifact(None, comparison.folder.path / CONFIRM_FILE)
         return document
-
-    @contextmanager
-    def _tracked(self) -> Iterator[Tracker]:
-        """The comparison's own run in MLflow, with a sender at work; each study's log is told of it."""
-        comparison, spec = self._comparison, self._spec
-        with EventLog(comparison.folder.events_db) as log:
-            note_where(log, comparison.spec_of_run(), comparison.home)
-            sender = SenderProcess(log)
-            tracker = Tracker(
-                log,
-                study=comparison.name,
-                tracking_uri=spec.tracking_uri,
-                experiment=spec.experiment,
-                common_tags={
-                    "ssl.dataset": spec.dataset_tag,
-                    "ssl.protocol": spec.protocol,
-                    "ssl.labels": str(spec.config["labels"]),
-                    "ssl.split_hash": spec.split_hash or "",
-                },
-                artifact_root=comparison.home.artifacts,
-                sender=sender,
-            )
-            for sitting in self._sittings:
-                sitting.log.set_meta(ABOVE, f"{log.get_meta('study_id')}:{comparison.name}")
-            tracker.comparison_started(
-                _parameters(comparison.record, spec), dump_yaml(_document(comparison.record))
-            )
-            sender.start()
-            try:
-                yield tracker
-            finally:
-                sender.kill()
-
-
-def _parameters(record: Record, spec: StudySpec) -> dict[str, object]:
-    """What all of the studies share."""
-    names = ("dataset", "labels", "network", "epochs", "steps_per_epoch", "batch_size", "mu")
-    shared = {name: spec.config[name] for name in names if name in spec.config}
-    methods = [member.method for member in record.members]
-    seeds = {"confirm_seeds": record.confirm_seeds, "seed": spec.seed}
-    return {"methods": methods, "trials": spec.trials, "concurrent": spec.concurrent, **seeds, **shared}
-
-
-def _document(record: Record) -> dict[str, Any]:
-    return {
-        "comparison": record.name,
-        "studies": {member.method: member.study for member in record.members},
-        "confirm_seeds": record.confirm_seeds,
-    }
 
 
 class _Notes(Progress):

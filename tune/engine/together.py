@@ -203,7 +203,7 @@ class SharedScheduler(TrialScheduler):
     """
 
     def __init__(self, schedulers: Mapping[str, TrialScheduler]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._schedulers = dict(schedulers)
 
     def _of(self, trial: Any) -> TrialScheduler:
