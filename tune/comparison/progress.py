@@ -32,6 +32,16 @@ class Shown:
         """No trial runs any more."""
 
 
+class Notes(Progress):
+    """What concerns all of the studies, as the comparison shows it."""
+
+    def __init__(self, shown: Shown) -> None:
+        self._shown = shown
+
+    def say(self, message: str) -> None:
+        self._shown.say(message)
+
+
 class ShownPlainly(Shown):
     """A line when a trial ends, with its method before it, on standard error."""
 

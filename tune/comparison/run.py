@@ -14,7 +14,7 @@ from typing import Any
 from ssl_core.system.errors import ConfigError
 from tune.cluster.connection import joined, machines_of
 from tune.comparison.confirm import Entrant, confirm_best
-from tune.comparison.progress import Shown
+from tune.comparison.progress import Notes, Shown
 from tune.comparison.record import (
     Comparison,
     Member,
@@ -307,7 +307,7 @@ class _Driver:
         comparison = self._comparison
         open_ones = [s for s in self._sittings if s.folder.state() != "finished"]
         together = Together(
-            open_ones, comparison.folder.path, _Notes(self._shown), comparison.folder.stop_requested
+            open_ones, comparison.folder.path, Notes(self._shown), comparison.folder.stop_requested
         )
         try:
             outcomes = together.search() if open_ones else []
@@ -342,13 +342,3 @@ class _Driver:
         if document is not None:
             tracker.artifact(None, comparison.folder.path / CONFIRM_FILE)
         return document
-
-
-class _Notes(Progress):
-    """What concerns all of the studies, as the comparison shows it."""
-
-    def __init__(self, shown: Shown) -> None:
-        self._shown = shown
-
-    def say(self, message: str) -> None:
-        self._shown.say(message)
