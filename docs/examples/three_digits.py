@@ -22,9 +22,8 @@ def main(folder: Path) -> None:
     for place, (image, label) in enumerate(zip(images[:3], labels[:3], strict=True)):
         Image.fromarray(image).save(folder / f"{'abc'[place]}-is-{label}.png")
     for row in range(0, 16, 2):  # a character is twice as high as it is wide
-        print(
-            "   ".join("".join(SHADES[int(v) * 5 // 256] for v in image[row, :, 0]) for image in images[:3])
-        )
+        lines = ("".join(SHADES[int(value) * 5 // 256] for value in image[row, :, 0]) for image in images[:3])
+        sys.stdout.write("   ".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from tests.tune.helpers import (
     reports,
     told,
     wait_until,
+    words_of,
 )
 from tune.comparison.confirm import answer
 from tune.comparison.record import is_comparison, load_comparison
@@ -43,13 +44,19 @@ Command = Callable[..., Done]
 METHODS = ("supervised", "pseudo_label", "entropy_minimisation")
 
 
-def words(pictures: Path, name: str = "which") -> list[str]:
+def options_of(pictures: Path) -> dict[str, Any]:
     """A comparison of two methods with supervised, in seconds."""
-    settings = SMALL | {"steps_per_epoch": 3, "ema_decay": 0.0, "bn_momentum": 0.1}
-    options = {"dataset": f"folder:{pictures}", "labels": 12, "epochs": 3, "trials": 2, "concurrent": 1}
-    options |= {"methods": ",".join(METHODS[1:]), "name": name, "network": "wrn-10-1"}
-    typed = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    return typed + [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return {
+        "methods": ",".join(METHODS[1:]),
+        "name": "which",
+        "dataset": f"folder:{pictures}",
+        "labels": 12,
+        "network": "wrn-10-1",
+        "epochs": 3,
+        "trials": 2,
+        "concurrent": 1,
+        "settings": SMALL | {"steps_per_epoch": 3, "ema_decay": 0.0, "bn_momentum": 0.1},
+    }
 
 
 # What is asked for
@@ -181,15 +188,10 @@ def compared(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Home:
     """A home with one finished comparison, `which`, confirmed on three seeds."""
-    from tune.cli.comparisons.command import request_of
     from tune.comparison.progress import Shown
 
     home = make_home(tmp_path_factory.mktemp("compared") / "home", migrated_store)
-    values = dict(zip(*[iter(words(pictures))] * 2, strict=True))
-    sets = [b for a, b in zip(*[iter(words(pictures))] * 2, strict=True) if a == "--set"]
-    options = {key[2:]: value for key, value in values.items() if key != "--set"}
-    told = {"on_end": f"cat > {home.path}/told.json"}
-    request = request_of({**options, **told, "settings": sets, "study": None, "confirm_seeds": 3})
+    request = CompareRequest(**options_of(pictures), confirm_seeds=3, on_end=f"cat > {home.path}/told.json")
     found = tune.api.run_compare(request, home, Shown())
     assert found.code == 0 and not any(map(any, found.undelivered.values())), found
     return home
@@ -286,7 +288,7 @@ def test_one_that_is_killed_goes_on_to_the_same_trials(
     compared: Home, tmp_path: Path, migrated_store: Path, pictures: Path
 ) -> None:
     home = make_home(tmp_path / "killed", migrated_store)
-    typed = [*words(pictures), "--confirm-seeds", "0", "--home", str(home.path)]
+    typed = [*words_of(options_of(pictures)), "--confirm-seeds", "0", "--home", str(home.path)]
     folders = [home.studies / f"which-{method}" for method in METHODS]
     with driver("compare", *typed) as process:
         wait_until(lambda: sum(map(reports, folders)) >= 4, process)
