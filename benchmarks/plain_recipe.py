@@ -12,120 +12,28 @@ B: labelled images of a step, U = mu * B unlabelled ones, C classes.
 from __future__ import annotations
 
 import copy
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from benchmarks.plain_views import PlainViews
 from benchmarks.setting import Cell, config_of, data_of
 from ssl_core.data.datasets import Dataset as Images
 from ssl_core.networks.registry import build_network
 from ssl_core.registry import method_of
 
-TAU, LAMBDA_U, LEVELS = 0.95, 1.0, 10
-GREY = (127, 127, 127)
+TAU, LAMBDA_U = 0.95, 1.0
 EVAL_BATCH = 500
-
-
-# --- Views, an image at a time.
-
-
-def _enhance(kind: Any) -> Callable[[Image.Image, int], Image.Image]:
-    return lambda image, level: kind(image).enhance(0.05 + 0.9 * level / LEVELS)
-
-
-def _affine(matrix: Callable[[float], tuple[float, ...]]) -> Callable[[Image.Image, int], Image.Image]:
-    def operation(image: Image.Image, level: int) -> Image.Image:
-        amount = 0.3 * level / LEVELS * random.choice((-1, 1))
-        return image.transform(image.size, Image.Transform.AFFINE, matrix(amount), fillcolor=GREY)
-
-    return operation
-
-
-def _translate(along: int) -> Callable[[Image.Image, int], Image.Image]:
-    def operation(image: Image.Image, level: int) -> Image.Image:
-        pixels = int(0.3 * level / LEVELS * image.size[along]) * random.choice((-1, 1))
-        shift = (1, 0, pixels, 0, 1, 0) if along == 0 else (1, 0, 0, 0, 1, pixels)
-        return image.transform(image.size, Image.Transform.AFFINE, shift, fillcolor=GREY)
-
-    return operation
-
-
-OPERATIONS: tuple[Callable[[Image.Image, int], Image.Image], ...] = (
-    lambda image, _: image,
-    lambda image, _: ImageOps.autocontrast(image),
-    lambda image, _: ImageOps.equalize(image),
-    lambda image, level: ImageOps.solarize(image, 256 - int(256 * level / LEVELS)),
-    lambda image, level: ImageOps.posterize(image, 4 + int(4 * level / LEVELS)),
-    _enhance(ImageEnhance.Color),
-    _enhance(ImageEnhance.Contrast),
-    _enhance(ImageEnhance.Brightness),
-    _enhance(ImageEnhance.Sharpness),
-    lambda image, level: image.rotate(30 * level / LEVELS * random.choice((-1, 1)), fillcolor=GREY),
-    _affine(lambda amount: (1, amount, 0, 0, 1, 0)),
-    _affine(lambda amount: (1, 0, 0, amount, 1, 0)),
-    _translate(0),
-    _translate(1),
-)
-
-
-class PlainRandAugment:
-    """Two operations of an image and a grey box.
-
-    Args:
-        probability: that a drawn operation is applied; kekmodel and google-research/fixmatch: 1/2, the paper and this
-            project: always.
-    """
-
-    def __init__(self, probability: float = 0.5) -> None:
-        self.probability = probability
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        for operation in random.choices(OPERATIONS, k=2):
-            level = random.randint(1, LEVELS - 1)
-            if random.random() < self.probability:
-                image = operation(image, level)
-        return _cut_out(image)
-
-
-def _cut_out(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    half = min(width, height) // 4
-    x, y = random.randrange(width), random.randrange(height)
-    image = image.copy()
-    ImageDraw.Draw(image).rectangle((x - half, y - half, x + half - 1, y + half - 1), GREY)
-    return image
-
-
-class PlainViews:
-    """Transforms of one image: `weak` alone, or `both` views, normalised (3, H, W)."""
-
-    def __init__(
-        self, side: int, mean: Sequence[float], std: Sequence[float], probability: float = 0.5
-    ) -> None:
-        from torchvision import transforms  # delayed: it loads torch's compiler, which takes seconds
-
-        flip_and_crop = [
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomCrop(side, padding=side // 8, padding_mode="reflect"),
-        ]
-        normalise = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-        self.weak = transforms.Compose([*flip_and_crop, *normalise])
-        self.strong = transforms.Compose([*flip_and_crop, PlainRandAugment(probability), *normalise])
-        self.clean = transforms.Compose(normalise)
-
-    def both(self, image: Image.Image) -> tuple[Tensor, Tensor]:
-        """Weak and strong view, each with a crop of its own."""
-        return self.weak(image), self.strong(image)
 
 
 class PlainDataset(Dataset[Any]):
@@ -170,9 +78,9 @@ def fixmatch_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Ten
     loss = (
         loss + LAMBDA_U * (functional.cross_entropy(logits_strong, predicted, reduction="none") * mask).mean()
     )
-    if output.attention is not None:
+    if output.head is not None:
         _, on_weak, on_strong = (
-            part.sum(1).flatten(1) for part in output.attention.split([len(x), len(weak), len(strong)])
+            part.sum(1).flatten(1) for part in output.head.split([len(x), len(weak), len(strong)])
         )
         log_strong = functional.log_softmax(on_strong, dim=1)
         apart = functional.kl_div(log_strong, on_weak.detach().softmax(dim=1), reduction="none").sum(dim=1)
@@ -281,10 +189,8 @@ class PlainRecipe:
         self.cell, (self.data, self.split) = cell, data_of(cell)
         config = config_of(cell, self.data)
         self.method = method_of(config)
-        maps = self.method.attention_maps(config.parameters)
-        network = build_network(
-            cell.network, self.data.num_classes, bn_momentum=0.001, seed=0, attention_maps=maps
-        )
+        head = partial(self.method.head, config.parameters)
+        network = build_network(cell.network, self.data.num_classes, bn_momentum=0.001, seed=0, head=head)
         self.network = network.to(cell.device, memory_format=torch.contiguous_format)
         self.ema = PlainEMA(self.network, 0.999)
         decayed = [p for n, p in self.network.named_parameters() if "bn" not in n and "bias" not in n]

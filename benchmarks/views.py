@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
-from benchmarks.plain_recipe import PlainViews
+from benchmarks.plain_views import PlainViews
 from benchmarks.setting import cell_of, config_of, data_of
 from ssl_core.data.datasets import Dataset
 from ssl_core.training.run import Run

@@ -5,11 +5,45 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from tune.errors import Exit, ServiceError
+
+
+class _Interrupts:
+    """Whether Ctrl-C was pressed and nobody has acted on it yet."""
+
+    pending = False
+
+
+def remember_interrupts() -> None:
+    """From now on Ctrl-C raises KeyboardInterrupt and is remembered.
+
+    Libraries swallow the exception where it strikes them at a bad moment: while they import others, in a finaliser, in
+    a callback from C. `raise_forgotten_interrupt` raises it again before something long begins. Where Ctrl-C is ignored
+    or somebody else's, as for a job in the background of a script, nothing changes.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _Interrupts.pending = True
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # not the main thread, which alone may do so
+            signal.signal(signal.SIGINT, handle)
+
+
+def raise_forgotten_interrupt() -> None:
+    """Raise the KeyboardInterrupt that something swallowed, once.
+
+    Raises:
+        KeyboardInterrupt: if Ctrl-C was pressed since `remember_interrupts`.
+    """
+    if _Interrupts.pending:
+        _Interrupts.pending = False
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -28,6 +62,7 @@ def asking_to_stop(request_stop: Callable[[int], None]) -> Iterator[None]:
     except ValueError:  # not the main thread: the caller's own handling stays
         before.clear()
     try:
+        raise_forgotten_interrupt()
         yield
     finally:
         for number, handler in before.items():
@@ -48,6 +83,7 @@ def resumable(carry_on: str) -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, terminate) if main else None
     try:
+        raise_forgotten_interrupt()
         yield
     except (KeyboardInterrupt, _TerminatedError) as stop:
         code = Exit.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else Exit.TERMINATED

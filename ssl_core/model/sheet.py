@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_core.data.inspecting.sheet import font, readable
+from ssl_core.data.inspecting.lettering import font, readable
 from ssl_core.data.part import Images
 from ssl_core.model.images import Chunk
 from ssl_core.model.table import Predictions

@@ -64,10 +64,10 @@ def test_defaults_are_the_report_s() -> None:
 
 def test_the_head_and_the_shared_crop_follow_the_configuration() -> None:
     off = AttentionFixMatchConfig(maps=0, lambda_att=0)
-    assert METHOD.attention_maps(off) == 0 and not METHOD.shares_crop(off)
+    assert METHOD.head(off, 8) is None and not METHOD.shares_crop(off)
     for weight in (0.0, 1.0):
         config = AttentionFixMatchConfig(maps=3, lambda_att=weight)
-        assert METHOD.attention_maps(config) == 3 and METHOD.shares_crop(config)
+        assert len(METHOD.head(config, 8)(torch.ones(1, 8, 2, 2))[0]) == 3 and METHOD.shares_crop(config)
     assert not METHOD.shares_crop(AttentionFixMatchConfig(align="none"))
 
 

@@ -21,6 +21,7 @@ Command = Callable[..., Done]
 TINY = ["--set", "steps_per_epoch=2", "--set", "batch_size=4", "--set", "mu=1", "--set", "threads=1"]
 RESULT = {
     *("val_error", "val_error_balanced", "val_error_by_class", "val_confusion", "val_loss"),
+    *("val_ece", "val_overconfidence"),
     "classes",
     "epochs",
     "seconds",

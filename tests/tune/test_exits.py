@@ -84,9 +84,36 @@ def test_ctrl_c_within_the_first_second_is_one_line(home: Home, seconds: float) 
         text=True,
     )
     with process:
-        assert process.stdout is not None and process.stdout.read(1) == "."
-        time.sleep(seconds)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        try:
+            assert process.stdout is not None and process.stdout.read(1) == "."
+            time.sleep(seconds)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()  # a search that goes on would take the processors of all tests that follow
     assert process.returncode == 130, err
     assert "Traceback" not in err and "interrupted" in err.splitlines()[-1], err
+
+
+@pytest.mark.parametrize("block", ["asking_to_stop(lambda number: None)", "resumable('a command')"])
+def test_ctrl_c_that_a_library_swallows_counts_before_anything_long_begins(block: str) -> None:
+    code = f"""
+import os, signal
+from tune.cli import main
+from tune.signals import asking_to_stop, resumable
+import tune.cli as cli
+
+def command():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)  # as while a library imports another
+    except KeyboardInterrupt:
+        pass
+    with {block}:
+        print("this would take hours")
+
+cli._loaded = lambda: command
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, ""), done
+    assert "Traceback" not in done.stderr and "interrupted" in done.stderr

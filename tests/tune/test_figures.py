@@ -11,7 +11,7 @@ from tune.figures.confusion import confusion_matrix, last_matrix
 from tune.figures.curves import learning_curves, pseudo_label_health
 from tune.figures.gallery import gallery
 from tune.figures.study import optimisation_history, parameter_importances, slices, study_curves
-from tune.figures.style import VERMILLION
+from tune.figures.style import VERMILLION, png
 from tune.store.events import Report
 from tune.trials.record import TrialRecord
 
@@ -84,6 +84,15 @@ def test_what_decides_which_pseudo_labels_are_used_is_drawn_beside_them() -> Non
     assert lines(figure.axes[0])["mean threshold"] == ([1, 2], [25.0, 75.0])
 
 
+@pytest.mark.parametrize(("beyond", "said"), [(17.2, ": overconfident by 17 points"), (9.9, "")])
+def test_pseudo_labels_are_shown_with_the_calibration_error_and_a_warning(beyond: float, said: str) -> None:
+    measured = {"ssl/mask_rate": 0.8, "val/ece": 18.0, "val/overconfidence": beyond}
+    figure = pseudo_label_health([Report(n, n, measured, {"accepted": [1, 1]}) for n in (1, 2)])
+    assert figure is not None
+    assert lines(figure.axes[0])["calibration error (validation)"] == ([1, 2], [18.0, 18.0])
+    assert figure.axes[0].get_title("left") == f"All pseudo-labels{said}"
+
+
 def test_the_balanced_error_has_a_line_where_it_is_another_curve() -> None:
     rows = [Report(n, 0, {"val/error": 50.0, "val/error_balanced": v}) for n, v in ((1, 50.0), (2, 60.0))]
     drawn = lines(learning_curves(rows).axes[0])
@@ -109,6 +118,23 @@ def test_a_confusion_matrix_shows_counts_shares_and_the_error_of_each_class() ->
 def test_a_hundred_classes_are_drawn_without_names_and_counts() -> None:
     figure = confusion_matrix((7 * np.eye(100, dtype=int)).tolist())
     assert not figure.axes[0].texts and figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_class_may_be_called_anything(recwarn: pytest.WarningsRecorder) -> None:
+    names = ["猫", "$5_a and $6", "_hidden"]
+    figure = confusion_matrix([[5, 1, 0], [2, 4, 0], [1, 0, 3]], classes=names)
+    png(figure)  # a formula that cannot be read would raise here, and a letter without a shape would warn
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
+        "U+732B",
+        r"\$5_a and \$6",
+        "\N{HAIR SPACE}_hidden",
+    ]
+    lines = pseudo_label_health(reports(3), classes=names)
+    assert lines is not None
+    png(lines)
+    (legend,) = [axes.get_legend() for axes in lines.axes[1:] if axes.get_legend() is not None]
+    assert len(legend.get_texts()) == 3  # matplotlib leaves out names that begin with an underscore
+    assert not [warning for warning in recwarn if "lyph" in str(warning.message)]
 
 
 def test_the_matrix_is_that_of_the_last_epoch() -> None:

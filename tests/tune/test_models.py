@@ -26,6 +26,7 @@ from tests.tune.helpers import Done, copy_home, make_pictures, mlflow_runs, mlfl
 from tests.tune.servers import free_port
 from tune.confirmation.confirm import confirm
 from tune.findings.study import load_study
+from tune.predictions.writing import ByClass
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 
@@ -298,6 +299,25 @@ def test_a_damaged_image_is_a_row_and_exit_4(best: Path, ssl_tune: Command, tmp_
     (bad,) = [row for row in rows[1:] if row[1] == ""]
     assert bad[0].endswith("bad.png") and bad[-1]
     assert "7 images: " in done.err and "cannot be read: " in done.err
+    done = ssl_tune("predict", best, images / "train", "--json")
+    assert done.code == 4, done
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["label"] for row in found] == [row[1] or None for row in rows[1:]]
+    assert [row["file"] for row in found] == [row[0] for row in rows[1:]]
+
+
+@pytest.mark.parametrize("label", ["..", ".", "", "../../out", "/out", "a\0b"])
+def test_copies_by_class_lie_in_the_folder_whatever_the_class_is_called(tmp_path: Path, label: str) -> None:
+    (tmp_path / "photo.png").write_bytes(b"a picture")
+    table = pd.DataFrame({"file": [str(tmp_path / "photo.png")] * 2, "label": [label, label]})
+    ByClass(tmp_path / "place" / "sorted").write(table)
+    made = sorted(p.relative_to(tmp_path).parts for p in tmp_path.rglob("*") if p.is_file())
+    assert [(parts[0], parts[-1]) for parts in made] == [
+        ("photo.png", "photo.png"),
+        ("place", "photo-2.png"),
+        ("place", "photo.png"),
+    ]
+    assert all(parts[:2] == ("place", "sorted") and len(parts) == 4 for parts in made[1:])
 
 
 def test_tables_copies_and_sheets(best: Path, ssl_tune: Command, tmp_path: Path) -> None:
@@ -388,6 +408,7 @@ def test_bad_input_of_predict_is_one_message(
         ((best, train, "-o", tmp_path / "no" / "table.csv"), "does not exist. Make it first"),
         ((best, train, "--sheet", tmp_path / "sheet.jpg"), "name a PNG file"),
         ((best, train, "--device", "tpu"), "device = 'tpu'"),
+        ((best, train, "--json", "-o", tmp_path / "table.csv"), "Give one of them"),
         ((best, "--unlabelled-of", "nothing", "--home", home.path), "nothing"),
         (
             (other, "--unlabelled-of", "shapes", "--home", home.path),

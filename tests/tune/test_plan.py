@@ -114,16 +114,28 @@ def test_a_method_without_warmup_is_planned_without_one(ssl_tune: Callable[..., 
     assert [p["name"] for p in plan["space"]] == ["lr", "weight_decay"]
 
 
-def test_a_price_knows_the_passes_that_a_method_makes_and_the_warmup_s_are_cheap() -> None:
+def test_a_price_knows_the_passes_that_a_method_makes_and_the_warmup_s_are_cheap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
     from ssl_core.price import measure
     from ssl_core.training.result import prepare
     from ssl_core.training.run import Run
 
+    def operations(run: Run, action: Callable[[], object]) -> float:
+        with FlopCounterMode(display=False) as counter:
+            action()
+        return float(counter.get_total_flops())
+
+    # In place of seconds, which another process on the machine changes.
+    monkeypatch.setattr("ssl_core.price._seconds", operations)
+
     def price(method: str, **section: object) -> tuple[float, float]:
         common = {"method": method, "batch_size": 16, "mu": 3, "steps_per_epoch": 10, "threads": 1}
         config, data, split = prepare(common | {"epochs": 4} | ({method: section} if section else {}))
-        found = [measure(Run(config, data, split), steps=3) for _ in range(2)]
-        return min(p.warmup_epoch for p in found), min(p.epoch for p in found)
+        found = measure(Run(config, data, split))
+        return found.warmup_epoch, found.epoch
 
     warmup, one = price("vat", iterations=1)
     _, five = price("vat", iterations=5)

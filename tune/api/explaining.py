@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,12 @@ class MethodParameter:
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """A training method: its name, a sentence about it, and its own parameters."""
+    """A training method: its name, a sentence about it, its own parameters, and sets of them by name."""
 
     method: str
     summary: str
     parameters: tuple[MethodParameter, ...]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def methods(name: str | None = None) -> list[MethodInfo]:
@@ -51,9 +52,10 @@ def _info(name: str) -> MethodInfo:
         method.name,
         method.summary,
         tuple(
-            MethodParameter(f"{method.name}.{key}", field.default, field.description)
-            for key, field in method.Config.model_fields.items()
+            MethodParameter(f"{method.name}.{key}", each.default, each.description)
+            for key, each in method.Config.model_fields.items()
         ),
+        method.presets,
     )
 
 

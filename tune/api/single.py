@@ -14,7 +14,7 @@ from ssl_core.config import RunConfig, from_document
 from ssl_core.model.card import check_place
 from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import load_kept, trust_named
-from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
+from tune.definition.inputs import parse_sets, preset_of, with_absolute_place, with_overrides
 from tune.findings.exports import differences, read_exported
 from tune.images.held_out import held_out_before, keep_held_out, membership_of_document
 from tune.signals import resumable
@@ -54,6 +54,7 @@ def train(
     network: str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    preset: str | None = None,
     settings: Mapping[str, Any] | list[str] | None = None,
     config: Path | str | None = None,
     out: Path | str | None = None,
@@ -72,9 +73,9 @@ def train(
     Args:
         method: see `methods`; None: pseudo_label, or what `config` names.
         dataset, labels, network, epochs, seed: None: what `config` says, else what fits the data.
+        preset: a set of the method's parameters by name (vat's ``report``), below those of `settings`.
         settings: other values by dotted name, or ``["vat.eps=4"]``.
-        config: a file that `export` wrote.
-        out: folder of the run; None: a fresh one in the home.
+        config, out: a file that `export` wrote; folder of the run, None: a fresh one in the home.
         final: read the test set, once, at the end; the reading is recorded.
         refit: train on the validation images as well, for as many steps; needs `final`, and gives no `val/error`.
         resume: go on in `out` from the last whole checkpoint.
@@ -92,10 +93,9 @@ def train(
     _check(refit, final, resume, folder, made)
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
-    given = {k: v for k, v in common.items() if v is not None}
-    kept = folder if resume else None
-    chosen, document = _configuration(method, given, settings or {}, file, kept, trust_method)
-    as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
+    given, kept = {k: v for k, v in common.items() if v is not None}, folder if resume else None
+    chosen, document = _configuration(method, given, preset, settings or {}, file, kept, trust_method)
+    as_exported = bool(document) and not (set(given) - {"dataset"} or settings or preset)
     membership = _membership(chosen, document, place)
     if as_exported:
         _compare_origin(chosen, document, root, place, membership, say)
@@ -146,6 +146,7 @@ def _check(refit: bool, final: bool, resume: bool, out: Path | None, model: Path
 def _configuration(
     method: str | None,
     given: dict[str, Any],
+    preset: str | None,
     settings: Mapping[str, Any] | list[str],
     file: Path | None,
     resumed: Path | None,
@@ -157,7 +158,7 @@ def _configuration(
             raise ConfigError("--config names the method already: leave --method out.")
         base, document = read_exported(file, trust_method=trust_method)
         start = base.document()
-    elif resumed is not None and ((resumed / CONFIG).exists() or not (method or given or settings)):
+    elif resumed is not None and ((resumed / CONFIG).exists() or not (method or given or settings or preset)):
         document, start = {}, _kept(resumed, trust_method).document()
         _check_same_method(resumed, start, method)
     else:
@@ -165,7 +166,8 @@ def _configuration(
         trust_named(start["method"])
     if isinstance(settings, list):
         settings = parse_sets(settings, start["method"], start.get("method_digest"))
-    chosen = from_document(with_overrides(start, given | dict(settings)))
+    named = {} if preset is None else preset_of(preset, start["method"], start.get("method_digest"))
+    chosen = from_document(with_overrides(start, given | named | dict(settings)))
     return chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)}), document
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteError
 from tune.errors import Exit, ServiceError, without_passwords
+from tune.signals import remember_interrupts
 
 if TYPE_CHECKING:
     import typer
@@ -58,6 +59,7 @@ def main() -> None:
     try:
         _check_working_folder()
         made = _loaded()
+        remember_interrupts()
         try:
             made()
         finally:

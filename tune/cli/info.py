@@ -36,6 +36,9 @@ def methods_command(
         console().print(f"{each.method}: {each.summary}")
         for parameter in each.parameters:
             console().print(f"    {parameter.name} [{parameter.default}]: {parameter.description}")
+        for name, values in each.presets.items():
+            shown = ", ".join(f"{key} {value}" for key, value in values.items())
+            console().print(f"    --preset {name}: {shown}")
 
 
 def spaces_command(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssl_core.system.errors import ConfigError
 from tune import api
 from tune.cli.data import progress_bar
 from tune.cli.options import DataRootOption, HomeOption
@@ -54,11 +55,16 @@ def predict_command(
         int | None, typer.Option(help="Images of one pass [as in the training's evaluation]")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, in place of CSV [without -o]")
+    ] = False,
     data_root: DataRootOption = None,
     home: HomeOption = None,
 ) -> None:
     """Label images with a model: file, label, confidence. One that is damaged is a row with its error (then exit 4)."""
-    printer = _Printer()
+    if as_json and output is not None:
+        raise ConfigError(f"--json is for standard output; -o {output} is a table. Give one of them.")
+    printer = _Printer(as_json=as_json)
     with progress_bar("predicting") as progress:
         found = api.predict(
             model,
@@ -82,13 +88,14 @@ def predict_command(
 class _Printer:
     """Prints a table to standard output as it comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_json: bool) -> None:
         self._begun = False
+        self._as_json = as_json
 
     def write(self, table: pd.DataFrame) -> None:
-        from tune.predictions.writing import csv_text
+        from tune.predictions.writing import csv_text, json_lines
 
-        sys.stdout.write(csv_text(table, header=not self._begun))
+        sys.stdout.write(json_lines(table) if self._as_json else csv_text(table, header=not self._begun))
         self._begun = True
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssl_core.measures import OVERCONFIDENT
 from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.options import (
@@ -19,6 +20,7 @@ from tune.cli.options import (
     LabelsOption,
     MethodOption,
     NetworkOption,
+    PresetOption,
     SetOption,
     TrustOption,
 )
@@ -40,6 +42,7 @@ def train_command(
     network: NetworkOption = None,
     epochs: EpochsOption = None,
     seed: Annotated[int | None, typer.Option(help="Training seed [0]")] = None,
+    preset: PresetOption = None,
     settings: SetOption = None,
     config: Annotated[Path | None, typer.Option("--config", help="A file that `export` wrote")] = None,
     out: Annotated[
@@ -70,6 +73,7 @@ def train_command(
         network=network,
         epochs=epochs,
         seed=seed,
+        preset=preset,
         settings=settings,
         config=config,
         out=out,
@@ -119,10 +123,12 @@ def _show_report(report: Report) -> None:
     mask = f", mask rate {metrics['ssl/mask_rate']:.3f}" if "ssl/mask_rate" in metrics else ""
     accuracy = metrics.get("ssl/pseudo_label_accuracy")
     right = "" if accuracy is None else f", pseudo-labels right {100 * accuracy:.1f} %"
+    beyond = metrics.get("val/overconfidence", 0.0)
+    warned = f", overconfident by {beyond:.0f} points" if mask and beyond >= OVERCONFIDENT else ""
     validated = f"val/error {metrics['val/error']:.2f} %, " if "val/error" in metrics else ""
     print(  # noqa: T201
         f"epoch {report.epoch} ({phase}): {validated}train/loss "
-        f"{metrics['train/loss']:.4f}{mask}{right}, {metrics['time/epoch_seconds']:.1f} s",
+        f"{metrics['train/loss']:.4f}{mask}{right}{warned}, {metrics['time/epoch_seconds']:.1f} s",
         file=sys.stderr,
         flush=True,
     )

@@ -194,6 +194,8 @@ def row_of(
         "val_error_balanced": _values(results, "val_error_balanced"),
         "test_error_balanced": _values(results, "test_error_balanced"),
         "val_loss": _values(results, "val_loss"),
+        "val_ece": _values(results, "val_ece"),
+        "val_overconfidence": _values(results, "val_overconfidence"),
         "test_error_by_class": _mean_by_class([r for _, r in results]),
         "test_mean": spread and spread.mean,
         "test_std": spread and spread.std,

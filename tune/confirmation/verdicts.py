@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ssl_core.measures import OVERCONFIDENT
 from tune.definition.objective import DEFAULT
 from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL, Spread
 
@@ -25,6 +27,7 @@ def sentences(document: Document) -> list[str]:
     found += _cost(document, rows, trials)
     images = "other" if document.get("redrawn") == "everything" else "the same"
     found += [_luck(rows[who], images) for who in trials if rows[who]["luck"] is not None]
+    found += [each for who in trials for each in _overconfident(rows[who])]
     for who, row in rows.items():
         if row["problems"]:
             found.append(
@@ -171,6 +174,19 @@ def _cost(document: Document, rows: Mapping[str, Any], trials: Sequence[str]) ->
     if not costs:
         return []
     return [f"a training costs: {', '.join(costs)}, the baseline {baseline['seconds']:.1f} s."]
+
+
+def _overconfident(row: Mapping[str, Any]) -> list[str]:
+    """A warning where the network is surer than it is right; nothing in documents of earlier versions."""
+    gaps, errors = row.get("val_overconfidence"), row.get("val_ece")
+    if not gaps or not errors or statistics.fmean(gaps) < OVERCONFIDENT:
+        return []
+    return [
+        f"{_title(row['who'])} is overconfident: on the validation images its confidence is "
+        f"{statistics.fmean(gaps):.1f} points above its accuracy (expected calibration error "
+        f"{statistics.fmean(errors):.1f} points), so pseudo-labels that pass a threshold are right less often than the "
+        "threshold says."
+    ]
 
 
 def _luck(row: Mapping[str, Any], images: str) -> str:

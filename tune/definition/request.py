@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 
 from ssl_core.config import Section
 from ssl_core.system.errors import ConfigError
-from tune.definition.inputs import DURATION, parse_duration
+from tune.definition.inputs import DURATION, parse_duration, preset_of
 from tune.definition.objective import DEFAULT, Objective
 from tune.definition.option import INHERITED, Option
 from tune.definition.refusals import refused
@@ -87,6 +87,15 @@ _BUDGET_SCHEMA: dict[str, Any] = {
 }
 
 
+def _with_preset(values: dict[str, Any], model: type[SearchRequest]) -> dict[str, Any]:
+    """The values of a request, with the parameters of its preset below those that are set."""
+    preset = values.get("preset")
+    if not isinstance(preset, str):
+        return values
+    method = values.get("method", model.model_fields["method"].default)
+    return {**values, "settings": {**preset_of(preset, method), **(values.get("settings") or {})}}
+
+
 class Setting(Section):
     """What is trained, and under which name it is searched."""
 
@@ -114,6 +123,11 @@ class Setting(Section):
             baseline="the supervised space is searched", metavar="FILE|wide", otherwise="the method's default"
         ),
     ] = Field(None, description="Search space")
+    preset: Annotated[
+        str | None, Option(baseline="it is of the method's own parameters", otherwise="the method's defaults")
+    ] = Field(
+        None, description="A set of the method's parameters, such as vat's `report`; `--set` goes before it"
+    )
     settings: Annotated[
         Mapping[str, Any],
         Option(
@@ -252,6 +266,6 @@ class SearchRequest(KeptOptions, Setting):
 
         def __init__(self, **values: Any) -> None:
             try:
-                super().__init__(**values)
+                super().__init__(**_with_preset(values, type(self)))
             except ValidationError as error:
                 raise refused(error, type(self), values) from None

@@ -25,6 +25,10 @@ class RequestOptions(TypedDict, total=False):
     space: str | None
     """Search space [the method's default]."""
 
+    preset: str | None
+    """A set of the method's parameters, such as vat's `report`; `--set` goes before it [the method's
+    defaults]."""
+
     settings: Mapping[str, Any]
     """Fix a parameter, such as lr=0.01; it is then not searched."""
 

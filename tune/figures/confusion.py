@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ssl_core.measures import balanced_error, errors_by_class, images_and_wrong, matrix_of
-from tune.figures.style import BLUE, GREY, Drawing, drawing, dress
+from tune.figures.style import BLUE, GREY, Drawing, class_labels, drawing, dress
 
 MOST_WRITTEN = 12
 """With more classes than this the counts do not fit into their cells, and are not written."""
@@ -44,9 +44,9 @@ def confusion_matrix(
         title: title of the whole figure.
     """
     counts = np.array(matrix, dtype=int)
-    names = list(classes) if len(classes) == len(counts) else [str(c) for c in range(len(counts))]
+    names = class_labels(classes, len(counts))
     side = min(9.0, 2.6 + 0.42 * len(names))
-    figure = drawing(1.9 * side, side, title)
+    figure = drawing(max(10.0, 1.9 * side), side, title)  # the legend needs that width
     cells, bars = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _cells(cells, counts, names, images)
     _bars(bars, counts, names)

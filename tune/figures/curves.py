@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.axes import Axes
 
+from ssl_core.measures import OVERCONFIDENT
 from tune.figures.style import (
     BLACK,
     BLUE,
@@ -21,6 +22,7 @@ from tune.figures.style import (
     PURPLE,
     VERMILLION,
     Drawing,
+    class_labels,
     drawing,
     dress,
     whole_numbers,
@@ -109,7 +111,7 @@ def pseudo_label_health(
     right = np.array([r.classes["right"] for r in with_labels], dtype=float) if known else 0 * accepted
     accuracy = 100 * np.divide(right, accepted, out=np.full_like(right, np.nan), where=accepted > 0)
     epochs = [r.epoch for r in with_labels]
-    names = list(classes) or [str(c) for c in range(accepted.shape[1])]
+    names = class_labels(classes, accepted.shape[1])
     figure = drawing(15, 4.4, title)
     overall, counts, *rest = figure.subplots(1, 3 if known else 2)
     total = accepted.sum(axis=1)
@@ -123,7 +125,10 @@ def pseudo_label_health(
         )
     for name, label, colour, style in SELECTION:
         _line(overall, with_labels, name, label, colour, style, factor=100)
-    dress(overall, title="All pseudo-labels", x="epoch", y="%")
+    _line(overall, with_labels, "val/ece", "calibration error (validation)", BLACK, ":")
+    beyond = with_labels[-1].metrics.get("val/overconfidence", 0.0)
+    warning = f": overconfident by {beyond:.0f} points" if beyond >= OVERCONFIDENT else ""
+    dress(overall, title=f"All pseudo-labels{warning}", x="epoch", y="%")
     overall.set_ylim(0, 102)
     _epochs(overall, reports, warmup)
     overall.legend(fontsize=9, frameon=False)

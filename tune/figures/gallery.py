@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from ssl_core.methods.base import Panel
 from ssl_core.pictures.file import Picture
 from ssl_core.system.errors import counted
-from tune.figures.style import BLUE, GREY, VERMILLION, Drawing, drawing
+from tune.figures.style import BLUE, GREY, VERMILLION, Drawing, class_labels, drawing
 
 MAP_COLOURS = "viridis"
 
@@ -39,7 +39,7 @@ def gallery(picture: Picture, *, title: str = "") -> Drawing:
                 spine.set_visible(False)
             _caption(axes, panel, column)
         grid[row, 0].set_ylabel(label, fontsize=10)
-    for column, truth in enumerate(picture.truth):
+    for column, truth in enumerate(class_labels(picture.truth, columns)):
         grid[0, column].set_title(f"true: {truth}", fontsize=10)
     figure.supxlabel(
         f"validation images after {counted(picture.epoch, 'epoch')} (EMA model); below an image the "

@@ -7,6 +7,7 @@ any thread and process, and the settings of a notebook stay as they are.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from ssl_core.data.inspecting.lettering import readable
 
 # Okabe and Ito's palette.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
@@ -68,6 +71,18 @@ def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def class_labels(classes: Sequence[str], count: int) -> list[str]:
+    """Names of `count` classes as a figure can draw them; numbers where the names are not known.
+
+    Letters that the font lacks are written as their codes. A dollar sign is a dollar sign, no formula, and a name that
+    begins with an underscore stays in the legend.
+    """
+    if len(classes) != count:
+        return [str(number) for number in range(count)]
+    labels = [readable(name).replace("$", r"\$") for name in classes]
+    return [f"\N{HAIR SPACE}{label}" if label.startswith("_") else label for label in labels]
 
 
 def whole_numbers(axis: Any) -> None:

@@ -34,6 +34,11 @@ def csv_text(table: pd.DataFrame, *, header: bool) -> str:
     return str(table.to_csv(index=False, header=header, float_format=_DIGITS))
 
 
+def json_lines(table: pd.DataFrame) -> str:
+    """A part of the table as one JSON object a line; what a damaged image lacks is null."""
+    return str(table.to_json(orient="records", lines=True, double_precision=6, force_ascii=False))
+
+
 class TableFile:
     """A table that grows part by part; the file is there once it is whole.
 
@@ -116,9 +121,15 @@ class ByClass:
         """Copy the images of some rows; those that cannot be read are left out."""
         named = table[table["label"].notna()]
         for file, label in zip(named["file"], named["label"], strict=True):
-            place = self.folder / str(label).replace("/", "_")
+            place = self.folder / _folder_name(str(label))
             place.mkdir(exist_ok=True)
             shutil.copy2(file, _free(place / Path(file).name))
+
+
+def _folder_name(label: str) -> str:
+    """A class's folder; a model's class may be called anything, and its folder lies in the given one all the same."""
+    name = label.replace("/", "_").replace("\0", "_")
+    return "_" if name.strip(".") == "" else name
 
 
 def _free(path: Path) -> Path:

@@ -5,10 +5,7 @@ S: side of an image in pixels.
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +18,7 @@ from ssl_core.data.assembly import TRAINING
 from ssl_core.data.datasets import listing_of, load_train
 from ssl_core.data.decoding.headers import shape_of, survey
 from ssl_core.data.decoding.picture import decode
+from ssl_core.data.inspecting.lettering import font, readable
 from ssl_core.data.layouts.listing import Listing
 from ssl_core.data.options import Options
 from ssl_core.data.part import UNLABELLED, Images, Labels
@@ -28,10 +26,9 @@ from ssl_core.system.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
-    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 _SIZES_SURVEYED = 2000
-_SHOWN_SIDE, _GAP, _LABEL_WIDTH, _HEAD, _LETTERS = 64, 4, 180, 22, 24
+_SHOWN_SIDE, _GAP, _LABEL_WIDTH, _HEAD = 64, 4, 180, 22
 _VIEWS = ("image", "weak", "strong")
 
 
@@ -153,29 +150,3 @@ def _views(images: Images, flip: bool, seed: int) -> tuple[Images, Images, Image
     weak = weak_view(pixels, torch.arange(len(pixels)), flip=flip, generator=generator)
     strong, _ = strong_view(weak, generator)
     return images, weak.numpy(), strong.numpy()
-
-
-def readable(name: str) -> str:
-    """A class's name for the sheet: cut, and with the codes of letters that the font lacks."""
-    short = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
-    return "".join(letter if _has_shape(letter) else f"U+{ord(letter):04X} " for letter in short).strip()
-
-
-@cache
-def font() -> FreeTypeFont | ImageFont:
-    """The font that comes with matplotlib, which knows the alphabets of Europe and the Near East."""
-    from PIL import ImageFont
-
-    package = find_spec("matplotlib")
-    for folder in (package.submodule_search_locations or ()) if package is not None else ():
-        file = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
-        if file.is_file():
-            return ImageFont.truetype(file, 11)
-    return ImageFont.load_default()
-
-
-def _has_shape(letter: str) -> bool:
-    if letter.isspace() or unicodedata.combining(letter):
-        return True
-    missing, mask = font().getmask("\U0010ffff"), font().getmask(letter)
-    return mask.size != missing.size or bytes(mask) != bytes(missing)

@@ -14,8 +14,9 @@ from PIL import Image
 
 from ssl_core.data import datasets as data
 from ssl_core.data.inspecting.inspection import Inspection, glance, inspect
+from ssl_core.data.inspecting.lettering import readable
 from ssl_core.data.inspecting.overlaps import check_leak, overlaps_of
-from ssl_core.data.inspecting.sheet import draw_sheet, readable, sample
+from ssl_core.data.inspecting.sheet import draw_sheet, sample
 from ssl_core.data.options import Options
 from ssl_core.data.part import hashes_of_images
 from ssl_core.data.splits.drawing import Wanted, split_for
