@@ -16,7 +16,7 @@ from tune.definition.option import Option, key_of
 from tune.definition.request import SearchRequest
 
 BASELINE = "supervised"
-LEFT_OUT = ("method", "points", "warm_start", "with_baseline")
+LEFT_OUT = ("method", "preset", "points", "warm_start", "with_baseline")
 """Options of a search that a comparison does not take: they are of one method, or ask for what it is."""
 
 
