@@ -26,6 +26,7 @@ from tests.tune.helpers import (
     reports,
     told,
     wait_until,
+    when,
     words_of,
 )
 from tune.comparison.confirm import answer
@@ -284,29 +285,25 @@ def test_more_seeds_train_only_what_is_new(local_ray: None, compared: Home, home
     assert len(home.test_readings.read_text().splitlines()) == before + 3
 
 
-def test_one_that_is_killed_goes_on_to_the_same_trials(
-    compared: Home, tmp_path: Path, migrated_store: Path, pictures: Path
+def test_one_that_is_killed_and_stopped_goes_on_to_the_same_trials(
+    local_ray: None, compared: Home, tmp_path: Path, migrated_store: Path, pictures: Path, ssl_tune: Command
 ) -> None:
     home = make_home(tmp_path / "killed", migrated_store)
     typed = [*words_of(options_of(pictures)), "--confirm-seeds", "0", "--home", str(home.path)]
     folders = [home.studies / f"which-{method}" for method in METHODS]
     with driver("compare", *typed) as process:
-        wait_until(lambda: sum(map(reports, folders)) >= 4, process)
+        wait_until(lambda: sum(map(reports, folders)) >= 4, process, seconds=900)
         with pytest.raises(ServiceError, match="in use by another driver"):
             tune.resume_comparison("which", home=home.path, quiet=True)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    status = tune.status("which", home=home.path)
-    assert status["state"] == "interrupted"
-    with driver("resume", "which", "--home", home.path) as process:
-        wait_until(lambda: sum(map(reports, folders)) >= 9, process)
-        stopped = tune.stop("which", home=home.path)
-        out, err = process.communicate(timeout=120)
-    assert stopped.asked and stopped.state == "interrupted" and process.returncode == 130, out + err
-    assert "Carry on with: ssl-tune resume which" in out
-    with driver("resume", "which", "--home", home.path) as process:
-        out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, out + err
+    assert tune.status("which", home=home.path)["state"] == "interrupted"
+    asked = load_comparison("which", home).folder
+    with when(lambda: asked.is_locked() and sum(map(reports, folders)) >= 8, asked.request_stop):
+        done = ssl_tune("resume", "which", "--home", home.path)
+    assert done.code == 130 and "Carry on with: ssl-tune resume which" in done.out, done
+    assert sum(map(reports, folders)) < 3 * 2 * 3 and not asked.is_locked()
+    assert ssl_tune("resume", "which", "--home", home.path).code == 0
     for method in METHODS:
         assert told(home, f"which-{method}") == told(compared, f"which-{method}")
     runs = mlflow_runs(home, "which-pseudo_label")
