@@ -18,17 +18,22 @@ from tune import api
 
 if TYPE_CHECKING:
     from tune.api import Study as Study
+    from tune.api import clean as clean
     from tune.api import compare as compare
     from tune.api import comparisons as comparisons
     from tune.api import confirm as confirm
     from tune.api import data_summary as data_summary
+    from tune.api import delete as delete
     from tune.api import doctor as doctor
     from tune.api import export as export
     from tune.api import export_model as export_model
     from tune.api import export_onnx as export_onnx
+    from tune.api import live_page as live_page
     from tune.api import load_study as load_study
     from tune.api import logs as logs
     from tune.api import methods as methods
+    from tune.api import mlflow_links as mlflow_links
+    from tune.api import pack as pack
     from tune.api import pictures as pictures
     from tune.api import plan as plan
     from tune.api import predict as predict
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
     from tune.api import sync as sync
     from tune.api import train as train
     from tune.api import trial_records as trial_records
+    from tune.api import unpack as unpack
 
 __all__ = api.__all__
 

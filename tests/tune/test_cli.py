@@ -257,7 +257,7 @@ def test_the_ui_is_mlflows_server_on_the_homes_database(
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execv", execute)
-    done = ssl_tune("ui", "--home", finished.path, "--port", 5123)
+    done = ssl_tune("ui", "shapes", "--home", finished.path, "--port", 5123)
     assert done.code == 0 and "http://127.0.0.1:5123/" in done.out
     assert f"-m mlflow server --backend-store-uri sqlite:///{finished.path}/mlflow.db" in done.out
     assert f"--artifacts-destination {finished.artifacts.as_uri()} --host 127.0.0.1 --port 5123" in done.out

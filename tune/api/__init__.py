@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from tune.api.explaining import doctor as doctor
     from tune.api.explaining import methods as methods
     from tune.api.explaining import spaces as spaces
+    from tune.api.keeping import clean as clean
+    from tune.api.keeping import delete as delete
+    from tune.api.keeping import pack as pack
+    from tune.api.keeping import unpack as unpack
     from tune.api.looking import data_summary as data_summary
     from tune.api.models import export_model as export_model
     from tune.api.models import export_onnx as export_onnx
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
     from tune.api.reading import export as export
     from tune.api.reading import export_all as export_all
     from tune.api.reading import export_table as export_table
+    from tune.api.reading import live_page as live_page
+    from tune.api.reading import mlflow_links as mlflow_links
     from tune.api.reading import pictures as pictures
     from tune.api.reading import repair as repair
     from tune.api.reading import report as report
@@ -72,8 +78,10 @@ _PLACES = {
     "compare": "tune.api.comparing",
     "comparison_status": "tune.api.comparing",
     "comparisons": "tune.api.comparing",
+    "clean": "tune.api.keeping",
     "confirm": "tune.api.confirming",
     "data_summary": "tune.api.looking",
+    "delete": "tune.api.keeping",
     "describe_space": "tune.api.explaining",
     "doctor": "tune.api.explaining",
     "export": "tune.api.reading",
@@ -85,6 +93,9 @@ _PLACES = {
     "load_study": "tune.findings.study",
     "logs": "tune.api.driving",
     "methods": "tune.api.explaining",
+    "live_page": "tune.api.reading",
+    "mlflow_links": "tune.api.reading",
+    "pack": "tune.api.keeping",
     "pictures": "tune.api.reading",
     "plan": "tune.api.searching",
     "plan_request": "tune.api.searching",
@@ -112,6 +123,7 @@ _PLACES = {
     "sync": "tune.api.reading",
     "train": "tune.api.single",
     "trial_records": "tune.api.reading",
+    "unpack": "tune.api.keeping",
 }
 __all__ = sorted(name for name in _PLACES if not name.isupper())
 

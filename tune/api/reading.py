@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 from tune.comparison.record import is_comparison, load_comparison
 from tune.comparison.table import status_of
 from tune.definition.inputs import parse_duration
+from tune.delivery.links import study_links
 from tune.errors import Exit, ServiceError
 from tune.findings import exports
-from tune.findings.study import load_study, studies_status
+from tune.findings.ranking import ranked
+from tune.findings.study import Study, load_study, studies_of, studies_status
 from tune.store.event_log import EventLog
 from tune.store.events import DeadLetter
 from tune.store.home import Home
 from tune.tracking.opening import note_where
+from tune.tracking.views import experiment_event, study_views
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
@@ -137,6 +142,53 @@ def pictures(
     return figures(name, None if output is None else Path(output), trial=trial, home=home)
 
 
+def live_page(study: Study, *, host: str = "127.0.0.1", port: int = 0) -> AbstractContextManager[str]:
+    """A study's page, served for the length of a ``with`` block and drawn anew while the study runs.
+
+    Args:
+        study: the study.
+        host: the address to listen on; by default this machine alone can ask for the page.
+        port: 0: any that is free.
+
+    Returns:
+        A context manager that gives the page's address.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
+    from tune.page.live.server import serving  # loads jinja2 and Optuna
+
+    return serving(study, host, port, time.monotonic)
+
+
+def mlflow_links(
+    base: str, name: str | None = None, *, newest: int = 3, home: Place = None
+) -> dict[str, dict[str, str]]:
+    """Links into MLflow's pages by study: its trials, the five best side by side, what was confirmed.
+
+    Args:
+        base: where MLflow answers, such as ``http://127.0.0.1:5000``.
+        name: a study; None: the newest ones.
+        newest: how many.
+        home: the home folder.
+
+    Returns:
+        By study, ``trials``, ``best`` and ``confirmed``; what MLflow does not have is left out.
+
+    Raises:
+        ConfigError: no such study.
+    """
+    found = studies_of(Home(home))[0] if name is None else [load_study(name, home=home)]
+    links = {}
+    for study in reversed(found[-newest:]):
+        try:
+            best = [record.trial for record in ranked(study.records())[:5]]
+            links[study.name] = study_links(study.folder, study.name, best, base)
+        except ServiceError:  # it is damaged: `studies` says so
+            continue
+    return links
+
+
 def repair(name: str, *, trust_method: bool = False, home: Place = None) -> Repaired:
     """Make the damaged files of a study again, from those that are whole; the damaged ones are kept beside them.
 
@@ -214,6 +266,9 @@ def sync(
         if folder.events_db.exists():
             with EventLog(folder.events_db) as log:
                 note_where(log, spec, place)  # the home may have been moved
+                # A study of an earlier version has no views yet; a comparison's own run needs none.
+                if not is_comparison(name, place) and log.find(f"{name}:start") is not None:
+                    log.append_many([experiment_event(name, study_views(spec))])
         pending = deliver(folder.path, seconds)
     with EventLog(folder.events_db, read_only=True) as log:
         return Delivery(pending, tuple(log.dead()), log.get_meta("problem"))

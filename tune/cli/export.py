@@ -12,8 +12,9 @@ import typer
 from search_spaces import dump_yaml
 from ssl_core.system.errors import ConfigError, counted
 from tune import api
+from tune.cli.line.completion import complete_study
 from tune.cli.options import HomeOption
-from tune.cli.show import console
+from tune.cli.show import console, typed
 from tune.definition.objective import DEFAULT, FIELDS, in_words
 
 
@@ -23,7 +24,9 @@ def register(app: typer.Typer) -> None:
 
 
 def export_command(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The study's name")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The study's name", autocompletion=complete_study)
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write [standard output]")
     ] = None,
@@ -76,7 +79,7 @@ def export_command(
         print(dump_yaml(document), end="")  # noqa: T201
         return
     console().print(f"{output}: {_outcome(document)}. Run it with:")
-    console().print(f"ssl-tune train --config {output}")
+    console().print(typed("train", None, home, "--config", str(output)))
 
 
 def _outcome(document: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -46,7 +47,7 @@ def submit_command(
     )
     out = console()
     out.print(f"sent to {job.address} as the job {job.job}. Follow it with:")
-    out.print(f"ssl-tune logs {job.study} --follow --address {job.address}")
+    out.print(shlex.join(["ssl-tune", "logs", job.study, "--follow", "--address", job.address]))
 
 
 def logs_command(

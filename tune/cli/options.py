@@ -11,6 +11,7 @@ import typer
 
 from ssl_core import method_file
 from ssl_core.trusted import load_named
+from tune.cli.line.completion import complete_study, completer_of
 from tune.definition.inputs import parse_sets
 from tune.definition.option import help_of, key_of, option_of, typed_as
 from tune.definition.request import SearchRequest
@@ -21,7 +22,10 @@ from tune.store.home import Home
 def option(name: str, model: type[SearchRequest] = SearchRequest) -> Any:
     """What Typer needs to know of the option that a field of a request is."""
     return typer.Option(
-        f"--{key_of(model, name)}", metavar=option_of(model, name).metavar, help=help_of(model, name)
+        f"--{key_of(model, name)}",
+        metavar=option_of(model, name).metavar,
+        help=help_of(model, name),
+        autocompletion=completer_of(name, model),
     )
 
 
@@ -32,7 +36,9 @@ HomeOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The study's name", autocompletion=complete_study)
+]
 DataRootOption = Annotated[Path | None, option("data_root")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter, such as lr=0.01")

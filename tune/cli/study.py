@@ -26,10 +26,10 @@ from tune.cli.options import (
     home_of,
     takes_request,
 )
-from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
+from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed, waiting
 from tune.definition.request import SearchRequest
 from tune.errors import Exit
-from tune.findings.words import PROTOCOLS
+from tune.findings.words import PROTOCOLS, duration
 from tune.launch.counts import CLASSES_SHOWN, counts_in_words
 from tune.tracking.uri import shown
 
@@ -50,7 +50,8 @@ def register(app: typer.Typer) -> None:
 
 def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Say what a search would run and cost; runs nothing."""
-    document = api.plan_request(request, home)
+    with waiting("the images, and for a few steps of training to be measured"):
+        document = api.plan_request(request, home)
     if as_json:
         print_json(document)
         return
@@ -80,7 +81,7 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
             f"about {document['seconds_per_epoch']:.1f} s, of the warm-up "
             f"{document['seconds_per_warmup_epoch']:.1f} s (measured here)",
         ],
-        ["the study", f"about {document['expected_seconds'] / 60:.1f} min"],
+        ["the study", f"about {duration(document['expected_seconds'])}"],
         ["checkpoints on disk", f"{document['disk_bytes'] / 1e6:.1f} MB"],
     ]
     rows += [[f"searched: {p['name']}", f"{p['range']} ({p['role']})"] for p in document["space"]]
@@ -191,7 +192,7 @@ def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
     out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
     uri = study.spec.tracking_uri
     at_home = uri == home_of(home).default_tracking_uri
-    where = typed("ui", None, home) if at_home else shown(uri)
+    where = typed("ui", name, home) if at_home else shown(uri)
     out.print(f"compare the trials in MLflow:   {where}")
 
 
@@ -217,7 +218,8 @@ def stop_command(
     address: JobsOption = None,
 ) -> None:
     """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
-    stopped = api.stop(name, timeout=timeout, address=address, home=home)
+    with waiting(f"the driver of {name}: its trials end their epoch (at most {timeout})"):
+        stopped = api.stop(name, timeout=timeout, address=address, home=home)
     if stopped.address is not None:
         again = f"ssl-tune submit --resume {name} --address {stopped.address}"
         ended = f"the job of {name} has ended already: {stopped.state}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,7 +108,8 @@ def _show_result(training: api.Training) -> None:
         f"{result.images_per_second:.0f} images/s; result in {training.folder / 'result.json'}"
     )
     if training.model is not None:
-        console().print(f"model: {training.model}; use it with: ssl-tune predict {training.model} IMAGES")
+        predict = shlex.join(["ssl-tune", "predict", str(training.model)])
+        console().print(f"model: {training.model}; use it with: {predict} IMAGES")
     if (expected := training.expected) is not None:
         same = "the same as exported" if expected == result.val_error else f"exported was {expected:.2f} %"
         console().print(f"val/error is {same}.")

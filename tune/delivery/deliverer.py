@@ -52,6 +52,7 @@ class Deliverer:
             "params": self._send_params,
             "dataset": self._send_dataset,
             "tags": self._send_tags,
+            "experiment": self._send_experiment,
             "text": self._send_text,
             "artifact": self._send_artifact,
             "model": self._send_model,
@@ -238,6 +239,11 @@ class Deliverer:
         self._client.log_batch(
             self.place.run_id(event.run), tags=[RunTag(name, value) for name, value in tags.items()]
         )
+
+    def _send_experiment(self, event: Event) -> None:
+        tags: Any = event.payload["tags"]
+        for name, value in tags.items():
+            self._client.set_experiment_tag(self.place.experiment, name, value)
 
     def _send_text(self, event: Event) -> None:
         self._client.log_text(

@@ -36,6 +36,7 @@ from tune.tracking.contents import tell_summary
 from tune.tracking.news import TrackingNews
 from tune.tracking.text import study_parameters
 from tune.tracking.tracker import Tracker
+from tune.tracking.views import study_views
 from tune.trials.record import TrialRecord
 from tune.trials.study_trials import StudyTrials
 from tune.worker.task import PRELOAD, study_of
@@ -106,7 +107,11 @@ class StudyRun:
 
     def begin(self) -> int:
         """The study begins, or goes on; how many trials are left to run."""
-        self.tracker.study_started(study_parameters(self.spec), (self.folder.path / STUDY_FILE).read_text())
+        self.tracker.study_started(
+            study_parameters(self.spec),
+            (self.folder.path / STUDY_FILE).read_text(),
+            study_views(self.spec),
+        )
         if self.spec.method_path is not None:
             self.tracker.artifact(None, self.folder.path / method_file.COPY)
         self.progress.begin(self.spec, self.records.all, self.news.waiting)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ssl_core.trusted import load_kept
 from tune.errors import ServiceError
 from tune.findings.ranking import best_record, describe_best
-from tune.findings.spent import planned_and_actual
+from tune.findings.spent import planned_and_actual, seconds_left
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.integrity import check_database, damaged
@@ -136,7 +136,10 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
     return found, left_out
 
 
-_FIELDS = ("method", "dataset", "labels", "objective", "trials", "best", "tracking", "cost")
+_FIELDS = (
+    *("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running"),
+    *("seconds_left", "best", "tracking", "cost"),
+)
 
 
 def studies_status(home: Home) -> list[dict[str, Any]]:
@@ -172,9 +175,12 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
     if study.folder.events_db.exists():
         with EventLog(study.folder.events_db, read_only=True) as log:
             pending, refused, problem = log.pending(), log.refused(), log.get_meta("problem")
+    state, cost = study.folder.state(), planned_and_actual(study.folder, records)
+    going_on = state in ("running", "interrupted")
     return {
         "study": study.name,
-        "state": study.folder.state(),
+        "state": state,
+        "created": study.spec.created,
         "method": study.spec.config["method"],
         "dataset": study.spec.config["dataset"],
         "protocol": study.spec.protocol,
@@ -184,6 +190,12 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
             "total": study.spec.trials,
             **{name: states[name] for name in ("completed", "stopped_early", "failed", "running")},
         },
+        "running": [
+            {name: getattr(r, name) for name in ("trial", "epoch", "ssl_epoch", "val_error", "params")}
+            for r in records
+            if r.state == "running"
+        ],
+        "seconds_left": seconds_left(study.spec, records, cost["planned"]) if going_on else None,
         "best": None if record is None else describe_best(record, full),
         "tracking": {
             "uri": study.spec.tracking_uri,
@@ -191,5 +203,5 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
             "refused": refused,
             "problem": problem if pending else None,
         },
-        "cost": planned_and_actual(study.folder, records),
+        "cost": cost,
     }

@@ -19,6 +19,7 @@ from tune.store.layout import STUDY_FILE
 from tune.tracking.opening import open_log, open_tracker
 from tune.tracking.text import study_parameters
 from tune.tracking.tracker import Tracker
+from tune.tracking.views import study_views
 from tune.trials.reading import all_records
 from tune.trials.record import TrialRecord
 
@@ -85,7 +86,8 @@ def remake_log(study: Study, home: Home, kept: Salvaged) -> list[int]:
     with open_log(study.folder, shared=spec.address is not None) as log:
         log.take(kept.rows, kept.notes)
         tracker = open_tracker(log, spec, home)
-        tracker.study_started(study_parameters(spec), (study.folder.path / STUDY_FILE).read_text())
+        text = (study.folder.path / STUDY_FILE).read_text()
+        tracker.study_started(study_parameters(spec), text, study_views(spec))
         records = all_records(study.folder, spec)
         partly = [int(r.trial) for r in records if not _tell(study, tracker, log, r)]
         tracker.study_ended(_state(study), {})

@@ -10,9 +10,9 @@ from typing import Any
 import matplotlib as mpl
 import optuna
 
-from tune.definition.rungs import rungs as rung_places
 from tune.figures.style import BLUE, GREY, ORANGE, drawing, dress, png, whole_numbers
 from tune.findings.confirmation import title
+from tune.findings.rungs import rung_counts
 from tune.trials.record import TrialRecord
 
 CONTOURS = 4
@@ -21,12 +21,9 @@ CONTOURS = 4
 
 def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
     """How many trials reached each rung, and how many of them were stopped there."""
-    places = rung_places(epochs)
-    reached = [sum((r.ssl_epoch or 0) >= place for r in records) for place in places]
-    stopped = [sum(r.stop_reason == "asha" and r.ssl_epoch == place for r in records) for place in places]
-    finished = sum(r.state == "completed" for r in records)
-    names = ["begun", *[f"{place} after warm-up" for place in places], "full budget"]
-    came, ended = [len(records), *reached, finished], [0, *stopped, 0]
+    counts = rung_counts(records, epochs)
+    names = [rung.name for rung in counts]
+    came, ended = [rung.reached for rung in counts], [rung.stopped for rung in counts]
     went_on = [c - e for c, e in zip(came, ended, strict=True)]
     figure = drawing(8.5, 0.5 * len(names) + 1.1)
     axes = figure.subplots()
