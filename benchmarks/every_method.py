@@ -10,6 +10,7 @@ has a line is not made again. The parts:
 pilot    what VAT's perturbation should be by default, by validation error after 500 steps.
 tuning   lr of the supervised baseline, by validation error.
 main     every method at its defaults, the supervised baseline at its defaults and tuned; the test set is read once.
+short    every method at its defaults, 500 steps on digits, by validation error: where there is no time for main.
 options  FixMatch's strong view with `augment.probability` 1 and 0.5, pseudo_label with both `statistics`, by validation
          error.
 
@@ -30,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from benchmarks.evidence import ROOT, RUNS, TWO, place_of
 from ssl_core.registry import get_method, method_names
@@ -65,15 +66,21 @@ FIRST = (
 """Methods of a seed that are trained before the others."""
 SIDES = {"digits": 8, TWO: 16}
 """Sides in pixels: the digits' own, and half of the photographs'."""
-TRIED: dict[str, tuple[int, ...]] = {"pilot": (100,), "tuning": (100,), "options": (100, 101)}
+TRIED: dict[str, tuple[int, ...]] = {
+    "pilot": (100,),
+    "tuning": (100,),
+    "short": (100, 101, 102),
+    "options": (100, 101),
+}
 """Seeds of all parts but main, which has none of them."""
-PILOT_STEPS = {"epochs": 5, "steps_per_epoch": 100}
-"""Of the pilot alone, which has to come first."""
+FEW_STEPS = {"epochs": 5, "steps_per_epoch": 100}
+"""Of the pilot, which has to come first, and of `short`."""
 VALID = 400
 GRID: list[dict[str, Any]] = [{"lr": lr} for lr in (0.01, 0.03, 0.1)]
 TUNED = "supervised, tuned"
-Part = Literal["pilot", "tuning", "main", "options"]
+Part = Literal["pilot", "tuning", "main", "short", "options"]
 PARTS: tuple[Part, ...] = ("pilot", "tuning", "main", "options")
+"""What is run where no part is named: `short` is what a busy machine has time for."""
 SHARES = (0.02, 0.05, 0.1, 0.2)
 """Tried lengths of VAT's perturbation, in norms of a typical image, sqrt(3) times its side."""
 OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -135,14 +142,20 @@ def tried(part: Part) -> list[Job]:
     """The runs of a part that goes by validation error."""
     runs: dict[str, list[tuple[str, Mapping[str, Any]]]] = {
         "tuning": [("supervised", values) for values in GRID],
+        "short": [(name, {}) for name in in_order()],
         "options": [(method, values) for method, choices in OPTIONS.items() for values in choices],
     }
     return [
         Job(part, dataset, f"{method} {shown(values)}".strip(), seed, method, values)
         for seed in TRIED[part]
-        for dataset in LABELS
+        for dataset in (LABELS if part != "short" else ["digits"])
         for method, values in (perturbations(dataset) if part == "pilot" else runs[part])
     ]
+
+
+def in_order() -> list[str]:
+    """The methods in the order in which they are trained."""
+    return [*FIRST, *(name for name in method_names() if name not in FIRST)]
 
 
 def perturbations(dataset: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -155,7 +168,7 @@ def main_part(rows: Sequence[Row]) -> list[Job]:
     """Every method, and the tuned baseline where the tuning is done; the first seeds of all methods come first."""
     jobs = []
     for dataset, seed in ORDER:
-        names = [*FIRST, *(name for name in method_names() if name not in FIRST)]
+        names = in_order()
         jobs += [Job("main", dataset, name, seed, name) for name in names]
         best = tuned(rows, dataset)
         if best is not None:
@@ -199,8 +212,8 @@ def document_of(job: Job, cifar10: str) -> dict[str, Any]:
     }
     if job.part != "main":
         document["data"]["valid"] = VALID
-    if job.part == "pilot":
-        document |= PILOT_STEPS
+    if job.part in ("pilot", "short"):
+        document |= FEW_STEPS
     return with_overrides(document, job.values)
 
 
@@ -330,7 +343,7 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
                 f"| {_text(entry['seconds'], digits=0)} |"
             )
         yield ""
-        for part in PARTS[:2] + PARTS[3:]:
+        for part in ("pilot", "tuning", "short", "options"):
             for entry in (e for e in entries if (e["part"], e["dataset"]) == (part, dataset)):
                 yield f"| {part}: {entry['variant']} | {entry['runs']} | val/error {_text(entry['val_error'])} |"
         yield ""
@@ -340,7 +353,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--cifar10", default="cifar10", help="folder:PATH, the CIFAR-10 images")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where finished runs are kept")
-    parser.add_argument("--part", choices=PARTS, action="append", help="one part alone; may be given again")
+    parser.add_argument(
+        "--part", choices=get_args(Part), action="append", help="one part alone; may be given again"
+    )
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs side by side")
     parser.add_argument(
         "--table", action="store_true", help="write and print the tables of what is done, train nothing"

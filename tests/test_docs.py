@@ -53,7 +53,10 @@ def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     assert " 0 events are still to be delivered to sqlite:///" in f" {done.stdout}".replace("\n", " ")
 
 
-FUNCTIONS_OF_COMMANDS = {"data": "data_summary", "figures": "pictures", "trials": "trial_records"}
+FUNCTIONS_OF_COMMANDS = {
+    **{"data": "data_summary", "figures": "pictures", "trials": "trial_records"},
+    "watch": "live_page",
+}
 NO_FUNCTION = {"schema", "ui"}  # a JSON schema is no verb; `ui` is MLflow's own server
 
 

@@ -58,7 +58,7 @@ def test_defaults_are_the_report_s() -> None:
     assert (config.diversity_weight, config.align) == (0.0, "geometry")
     assert METHOD.warmup_share == 0 and METHOD.unlabelled_views == ("weak", "strong")
     point = load_space("attention_fixmatch", "wide").baseline
-    own = {name.partition(".")[2]: value for name, value in point.items() if "." in name}
+    own = {n.partition(".")[2]: value for n, value in point.items() if n.startswith("attention_fixmatch.")}
     assert AttentionFixMatchConfig(**own) == config and point["warmup_epochs"] == 0
 
 

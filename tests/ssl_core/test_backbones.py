@@ -169,7 +169,7 @@ def test_a_method_says_what_it_needs_and_a_run_with_less_is_refused() -> None:
     method: Method[Any, Any] = tiny.method_named("attention_fixmatch")
     assert method.needs(method.Config()) == {"positions"}
     assert method.needs(method.Config(maps=0, lambda_att=0)) == frozenset()
-    with pytest.raises(ConfigError, match="the method needs attention"):
+    with pytest.raises(ConfigError, match="the method needs positions"):
         tiny.make_config("attention_fixmatch", data, network="torchvision:googlenet")
     tiny.make_config("fixmatch", data, network="torchvision:googlenet")
 

@@ -126,5 +126,5 @@ def test_one_click_on_each_link_shows_what_it_says(
 
     # Whoever opens the experiment by itself comes to its runs, not to pages about chats.
     experiment = links["trials"].partition("/experiments/")[2].partition("/")[0]
-    ui.follow(f"{mlflow_server.uri}/#/experiments/{experiment}")
+    ui.follow(f"{mlflow_server.uri}/#/experiments/{experiment}?workflowType=machine_learning")
     ui.wait(lambda: f"/experiments/{experiment}/runs" in ui.address and ui.names(), "its runs")

@@ -96,7 +96,7 @@ def test_search_and_plan_take_the_same_options(ssl_tune: Command) -> None:
 
     # A second study beside the planned one, and what comes after it, are no part of the plan.
     afterwards = {"--with-baseline", "--confirm-seeds", "--on-end", "--webhook"}
-    assert options("plan") - {"--json"} == options("search") - afterwards
+    assert options("plan") - {"--json", "--within"} == options("search") - afterwards
     own, left_out = (
         {"--methods", "--json"},
         {"--method", "--preset", "--points", "--warm-start", "--with-baseline"},

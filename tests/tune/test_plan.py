@@ -35,6 +35,9 @@ KEYS = {
     "seconds_per_warmup_epoch",
     "expected_seconds",
     "disk_bytes",
+    "memory_bytes",
+    "device_bytes",
+    "memory_available",
     "resolution_points",
 }
 OPTIONS = [

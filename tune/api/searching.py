@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from tune.api.confirming import run_confirm
+from tune.definition.inputs import parse_duration
 from tune.definition.request import SearchRequest
 from tune.definition.request_options import RequestOptions
 from tune.engine.outcome import Outcome, worse
@@ -278,8 +279,15 @@ def plan(
     return plan_request(SearchRequest(method=method, dataset=dataset, **options), home)
 
 
-def plan_request(request: SearchRequest, home: Path | str | None = None) -> dict[str, Any]:
-    """`plan` for a request that is made already."""
-    from tune.launch.plan import plan as measure  # loads torch
+def plan_request(
+    request: SearchRequest, home: Path | str | None = None, *, within: str | None = None
+) -> dict[str, Any]:
+    """`plan` for a request that is made already; with `within`, a time such as "2h", also what would fit it."""
+    from tune.launch.fitting import propose  # loads torch
+    from tune.launch.plan import plan as measure
 
-    return measure(request, Home(home))
+    seconds = None if within is None else parse_duration(within, "--within")
+    document = measure(request, Home(home))
+    if seconds is not None:
+        document["within"] = propose(request, Home(home), seconds, document)
+    return document

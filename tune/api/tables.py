@@ -100,7 +100,7 @@ def reproduce(
         return train_tables(order_of(tables, **order), place, say, write)
 
 
-def price(*tables: str, **order: Any) -> dict[str, Any]:
+def price(*tables: str, say: Callable[[str], None] | None = None, **order: Any) -> dict[str, Any]:
     """What `reproduce` with these arguments would cost, from steps measured on this machine; trains nothing.
 
     Raises:
@@ -108,4 +108,4 @@ def price(*tables: str, **order: Any) -> dict[str, Any]:
     """
     from tune.paper_tables.price import cost  # loads torch
 
-    return cost(order_of(tables, **order))
+    return cost(order_of(tables, **order), say or (lambda _: None))

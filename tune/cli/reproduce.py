@@ -66,7 +66,7 @@ def reproduce_command(
         "data_root": data_root,
     }
     if dry_run:
-        _print_cost(api.price(*tables, **order), as_json)
+        _print_cost(api.price(*tables, say=_say, **order), as_json)
         return
     words = shlex.join(["ssl-tune", *sys.argv[1:]])
     documents = api.reproduce(*tables, output=output, home=home, say=_say, carry_on=words, **order)

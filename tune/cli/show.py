@@ -116,6 +116,8 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     ties = near_ties(records, best, valid)
     if ties:
         out.print(certainty(valid, spread, best.trial, [r.trial for r in ties]))
+    for doubt in study.doubts(records):
+        out.print(f"careful: {doubt}")
 
 
 def print_running(records: Sequence[TrialRecord], epochs: int) -> None:

@@ -48,10 +48,17 @@ def register(app: typer.Typer) -> None:
     app.command("confirm")(confirm_command)
 
 
-def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def plan_command(
+    request: SearchRequest,
+    home: HomeOption = None,
+    within: Annotated[
+        str | None, typer.Option("--within", metavar="2h", help="Also propose what fits this time")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Say what a search would run and cost; runs nothing."""
     with waiting("the images, and for a few steps of training to be measured"):
-        document = api.plan_request(request, home)
+        document = api.plan_request(request, home, within=within)
     if as_json:
         print_json(document)
         return
@@ -82,6 +89,7 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
             f"{document['seconds_per_warmup_epoch']:.1f} s (measured here)",
         ],
         ["the study", f"about {duration(document['expected_seconds'])}"],
+        ["memory", _memory(document)],
         ["checkpoints on disk", f"{document['disk_bytes'] / 1e6:.1f} MB"],
     ]
     rows += [[f"searched: {p['name']}", f"{p['range']} ({p['role']})"] for p in document["space"]]
@@ -96,6 +104,31 @@ def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonO
         console().print(line)
     for line in document["warnings"]:
         console().print(f"warning: {line}")
+    if within is not None:
+        console().print(_proposed(document["within"], within))
+
+
+def _proposed(found: dict[str, Any] | None, within: str) -> str:
+    """What fits a time, as options to type."""
+    if found is None:
+        return f"nothing fits {within}: even a few epochs of a small network take longer. Allow more time."
+    took = duration(found["expected_seconds"])
+    if not found["options"]:
+        return f"within {within}: it fits as it is (about {took})"
+    words = [f"--set {n}={v}" if "." in n else f"--{n} {v}" for n, v in found["options"].items()]
+    return f"within {within}: {' '.join(words)} (about {took})"
+
+
+def _memory(document: dict[str, Any]) -> str:
+    """What trials take of the memory, side by side, beside what there is."""
+    trial, places = document["memory_bytes"], document["concurrent"]
+    if trial is None:
+        return "not known here"
+    free = document["memory_available"]
+    fits = "" if trial * places <= free else ": too much, a search takes fewer --concurrent"
+    device = f"; {document['device_bytes'] / 1e9:.1f} GB of the GPU each" if document["device_bytes"] else ""
+    needed = f"{trial * places / 1e9:.1f} of {free / 1e9:.1f} GB that are free"
+    return f"about {trial / 1e9:.1f} GB a trial, {needed}{fits}{device}"
 
 
 def _images(counts: dict[str, int]) -> str:
@@ -187,7 +220,7 @@ def _say_end(found: api.Searched, home: str | None, with_baseline: bool, confirm
 
 def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
     out, name = console(), study.name
-    if not confirmed:
+    if not confirmed and not study.doubts():
         out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
     out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
     uri = study.spec.tracking_uri

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.trusted import load_kept
 from tune.errors import ServiceError
+from tune.findings.doubts import doubts_of
 from tune.findings.ranking import best_record, describe_best
 from tune.findings.spent import planned_and_actual, seconds_left
 from tune.store.event_log import EventLog
@@ -98,6 +99,10 @@ class Study:
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 
+    def doubts(self, records: Sequence[TrialRecord] | None = None) -> list[str]:
+        """Why the best should not be confirmed as it is: sentences; none where nothing is wrong."""
+        return doubts_of(self.folder, self.spec, self.records() if records is None else records)
+
     def status(self, records: Sequence[TrialRecord] | None = None) -> dict[str, Any]:
         """What ``ssl-tune status --json`` prints; `records` are the trials, where they have been read already."""
         return status(self, self.records() if records is None else records)
@@ -138,7 +143,7 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
 
 _FIELDS = (
     *("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running"),
-    *("seconds_left", "best", "tracking", "cost"),
+    *("seconds_left", "best", "doubts", "tracking", "cost"),
 )
 
 
@@ -197,6 +202,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
         ],
         "seconds_left": seconds_left(study.spec, records, cost["planned"]) if going_on else None,
         "best": None if record is None else describe_best(record, full),
+        "doubts": doubts_of(study.folder, study.spec, records),
         "tracking": {
             "uri": study.spec.tracking_uri,
             "pending": pending,

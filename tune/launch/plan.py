@@ -15,6 +15,7 @@ from ssl_core.data.datasets import describe
 from ssl_core.registry import method_of
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
+from ssl_core.system.peak import available_memory, peak_of
 from tune.cluster.connection import joined, machines_of
 from tune.definition.inputs import with_overrides
 from tune.definition.request import SearchRequest
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 PLAN_SECONDS, SEARCH_SECONDS = 8.0, 0.5
 """How long `plan` may measure, and how long `search` does before its first trial; one point is always measured."""
+PROCESS_BYTES = 600_000_000
+"""What a process that trains takes before it has images: Python, torch, Ray."""
 POINTS = 8
 WARMUP_POINTS = 200
 EXAMPLE_ERRORS = (5.0, 20.0, 50.0)
@@ -53,6 +56,8 @@ class Expectation:
         seconds_per_epoch: after the warm-up, a mean over the space.
         seconds_per_warmup_epoch: likewise.
         disk_bytes: of the checkpoints that running and completed trials keep.
+        memory_bytes: that a trial takes on the host; None where the system does not tell.
+        device_bytes: that a trial takes on the GPU; 0 without one.
     """
 
     epochs: float
@@ -61,6 +66,8 @@ class Expectation:
     seconds_per_epoch: float
     seconds_per_warmup_epoch: float
     disk_bytes: int
+    memory_bytes: int | None = None
+    device_bytes: int = 0
 
 
 def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float) -> Expectation:
@@ -78,7 +85,8 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
     )
     epochs = expected_epochs(config.epochs, spec.trials, mean_warmup)
     warmup_epochs = spec.trials * mean_warmup
-    warm, after, parameters = _price(spec, config, data, split, seconds)
+    with peak_of(config.device) as peak:
+        warm, after, parameters = _price(spec, config, data, split, seconds)
     kept = spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup)
     return Expectation(
         epochs=epochs,
@@ -88,6 +96,8 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
         seconds_per_warmup_epoch=warm,
         # parameters, average and momentum (of adamw two momenta), in the two newest checkpoints
         disk_bytes=round(2 * (4 if config.optimizer == "adamw" else 3) * parameters * kept),
+        memory_bytes=None if peak.host is None else peak.host + PROCESS_BYTES,
+        device_bytes=peak.device,
     )
 
 
@@ -138,10 +148,11 @@ def _warmup(spec: StudySpec, config: RunConfig, values: dict[str, Any]) -> int:
 
 def keep_expectation(
     folder: StudyFolder, spec: StudySpec, config: RunConfig, data: Dataset, split: Split
-) -> None:
+) -> Expectation:
     """Note beside a study what it is expected to take."""
-    document = dataclasses.asdict(expect(spec, config, data, split, SEARCH_SECONDS))
-    write_atomically(folder.path / PLAN_FILE, json.dumps(document, indent=1).encode())
+    expected = expect(spec, config, data, split, SEARCH_SECONDS)
+    write_atomically(folder.path / PLAN_FILE, json.dumps(dataclasses.asdict(expected), indent=1).encode())
+    return expected
 
 
 def warnings_of(spec: StudySpec) -> list[str]:
@@ -233,6 +244,9 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         "seconds_per_warmup_epoch": expected.seconds_per_warmup_epoch,
         "expected_seconds": expected.seconds,
         "disk_bytes": expected.disk_bytes,
+        "memory_bytes": expected.memory_bytes,
+        "device_bytes": expected.device_bytes,
+        "memory_available": available_memory(),
         "resolution_points": {f"{e:g} %": resolution(config.data.valid, e) for e in EXAMPLE_ERRORS},
     }
 

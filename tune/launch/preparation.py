@@ -24,7 +24,8 @@ from tune.findings.study import Study
 from tune.images.held_out import keep_held_out
 from tune.images.study import read_images, write_images
 from tune.launch.counts import lines_of
-from tune.launch.plan import keep_expectation, looked_at, warnings_of
+from tune.launch.fitting import places_that_fit, price_lines
+from tune.launch.plan import Expectation, keep_expectation, looked_at, warnings_of
 from tune.store.home import Home
 from tune.store.layout import COMPARISONS, MLFLOW_DB, STUDY_FILE
 from tune.store.study_folder import StudyFolder
@@ -166,9 +167,24 @@ def _with_new_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[St
     write_images(folder.path, images)
     folder.write_spec(spec)
     keep_held_out(home, config.dataset, images.membership)
+    said: list[str] = []
     if spec.address is None:  # how long a step takes here says nothing of a cluster's machines
-        keep_expectation(folder, spec, config, data, split)
-    return spec, [*lines_of(images), *[f"warning: {line}" for line in told]]
+        expected = keep_expectation(folder, spec, config, data, split)
+        fitting = places_that_fit(spec, expected)
+        if fitting < spec.concurrent:
+            told = [*told, _fewer(spec.concurrent, fitting, expected)]
+            spec = spec.model_copy(update={"concurrent": fitting})
+            folder.write_spec(spec)
+        said = price_lines(spec, expected)
+    return spec, [*lines_of(images), *[f"warning: {line}" for line in told], *said]
+
+
+def _fewer(asked: int, fitting: int, expected: Expectation) -> str:
+    assert expected.memory_bytes is not None
+    return (
+        f"--concurrent is {fitting} instead of {asked}: a trial takes about {expected.memory_bytes / 1e9:.1f} GB of "
+        "memory, and this machine does not hold more of them side by side."
+    )
 
 
 def say_if_method_changed(study: Study, progress: Progress) -> None:

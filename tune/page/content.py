@@ -112,12 +112,16 @@ def _verdict(look: Look) -> list[str]:
     state = look.study.folder.state()
     standing = [] if state == "finished" else [f"The study is {state}: this is how it stands."]
     if look.confirmation is not None:
-        return [text[0].upper() + text[1:] for text in look.confirmation["verdict"]] + standing
+        said = [text[0].upper() + text[1:] for text in look.confirmation["verdict"]]
+        return said + look.study.doubts(look.records) + standing
+    doubts = look.study.doubts(look.records)
+    confirm = (
+        "To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "
+    )
     return [
         f"Unconfirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images. Its "
         "error there is too low on average, because it was selected by it; its test error is not known.",
-        f"To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "
-        f"{look.study.name}",
+        *(doubts or [f"{confirm}{look.study.name}"]),
         *standing,
     ]
 

@@ -7,6 +7,7 @@ images are noise of the data set's size, so that nothing has to be downloaded fo
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ WARM_STEPS, STEPS = 1, 3
 """Steps of the first epoch, which is not measured (imports, allocations), and of the second, which is."""
 
 
-def cost(order: Order) -> dict[str, Any]:
+def cost(order: Order, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """What `reproduce --dry-run` prints: the steps and hours of every row, and the sum of the hours.
 
     The cost of searches is not included; `ssl-tune plan` estimates it.
@@ -35,9 +36,12 @@ def cost(order: Order) -> dict[str, Any]:
     declared = declared_of_report(order)
     speeds: dict[object, _Speed] = {}
     rows: list[dict[str, Any]] = []
-    for entry in declared.all():
+    entries = declared.all()
+    kinds = len({_speed_key(entry) for entry in entries})
+    for entry in entries:
         key = _speed_key(entry)
         if key not in speeds:
+            say(f"measuring {len(speeds) + 1} of {kinds}: {entry.config.method}, {entry.config.network}")
             speeds[key] = _measure(entry, order)
         seconds = _run_seconds(entry, speeds[key], order)
         rows.append(

@@ -92,7 +92,10 @@ class LiveStudy:
             "finished": f"The study is finished. Confirm its best with: {self.study.folder.command('confirm')}",
             "failed": f"The search failed. See why with: {self.study.folder.command('trials')}",
         }[state]
-        return [words] if records else [words, "No trial has begun yet."]
+        if not records:
+            return [words, "No trial has begun yet."]
+        ended = any(r.state == "completed" for r in records)  # the first epochs say little
+        return [words, *(self.study.doubts(records) if ended else [])]
 
     def _parts(self, records: Sequence[TrialRecord]) -> Iterator[Part]:
         running = [r for r in records if r.state == "running"]
