@@ -13,6 +13,7 @@ from typing import Any
 
 from ssl_core.system.errors import ConfigError
 from tune.cluster.connection import joined, machines_of
+from tune.cluster.readiness import autoscales
 from tune.comparison.confirm import Entrant, confirm_best
 from tune.comparison.progress import Notes, Shown
 from tune.comparison.record import (
@@ -151,7 +152,8 @@ def resolved(request: CompareRequest, home: Home) -> list[StudySpec]:
     machines, methods = machines_of(request.address), request.all_methods()
     searches = [request.of(method, study_name(request.name or "compare", method)) for method in methods]
     together = searches[0].model_copy(update={"trials": min(1_000_000, len(methods) * request.trials)})
-    places = places_of(together, machines)
+    grows = request.address is not None and autoscales()
+    places = places_of(together, machines, grows=grows)
     specs = [resolve_request(search, home, machines, places) for search in searches]
     for search, spec in zip(searches, specs, strict=True):
         check_afterwards(search, spec, home)

@@ -21,9 +21,7 @@ from ssl_core.config import from_document, options_of
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
-from tune.cluster.capacity import check_fit
-from tune.cluster.connection import machines
-from tune.cluster.gpus import check_gpus
+from tune.cluster.capacity import MOST_PLACES
 from tune.confirmation.document import (
     Candidate,
     FinalTraining,
@@ -43,6 +41,7 @@ from tune.findings.confirmation import PLAIN, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
 from tune.images.study import read_images
+from tune.launch.preparation import check_machines
 from tune.launch.start import moved, tune_baseline
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
@@ -50,6 +49,7 @@ from tune.tracking.tracker import Tracker
 from tune.trials.record import TrialRecord
 
 BASELINES = ("tuned", "plain")
+NO_GPUS = "The study was searched with them: confirm it where they are, or on a cluster with --address."
 
 
 class ConfirmOptions(TypedDict, total=False):
@@ -104,7 +104,7 @@ def confirm(
         ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
     place = home if isinstance(home, Home) else Home(home)
-    study = _study(name, baseline, place, address, trust_method, is_held=sitting is not None)
+    study = _study(name, baseline, place, sitting, address, trust_method, say)
     redrawn: Redrawn = "everything" if resample else redrawn_of(study)
     chosen = _chosen(study, top, seeds, redrawn)
     with ExitStack() as stack:
@@ -128,26 +128,26 @@ def confirm(
 
 
 def _study(
-    name: str, baseline: str, home: Home, address: str | None, trust_method: bool, *, is_held: bool
+    name: str,
+    baseline: str,
+    home: Home,
+    sitting: Sitting | None,
+    address: str | None,
+    trust_method: bool,
+    say: Callable[[str], None],
 ) -> Study:
-    """The study with its method loaded, to be trained where it was asked for; `is_held`: where its search is.
+    """The study with its method loaded, to be trained where it was asked for, or where its search is.
 
     Raises:
-        ConfigError: an unknown kind of baseline, or machines on which its trainings would wait for ever.
+        ConfigError: an unknown kind of baseline, a method file that is not trusted, or machines that cannot train it.
+        ServiceError: machines that do not share the home.
     """
     study = Study(home.existing_study_folder(name))
     if baseline not in BASELINES:
         raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
-    if not is_held:
+    if sitting is None:
         study.spec = moved(study.spec, address or "local")
-    gpus, threads = study.spec.gpus_per_trial, int(study.spec.config["threads"])
-    if study.spec.address is None:
-        check_gpus(
-            gpus,
-            "The study was searched with them: confirm it where they are, or on a cluster with --address.",
-        )
-    else:
-        check_fit(machines(), threads, gpus)
+        check_machines(study.spec, study.folder, say, NO_GPUS)
     study.load_method(trust_method=trust_method)
     return study
 
@@ -297,7 +297,7 @@ def places_of(study: Study, home: Home) -> Places:
     return Places(
         home=home,
         data_root=study.spec.data_root,
-        concurrent=study.spec.concurrent,
+        concurrent=MOST_PLACES if study.spec.elastic else study.spec.concurrent,
         cpus=reserved["cpu"],
         gpus=reserved["gpu"],
         held_out=None if (images := read_images(study.folder.path)) is None else images.held_out,

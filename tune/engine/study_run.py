@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
+from tune.cluster.capacity import MOST_PLACES
 from tune.cluster.connection import Room
 from tune.cluster.identity import identity
 from tune.definition.objective import FIELDS
@@ -50,8 +52,6 @@ class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGA
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
 LOOK_SECONDS = 0.5
-MOST_PLACES = 10_000
-"""As `--concurrent` takes them at most."""
 
 
 class StudyRun:
@@ -271,7 +271,7 @@ def ray_loop(
     def named(trial: Any) -> str:
         return f"{study_of(trial.config)}-{trial.config['trial']}"
 
-    ray_tune.Tuner(
+    tuner = ray_tune.Tuner(
         ray_tune.with_resources(TrialTrainable, local_ray.resources(spec)),
         tune_config=ray_tune.TuneConfig(
             search_alg=searcher,
@@ -294,7 +294,11 @@ def ray_loop(
             verbose=0,
             log_to_file=False,
         ),
-    ).fit()
+    )
+    try:
+        tuner.fit()
+    finally:  # Ray's own picture of its experiment, 40 kB a trial: it is never restored
+        shutil.rmtree(folder / RAY_FOLDER, ignore_errors=True)
 
 
 class SittingStopper(Stopper):

@@ -111,7 +111,9 @@ class Together:
         return [run.conclude() for run in self._runs]
 
     def _tune(self) -> None:
-        spec = self._runs[0].spec
+        spec = min(
+            (run.spec for run in self._runs), key=lambda each: each.concurrent
+        )  # what all of them fit into
         members = {run.spec.name: run for run in self._runs}
         with local_ray.running(local_ray.cpus_for(spec), PRELOAD):
             ray_loop(

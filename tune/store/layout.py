@@ -17,7 +17,7 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
                   confirm.json, confirm/     what a confirmation found, and its trainings
                   models/                    models of the confirmed trainings
                   trials/N/                  checkpoints of a trial
-                  ray/                       what Ray Tune writes, and nobody reads
+                  ray/                       what Ray Tune writes while a sitting lasts, and nobody reads
      comparisons/NAME/comparison.json        which studies answer one question together
                       state.json, lock, stop, events.db, sender.*, ray/    as of a study
                       confirm.json           their best on fresh seeds, and the answer
