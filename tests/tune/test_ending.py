@@ -18,8 +18,8 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, shapes_options, words_of
 from tune.definition.request import SearchRequest
 from tune.errors import Exit, ServiceError
-from tune.launch import ending
-from tune.launch.ending import run_command, send, telling
+from tune.launch.telling import ending
+from tune.launch.telling.ending import run_command, send, telling
 from tune.store.home import Home
 
 Command = Callable[..., Done]

@@ -12,7 +12,7 @@ from tune.comparison.record import comparison_names, is_comparison, load_compari
 from tune.comparison.request import CompareRequest
 from tune.comparison.table import comparison_outcome, status_of
 from tune.definition.request_options import RequestOptions
-from tune.launch.ending import Ending, telling
+from tune.launch.telling.ending import Ending, telling
 from tune.store.home import Home
 
 if TYPE_CHECKING:

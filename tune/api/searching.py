@@ -17,8 +17,8 @@ from tune.engine.progress import Progress, make_progress
 from tune.engine.sitting import Sitting
 from tune.errors import Exit
 from tune.findings.study import Study
-from tune.launch.ending import study_outcome, telling
 from tune.launch.start import finished_before, new_sitting, resumed_sitting, tune_baseline
+from tune.launch.telling.ending import study_outcome, telling
 from tune.store.home import Home
 
 

@@ -70,7 +70,7 @@ def _row(method: str, study: Study) -> dict[str, Any]:
 
 
 def comparison_outcome(comparison: Comparison) -> dict[str, Any]:
-    """What is told of a comparison when it ends (`tune.launch.ending`): its status, and how to carry it on."""
+    """What is told of a comparison when it ends (`tune.launch.telling.ending`): its status, and how to carry it on."""
     status = status_of(comparison)
     carry_on = None if status["state"] == "finished" else comparison.folder.command("resume")
     return {"kind": "comparison", **status, "carry_on": carry_on}
