@@ -30,10 +30,10 @@ from tests.tune.helpers import (
 )
 from tests.tune.test_kill_points import drive, events, make_spec_again, outcome
 from tune.api.searching import run_resume, run_search
-from tune.api.steering import enqueue, export_points, pin, stop_trial
+from tune.api.steering.commands import enqueue, export_points, pin, stop_trial
 from tune.definition.request import SearchRequest
 from tune.findings.study import load_study
-from tune.launch.changes import Change, checked
+from tune.launch.growing.changes import Change, checked
 from tune.launch.start import is_finished
 from tune.steering import inbox
 from tune.steering.asking import ask, carry_out

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.simulated import Driver, Outcome
 from tests.tune.helpers import SPACE, Done, make_study, told
 from tests.tune.test_kill_points import drive, events, make_spec_again
-from tune.api.steering import enqueue
+from tune.api.steering.commands import enqueue
 from tune.findings.elsewhere import HomeResults
 from tune.findings.study import load_study
 from tune.store.home import Home

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ from tune.engine.progress import Progress, make_progress
 from tune.engine.sitting import Sitting
 from tune.errors import Exit
 from tune.findings.study import Study
-from tune.launch.changes import NO_CHANGE, Change, checked
+from tune.launch.growing.changes import NO_CHANGE, Change, checked
 from tune.launch.start import finished_before, is_finished, new_sitting, resumed_sitting, tune_baseline
+from tune.launch.telling.ending import study_outcome, telling
 from tune.store.home import Home
 
 
@@ -97,8 +99,12 @@ def run_search(request: SearchRequest, home: Home, listener: Listener = SILENT) 
             first trial or within the confirmation: the message says how to carry on.
     """
     afterwards = _Afterwards(request.with_baseline, request.confirm_seeds)
-    with new_sitting(request, home, listener.progress()) as sitting:
-        return _search_and_more(sitting, home, listener, afterwards)
+    with telling(request.on_end, request.webhook, listener.say) as ending:
+        with new_sitting(request, home, listener.progress()) as sitting:
+            ending.outcome = functools.partial(study_outcome, sitting.folder.path)
+            found = _search_and_more(sitting, home, listener, afterwards)
+        ending.code = found.code
+    return found
 
 
 def run_resume(
@@ -111,6 +117,8 @@ def run_resume(
     address: str | None = None,
     trust_method: bool = False,
     change: Change = NO_CHANGE,
+    on_end: str | None = None,
+    webhook: str | None = None,
 ) -> Searched:
     """Run what is left of a study, and do what comes after it, also where the study is finished already.
 
@@ -126,6 +134,7 @@ def run_resume(
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
         change: new totals of trials, time, epochs or GPU hours; failed trials that run again.
+        on_end, webhook: as of a request; a study that was finished before is not told of unless it is confirmed now.
 
     Raises:
         ConfigError: no such study, its data changed since, its method file is not trusted, or a change that cannot be
@@ -141,11 +150,20 @@ def run_resume(
 
         told = tuple(ask(study.folder, wish) for wish in wishes)
         return Searched(search=Outcome(study, Exit.DONE, 0, 0.0, told=told), code=Exit.DONE)
-    if not wishes and is_finished(study):
-        return _what_follows(finished_before(study), None, home, listener, afterwards)
-    progress = listener.progress()
-    with resumed_sitting(study, home, progress, address, trust_method=trust_method, wishes=wishes) as sitting:
-        return _search_and_more(sitting, home, listener, afterwards)
+    outcome = functools.partial(study_outcome, study.folder.path)
+    with telling(on_end, webhook, listener.say) as ending:
+        if not wishes and is_finished(study):
+            ending.outcome = None if confirm_seeds is None else outcome
+            found = _what_follows(finished_before(study), None, home, listener, afterwards)
+        else:
+            progress = listener.progress()
+            with resumed_sitting(
+                study, home, progress, address, trust_method=trust_method, wishes=wishes
+            ) as sitting:
+                ending.outcome = outcome
+                found = _search_and_more(sitting, home, listener, afterwards)
+        ending.code = found.code
+    return found
 
 
 def _search_and_more(sitting: Sitting, home: Home, listener: Listener, afterwards: _Afterwards) -> Searched:
@@ -226,6 +244,8 @@ def resume(
     epochs_budget: int | None = None,
     gpu_hours: float | None = None,
     retry_failed: bool = False,
+    on_end: str | None = None,
+    webhook: str | None = None,
 ) -> Study:
     """Carry on a study that was interrupted; one that is finished is returned as it is, or grows.
 
@@ -234,7 +254,7 @@ def resume(
     Args:
         name: the study's name.
         home, quiet: as of `search`.
-        with_baseline, confirm_seeds: as of `run_resume`.
+        with_baseline, confirm_seeds, on_end, webhook: as of `run_resume`.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
         trials, time_budget, epochs_budget, gpu_hours: new totals, also of a finished study; None: as they are.
@@ -262,6 +282,8 @@ def resume(
             gpu_hours=gpu_hours,
             retry_failed=retry_failed,
         ),
+        on_end=on_end,
+        webhook=webhook,
     )
     return found.study
 

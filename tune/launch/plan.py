@@ -134,6 +134,7 @@ def _points(spec: StudySpec, epochs: int, count: int) -> Iterator[dict[str, Any]
     """Random points of the study's space, always the same."""
     import optuna  # takes a second to load
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for each study, on standard error
     distributions = spec.search_space().distributions(epochs)
     sampler = optuna.samplers.RandomSampler(seed=generator_seed(spec, "plan", 0))
     study = optuna.create_study(sampler=sampler)

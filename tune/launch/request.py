@@ -124,6 +124,22 @@ def resolve_request(
     return spec
 
 
+def places_of(
+    request: SearchRequest, machines: Sequence[Machine] | None = None, *, grows: bool = False
+) -> Places:
+    """Where the trials of a request run.
+
+    Args:
+        request: what is asked for.
+        machines: of the cluster that it is to run on; None: this machine.
+        grows: that cluster starts machines by itself.
+
+    Raises:
+        ConfigError: there are no such machines.
+    """
+    return _places(request, from_document(_document(request)), machines, grows)
+
+
 def _places(
     request: SearchRequest, asked: RunConfig, machines: Sequence[Machine] | None, grows: bool
 ) -> Places:
