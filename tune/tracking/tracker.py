@@ -15,7 +15,6 @@ Kinds of events, each a dictionary (`run` is the run's own key: the study's name
     artifact  {path, artifact_path}            a file artifact; relative paths are the study folder's
     model     {path}                           a model's folder, logged as a model of MLflow's
     metrics   {epoch or step, metrics}
-    steered   {said, ...}                      what was done to the study: see `tune.tracking.history`
     figure    {figure, ...}                    drawn before it is sent: see `tune.tracking.contents`
     status    {status, tags, drop_tags}        RUNNING again, or an end state
 
