@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help install demo test chaos cluster-test lint check golden evidence methods-evidence weak-forward bench bench-tracking tutorial clean
 
 help:
-	@echo "make demo    which method is best on handwritten digits, and its model: three minutes after the install"
+	@echo "make demo    which method is best on handwritten digits, and its model: some minutes after the install"
 	@echo "make test    the test suite"
 	@echo "make cluster-test  as root: a cluster on network namespaces whose machines are cut off and killed"
 	@echo "make check   lint, types and the test suite"
