@@ -38,8 +38,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/ssl-tune compare --methods flexmatch --labels 50 --name $(DEMO) --trials 3 --epochs 10 \
 	    --set steps_per_epoch=40 --set batch_size=16 --set mu=3 --confirm-seeds 5 --tracking-timeout 60s
-	$(BIN)/ssl-tune export $(DEMO)-flexmatch --model $(DEMO)/model
 	$(BIN)/python docs/examples/three_digits.py $(DEMO)
+	$(BIN)/ssl-tune export $(DEMO)-flexmatch --model $(DEMO)/model
 	$(BIN)/ssl-tune predict $(DEMO)/model $(DEMO)/*.png --sheet $(DEMO)/predicted.png
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 
