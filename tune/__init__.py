@@ -19,6 +19,8 @@ from tune import api
 if TYPE_CHECKING:
     from tune.api import Study as Study
     from tune.api import clean as clean
+    from tune.api import compare as compare
+    from tune.api import comparisons as comparisons
     from tune.api import confirm as confirm
     from tune.api import data_summary as data_summary
     from tune.api import delete as delete
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from tune.api import report as report
     from tune.api import reproduce as reproduce
     from tune.api import resume as resume
+    from tune.api import resume_comparison as resume_comparison
     from tune.api import search as search
     from tune.api import spaces as spaces
     from tune.api import status as status

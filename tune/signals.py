@@ -86,6 +86,7 @@ def resumable(carry_on: str) -> Iterator[None]:
         raise_forgotten_interrupt()
         yield
     except (KeyboardInterrupt, _TerminatedError) as stop:
+        _Interrupts.pending = False  # it is acted on here: the next block of this process begins anew
         code = Exit.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else Exit.TERMINATED
         raise ServiceError(f"interrupted; what is trained is kept. Carry on with: {carry_on}", code) from None
     finally:

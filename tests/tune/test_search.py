@@ -149,9 +149,8 @@ def test_checkpoints_of_full_runs_are_kept_and_those_of_stopped_ones_go(finished
     study = load_study("shapes", home=finished.path)
     for record in study.records():
         kept = {p.name for p in (study.folder.trials / record.trial).glob("*")}
-        assert kept == ({"epoch-000005.ckpt", "epoch-000006.ckpt"} if record.state == "completed" else set())
-    leftovers = [p for p in (study.folder.path / "ray").rglob("*") if p.suffix in (".csv", ".tfevents")]
-    assert leftovers == []
+        assert kept == ({"epoch-000006.ckpt"} if record.state == "completed" else set())
+    assert not (study.folder.path / "ray").exists()  # Ray's picture of its experiment, which nobody reads
 
 
 # A driver that died

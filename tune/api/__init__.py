@@ -10,6 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.api.comparing import compare as compare
+    from tune.api.comparing import comparison_status as comparison_status
+    from tune.api.comparing import comparisons as comparisons
+    from tune.api.comparing import resume_comparison as resume_comparison
+    from tune.api.comparing import run_compare as run_compare
+    from tune.api.comparing import run_resume_comparison as run_resume_comparison
     from tune.api.confirming import confirm as confirm
     from tune.api.confirming import run_confirm as run_confirm
     from tune.api.driving import job_state as job_state
@@ -69,6 +75,9 @@ _PLACES = {
     "Searched": "tune.api.searching",
     "Study": "tune.findings.study",
     "Training": "tune.api.single",
+    "compare": "tune.api.comparing",
+    "comparison_status": "tune.api.comparing",
+    "comparisons": "tune.api.comparing",
     "clean": "tune.api.keeping",
     "confirm": "tune.api.confirming",
     "data_summary": "tune.api.looking",
@@ -97,8 +106,11 @@ _PLACES = {
     "report": "tune.api.reading",
     "reproduce": "tune.api.tables",
     "resume": "tune.api.searching",
+    "resume_comparison": "tune.api.comparing",
+    "run_compare": "tune.api.comparing",
     "run_confirm": "tune.api.confirming",
     "run_resume": "tune.api.searching",
+    "run_resume_comparison": "tune.api.comparing",
     "run_search": "tune.api.searching",
     "search": "tune.api.searching",
     "spaces": "tune.api.explaining",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from tune.engine.sitting import Sitting
 from tune.errors import Exit
 from tune.findings.study import Study
 from tune.launch.start import finished_before, new_sitting, resumed_sitting, tune_baseline
+from tune.launch.telling.ending import study_outcome, telling
 from tune.store.home import Home
 
 
@@ -96,8 +98,12 @@ def run_search(request: SearchRequest, home: Home, listener: Listener = SILENT) 
             first trial or within the confirmation: the message says how to carry on.
     """
     afterwards = _Afterwards(request.with_baseline, request.confirm_seeds)
-    with new_sitting(request, home, listener.progress()) as sitting:
-        return _search_and_more(sitting, home, listener, afterwards)
+    with telling(request.on_end, request.webhook, listener.say) as ending:
+        with new_sitting(request, home, listener.progress()) as sitting:
+            ending.outcome = functools.partial(study_outcome, sitting.folder.path)
+            found = _search_and_more(sitting, home, listener, afterwards)
+        ending.code = found.code
+    return found
 
 
 def run_resume(
@@ -109,6 +115,8 @@ def run_resume(
     confirm_seeds: int | None = None,
     address: str | None = None,
     trust_method: bool = False,
+    on_end: str | None = None,
+    webhook: str | None = None,
 ) -> Searched:
     """Run what is left of a study, and do what comes after it, also where the study is finished already.
 
@@ -121,6 +129,7 @@ def run_resume(
             tuned one `with_baseline`, else a plain one); None: do not.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        on_end, webhook: as of a request; a study that was finished before is not told of unless it is confirmed now.
 
     Raises:
         ConfigError: no such study, its data changed since, or its method file is not trusted.
@@ -129,11 +138,18 @@ def run_resume(
     """
     afterwards = _Afterwards(with_baseline, confirm_seeds, trust_method)
     study = Study(home.existing_study_folder(name))
-    if study.folder.state() == "finished":
-        return _what_follows(finished_before(study), None, home, listener, afterwards)
-    progress = listener.progress()
-    with resumed_sitting(study, home, progress, address, trust_method=trust_method) as sitting:
-        return _search_and_more(sitting, home, listener, afterwards)
+    outcome = functools.partial(study_outcome, study.folder.path)
+    with telling(on_end, webhook, listener.say) as ending:
+        if study.folder.state() == "finished":
+            ending.outcome = None if confirm_seeds is None else outcome
+            found = _what_follows(finished_before(study), None, home, listener, afterwards)
+        else:
+            progress = listener.progress()
+            with resumed_sitting(study, home, progress, address, trust_method=trust_method) as sitting:
+                ending.outcome = outcome
+                found = _search_and_more(sitting, home, listener, afterwards)
+        ending.code = found.code
+    return found
 
 
 def _search_and_more(sitting: Sitting, home: Home, listener: Listener, afterwards: _Afterwards) -> Searched:
@@ -209,13 +225,15 @@ def resume(
     confirm_seeds: int | None = None,
     address: str | None = None,
     trust_method: bool = False,
+    on_end: str | None = None,
+    webhook: str | None = None,
 ) -> Study:
     """Carry on a study that was interrupted; one that is finished is returned as it is.
 
     Args:
         name: the study's name.
         home, quiet: as of `search`.
-        with_baseline, confirm_seeds: as of `run_resume`.
+        with_baseline, confirm_seeds, on_end, webhook: as of `run_resume`.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
 
@@ -233,6 +251,8 @@ def resume(
         confirm_seeds=confirm_seeds,
         address=address,
         trust_method=trust_method,
+        on_end=on_end,
+        webhook=webhook,
     )
     return found.study
 

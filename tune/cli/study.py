@@ -11,6 +11,7 @@ import typer
 
 from ssl_core.system.errors import counted
 from tune import api
+from tune.cli.comparisons import command as comparison
 from tune.cli.jobs import JobsOption
 from tune.cli.options import (
     AddressOption,
@@ -19,7 +20,9 @@ from tune.cli.options import (
     HomeOption,
     JsonOption,
     NameArgument,
+    OnEndOption,
     TrustOption,
+    WebhookOption,
     home_of,
     takes_request,
 )
@@ -149,11 +152,18 @@ def resume_command(
     name: NameArgument,
     with_baseline: BaselineOption = False,
     confirm_seeds: ConfirmOption = None,
+    on_end: OnEndOption = None,
+    webhook: WebhookOption = None,
     trust_method: TrustOption = False,
     home: HomeOption = None,
     address: AddressOption = None,
 ) -> None:
     """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
+    told = SearchRequest(on_end=on_end, webhook=webhook)  # which checks them
+    if comparison.is_comparison(name, home_of(home)):
+        comparison.refuse_options(name, with_baseline=with_baseline, address=address)
+        comparison.resume(name, home, confirm_seeds=confirm_seeds, trust_method=trust_method, told=told)
+        return
     found = api.run_resume(
         name,
         home_of(home),
@@ -162,6 +172,8 @@ def resume_command(
         confirm_seeds=confirm_seeds,
         address=address,
         trust_method=trust_method,
+        on_end=told.on_end,
+        webhook=told.webhook,
     )
     _say_end(found, home, with_baseline, confirm_seeds)
     sys.exit(found.code)

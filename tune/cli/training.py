@@ -13,6 +13,7 @@ from ssl_core.measures import OVERCONFIDENT
 from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.options import (
+    AddressOption,
     DataRootOption,
     DatasetOption,
     EpochsOption,
@@ -64,6 +65,7 @@ def train_command(
     data_root: DataRootOption = None,
     trust_method: TrustOption = False,
     home: HomeOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration; its result is that of the last epoch."""
@@ -85,6 +87,7 @@ def train_command(
         data_root=data_root,
         home=home,
         trust_method=trust_method,
+        address=address,
         on_report=_show_report,
         say=_say,
     )

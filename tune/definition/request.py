@@ -23,6 +23,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, WithJsonSchema
 
@@ -36,6 +37,8 @@ from tune.definition.refusals import refused
 if TYPE_CHECKING:
     from tune.definition.request_options import RequestOptions
 
+ON_END, WEBHOOK = "SSL_TUNE_ON_END", "SSL_TUNE_WEBHOOK"
+"""Variables of the environment that stand for the options of these names where those are not given."""
 Sampler = Literal["tpe", "random", "gp", "grid"]
 
 
@@ -58,6 +61,23 @@ def _not_zero(value: float | None) -> float | None:
 
 def _text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _command(value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise ConfigError(
+            "--on-end is empty: write a command, such as --on-end 'mail -s done me@example.org'."
+        )
+    return value
+
+
+def _web_address(value: str | None) -> str | None:
+    """A web address, which may be a secret: no message shows it."""
+    if value is not None:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError("--webhook: an address that begins with http:// or https:// is expected.")
+    return value
 
 
 _TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": f"^({DURATION})$"}
@@ -214,6 +234,27 @@ class SearchRequest(KeptOptions, Setting):
         description="Then confirm the best on N fresh seeds, beside the supervised baseline (tuned where "
         "--with-baseline is)",
     )
+
+    on_end: Annotated[
+        str | None,
+        AfterValidator(_command),
+        Option(
+            baseline="its end is part of the study's",
+            metavar="CMD",
+            otherwise=f"{ON_END}, else none",
+            afterwards=True,
+        ),
+    ] = Field(None, description="Run this command at the end, with the outcome as JSON on its standard input")
+    webhook: Annotated[
+        str | None,
+        AfterValidator(_web_address),
+        Option(
+            baseline="its end is part of the study's",
+            metavar="URL",
+            otherwise=f"{WEBHOOK}, else none",
+            afterwards=True,
+        ),
+    ] = Field(None, description="Send the outcome to this address at the end, as JSON")
 
     if TYPE_CHECKING:
 

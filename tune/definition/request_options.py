@@ -93,3 +93,10 @@ class RequestOptions(TypedDict, total=False):
     confirm_seeds: int | None
     """Then confirm the best on N fresh seeds, beside the supervised baseline (tuned where --with-baseline
     is) [at least 1]."""
+
+    on_end: str | None
+    """Run this command at the end, with the outcome as JSON on its standard input [SSL_TUNE_ON_END, else
+    none]."""
+
+    webhook: str | None
+    """Send the outcome to this address at the end, as JSON [SSL_TUNE_WEBHOOK, else none]."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 from ssl_core.system.errors import counted
@@ -11,10 +13,14 @@ from tune.cluster import local_ray  # before Ray Tune, which reads the environme
 
 # isort: split
 from ray import tune as ray_tune
+from ray.tune import Callback
 from ray.tune.execution import class_cache
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from ssl_core import method_file
+from tune.cluster.capacity import MOST_PLACES
 from tune.cluster.connection import Room
 from tune.cluster.identity import identity
 from tune.definition.objective import FIELDS
@@ -35,7 +41,7 @@ from tune.tracking.tracker import Tracker
 from tune.tracking.views import study_views
 from tune.trials.record import TrialRecord
 from tune.trials.study_trials import StudyTrials
-from tune.worker.task import PRELOAD
+from tune.worker.task import PRELOAD, study_of
 from tune.worker.trainable import TrialTrainable
 
 # Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
@@ -46,8 +52,6 @@ class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGA
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
 LOOK_SECONDS = 0.5
-MOST_PLACES = 10_000
-"""As `--concurrent` takes them at most."""
 
 
 class StudyRun:
@@ -93,23 +97,35 @@ class StudyRun:
     def run(self) -> str:
         """Run what is left; returns finished or interrupted."""
         with self.recorder.writing():
-            self.tracker.study_started(
-                study_parameters(self.spec),
-                (self.folder.path / STUDY_FILE).read_text(),
-                study_views(self.spec),
-            )
-            if self.spec.method_path is not None:
-                self.tracker.artifact(None, self.folder.path / method_file.COPY)
-            self.progress.begin(self.spec, self.records.all, self.news.waiting)
-            self.recorder.end_decided()
-            left = self.spec.trials - self.records.asked() + len(self.records.unfinished())
-            self._began = time.monotonic()
+            left = self.begin()
             try:
                 if left:
                     self._tune()
             finally:
-                self.progress.end()
-                self._note_elapsed()
+                self.pause()
+        return self.conclude()
+
+    def begin(self) -> int:
+        """The study begins, or goes on; how many trials are left to run."""
+        self.tracker.study_started(
+            study_parameters(self.spec),
+            (self.folder.path / STUDY_FILE).read_text(),
+            study_views(self.spec),
+        )
+        if self.spec.method_path is not None:
+            self.tracker.artifact(None, self.folder.path / method_file.COPY)
+        self.progress.begin(self.spec, self.records.all, self.news.waiting)
+        self.recorder.end_decided()
+        self._began = time.monotonic()
+        return self.spec.trials - self.records.asked() + len(self.records.unfinished())
+
+    def pause(self) -> None:
+        """No trial runs any more: note how long they took."""
+        self.progress.end()
+        self._note_elapsed()
+
+    def conclude(self) -> str:
+        """How the run ended, finished or interrupted; where its time is up, trials that are under way end here."""
         if self.interrupted:
             return "interrupted"
         with self.recorder.writing():
@@ -172,36 +188,28 @@ class StudyRun:
 
     def _tune(self) -> None:
         with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD):
-            tuner = ray_tune.Tuner(
-                ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
-                tune_config=ray_tune.TuneConfig(
-                    search_alg=self._searcher(),
-                    scheduler=StudyASHA(self.records.epochs, self.records.history(), self.spec.objective),
-                    num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
-                    # Ray lets so many trials wait for a place, and without a number one: places fill one by one.
-                    # Where the places are those of the moment, the searcher holds back (`Room`).
-                    max_concurrent_trials=MOST_PLACES if self.spec.elastic else self.spec.concurrent,
-                    reuse_actors=True,
-                    trial_name_creator=lambda trial: f"trial-{trial.config['trial']}",
-                    trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']}",
-                ),
-                run_config=ray_tune.RunConfig(
-                    name=RAY_FOLDER,
-                    storage_path=str(self.folder.path),
-                    callbacks=[self.recorder],
-                    stop=_SittingStopper(self),
-                    failure_config=ray_tune.FailureConfig(max_failures=self.spec.max_failures + DEATHS),
-                    checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-                    verbose=0,
-                    log_to_file=False,
-                ),
+            ray_loop(
+                self.spec,
+                self.folder.path,
+                searcher=self.searcher(),
+                scheduler=self.scheduler(),
+                recorder=self.recorder,
+                stopper=SittingStopper(self),
             )
-            tuner.fit()
 
-    def _searcher(self) -> StudySearcher:
+    def scheduler(self) -> TrialScheduler:
+        """What ends trials early, with what it knows of earlier ones."""
+        return StudyASHA(self.records.epochs, self.records.history(), self.spec.objective)
+
+    def searcher(self, *, alone: bool = True) -> StudySearcher:
+        """What hands out the study's trials.
+
+        Args:
+            alone: no other study has a share of the places, so the searcher counts those of a cluster itself.
+        """
         of_cluster: dict[str, Any] = {}
         if self.spec.address is not None:
-            room = Room(self.spec) if self.spec.elastic else None
+            room = Room(self.spec) if self.spec.elastic and alone else None
             of_cluster = {"identity": identity(), "room": room}
         return StudySearcher(
             self.records,
@@ -243,7 +251,57 @@ class StudyRun:
         self.progress.update()
 
 
-class _SittingStopper(Stopper):
+def ray_loop(
+    spec: StudySpec,
+    folder: Path,
+    *,
+    searcher: Searcher,
+    scheduler: TrialScheduler,
+    recorder: Callback,
+    stopper: Stopper,
+) -> None:
+    """Run trials on Ray Tune until the searcher has no more, or the stopper ends them all.
+
+    Args:
+        spec: a study; its places, and what a trial takes of the machine, are those of all.
+        folder: where Ray Tune writes what nobody reads.
+        searcher, scheduler, recorder, stopper: what it asks and tells.
+    """
+
+    def named(trial: Any) -> str:
+        return f"{study_of(trial.config)}-{trial.config['trial']}"
+
+    tuner = ray_tune.Tuner(
+        ray_tune.with_resources(TrialTrainable, local_ray.resources(spec)),
+        tune_config=ray_tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
+            # Ray lets so many trials wait for a place, and without a number one: places fill one by one.
+            # Where the places are those of the moment, the searcher holds back (`Room`).
+            max_concurrent_trials=MOST_PLACES if spec.elastic else spec.concurrent,
+            reuse_actors=True,
+            trial_name_creator=named,
+            trial_dirname_creator=named,
+        ),
+        run_config=ray_tune.RunConfig(
+            name=RAY_FOLDER,
+            storage_path=str(folder),
+            callbacks=[recorder],
+            stop=stopper,
+            failure_config=ray_tune.FailureConfig(max_failures=spec.max_failures + DEATHS),
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+            log_to_file=False,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:  # Ray's own picture of its experiment, 40 kB a trial: it is never restored
+        shutil.rmtree(folder / RAY_FOLDER, ignore_errors=True)
+
+
+class SittingStopper(Stopper):
     """Ends all trials of this sitting. The recorder decides which of them are over and which wait for `resume`."""
 
     def __init__(self, run: StudyRun) -> None:

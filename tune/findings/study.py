@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_core.system.errors import counted
 from ssl_core.trusted import load_kept
 from tune.errors import ServiceError
 from tune.findings.doubts import doubts_of
@@ -121,7 +122,7 @@ def check_reports(folder: StudyFolder, spec: StudySpec, records: Sequence[TrialR
         with EventLog(folder.events_db, read_only=True) as log:
             known = log.trials(spec.name)
     if lost := sorted(reported - known.keys()):
-        there = f"it lacks {len(lost)} trials that Optuna has (the first: {lost[0]})"
+        there = f"it lacks {counted(len(lost), 'trial')} that Optuna has (the first: {lost[0]})"
         raise damaged(
             folder.events_db, there if folder.events_db.exists() else f"there is no such file; {there}"
         )

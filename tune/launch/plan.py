@@ -17,6 +17,7 @@ from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
 from ssl_core.system.peak import available_memory, peak_of
 from tune.cluster.connection import joined, machines_of
+from tune.cluster.readiness import autoscales
 from tune.definition.inputs import with_overrides
 from tune.definition.request import SearchRequest
 from tune.definition.rungs import expected_ends, expected_epochs, rungs
@@ -87,15 +88,16 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
     warmup_epochs = spec.trials * mean_warmup
     with peak_of(config.device) as peak:
         warm, after, parameters = _price(spec, config, data, split, seconds)
-    kept = spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup)
+    # Two checkpoints of each trial that runs, one of each that has completed (`tune.worker.trial_files`).
+    kept = 2 * spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup)
     return Expectation(
         epochs=epochs,
         warmup_epochs=warmup_epochs,
         seconds=(warmup_epochs * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
         seconds_per_epoch=after,
         seconds_per_warmup_epoch=warm,
-        # parameters, average and momentum (of adamw two momenta), in the two newest checkpoints
-        disk_bytes=round(2 * (4 if config.optimizer == "adamw" else 3) * parameters * kept),
+        # parameters, average and momentum (of adamw two momenta)
+        disk_bytes=round((4 if config.optimizer == "adamw" else 3) * parameters * kept),
         memory_bytes=None if peak.host is None else peak.host + PROCESS_BYTES,
         device_bytes=peak.device,
     )
@@ -130,6 +132,7 @@ def _points(spec: StudySpec, epochs: int, count: int) -> Iterator[dict[str, Any]
     """Random points of the study's space, always the same."""
     import optuna  # takes a second to load
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for each study, on standard error
     distributions = spec.search_space().distributions(epochs)
     sampler = optuna.samplers.RandomSampler(seed=generator_seed(spec, "plan", 0))
     study = optuna.create_study(sampler=sampler)
@@ -205,7 +208,8 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         ServiceError: a cluster that does not answer.
     """
     with joined(request.address):
-        spec = resolve_request(request, home, machines_of(request.address))
+        grows = request.address is not None and autoscales()
+        spec = resolve_request(request, home, machines_of(request.address), grows=grows)
     cache = home.cache if home.path.is_dir() else None  # a plan leaves nothing behind
     config, data, split, images, told = looked_at(spec, home, cache)
     assert config.epochs and config.steps_per_epoch and config.data.valid

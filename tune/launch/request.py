@@ -68,6 +68,8 @@ def resolve_request(
     home: Home,
     machines: Sequence[Machine] | None = None,
     places: Places | None = None,
+    *,
+    grows: bool = False,
 ) -> StudySpec:
     """The specification of the study that is asked for.
 
@@ -75,6 +77,7 @@ def resolve_request(
         request: what is asked for.
         home: the home folder.
         machines: of the cluster that it is to run on; None: this machine.
+        grows: that cluster starts machines by itself.
         places: where its trials run, where that is known already: no machine is looked at.
 
     Raises:
@@ -83,7 +86,7 @@ def resolve_request(
     asked = from_document(_document(request))
     trust_named(request.method)
     if places is None:
-        places = _places(request, asked, machines)
+        places = _places(request, asked, machines, grows)
     config, info, data_root = _resolved(request, asked, places.threads)
     assert config.epochs is not None
     searched, source = _space(request, config)
@@ -118,12 +121,35 @@ def resolve_request(
     return spec
 
 
-def _places(request: SearchRequest, asked: RunConfig, machines: Sequence[Machine] | None) -> Places:
+def places_of(
+    request: SearchRequest, machines: Sequence[Machine] | None = None, *, grows: bool = False
+) -> Places:
+    """Where the trials of a request run.
+
+    Args:
+        request: what is asked for.
+        machines: of the cluster that it is to run on; None: this machine.
+        grows: that cluster starts machines by itself.
+
+    Raises:
+        ConfigError: there are no such machines.
+    """
+    return _places(request, from_document(_document(request)), machines, grows)
+
+
+def _places(
+    request: SearchRequest, asked: RunConfig, machines: Sequence[Machine] | None, grows: bool
+) -> Places:
     """How many trials run at a time, and with how many threads and GPUs each."""
     gpus = _gpus(request, machines)
     if machines is not None:
         concurrent, threads = share(
-            machines, trials=request.trials, gpus=gpus, concurrent=request.concurrent, threads=asked.threads
+            machines,
+            trials=request.trials,
+            gpus=gpus,
+            concurrent=request.concurrent,
+            threads=asked.threads,
+            grows=grows,
         )
         return Places(concurrent, threads, gpus)
     cores = len(os.sched_getaffinity(0))

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ssl_core.system.errors import counted
+from tune.cluster.capacity import gpu_places
 from tune.cluster.connection import joined, machines_of
+from tune.cluster.gpus import gpu_count
+from tune.cluster.readiness import autoscales
 from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
 from tune.delivery.check import require_tracking
@@ -46,7 +50,8 @@ def new_sitting(request: SearchRequest, home: Home, progress: Progress) -> Itera
         ServiceError: MLflow or a cluster does not answer; likewise. Or Ctrl-C; the study can be resumed.
     """
     with joined(request.address):
-        spec = resolve_request(request, home, machines_of(request.address))
+        grows = request.address is not None and autoscales()
+        spec = resolve_request(request, home, machines_of(request.address), grows=grows)
         check_afterwards(request, spec, home)
         if spec.require_tracking:
             require_tracking(spec.tracking_uri)
@@ -104,13 +109,17 @@ def resumed_sitting(
 
 
 def moved(spec: StudySpec, address: str | None) -> StudySpec:
-    """The study on another cluster, or on this machine."""
+    """The study on another cluster, or on this machine, which may hold fewer of its trials side by side."""
     if address is None:
         return spec
-    local = address == "local"
-    return spec.model_copy(
-        update={"address": None if local else address, "elastic": spec.elastic and not local}
-    )
+    if address != "local":
+        return spec.model_copy(update={"address": address})
+    here = spec.model_copy(update={"address": None, "elastic": False})
+    if spec.address is None:
+        return here
+    gpus, threads = spec.gpus_per_trial, int(spec.config["threads"])
+    room = gpu_places(gpu_count(), gpus) if gpus else len(os.sched_getaffinity(0)) // threads
+    return here.model_copy(update={"concurrent": max(1, min(spec.concurrent, room))})
 
 
 def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:

@@ -119,8 +119,9 @@ def _verdict(look: Look) -> list[str]:
         "To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "
     )
     return [
-        f"Unconfirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images. Its "
-        "error there is too low on average, because it was selected by it; its test error is not known.",
+        f"Unconfirmed: trial {look.best.trial} is the best of {counted(len(look.records), 'trial')} on the "
+        "validation images. Its error there is too low on average, because it was selected by it; its test error is "
+        "not known.",
         *(doubts or [f"{confirm}{look.study.name}"]),
         *standing,
     ]
@@ -295,7 +296,8 @@ def _environment(look: Look) -> Part:
         ["objective", spec.objective],
         [
             "side by side",
-            f"{spec.concurrent} trials, {config.threads} threads and {spec.gpus_per_trial:g} GPUs each",
+            f"{counted(spec.concurrent, 'trial')} of {counted(config.threads or 1, 'thread')} and "
+            f"{spec.gpus_per_trial:g} GPUs",
         ],
         ["an epoch", f"{statistics.median(seconds):.1f} s (median of the trials)" if seconds else ""],
         *[[k, v] for k, v in (spec.fingerprint or {}).items()],

@@ -17,7 +17,10 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
                   confirm.json, confirm/     what a confirmation found, and its trainings
                   models/                    models of the confirmed trainings
                   trials/N/                  checkpoints of a trial
-                  ray/                       what Ray Tune writes, and nobody reads
+                  ray/                       what Ray Tune writes while a sitting lasts, and nobody reads
+     comparisons/NAME/comparison.json        which studies answer one question together
+                      state.json, lock, stop, events.db, sender.*, ray/    as of a study
+                      confirm.json           their best on fresh seeds, and the answer
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ MLFLOW_DB = "mlflow.db"
 READINGS_FILE = "test-readings.jsonl"
 HELD_OUT = "held-out"
 """The folder of records of test images that were held out, one file for each data set."""
+COMPARISONS, COMPARISON_FILE = "comparisons", "comparison.json"
 STORE_FILE = "store-url"
 """In a working copy: the URL of its object store."""
 COPY_FILE = "copy"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from optuna.trial import FrozenTrial, TrialState
 
+from ssl_core.system.errors import counted
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 from tune.store.event_log import EventLog
@@ -73,9 +74,8 @@ def check_nothing_lost(
     lost = sorted(n for n, has_ended in begun.items() if n not in there and (has_ended or not there))
     if not lost:
         return
-    reason = (
-        f"it holds {len(there)} trials, and lacks {len(lost)} that the event log has (the first: {lost[0]})"
-    )
+    trials = counted(len(there), "trial")
+    reason = f"it holds {trials}, and lacks {len(lost)} that the event log has (the first: {lost[0]})"
     if spec.storage is None:
         raise damaged(
             folder.optuna_db, reason if folder.optuna_db.exists() else f"there is no such file; {reason}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core import method_file
@@ -64,6 +65,11 @@ class Task:
     def from_config(cls, config: Mapping[str, Any]) -> Task:
         """The task of a `config` of Ray Tune's."""
         return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls)})
+
+
+def study_of(config: Mapping[str, Any]) -> str:
+    """The study of a trial, from its `config` in Ray Tune: the name of the folder that holds the trials' own."""
+    return Path(config["folder"]).parent.parent.name
 
 
 def trial_task(

@@ -55,7 +55,7 @@ from tune.worker.report_keys import (
 )
 from tune.worker.system_metrics import SystemMetrics
 from tune.worker.task import Task
-from tune.worker.trial_files import trial_store
+from tune.worker.trial_files import checkpoints_kept, trial_store
 
 CUDA_CONTEXT = 600 * 2**20
 """Bytes of a GPU that every process on it takes besides what PyTorch allocates and can cap."""
@@ -139,8 +139,9 @@ class TrialTrainable(ray_tune.Trainable):
         yield from [r for r in run.history if r.epoch > known or r.epoch == self._last_epoch]
         monitor = SystemMetrics(config.device) if task.system_metrics else None
         for report in run_epochs(run):
-            checkpoint.save(folder, report.epoch, run.state())
-            self._store.keep_checkpoint(report.epoch)
+            kept = checkpoints_kept(report.epoch, self._last_epoch)
+            checkpoint.save(folder, report.epoch, run.state(), keep=kept)
+            self._store.keep_checkpoint(report.epoch, kept)
             # Beside the report, not in it: they are no part of what makes a run the same run.
             self._system = monitor.sample() if monitor is not None else {}
             yield report
