@@ -187,14 +187,14 @@ def measure(places: int, cpus: int, trials: int) -> dict[str, Any]:
 def _run(home: Path, address: str, places: int, trials: int) -> Watch:
     from benchmarks.idle import Idle
     from tune.cluster.connection import connected
-    from tune.engine import study_run
+    from tune.engine import ray_loop
     from tune.engine.progress import Progress
     from tune.engine.sitting import Sitting
     from tune.launch.request import resolve_request
     from tune.store.home import Home
     from tune.store.study_folder import StudyFolder
 
-    study_run.TrialTrainable = Idle  # type: ignore[misc,assignment]
+    ray_loop.TrialTrainable = Idle  # type: ignore[misc,assignment]
     with connected(address):
         spec = resolve_request(
             SearchRequest(
