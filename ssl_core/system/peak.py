@@ -60,6 +60,18 @@ def _read(name: str) -> int | None:
     return None
 
 
+def total_memory() -> int:
+    """Bytes that there are for all processes: of the machine, or of the control group where that allows fewer."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    try:
+        limit = _LIMIT.read_text().strip()
+        return total if limit == "max" else min(total, int(limit))
+    except (OSError, ValueError):
+        return total
+
+
 def available_memory() -> int:
     """Bytes that processes may still take here: of the machine, or of the control group where that allows fewer."""
     import psutil

@@ -59,6 +59,7 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "train",
         "plan",
         "search",
+        "compare",
         "resume",
         "confirm",
         "studies",
@@ -74,6 +75,8 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "logs",
         "repair",
         "stop",
+        "enqueue",
+        "pin",
         "reproduce",
         "report",
         "figures",
@@ -94,10 +97,13 @@ def test_search_and_plan_take_the_same_options(ssl_tune: Command) -> None:
         return {word for word in ssl_tune(verb, "--help").out.split() if word.startswith("--")}
 
     # A second study beside the planned one, and what comes after it, are no part of the plan.
-    assert options("plan") - {"--json", "--within"} == options("search") - {
-        "--with-baseline",
-        "--confirm-seeds",
-    }
+    afterwards = {"--with-baseline", "--confirm-seeds", "--on-end", "--webhook"}
+    assert options("plan") - {"--json", "--within"} == options("search") - afterwards
+    own, left_out = (
+        {"--methods", "--json"},
+        {"--method", "--preset", "--points", "--warm-start", "--with-baseline"},
+    )
+    assert options("compare") - own == options("search") - left_out
     assert {"--trials", "--time-budget", "--max-failures", "--study", "--space"} <= options("search")
 
 

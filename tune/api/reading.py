@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tune.comparison.record import is_comparison, load_comparison
+from tune.comparison.table import status_of
 from tune.definition.inputs import parse_duration
 from tune.delivery.links import study_links
 from tune.errors import Exit, ServiceError
@@ -22,7 +24,9 @@ from tune.tracking.opening import note_where
 from tune.tracking.views import experiment_event, study_views
 
 if TYPE_CHECKING:
+    from tune.definition.spec import StudySpec
     from tune.launch.repair import Repaired
+    from tune.store.study_folder import StudyFolder
     from tune.trials.record import TrialRecord
 
 Place = Path | str | None
@@ -39,11 +43,14 @@ def studies(*, home: Place = None) -> list[dict[str, Any]]:
 
 
 def status(name: str, *, home: Place = None) -> dict[str, Any]:
-    """How a study stands: what ``ssl-tune status NAME --json`` prints.
+    """How a study or a comparison stands: what ``ssl-tune status NAME --json`` prints.
 
     Raises:
         ConfigError: no such study, or its folder is damaged.
     """
+    place = Home(home)
+    if is_comparison(name, place):
+        return status_of(load_comparison(name, place))
     return load_study(name, home=home).status()
 
 
@@ -93,10 +100,10 @@ def export_table(name: str, output: Path | str, *, home: Place = None) -> int:
 
 
 def report(name: str, output: Path | str | None = None, *, home: Place = None) -> dict[str, Any]:
-    """Write a study as one HTML page, and keep it with the study's run in MLflow.
+    """Write a study or a comparison as one HTML page, and keep it with its run in MLflow.
 
     Args:
-        name: the study.
+        name: the study, or the comparison.
         output: the file; None: ``report.html`` in the study's folder, where a copy is kept in any case.
         home: the home folder.
 
@@ -107,6 +114,10 @@ def report(name: str, output: Path | str | None = None, *, home: Place = None) -
     Raises:
         ConfigError: no such study, no trial with a result yet, or a file that cannot be written.
     """
+    if is_comparison(name, Home(home)):
+        from tune.comparison.page import report as write_comparison  # loads matplotlib
+
+        return write_comparison(name, output, home=home)
     from tune.page.report import report as write_page  # loads pandas and matplotlib
 
     return write_page(name, output, home=home)
@@ -214,13 +225,22 @@ class Delivery:
     problem: str | None
 
 
+def _delivered(name: str, home: Home) -> tuple[StudyFolder, StudySpec]:
+    """The folder with the events of a study, or of a comparison's own run, and what says where they go."""
+    if is_comparison(name, home):
+        comparison = load_comparison(name, home)
+        return comparison.folder, comparison.spec_of_run()
+    study = load_study(name, home=home.shown)
+    return study.folder, study.spec
+
+
 def sync(
     name: str, *, timeout: float | str = 300.0, retry_refused: bool = False, home: Place = None
 ) -> Delivery:
     """Deliver to MLflow what a study still owes.
 
     Args:
-        name: the study.
+        name: the study, or the comparison, of which this is its own run alone.
         timeout: how long to try: seconds, or text such as "5m".
         retry_refused: try again what MLflow refused for good.
         home: the home folder.
@@ -232,8 +252,7 @@ def sync(
     from tune.delivery.sender import deliver  # loads MLflow once there is something to deliver
 
     place = Home(home)
-    study = load_study(name, home=home)
-    folder = study.folder
+    folder, spec = _delivered(name, place)
     folder.check_writable()
     seconds = parse_duration(str(timeout), "--timeout")
     if retry_refused and folder.events_db.exists():
@@ -246,9 +265,10 @@ def sync(
     with folder.settled():
         if folder.events_db.exists():
             with EventLog(folder.events_db) as log:
-                note_where(log, study.spec, place)  # the home may have been moved
-                if log.find(f"{name}:start") is not None:  # a study of an earlier version has no views yet
-                    log.append_many([experiment_event(name, study_views(study.spec))])
+                note_where(log, spec, place)  # the home may have been moved
+                # A study of an earlier version has no views yet; a comparison's own run needs none.
+                if not is_comparison(name, place) and log.find(f"{name}:start") is not None:
+                    log.append_many([experiment_event(name, study_views(spec))])
         pending = deliver(folder.path, seconds)
     with EventLog(folder.events_db, read_only=True) as log:
         return Delivery(pending, tuple(log.dead()), log.get_meta("problem"))

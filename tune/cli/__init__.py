@@ -34,6 +34,7 @@ def _made() -> typer.Typer:
     """The command with all of its commands."""
     from tune.cli import data, export, info, jobs, predict, read, report, study, training
     from tune.cli import reproduce as tables
+    from tune.cli.comparisons import command as compare
     from tune.cli.keeping import moving, removing
     from tune.cli.line.root import root
     from tune.cli.line.strict import StrictTyper
@@ -51,6 +52,7 @@ def _made() -> typer.Typer:
     for module in (
         training,
         study,
+        compare,
         jobs,
         read,
         export,

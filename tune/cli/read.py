@@ -9,10 +9,12 @@ import typer
 
 from ssl_core.system.errors import ConfigError, counted
 from tune import api
+from tune.cli.comparisons import command as comparison
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
 from tune.cli.show import (
     console,
     print_json,
+    print_known,
     print_running,
     print_study,
     print_table,
@@ -65,6 +67,8 @@ def studies_command(home: HomeOption = None, as_json: JsonOption = False) -> Non
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
     print_table(head, rows)
+    for name in api.comparisons(home=home):
+        console().print(f"comparison {name}: {typed('status', name, home)}")
 
 
 def _row(status: dict[str, Any]) -> list[object]:
@@ -94,7 +98,10 @@ def cost(document: dict[str, float]) -> str:
 
 
 def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show the state of a study, also while it runs."""
+    """Show the state of a study or a comparison, also while it runs."""
+    if (compared := api.comparison_status(name, home_of(home))) is not None:
+        comparison.print_status(compared, home, as_json=as_json)
+        return
     study = load_study(name, home=home)
     records = study.records()
     document = study.status(records)
@@ -125,6 +132,8 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         )
     print_running(records, study.spec.config["epochs"])
     print_study(study, records)
+    for event in document["history"]:
+        console().print(f"{event['time']} {event['what']}")
     if document["state"] == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
 
@@ -149,6 +158,7 @@ def trials_command(
         for record in records:
             if record.error:
                 console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")
+        print_known(study, records)
 
 
 def sync_command(

@@ -105,16 +105,16 @@ def confirm(
     """
     place = home if isinstance(home, Home) else Home(home)
     study = _study(name, baseline, place, sitting, address, trust_method, say)
-    redrawn: Redrawn = "everything" if resample else _redrawn(study)
+    redrawn: Redrawn = "everything" if resample else redrawn_of(study)
     chosen = _chosen(study, top, seeds, redrawn)
     with ExitStack() as stack:
         if sitting is None:
             sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress or Progress()))
-        candidates = [_candidate(study, record) for record in chosen]
+        candidates = [candidate_of(study, record) for record in chosen]
         candidates += _baseline(study, baseline, place, progress or Progress())
         tasks = trainings_of(study, candidates, seeds, redrawn)
         sitting.start_sender()
-        tracker, places = sitting.tracker, _places(study, place)
+        tracker, places = sitting.tracker, places_of(study, place)
         trained = _train(tasks, places, tracker, say)
         document = document_of(study, candidates, tasks, trained, redrawn)
         mine = _of_winner(document["winner"], tasks, trained)
@@ -122,7 +122,7 @@ def confirm(
             document, more = _refitted(document, [task for task, _ in mine], places, tracker, say)
             mine += more
         document |= _models(study, mine, places, tracker, say) if models and mine else {}
-        _keep(document, study, tracker)
+        keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
 
@@ -187,7 +187,7 @@ def _models(
     return {"models": found}
 
 
-def _redrawn(study: Study) -> Redrawn:
+def redrawn_of(study: Study) -> Redrawn:
     """What each seed draws anew: in the real protocol, and where all labels are used, the training alone."""
     if study.spec.protocol == "real":
         return "training"
@@ -199,7 +199,7 @@ def _redrawn(study: Study) -> Redrawn:
     return "training" if all_used and not is_plain else "labels"
 
 
-def _keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
+def keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
     """Write what was found into the study's folder; it is an artifact of the study's run, too."""
     path = study.folder.path / CONFIRM_FILE
     write_atomically(path, json.dumps(document, indent=1).encode())
@@ -214,7 +214,7 @@ def _train(
         [_training(t) for t in tasks],
         places,
         say,
-        lambda number, outcome: _track(tracker, tasks[number], outcome),
+        lambda number, outcome: track(tracker, tasks[number], outcome),
     )
 
 
@@ -226,7 +226,7 @@ def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialR
     """
     if top < 1 or seeds < 1:
         raise ConfigError(f"top = {top}, seeds = {seeds}: both must be at least 1.")
-    chosen = _ranked(study, top)
+    chosen = ranked_of(study, top)
     if len(chosen) < top:
         raise ConfigError(
             f"--top {top}: the study {study.name!r} has {counted(len(chosen), 'trial')} with a result. Take at "
@@ -243,8 +243,11 @@ def _check_seeds(spec: StudySpec, seeds: int) -> None:
     check_fresh_sets(info, config, seeds)
 
 
-def _ranked(study: Study, top: int) -> list[TrialRecord]:
-    left, ranked = study.records(), list[TrialRecord]()
+def ranked_of(study: Study, top: int) -> list[TrialRecord]:
+    """The best trials of a study, a pinned one before all; fewer where there are fewer with a result."""
+    left, pinned = study.records(), study.pinned()
+    ranked = [r for r in left if r.trial == pinned]  # whoever recommends a trial means this one
+    left = [r for r in left if r.trial != pinned]
     while len(ranked) < top:
         record, _ = best_record(left)
         if record is None:
@@ -254,7 +257,8 @@ def _ranked(study: Study, top: int) -> list[TrialRecord]:
     return ranked
 
 
-def _candidate(study: Study, record: TrialRecord) -> Candidate:
+def candidate_of(study: Study, record: TrialRecord) -> Candidate:
+    """A trial as a configuration to be confirmed."""
     config = study.spec.trial_config(record.values)
     return Candidate(record.trial, config, record, study.name, record.trial)
 
@@ -270,14 +274,14 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
     outcome = tune_baseline(study, home, progress)
     if outcome.code in (Exit.INTERRUPTED, Exit.TERMINATED):
         raise ServiceError("the search of the tuned baseline was interrupted", outcome.code)
-    ranked = _ranked(outcome.study, 1)
+    ranked = ranked_of(outcome.study, 1)
     if not ranked:
         raise ServiceError(
             f"the tuned baseline, study {outcome.study.name}, has no trial with a result: see why with "
             f"`{outcome.study.folder.command('trials')}`, or take --baseline plain.",
             Exit.NO_TRIAL_SUCCEEDED,
         )
-    best = _candidate(outcome.study, ranked[0])
+    best = candidate_of(outcome.study, ranked[0])
     folder = f"{TUNED}-{outcome.study.name}-{best.who}"
     return [Candidate(TUNED, best.config, best.record, outcome.study.name, folder)]
 
@@ -287,7 +291,8 @@ def _training(task: FinalTraining) -> Training:
     return Training(f"{title(task.who)}, seed {task.number}{what}", task.config, task.out)
 
 
-def _places(study: Study, home: Home) -> Places:
+def places_of(study: Study, home: Home) -> Places:
+    """Where the final models of a study are trained: where its trials were."""
     from tune.cluster import local_ray  # loads Ray
 
     reserved = local_ray.resources(study.spec)
@@ -302,7 +307,7 @@ def _places(study: Study, home: Home) -> Places:
     )
 
 
-def _track(tracker: Tracker, task: FinalTraining, outcome: Trained) -> None:
+def track(tracker: Tracker, task: FinalTraining, outcome: Trained) -> None:
     """Each confirmation is a run below its trial's (the baseline's below the study's), at the time it was trained.
 
     It is written when the training has ended, or later, by a `confirm` that finds it done.

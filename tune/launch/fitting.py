@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_core.system.errors import ConfigError, counted
-from ssl_core.system.peak import available_memory
+from ssl_core.system.peak import available_memory, total_memory
 from tune.definition.inputs import place_of
 from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
@@ -43,15 +43,14 @@ def places_that_fit(spec: StudySpec, expected: Expectation) -> int:
     """
     if not expected.memory_bytes:
         return spec.concurrent
-    free = available_memory()
-    fitting = free // expected.memory_bytes
-    if fitting < 1:
+    total = total_memory()
+    if expected.memory_bytes > total:
         raise ConfigError(
             f"a trial takes about {expected.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
-            f"{free / 1e9:.1f} GB left. Lower --set batch_size=, --set mu= or --set data.image_size=, take a smaller "
-            "--network, or end other programs."
+            f"{total / 1e9:.1f} GB. Lower --set batch_size=, --set mu= or --set data.image_size=, or take a "
+            "smaller --network."
         )
-    return min(spec.concurrent, fitting)
+    return min(spec.concurrent, max(1, available_memory() // expected.memory_bytes))
 
 
 def fitting(document: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:

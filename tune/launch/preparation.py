@@ -25,17 +25,21 @@ from tune.launch.counts import lines_of
 from tune.launch.fitting import places_that_fit, price_lines
 from tune.launch.plan import Expectation, keep_expectation, looked_at, warnings_of
 from tune.store.home import Home
-from tune.store.layout import MLFLOW_DB, STUDY_FILE
+from tune.store.layout import COMPARISONS, MLFLOW_DB, STUDY_FILE
 from tune.store.study_folder import StudyFolder
 
 
-def create_study(spec: StudySpec, folder: StudyFolder) -> None:
-    """Make the folder of a new study, locked by this process, with the trials that it takes over.
+def create_study(
+    spec: StudySpec, folder: StudyFolder, say: Callable[[str], None] = lambda message: None
+) -> None:
+    """Make the folder of a new study, locked by this process, with the trials that it takes over; `say`: how many.
 
     Raises:
-        ConfigError: there is a study of this name, or the place cannot be used.
+        ConfigError: there is a study or a comparison of this name, or the place cannot be used.
         ServiceError: the trials' storage does not answer.
     """
+    if (folder.path.parents[1] / COMPARISONS / spec.name).exists():
+        raise ConfigError(f"there is a comparison {spec.name!r} already. Choose another --name.")
     if spec.storage is not None:
         from tune.trials.optuna_storage import check_name_is_free  # loads Optuna and SQLAlchemy
 
@@ -45,7 +49,7 @@ def create_study(spec: StudySpec, folder: StudyFolder) -> None:
         from tune.trials.handover import keep_warm_trials  # loads Optuna
 
         try:
-            keep_warm_trials(folder, spec)
+            say(keep_warm_trials(folder, spec))
         except (
             ConfigError,
             ServiceError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -19,9 +19,9 @@ CONTOURS = 4
 """The largest number of parameters in a contour plot, which draws every pair."""
 
 
-def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
-    """How many trials reached each rung, and how many of them were stopped there."""
-    counts = rung_counts(records, epochs)
+def rungs(records: Sequence[TrialRecord], places: Sequence[int]) -> bytes:
+    """How many trials reached each rung, and how many of them were stopped there; `places` are the rungs."""
+    counts = rung_counts(records, places)
     names = [rung.name for rung in counts]
     came, ended = [rung.reached for rung in counts], [rung.stopped for rung in counts]
     went_on = [c - e for c, e in zip(came, ended, strict=True)]
@@ -41,8 +41,13 @@ def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
     return png(figure)
 
 
-def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
-    """Test error of every final model; a line joins the models of one seed. None if there is no final model."""
+def seeds(confirmation: Mapping[str, Any], named: Callable[[str], str] = title) -> bytes | None:
+    """Test error of every final model; a line joins the models of one seed. None if there is no final model.
+
+    Args:
+        confirmation: as ``confirm.json`` has it.
+        named: what a row is called.
+    """
     rows = [row for row in confirmation["rows"] if row["test_error"]]
     if not rows:
         return None
@@ -61,7 +66,7 @@ def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
         if row["test_interval"] is not None:
             low, high = (min(max(end, 0.0), 100.0) for end in row["test_interval"])
             axes.plot([low, high], [place, place], color=colour, lw=5, alpha=0.25, zorder=2)
-    axes.set_yticks(range(len(rows)), [title(row["who"]) for row in rows])
+    axes.set_yticks(range(len(rows)), [named(row["who"]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     dress(axes, title="", x="test images misclassified, % (bar: 95 % interval of the mean)", y="")
     axes.grid(False, axis="y")

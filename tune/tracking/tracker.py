@@ -88,6 +88,10 @@ class Tracker:
         if experiment_tags:
             self.log.append_many([experiment_event(self.study, experiment_tags)])
 
+    def comparison_started(self, params: Mapping[str, object], config_yaml: str) -> None:
+        """As `study_started`, of a comparison: its run has those of its studies below it, which other logs hold."""
+        self._start(self.study, self.study, None, {"ssl.kind": "comparison"}, params, config_yaml)
+
     def study_ended(
         self, state: str, summary: Mapping[str, float], tags: Mapping[str, str] | None = None
     ) -> None:
@@ -189,7 +193,7 @@ class Tracker:
 
         Args:
             trial: the trial.
-            stop_reason: completed, asha, nan, oom, error, user or time.
+            stop_reason: completed, asha, median, nan, oom, error, user or time.
             summary: metrics of the whole run, logged at the step of its last epoch.
             error: the traceback of a failed trial: artifact `error.txt`, its last line the tag ssl.error.
             tags: more tags.
