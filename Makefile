@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help install demo test chaos cluster-test lint check golden evidence methods-evidence weak-forward bench bench-tracking tutorial clean
 
 help:
-	@echo "make demo    which method is best on handwritten digits, and its model: three minutes after the install"
+	@echo "make demo    which method is best on handwritten digits, and its model: some minutes after the install"
 	@echo "make test    the test suite"
 	@echo "make cluster-test  as root: a cluster on network namespaces whose machines are cut off and killed"
 	@echo "make check   lint, types and the test suite"
@@ -38,8 +38,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/ssl-tune compare --methods flexmatch --labels 50 --name $(DEMO) --trials 3 --epochs 10 \
 	    --set steps_per_epoch=40 --set batch_size=16 --set mu=3 --confirm-seeds 5 --tracking-timeout 60s
-	$(BIN)/ssl-tune export $(DEMO)-flexmatch --model $(DEMO)/model
 	$(BIN)/python docs/examples/three_digits.py $(DEMO)
+	$(BIN)/ssl-tune export $(DEMO)-flexmatch --model $(DEMO)/model
 	$(BIN)/ssl-tune predict $(DEMO)/model $(DEMO)/*.png --sheet $(DEMO)/predicted.png
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 

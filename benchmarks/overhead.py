@@ -72,7 +72,7 @@ def measure(*, bare: bool, trials: int = TRIALS) -> dict[str, float]:
 
     options = {"epochs": 1, "concurrent": 2, "labels": 20, "name": "idle", "settings": {"threads": 1}}
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("tune.engine.study_run.TrialTrainable", IdleTrainable))
+        stack.enter_context(mock.patch("tune.engine.ray_loop.TrialTrainable", IdleTrainable))
         if bare:
             stack.enter_context(mock.patch.dict(os.environ, {BARE: "1"}))
             stack.enter_context(without_tracking())

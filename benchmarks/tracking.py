@@ -170,7 +170,7 @@ def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
         meeting = Path(place) / "workers"
         meeting.mkdir()
         waiting = Waiting(options.seconds, options.busy, meeting)
-        stack.enter_context(mock.patch("tune.engine.study_run.TrialTrainable", trainable_of(waiting)))
+        stack.enter_context(mock.patch("tune.engine.ray_loop.TrialTrainable", trainable_of(waiting)))
         stack.enter_context(mock.patch("tune.tracking.tracker.run_figures", lambda *_, **__: []))
         stack.enter_context(mock.patch("tune.tracking.contents.STUDY_FIGURES", ()))
         stack.enter_context(times.noted())

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from tune.api import data_summary as data_summary
     from tune.api import delete as delete
     from tune.api import doctor as doctor
+    from tune.api import enqueue as enqueue
     from tune.api import export as export
     from tune.api import export_model as export_model
     from tune.api import export_onnx as export_onnx
+    from tune.api import export_points as export_points
     from tune.api import live_page as live_page
     from tune.api import load_study as load_study
     from tune.api import logs as logs
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from tune.api import mlflow_links as mlflow_links
     from tune.api import pack as pack
     from tune.api import pictures as pictures
+    from tune.api import pin as pin
     from tune.api import plan as plan
     from tune.api import predict as predict
     from tune.api import register_model as register_model
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from tune.api import spaces as spaces
     from tune.api import status as status
     from tune.api import stop as stop
+    from tune.api import stop_trial as stop_trial
     from tune.api import studies as studies
     from tune.api import submit as submit
     from tune.api import sync as sync

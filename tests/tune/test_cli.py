@@ -75,6 +75,8 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "logs",
         "repair",
         "stop",
+        "enqueue",
+        "pin",
         "reproduce",
         "report",
         "figures",

@@ -65,7 +65,7 @@ def test_a_plan_says_what_would_run_and_leaves_nothing(ssl_tune: Callable[..., D
     assert plan["images"] == {"labelled": 100, "valid": 100, "unlabelled": 1338}
     assert len(plan["classes"]) == 10 and plan["notes"] == []
     assert plan["classes"][3] == {"class": "3", "labelled": 10, "valid": 10}  # test images are not opened
-    assert plan["rungs"] == {"after_ssl_epochs": [2, 6], "kept": "best 1/3"}
+    assert plan["rungs"] == {"scheduler": "asha", "after_ssl_epochs": [2, 6], "kept": "best 1/3"}
     assert plan["expected_epochs"] == 9 * 4 + 3 * 4 + 1 * 10
     assert plan["epochs_without_stopping"] == 9 * 18
     assert [p["name"] for p in plan["space"]] == ["pseudo_label.threshold"]

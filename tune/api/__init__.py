@@ -60,6 +60,11 @@ if TYPE_CHECKING:
     from tune.api.searching import search as search
     from tune.api.single import Training as Training
     from tune.api.single import train as train
+    from tune.api.steering.commands import Steered as Steered
+    from tune.api.steering.commands import enqueue as enqueue
+    from tune.api.steering.commands import export_points as export_points
+    from tune.api.steering.commands import pin as pin
+    from tune.api.steering.commands import stop_trial as stop_trial
     from tune.api.tables import DEFAULT_SEEDS as DEFAULT_SEEDS
     from tune.api.tables import DEFAULT_TRIALS as DEFAULT_TRIALS
     from tune.api.tables import price as price
@@ -73,6 +78,7 @@ _PLACES = {
     "Listener": "tune.api.searching",
     "Predicted": "tune.api.predicting",
     "Searched": "tune.api.searching",
+    "Steered": "tune.api.steering.commands",
     "Study": "tune.findings.study",
     "Training": "tune.api.single",
     "compare": "tune.api.comparing",
@@ -84,10 +90,12 @@ _PLACES = {
     "delete": "tune.api.keeping",
     "describe_space": "tune.api.explaining",
     "doctor": "tune.api.explaining",
+    "enqueue": "tune.api.steering.commands",
     "export": "tune.api.reading",
     "export_all": "tune.api.reading",
     "export_model": "tune.api.models",
     "export_onnx": "tune.api.models",
+    "export_points": "tune.api.steering.commands",
     "export_table": "tune.api.reading",
     "job_state": "tune.api.driving",
     "load_study": "tune.findings.study",
@@ -97,6 +105,7 @@ _PLACES = {
     "mlflow_links": "tune.api.reading",
     "pack": "tune.api.keeping",
     "pictures": "tune.api.reading",
+    "pin": "tune.api.steering.commands",
     "plan": "tune.api.searching",
     "plan_request": "tune.api.searching",
     "predict": "tune.api.predicting",
@@ -116,6 +125,7 @@ _PLACES = {
     "spaces": "tune.api.explaining",
     "status": "tune.api.reading",
     "stop": "tune.api.driving",
+    "stop_trial": "tune.api.steering.commands",
     "studies": "tune.api.reading",
     "submit": "tune.api.driving",
     "submit_request": "tune.api.driving",

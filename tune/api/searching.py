@@ -17,7 +17,8 @@ from tune.engine.progress import Progress, make_progress
 from tune.engine.sitting import Sitting
 from tune.errors import Exit
 from tune.findings.study import Study
-from tune.launch.start import finished_before, new_sitting, resumed_sitting, tune_baseline
+from tune.launch.growing.changes import NO_CHANGE, Change, checked
+from tune.launch.start import finished_before, is_finished, new_sitting, resumed_sitting, tune_baseline
 from tune.launch.telling.ending import study_outcome, telling
 from tune.store.home import Home
 
@@ -115,10 +116,13 @@ def run_resume(
     confirm_seeds: int | None = None,
     address: str | None = None,
     trust_method: bool = False,
+    change: Change = NO_CHANGE,
     on_end: str | None = None,
     webhook: str | None = None,
 ) -> Searched:
     """Run what is left of a study, and do what comes after it, also where the study is finished already.
+
+    Where another process drives the study, it is told what is to be changed, and nothing else is done.
 
     Args:
         name: the study's name.
@@ -129,23 +133,33 @@ def run_resume(
             tuned one `with_baseline`, else a plain one); None: do not.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        change: new totals of trials, time, epochs or GPU hours; failed trials that run again.
         on_end, webhook: as of a request; a study that was finished before is not told of unless it is confirmed now.
 
     Raises:
-        ConfigError: no such study, its data changed since, or its method file is not trusted.
+        ConfigError: no such study, its data changed since, its method file is not trusted, or a change that cannot be
+            made.
         DamagedError: a file of it is damaged.
         ServiceError: as `run_search`.
     """
     afterwards = _Afterwards(with_baseline, confirm_seeds, trust_method)
     study = Study(home.existing_study_folder(name))
+    wishes = checked(study, change)
+    if wishes and study.folder.is_locked():
+        from tune.steering.asking import ask  # loads Optuna
+
+        told = tuple(ask(study.folder, wish) for wish in wishes)
+        return Searched(search=Outcome(study, Exit.DONE, 0, 0.0, told=told), code=Exit.DONE)
     outcome = functools.partial(study_outcome, study.folder.path)
     with telling(on_end, webhook, listener.say) as ending:
-        if study.folder.state() == "finished":
+        if not wishes and is_finished(study):
             ending.outcome = None if confirm_seeds is None else outcome
             found = _what_follows(finished_before(study), None, home, listener, afterwards)
         else:
             progress = listener.progress()
-            with resumed_sitting(study, home, progress, address, trust_method=trust_method) as sitting:
+            with resumed_sitting(
+                study, home, progress, address, trust_method=trust_method, wishes=wishes
+            ) as sitting:
                 ending.outcome = outcome
                 found = _search_and_more(sitting, home, listener, afterwards)
         ending.code = found.code
@@ -225,10 +239,17 @@ def resume(
     confirm_seeds: int | None = None,
     address: str | None = None,
     trust_method: bool = False,
+    trials: int | None = None,
+    time_budget: float | str | None = None,
+    epochs_budget: int | None = None,
+    gpu_hours: float | None = None,
+    retry_failed: bool = False,
     on_end: str | None = None,
     webhook: str | None = None,
 ) -> Study:
-    """Carry on a study that was interrupted; one that is finished is returned as it is.
+    """Carry on a study that was interrupted; one that is finished is returned as it is, or grows.
+
+    Where another process drives the study, that process is told what is to be changed.
 
     Args:
         name: the study's name.
@@ -236,9 +257,12 @@ def resume(
         with_baseline, confirm_seeds, on_end, webhook: as of `run_resume`.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        trials, time_budget, epochs_budget, gpu_hours: new totals, also of a finished study; None: as they are.
+        retry_failed: trials that failed for a cause that may be mended run again, from their checkpoints.
 
     Raises:
-        ConfigError: no such study, its data changed since, or its method file is not trusted.
+        ConfigError: no such study, its data changed since, its method file is not trusted, or a change that cannot be
+            made.
         DamagedError: a file of it is damaged: see `repair`.
         ServiceError: another driver has it.
     """
@@ -251,6 +275,13 @@ def resume(
         confirm_seeds=confirm_seeds,
         address=address,
         trust_method=trust_method,
+        change=Change(
+            trials=trials,
+            time_budget=time_budget,
+            epochs_budget=epochs_budget,
+            gpu_hours=gpu_hours,
+            retry_failed=retry_failed,
+        ),
         on_end=on_end,
         webhook=webhook,
     )

@@ -23,7 +23,7 @@ from tune.cluster.connection import joined
 from tune.cluster.readiness import autoscales, folders_of, make_ready
 from tune.definition.inputs import parse_sets, preset_of, with_absolute_place, with_overrides
 from tune.errors import ServiceError
-from tune.findings.exports import differences, read_exported
+from tune.findings.exports import differences, expected_error, read_exported
 from tune.images.held_out import held_out_before, keep_held_out, membership_of_document
 from tune.signals import resumable
 from tune.store.home import Home, check_writable
@@ -112,8 +112,7 @@ def train(
     run = _run_of(chosen, folder, place, root, made, membership, refit=refit, final=final, resume=resume)
     check = partial(_compare_origin, chosen, document if as_exported else {}, place, membership, say)
     result = _trained(run, place, check, address, on_report, say)
-    expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
-    return Training(result, folder, expected, made)
+    return Training(result, folder, expected_error(document) if as_exported and not refit else None, made)
 
 
 def _trained(

@@ -55,6 +55,13 @@ MethodOption = Annotated[str | None, option("method")]
 PresetOption = Annotated[str | None, option("preset")]
 BaselineOption = Annotated[bool, option("with_baseline")]
 ConfirmOption = Annotated[int | None, option("confirm_seeds")]
+TotalOption = Annotated[
+    int | None,
+    typer.Option("--trials", metavar="N", help="The new total of trials, also of a finished study"),
+]
+TimeBudgetOption = Annotated[str | None, option("time_budget")]
+EpochsBudgetOption = Annotated[int | None, option("epochs_budget")]
+GpuHoursOption = Annotated[float | None, option("gpu_hours")]
 OnEndOption = Annotated[str | None, option("on_end")]
 WebhookOption = Annotated[str | None, option("webhook")]
 TrustOption = Annotated[

@@ -14,6 +14,7 @@ from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
 from tune.cli.show import (
     console,
     print_json,
+    print_known,
     print_running,
     print_study,
     print_table,
@@ -131,6 +132,8 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         )
     print_running(records, study.spec.config["epochs"])
     print_study(study, records)
+    for event in document["history"]:
+        console().print(f"{event['time']} {event['what']}")
     if document["state"] == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
 
@@ -155,6 +158,7 @@ def trials_command(
         for record in records:
             if record.error:
                 console().print(f"trial {record.trial}: {record.error.strip().splitlines()[-1]}")
+        print_known(study, records)
 
 
 def sync_command(

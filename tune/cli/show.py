@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,14 @@ from rich.console import Console
 from ssl_core.system.errors import counted
 from tune.cli.line.layout import print_columns
 from tune.findings.ranking import best_record, deviation_of, near_ties, ranked, shows_balanced
-from tune.findings.words import certainty, last_epochs, parameters, uncertain
+from tune.findings.words import certainty, last_epochs, parameters, result, uncertain
 
 if TYPE_CHECKING:
     from tune.findings.study import Study
     from tune.trials.record import TrialRecord
 
+FAILED_SHOWN = 5
+"""Failed trials in a table of the best."""
 WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
 
@@ -91,7 +94,7 @@ def _cell(value: object) -> str:
 
 
 def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top: int = 10) -> None:
-    """A study's outcome: the ten best trials, and how much the best one's lead means.
+    """A study's outcome: the ten best trials, those that failed, and how much the best one's lead means.
 
     Args:
         study: the study.
@@ -102,10 +105,17 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     best, full = best_record(records)
     shown = ranked(records)[:top]
     found = f"best {len(shown)} of {counted(len(records), 'trial')}"
+    lost = [r for r in records if r.state == "failed"]
     if best is not None and best.trial not in {r.trial for r in shown}:  # it is still running
         shown = [best, *shown]
         found = f"{found}, and the one that leads"
-    print_trials(shown, title=f"study {study.name}: {found}, {study.spec.protocol} protocol")
+    title = f"study {study.name}: {found}, {study.spec.protocol} protocol"
+    print_trials([*shown, *lost[:FAILED_SHOWN]], title=title)
+    if any(r.stop_reason != "nan" for r in lost):
+        again = study.folder.command("resume", "--retry-failed")
+        console().print(
+            f"{counted(len(lost), 'trial')} failed. Once the cause is mended, run them again with: {again}"
+        )
     if best is None or best.val_error is None:
         return
     valid = study.spec.config["data"]["valid"]
@@ -116,8 +126,22 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     ties = near_ties(records, best, valid)
     if ties:
         out.print(certainty(valid, spread, best.trial, [r.trial for r in ties]))
+    if (pinned := next((r for r in records if r.trial == study.pinned()), None)) is not None:
+        out.print(f"pinned: trial {pinned.trial}, {uncertain(pinned, deviation_of(pinned, valid))}")
     for doubt in study.doubts(records):
         out.print(f"careful: {doubt}")
+    print_known(study, records)
+
+
+def print_known(study: Study, records: Sequence[TrialRecord]) -> None:
+    """Print which configurations were asked for that were trained before: taken over, or not trained again."""
+    out = console()
+    for record in study.taken_over():
+        found = f"taken over, not trained again: {record.taken_from}, {result(record)}"
+        out.print(f"{found}  [{parameters(record.params)}]")
+    if again := Counter(trial for r in records for trial in r.instead_of if "/" not in trial):
+        listed = ", ".join(f"{trial} ({counted(count, 'time')})" for trial, count in again.items())
+        out.print(f"asked for again, and not trained again: the configurations of trial {listed}")
 
 
 def print_running(records: Sequence[TrialRecord], epochs: int) -> None:

@@ -244,8 +244,10 @@ def _check_seeds(spec: StudySpec, seeds: int) -> None:
 
 
 def ranked_of(study: Study, top: int) -> list[TrialRecord]:
-    """The best trials of a study, those at full budget first; fewer where there are fewer with a result."""
-    left, ranked = study.records(), list[TrialRecord]()
+    """The best trials of a study, a pinned one before all; fewer where there are fewer with a result."""
+    left, pinned = study.records(), study.pinned()
+    ranked = [r for r in left if r.trial == pinned]  # whoever recommends a trial means this one
+    left = [r for r in left if r.trial != pinned]
     while len(ranked) < top:
         record, _ = best_record(left)
         if record is None:

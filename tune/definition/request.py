@@ -37,9 +37,13 @@ from tune.definition.refusals import refused
 if TYPE_CHECKING:
     from tune.definition.request_options import RequestOptions
 
+STARTUP_TRIALS = 5
+"""Random trials at the beginning of a study, whose length does not matter: it may grow (Optuna's default is 10)."""
+_UNCUT = "it runs as many trials as the method's study, and none may be cut off"
 ON_END, WEBHOOK = "SSL_TUNE_ON_END", "SSL_TUNE_WEBHOOK"
 """Variables of the environment that stand for the options of these names where those are not given."""
 Sampler = Literal["tpe", "random", "gp", "grid"]
+Scheduler = Literal["asha", "median", "none"]
 
 
 def _seconds(value: object, info: ValidationInfo) -> float | None:
@@ -150,12 +154,27 @@ class KeptOptions(Section):
     objective: Annotated[Objective, Option(baseline=INHERITED)] = Field(
         DEFAULT, description="What the search, early stopping and the choice of the best go by"
     )
-    startup_trials: Annotated[
-        int | None, Option(baseline=INHERITED, otherwise="a third of the trials, 4 to 10")
-    ] = Field(None, ge=0, le=1_000_000, description="Random trials before the sampler models anything")
+    startup_trials: Annotated[int | None, Option(baseline=INHERITED, otherwise=str(STARTUP_TRIALS))] = Field(
+        None, ge=0, le=1_000_000, description="Random trials before the sampler models anything"
+    )
+    repeats: Annotated[int, Option(baseline=INHERITED)] = Field(
+        1, ge=1, le=100, description="Training seeds of a trial, whose mean is its result"
+    )
+    scheduler: Annotated[Scheduler, Option(baseline=INHERITED)] = Field(
+        "asha", description="What stops trials early"
+    )
+    eta: Annotated[int, Option(baseline=INHERITED)] = Field(
+        3, ge=2, le=100, description="Of ASHA: one of so many trials goes on at a rung"
+    )
+    grace: Annotated[int | None, Option(baseline=INHERITED, otherwise="a share of the run")] = Field(
+        None, ge=1, le=1_000_000, description="Epochs after the warm-up before which no trial is stopped"
+    )
+    brackets: Annotated[int, Option(baseline=INHERITED)] = Field(
+        1, ge=1, le=10, description="Of ASHA: several are Hyperband's, each with fewer of the lowest rungs"
+    )
     warm_start: Annotated[
         str | None, Option(baseline="its trials are of the method's space", metavar="NAME")
-    ] = Field(None, description="Start from what an earlier study of this space learned")
+    ] = Field(None, description="Start from what an earlier study of an overlapping space learned")
     seed: Annotated[int, Option(baseline=INHERITED)] = Field(
         0, ge=0, lt=2**31, description="Seed of the sampler and of every training"
     )
@@ -168,13 +187,24 @@ class KeptOptions(Section):
         AfterValidator(_not_zero),
         WithJsonSchema(_BUDGET_SCHEMA),
         Option(
-            baseline="it runs as many trials as the method's study, and none may be cut off",
+            baseline=_UNCUT,
             metavar="TIME",
             typed=str,
             accepts="float | str | None",
             otherwise="no limit",
         ),
     ] = Field(None, description="End the study after this time, such as 90s, 15m or 2h")
+    epochs_budget: Annotated[int | None, Option(baseline=_UNCUT, otherwise="no limit")] = Field(
+        None, ge=1, le=1_000_000_000, description="End the study after so many epochs, of all trials together"
+    )
+    gpu_hours: Annotated[float | None, Option(baseline=_UNCUT, metavar="HOURS", otherwise="no limit")] = (
+        Field(
+            None,
+            gt=0,
+            le=10_000_000,
+            description="End the study after so many GPU hours: hours of training, times the GPUs of a trial",
+        )
+    )
     storage: Annotated[
         str | None, Option(baseline=INHERITED, metavar="URL", otherwise="a file in the study's folder")
     ] = Field(None, description="Database for the trials")

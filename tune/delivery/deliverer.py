@@ -24,6 +24,7 @@ from tune.delivery.models import send_model
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
 from tune.store.event_log import EventLog
 from tune.store.events import Event
+from tune.tracking import history
 from tune.tracking.contents import FOLDER
 from tune.tracking.opening import ABOVE
 
@@ -60,6 +61,7 @@ class Deliverer:
             "artifact": self._send_artifact,
             "model": self._send_model,
             "status": self._send_status,
+            history.KIND: self._send_history,
         }
 
     @property
@@ -252,6 +254,10 @@ class Deliverer:
         self._client.log_text(
             self.place.run_id(event.run), str(event.payload["text"]), str(event.payload["file"])
         )
+
+    def _send_history(self, event: Event) -> None:
+        text = history.as_text(history.notes(self.log, event.run))
+        self._client.log_text(self.place.run_id(event.run), text, history.FILE)
 
     def _send_artifact(self, event: Event) -> None:
         path = (self.folder / str(event.payload["path"])).resolve()

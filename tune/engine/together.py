@@ -24,8 +24,9 @@ from ray.tune.stopper import Stopper
 from tune.cluster.connection import Room
 from tune.engine.outcome import Outcome
 from tune.engine.progress import Progress
+from tune.engine.ray_loop import SittingStopper, ray_loop
 from tune.engine.sitting import Sitting, code_of
-from tune.engine.study_run import LOOK_SECONDS, SittingStopper, StudyRun, ray_loop
+from tune.engine.study_run import LOOK_SECONDS, StudyRun
 from tune.findings.study import Study
 from tune.signals import asking_to_stop
 from tune.worker.task import PRELOAD, study_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tune.definition.rungs import rungs
 from tune.trials.record import TrialRecord
 
 
@@ -24,10 +23,10 @@ class Rung:
     stopped: int
 
 
-def rung_counts(records: Sequence[TrialRecord], epochs: int) -> list[Rung]:
-    """The rungs of a study of so many epochs, from the beginning to the full budget."""
+def rung_counts(records: Sequence[TrialRecord], places: Sequence[int]) -> list[Rung]:
+    """The rungs of a study (`tune.definition.rungs.Stopping.rungs`), from the beginning to the full budget."""
     found = [Rung("begun", len(records), 0)]
-    for place in rungs(epochs):
+    for place in places:
         reached = sum((r.ssl_epoch or 0) >= place for r in records)
         stopped = sum(r.stop_reason == "asha" and r.ssl_epoch == place for r in records)
         found.append(Rung(f"{place} after warm-up", reached, stopped))

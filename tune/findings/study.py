@@ -14,10 +14,12 @@ from tune.findings.doubts import doubts_of
 from tune.findings.ranking import best_record, describe_best
 from tune.findings.spent import planned_and_actual, seconds_left
 from tune.store.event_log import EventLog
+from tune.store.events import Event
 from tune.store.home import Home
 from tune.store.integrity import check_database, damaged
 from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
+from tune.tracking import history
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,6 +102,19 @@ class Study:
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 
+    def pinned(self) -> str | None:
+        """The trial that somebody pinned as the recommendation; None: nobody has."""
+        if not self.folder.events_db.exists():
+            return None
+        with EventLog(self.folder.events_db, read_only=True) as log:
+            return history.pinned(history.notes(log, self.name))
+
+    def taken_over(self) -> list[TrialRecord]:
+        """Whole runs of other studies that this one took over instead of training them again."""
+        from tune.trials.reading import read_taken_over  # loads Optuna and SQLAlchemy
+
+        return read_taken_over(self.folder)
+
     def doubts(self, records: Sequence[TrialRecord] | None = None) -> list[str]:
         """Why the best should not be confirmed as it is: sentences; none where nothing is wrong."""
         return doubts_of(self.folder, self.spec, self.records() if records is None else records)
@@ -144,7 +159,7 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
 
 _FIELDS = (
     *("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running"),
-    *("seconds_left", "best", "doubts", "tracking", "cost"),
+    *("seconds_left", "best", "pinned", "doubts", "tracking", "cost"),
 )
 
 
@@ -177,10 +192,13 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
     states = Counter(r.state for r in records)
     record, full = best_record(records)
     pending, refused, problem = 0, 0, None
+    noted: list[Event] = []
     check_reports(study.folder, study.spec, records)
     if study.folder.events_db.exists():
         with EventLog(study.folder.events_db, read_only=True) as log:
             pending, refused, problem = log.pending(), log.refused(), log.get_meta("problem")
+            noted = history.notes(log, study.name)
+    pinned = next((r for r in records if r.trial == history.pinned(noted)), None)
     state, cost = study.folder.state(), planned_and_actual(study.folder, records)
     going_on = state in ("running", "interrupted")
     return {
@@ -203,6 +221,8 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
         ],
         "seconds_left": seconds_left(study.spec, records, cost["planned"]) if going_on else None,
         "best": None if record is None else describe_best(record, full),
+        "pinned": None if pinned is None else describe_best(pinned, pinned.state == "completed"),
+        "history": history.as_documents(noted),
         "doubts": doubts_of(study.folder, study.spec, records),
         "tracking": {
             "uri": study.spec.tracking_uri,

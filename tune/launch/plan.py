@@ -20,8 +20,8 @@ from tune.cluster.connection import joined, machines_of
 from tune.cluster.readiness import autoscales
 from tune.definition.inputs import with_overrides
 from tune.definition.request import SearchRequest
-from tune.definition.rungs import expected_ends, expected_epochs, rungs
-from tune.definition.spec import REDUCTION_FACTOR, StudySpec, generator_seed
+from tune.definition.rungs import expected_ends, expected_epochs, stopping_of
+from tune.definition.spec import StudySpec, generator_seed
 from tune.findings.ranking import resolution
 from tune.images.held_out import held_out_before
 from tune.images.study import StudyImages, images_of
@@ -84,12 +84,14 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
     mean_warmup = fmean(
         _warmup(spec, config, values) for values in _points(spec, config.epochs, WARMUP_POINTS)
     )
-    epochs = expected_epochs(config.epochs, spec.trials, mean_warmup)
+    stopping = stopping_of(spec)
+    epochs = expected_epochs(config.epochs, spec.trials, mean_warmup, stopping)
     warmup_epochs = spec.trials * mean_warmup
     with peak_of(config.device) as peak:
         warm, after, parameters = _price(spec, config, data, split, seconds)
+    warm, after, parameters = spec.repeats * warm, spec.repeats * after, spec.repeats * parameters
     # Two checkpoints of each trial that runs, one of each that has completed (`tune.worker.trial_files`).
-    kept = 2 * spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup)
+    kept = 2 * spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup, stopping)
     return Expectation(
         epochs=epochs,
         warmup_epochs=warmup_epochs,
@@ -239,7 +241,7 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
             {"name": p.name, "range": _range(p.distribution), "role": p.role}
             for p in spec.search_space().parameters
         ],
-        "rungs": {"after_ssl_epochs": rungs(config.epochs), "kept": f"best 1/{REDUCTION_FACTOR}"},
+        "rungs": _rungs(spec, config.epochs),
         "expected_epochs": round(expected.epochs, 1),
         "expected_warmup_epochs": round(expected.warmup_epochs, 1),
         "epochs_without_stopping": spec.trials * config.epochs,
@@ -252,6 +254,18 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         "memory_available": available_memory(),
         "resolution_points": {f"{e:g} %": resolution(config.data.valid, e) for e in EXAMPLE_ERRORS},
     }
+
+
+def _rungs(spec: StudySpec, epochs: int) -> dict[str, Any]:
+    """Where and how trials are stopped early."""
+    stopping = stopping_of(spec)
+    kept = {"asha": f"best 1/{stopping.eta}", "median": "better than the median", "none": "all"}
+    document = {"scheduler": stopping.scheduler, "after_ssl_epochs": stopping.rungs(epochs)}
+    document["kept"] = kept[stopping.scheduler]
+    if stopping.brackets > 1:
+        shares = zip(stopping.by_bracket(epochs), stopping.shares(epochs), strict=True)
+        document["brackets"] = [{"after_ssl_epochs": p, "share": round(share, 3)} for p, share in shares]
+    return document
 
 
 def _range(distribution: Any) -> str:

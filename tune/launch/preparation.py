@@ -29,8 +29,10 @@ from tune.store.layout import COMPARISONS, MLFLOW_DB, STUDY_FILE
 from tune.store.study_folder import StudyFolder
 
 
-def create_study(spec: StudySpec, folder: StudyFolder) -> None:
-    """Make the folder of a new study, locked by this process, with the trials that it takes over.
+def create_study(
+    spec: StudySpec, folder: StudyFolder, say: Callable[[str], None] = lambda message: None
+) -> None:
+    """Make the folder of a new study, locked by this process, with the trials that it takes over; `say`: how many.
 
     Raises:
         ConfigError: there is a study or a comparison of this name, or the place cannot be used.
@@ -47,7 +49,7 @@ def create_study(spec: StudySpec, folder: StudyFolder) -> None:
         from tune.trials.handover import keep_warm_trials  # loads Optuna
 
         try:
-            keep_warm_trials(folder, spec)
+            say(keep_warm_trials(folder, spec))
         except (
             ConfigError,
             ServiceError,

@@ -117,7 +117,10 @@ def _tell(study: Study, tracker: Tracker, log: EventLog, record: TrialRecord) ->
     fixed = {name: value for name, value in document.items() if name != "method"}
     tracker.trial_started(trial, record.params, fixed, dump_yaml(document))
     known = {report.epoch for report in log.reports(tracker.run_key(trial))}
-    for report in _history(study.folder.trials / trial):
+    history = (
+        _history(study.folder.trials / trial) if spec.repeats == 1 else []
+    )  # else it is one replicate's alone
+    for report in history:
         if report["epoch"] <= record.epoch and report["epoch"] not in known:
             tracker.report(
                 trial,

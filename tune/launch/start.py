@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ssl_core.system.errors import counted
@@ -32,6 +32,8 @@ from tune.launch.preparation import (
     say_if_password_kept,
 )
 from tune.launch.request import resolve_request
+from tune.steering import inbox
+from tune.steering.inbox import Wish
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 
@@ -56,7 +58,12 @@ def new_sitting(request: SearchRequest, home: Home, progress: Progress) -> Itera
         if spec.require_tracking:
             require_tracking(spec.tracking_uri)
         folder, is_first = StudyFolder(home.study_folder(spec.name)), not home.path.exists()
-        create_study(spec, folder)
+        create_study(spec, folder, progress.say)
+        if spec.trials != request.trials:
+            progress.say(
+                f"the grid, with the points that are tried first, has {counted(spec.trials, 'trial')}, not "
+                f"{request.trials}"
+            )
         progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
 
         def undo() -> None:
@@ -74,8 +81,9 @@ def resumed_sitting(
     address: str | None = None,
     *,
     trust_method: bool = False,
+    wishes: Sequence[Wish] = (),
 ) -> Iterator[Sitting]:
-    """Prepare another sitting of a study that is not finished.
+    """Prepare another sitting of a study that is not finished, or that is to grow.
 
     Args:
         study: the study.
@@ -83,6 +91,7 @@ def resumed_sitting(
         progress: shows how it goes.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        wishes: what is to be changed before the first trial, once the data are known to be the same.
 
     Raises:
         ConfigError: its data changed, machines do not fit, or its method file is not trusted.
@@ -105,6 +114,8 @@ def resumed_sitting(
         with prepared(Sitting(spec, folder, home, progress), folder.unlock) as sitting:
             if sitting.spec != study.spec:
                 folder.write_spec(sitting.spec)
+            for wish in wishes:
+                inbox.put(folder, wish)
             yield sitting
 
 
@@ -140,10 +151,15 @@ def carry_on(name: str, home: Home, progress: Progress, address: str | None = No
         ServiceError: as `resumed_sitting`.
     """
     study = Study(home.existing_study_folder(name))
-    if study.folder.state() == "finished":
+    if is_finished(study):
         return finished_before(study)
     with resumed_sitting(study, home, progress, address) as sitting:
         return sitting.search()
+
+
+def is_finished(study: Study) -> bool:
+    """Whether nothing is left of a study: it has ended, and nothing waits in its inbox."""
+    return study.folder.state() == "finished" and not inbox.waiting(study.folder)
 
 
 def finished_before(study: Study) -> Outcome:

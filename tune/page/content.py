@@ -11,6 +11,7 @@ from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError, counted
 from tune.definition.inputs import without_place
 from tune.definition.objective import DEFAULT, in_words
+from tune.definition.rungs import stopping_of
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
@@ -209,17 +210,18 @@ def _how_sure(look: Look) -> str:
 
 def _history(look: Look) -> Part:
     assert look.config.epochs
+    stopping = stopping_of(look.study.spec)
     rungs = Figure(
-        plots.rungs(look.records, look.config.epochs),
+        plots.rungs(look.records, stopping.rungs(look.config.epochs)),
         "Where early stopping looks: how many trials came to each rung, and how many were stopped there.",
     )
     caption = (
         f"Every trial in the order in which it was begun, at the {look.measured} of its last epoch. The line is the "
         "lowest at full budget so far."
     )
-    return Part(
-        "How the search went", items=[*shown(drawn.optimisation_history(look.records), caption), rungs]
-    )
+    drawn_rungs = [rungs] if stopping.scheduler == "asha" else []
+    items = [*shown(drawn.optimisation_history(look.records), caption), *drawn_rungs]
+    return Part("How the search went", items=items)
 
 
 def _curves(look: Look) -> Iterator[Part]:

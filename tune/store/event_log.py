@@ -274,6 +274,11 @@ class EventLog:
         rows = self._rows(query, [run, kind])
         return self._event(rows[0]) if rows else None
 
+    def of_kind(self, run: str, kind: str) -> list[Event]:
+        """A run's events of one kind, oldest first."""
+        query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = ? ORDER BY id"
+        return [self._event(row) for row in self._rows(query, [run, kind])]
+
     def last_text(self, run: str, file: str) -> str | None:
         """The newest text artifact of a run with this file name."""
         query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = 'text' ORDER BY id DESC"

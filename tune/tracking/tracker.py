@@ -193,7 +193,7 @@ class Tracker:
 
         Args:
             trial: the trial.
-            stop_reason: completed, asha, nan, oom, error, user or time.
+            stop_reason: completed, asha, median, nan, oom, error, user or time.
             summary: metrics of the whole run, logged at the step of its last epoch.
             error: the traceback of a failed trial: artifact `error.txt`, its last line the tag ssl.error.
             tags: more tags.

@@ -71,14 +71,17 @@ class RemoteTrial:
     Args:
         place: what `tune.store.remote_study.RemoteStudy.place` says.
         number: the trial's.
+        below: a folder in its folder; "": that itself.
     """
 
-    def __init__(self, place: Mapping[str, str], number: int) -> None:
+    def __init__(self, place: Mapping[str, str], number: int, below: str = "") -> None:
         home = Home(place["url"])
         study = home.studies / place["study"]
         self.folder, self.cache = study / TRIALS / str(number), home.cache
         self._store = ObjectStore(place["url"])
         self._prefix = f"{prefix_of(place['study'])}/trials/{number}"
+        if below:
+            self.folder, self._prefix = self.folder / below, f"{self._prefix}/{below}"
         self._study, self._incarnation = study, place["incarnation"]
         self._kept: list[int] | None = None
 
@@ -134,8 +137,8 @@ class RemoteTrial:
         write_atomically(mark, self._incarnation.encode())
 
 
-def trial_store(task: Task) -> TrialStore:
-    """Where the files of a task's trial go."""
+def trial_store(task: Task, below: str = "") -> TrialStore:
+    """Where the files of a task's trial go, or of a replicate of it, which has a folder in the trial's."""
     if task.store is None:
-        return SharedFolder(Path(task.folder), Path(task.cache))
-    return RemoteTrial(task.store, task.trial)
+        return SharedFolder(Path(task.folder) / below, Path(task.cache))
+    return RemoteTrial(task.store, task.trial, below)

@@ -9,6 +9,7 @@ import psutil
 
 from ssl_core.system.errors import counted
 from tune.definition.objective import AXES, in_words
+from tune.definition.rungs import stopping_of
 from tune.figures.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from tune.findings.ranking import best_record, deviation_of, ranked, shows_balanced
 from tune.findings.rungs import rung_counts
@@ -158,7 +159,8 @@ class LiveStudy:
     def _rungs(self, records: Sequence[TrialRecord]) -> Part:
         if not records:
             return Part("Rungs")
-        counts = [(r.name, r.reached, r.stopped) for r in rung_counts(records, self.spec.config["epochs"])]
+        places = stopping_of(self.spec).rungs(self.spec.config["epochs"])
+        counts = [(r.name, r.reached, r.stopped) for r in rung_counts(records, places)]
         caption = "Where early stopping looks, in epochs: how many trials came to each rung, and were stopped there."
         return Part("Rungs", items=[Chart(charts.bars(counts, "went on", "stopped here"), caption)])
 
