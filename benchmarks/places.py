@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help="let one trial wait at a time")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is ended, too
     if options.one:
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
     os.environ["SSL_TUNE_FIGURES"] = "0"
