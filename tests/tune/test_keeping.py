@@ -318,7 +318,9 @@ def test_a_hostile_damaged_or_newer_pack_is_refused_and_nothing_is_left(
     assert after - before <= {home.path} and not Path("/tmp/ssl-tune-escaped").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no tar" * 1000)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive", gzip.compress(b"no tar" * 1000)], ids=["empty", "other bytes", "gzip"]
+)
 def test_a_file_that_is_no_pack_is_refused(
     ssl_tune: Command, home: Home, tmp_path: Path, content: bytes
 ) -> None:
