@@ -85,7 +85,9 @@ def test_a_finished_study_that_grows_from_9_to_24_has_the_trials_that_one_of_24_
     grown, whole = (study_of(tmp_path / n, t) for n, t in (("grown", 9), ("whole", 24)))
     run(grown)
     assert len(told(grown, "s")) == 9
+    ended(grown)
     assert ask(folder_of(grown), Wish("grow", {"trials": 24})) == "the study s now has 24 trials"
+    assert folder_of(grown).state() == "interrupted" and not is_finished(load_study("s", home=grown.path))
     assert make_spec_again(grown).trials == 24
     run(grown)
     run(whole)
@@ -494,7 +496,8 @@ def test_a_real_study_grows_while_it_runs_and_after_it_but_not_on_other_data(
         said.extend(done.told)
 
     with when(lambda: reports(place) > 0, ask_for_more):
-        study = run_search(request, ready_home).study
+        run_search(request, ready_home)
+    study = run_resume("live", ready_home).study  # a driver that ended before it looked left more to run
     assert said == ["1 point enqueued, to be tried next", "the study live now has 4 trials"]
     rows = study.records()
     assert len(rows) == 4 and [r.params["pseudo_label.threshold"] for r in rows if r.is_users] == [0.77]

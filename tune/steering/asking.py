@@ -65,11 +65,17 @@ def carry_out(folder: StudyFolder) -> None:
     """
     folder.lock()
     try:
+        more = any(wish.kind in ("grow", "retry") for wish in inbox.read(folder))
         spec = read_spec(folder.path)
         records = StudyTrials(folder, spec)
         try:
             with EventLog(folder.events_db, shared=spec.address is not None) as log:
                 Steering(folder, records, log).look()
+            left = records.asked() < records.spec.trials or records.unfinished()
+            if more and left and folder.state() == "finished":
+                folder.set_state(
+                    "interrupted"
+                )  # its driver had ended before it looked: `resume` runs what is new
         finally:
             records.close()
     finally:
