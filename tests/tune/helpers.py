@@ -122,7 +122,7 @@ def _rewrite_database(database: sqlite3.Connection, moved: Mapping[str, str]) ->
             if not kind.upper().startswith(("TEXT", "VARCHAR", "JSON")):
                 continue
             if (table, column) == ("events", "payload"):
-                _rewrite_payloads(database, moved)
+                rewrite_payloads(database, moved)
                 continue
             for old, new in moved.items():
                 database.execute(
@@ -132,7 +132,8 @@ def _rewrite_database(database: sqlite3.Connection, moved: Mapping[str, str]) ->
                 )
 
 
-def _rewrite_payloads(database: sqlite3.Connection, moved: Mapping[str, str]) -> None:
+def rewrite_payloads(database: sqlite3.Connection, moved: Mapping[str, str]) -> None:
+    """Replace text in the data of all events, which lie compressed."""
     for id, kind, payload in database.execute("SELECT id, kind, payload FROM events").fetchall():
         text = json.dumps(unpacked(payload))
         for old, new in moved.items():
