@@ -18,7 +18,7 @@ from tune.delivery.links import study_links
 from tune.findings.study import load_study
 from tune.store.event_log import EventLog
 from tune.store.home import Home
-from tune.tracking.views import KIND, KIND_TAG, VIEW_TAG, study_views, view_key
+from tune.tracking.views import KIND, KIND_TAG, VIEW_TAG, confirmation_view, study_views, view_key
 
 Command = Callable[..., Done]
 MOST = 5000  # characters of a tag that MLflow takes
@@ -59,7 +59,7 @@ def test_the_filters_of_the_views_find_what_they_name(finished: Home) -> None:
 
 def test_a_view_of_a_space_with_many_long_names_fits_a_tag(home: Home) -> None:
     _, spec = make_study(home, space="wide", name="n" * 100, objective="val/error_balanced")
-    assert all(len(value) <= MOST for value in study_views(spec).values())
+    assert all(len(value) <= MOST for value in (study_views(spec) | confirmation_view(spec)).values())
 
 
 def test_links_name_what_there_is(copied: Home) -> None:

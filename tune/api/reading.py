@@ -20,8 +20,9 @@ from tune.findings.study import Study, load_study, studies_of, studies_status
 from tune.store.event_log import EventLog
 from tune.store.events import DeadLetter
 from tune.store.home import Home
+from tune.store.layout import CONFIRM_FILE
 from tune.tracking.opening import note_where
-from tune.tracking.views import experiment_event, study_views
+from tune.tracking.views import confirmation_view, experiment_event, study_views
 
 if TYPE_CHECKING:
     from tune.definition.spec import StudySpec
@@ -269,6 +270,8 @@ def sync(
                 # A study of an earlier version has no views yet; a comparison's own run needs none.
                 if not is_comparison(name, place) and log.find(f"{name}:start") is not None:
                     log.append_many([experiment_event(name, study_views(spec))])
+                    if (folder.path / CONFIRM_FILE).exists():
+                        log.append_many([experiment_event(name, confirmation_view(spec))])
         pending = deliver(folder.path, seconds)
     with EventLog(folder.events_db, read_only=True) as log:
         return Delivery(pending, tuple(log.dead()), log.get_meta("problem"))

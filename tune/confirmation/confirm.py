@@ -46,6 +46,7 @@ from tune.launch.start import moved, tune_baseline
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
 from tune.tracking.tracker import Tracker
+from tune.tracking.views import confirmation_view, experiment_event
 from tune.trials.record import TrialRecord
 
 BASELINES = ("tuned", "plain")
@@ -204,6 +205,7 @@ def keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
     path = study.folder.path / CONFIRM_FILE
     write_atomically(path, json.dumps(document, indent=1).encode())
     tracker.artifact(None, path)
+    tracker.log.append_many([experiment_event(study.spec.name, confirmation_view(study.spec))])
 
 
 def _train(

@@ -1,4 +1,4 @@
-"""How MLflow's pages show a study: the experiment's kind, and two saved views of its table of runs.
+"""How MLflow's pages show a study: the experiment's kind, and saved views of its table of runs.
 
 MLflow keeps a saved view as a tag of the experiment, ``mlflow.sharedViewState.KEY``, in JSON; a link names its KEY.
 MLflow 3.17 reads from it what the table is filtered and sorted by, and its columns.
@@ -27,7 +27,7 @@ def view_key(study: str, what: str) -> str:
 
 
 def study_views(spec: StudySpec) -> dict[str, str]:
-    """Tags of a study's experiment: its kind, and the views of the study's trials and of its confirmation."""
+    """Tags of a study's experiment: its kind, and the view of the study's trials."""
     searched = [p.name for p in spec.search_space().parameters]
     searched = ["warmup_epochs" if name == "warmup_share" else name for name in searched]
     params = list(dict.fromkeys(searched))[:MOST_SEARCHED]
@@ -39,6 +39,11 @@ def study_views(spec: StudySpec) -> dict[str, str]:
         metrics=errors,
         params=params,
     )
+    return {KIND_TAG: KIND, VIEW_TAG + view_key(spec.name, "trials"): trials}
+
+
+def confirmation_view(spec: StudySpec) -> dict[str, str]:
+    """The tag of the view of a study's confirmation, once there is one: nothing of a search speaks of test errors."""
     confirmed = _view(
         f"tags.ssl.study = '{spec.name}' AND tags.ssl.kind = 'confirm'",
         order="test/error",
@@ -46,11 +51,7 @@ def study_views(spec: StudySpec) -> dict[str, str]:
         metrics=["test/error", "val/error"],
         params=["seed"],
     )
-    return {
-        KIND_TAG: KIND,
-        VIEW_TAG + view_key(spec.name, "trials"): trials,
-        VIEW_TAG + view_key(spec.name, "confirmed"): confirmed,
-    }
+    return {VIEW_TAG + view_key(spec.name, "confirmed"): confirmed}
 
 
 def experiment_event(study: str, tags: Mapping[str, str]) -> NewEvent:
