@@ -24,7 +24,7 @@ import torch
 from benchmarks.tracking import without_tracking
 from ssl_core.schema import RunConfig
 from ssl_core.training.run import Report
-from tune.worker import trainable
+from tune.worker import replicates, trainable
 from tune.worker.trainable import TrialTrainable
 
 TRIALS = 100
@@ -57,9 +57,9 @@ class IdleTrainable(TrialTrainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the trial, in the worker's process."""
-        trainable.Run, trainable.run_epochs = _Run, _train  # type: ignore[assignment, misc]
+        trainable.Run, replicates.run_epochs = _Run, _train  # type: ignore[assignment, misc]
         if os.environ.get(BARE):
-            trainable.checkpoint.save = lambda *_: Path()  # type: ignore[assignment]
+            replicates.checkpoint.save = lambda *_, **__: Path()  # type: ignore[assignment]
         super().setup(config)
 
 

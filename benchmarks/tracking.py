@@ -92,10 +92,10 @@ def trainable_of(waiting: Waiting) -> type:
 
     class ReportingTrainable(TrialTrainable):
         def setup(self, config: dict[str, Any]) -> None:
-            from tune.worker import trainable
+            from tune.worker import replicates, trainable
 
-            trainable.Run, trainable.run_epochs = waiting.run, waiting.train  # type: ignore[assignment,misc]
-            trainable.checkpoint.save = lambda *_: Path()  # type: ignore[assignment]
+            trainable.Run, replicates.run_epochs = waiting.run, waiting.train  # type: ignore[assignment,misc]
+            replicates.checkpoint.save = lambda *_, **__: Path()  # type: ignore[assignment]
             trainable.pictures.keep = lambda *_: None  # type: ignore[assignment]
             super().setup(config)
 

@@ -48,7 +48,7 @@ def _nearest(given: str, names: list[str]) -> str | None:
         ends = difflib.SequenceMatcher(None, name.rpartition(".")[2], last).ratio()
         return max(ends, difflib.SequenceMatcher(None, name, given).ratio())
 
-    best = max(names, key=likeness, default=None)
+    best = max(names, key=lambda name: (likeness(name), name), default=None)
     return best if best is not None and likeness(best) >= LIKE else None
 
 
