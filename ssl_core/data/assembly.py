@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
 from ssl_core.data.decoding.headers import Unreadable, shape_of, survey
-from ssl_core.data.decoding.picture import Shape
+from ssl_core.data.decoding.picture import Shape, check_hashing
 from ssl_core.data.decoding.stream import Decoded, Progress, decode_files, decode_to_size
 from ssl_core.data.layouts.listing import Listing, left_out_sentence, shown
 from ssl_core.data.options import MAX_SIDE, MIN_SIDE, Options
@@ -69,6 +69,7 @@ def decode_pool(
         ConfigError: files that cannot be decoded, unless they are left out; images that no size can be found
             for; a class that is left without an image.
     """
+    check_hashing()
     present = [part for part in parts if part in listing.parts]
     names = [name for part in present for name in listing.parts[part].names]
     roles = [part for part in present for _ in listing.parts[part].names]

@@ -28,7 +28,7 @@ def readme(card: Card) -> str:
         "classes, too, and may get it with high confidence.",
         "## Use it",
         "    ssl-tune predict MODEL images/ -o predictions.csv",
-        "or in Python, which needs torch, torchvision, numpy, pillow, pandas, pydantic, pyyaml, safetensors, xxhash "
+        "or in Python, which needs torch, torchvision, numpy, pillow, pandas, pydantic, pyyaml, safetensors "
         "and the package `ssl-tune` (`pip install --no-deps` of it is enough):",
         "    import ssl_core\n"
         '    model = ssl_core.load("MODEL")\n'

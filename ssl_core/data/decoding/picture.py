@@ -8,12 +8,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_128
 
 from ssl_core.data.part import Images
 from ssl_core.system.errors import ConfigError
@@ -182,9 +182,28 @@ def examine(path: str | Path) -> tuple[Header, bytes]:
 def _picture_and_hash(image: Image.Image, shape: Shape) -> tuple[Image.Image, bytes]:
     image.load()
     picture, pixels = _as_rgb(_upright(image), shape)
-    digest = xxh3_128(b"%d %d " % picture.size)
+    return picture, _hash_of(b"%d %d " % picture.size, pixels)
+
+
+def check_hashing() -> None:
+    """Refuse to read a data set without the package that hashes pixels; a model that predicts needs no hashes.
+
+    Raises:
+        ConfigError: xxhash is not installed, as where this package was installed without what it depends on.
+    """
+    if find_spec("xxhash") is None:
+        raise ConfigError("data sets need the package xxhash: pip install xxhash.")
+
+
+def _hash_of(size: bytes, pixels: Any) -> bytes:
+    """16 bytes; zeros where `check_hashing` would refuse to read a data set."""
+    try:
+        from xxhash import xxh3_128  # delayed: whoever gets a model need not have it
+    except ImportError:
+        return bytes(16)
+    digest = xxh3_128(size)
     digest.update(pixels)
-    return picture, digest.digest()
+    return bytes(digest.digest())
 
 
 def _upright(image: Image.Image) -> Image.Image:

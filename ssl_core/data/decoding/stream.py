@@ -22,6 +22,7 @@ from ssl_core.data.decoding.picture import (
     DEEP_MODES,
     Header,
     Shape,
+    check_hashing,
     colour,
     decode,
     decode_with_header,
@@ -199,6 +200,7 @@ def examine_files(root: Path, files: Sequence[str], progress: Progress | None = 
         files: relative paths.
         progress: told how far it is.
     """
+    check_hashing()
     headers: dict[str, Header] = {}
     found = Examined(Survey(headers, {}), np.zeros((len(files), 16), dtype=np.uint8))
 

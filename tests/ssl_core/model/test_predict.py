@@ -227,7 +227,7 @@ def test_threads_are_the_training_s_while_it_predicts_and_the_process_s_own_afte
         assert seen[-1] == expected and torch.get_num_threads() == before
 
 
-NEEDED = ("torch", "torchvision", "numpy", "pillow", "pandas", "pydantic", "pyyaml", "safetensors", "xxhash")
+NEEDED = ("torch", "torchvision", "numpy", "pillow", "pandas", "pydantic", "pyyaml", "safetensors")
 
 
 def closure(names: tuple[str, ...]) -> set[str]:
@@ -267,12 +267,20 @@ model = ssl_core.load({str(made.folder)!r})
 assert "pandas" not in sys.modules
 table = model.predict({str(photographs / "test")!r})
 table.to_csv({str(tmp_path / "table.csv")!r}, index=False)
-for name in ("ray", "optuna", "mlflow", "sqlalchemy", "typer", "rich", "sklearn", "scipy", "matplotlib", "tune"):
+absent = "ray optuna mlflow sqlalchemy typer rich sklearn scipy matplotlib xxhash tune"
+for name in absent.split():
     try:
         __import__(name)
     except ImportError:
         continue
     raise AssertionError(name)
+try:  # one message where a data set is asked for, not pictures that all seem to be the same
+    from ssl_core.data.datasets import load_train
+    load_train({f"folder:{photographs}"!r})
+except ssl_core.ConfigError as error:
+    assert "pip install xxhash" in str(error)
+else:
+    raise AssertionError
 """
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
