@@ -38,8 +38,7 @@ Progress = Callable[[int, int], None]
 _FILES_PER_TASK = 256
 # Starting processes takes some 0.2 s of each core, which fewer images would not bring in again.
 _FOR_PROCESSES = 2048
-# Decoding frees the interpreter's lock, opening a file does not. For files of a few kilobytes (32x32
-# JPEGs) opening outweighs decoding, and threads that wait for the lock make it slower, not faster.
+# Opening a file keeps the interpreter's lock, and for files of a few kilobytes (32x32 JPEGs) it outweighs decoding.
 _THREADS_FROM_BYTES = 8192
 _SAVE_SECONDS = 5.0
 IMAGES_FILE, JOURNAL_FILE = "images.npy", "journal.jsonl"
