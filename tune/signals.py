@@ -35,6 +35,11 @@ def remember_interrupts() -> None:
             signal.signal(signal.SIGINT, handle)
 
 
+def forget_interrupts() -> None:
+    """What was pressed has been acted on, or the command that it was meant for is over."""
+    _Interrupts.pending = False
+
+
 def raise_forgotten_interrupt() -> None:
     """Raise the KeyboardInterrupt that something swallowed, once.
 
@@ -86,6 +91,7 @@ def resumable(carry_on: str) -> Iterator[None]:
         raise_forgotten_interrupt()
         yield
     except (KeyboardInterrupt, _TerminatedError) as stop:
+        forget_interrupts()  # it is acted on here: the next block of this process begins anew
         code = Exit.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else Exit.TERMINATED
         raise ServiceError(f"interrupted; what is trained is kept. Carry on with: {carry_on}", code) from None
     finally:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteError
 from tune.errors import Exit, ServiceError, without_passwords
-from tune.signals import remember_interrupts
+from tune.signals import forget_interrupts, remember_interrupts
 
 if TYPE_CHECKING:
     import typer
@@ -82,6 +82,8 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
         _fail(f"storage: {error}. Free some space; what was written so far is whole.", Exit.STORAGE)
+    finally:
+        forget_interrupts()
 
 
 def _open_streams() -> None:
