@@ -19,7 +19,6 @@ import pytest
 from tests.cluster.conftest import Cluster
 from tests.cluster.hosts import Host, wait_for
 from tune.errors import Exit
-from tune.store.events import unpacked
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -42,7 +41,7 @@ def reports(folder: Path) -> dict[str, list[int]]:
         except sqlite3.OperationalError:  # being made
             return found
     for run, payload in rows:
-        if "epoch" in (data := unpacked(payload)):
+        if "epoch" in (data := json.loads(payload)):
             found.setdefault(run, []).append(data["epoch"])
     return found
 

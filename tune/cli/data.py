@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tune import api
-from tune.cli.line.completion import complete_dataset
 from tune.cli.options import DataRootOption, HomeOption, JsonOption, LabelsOption, SetOption
 from tune.cli.show import console, print_json, print_table
 from tune.errors import Exit
@@ -36,9 +35,7 @@ def data_command(
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET",
-            help="digits, cifar10, cifar100, svhn, stl10, folder:PATH or table:FILE",
-            autocompletion=complete_dataset,
+            metavar="DATASET", help="digits, cifar10, cifar100, svhn, stl10, folder:PATH or table:FILE"
         ),
     ],
     labels: LabelsOption = None,

@@ -40,21 +40,6 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A picture as SVG, and a sentence that says what it shows.
-
-    Attributes:
-        svg: made by `tune.page.charts`, which escapes all text in it.
-        caption: the sentence.
-        wide: it needs the page's whole width.
-    """
-
-    svg: str
-    caption: str
-    wide: bool = False
-
-
-@dataclass(frozen=True)
 class Hidden:
     """Text that is shown only after a click on its title."""
 
@@ -62,7 +47,7 @@ class Hidden:
     text: str
 
 
-Item = Table | Figure | Chart | Hidden
+Item = Table | Figure | Hidden
 
 
 @dataclass(frozen=True)
@@ -85,8 +70,6 @@ class Content:
         verdict: the outcome in words; the first sentence is set in bold.
         parts: the sections.
         closing: the line at the foot of the page.
-        refresh: seconds between two looks of a page that is served while the study runs; None: a page in a file, which
-            has no scripts.
     """
 
     study: str
@@ -95,7 +78,6 @@ class Content:
     verdict: Sequence[str]
     parts: Sequence[Part] = field(default_factory=tuple)
     closing: str = ""
-    refresh: float | None = None
 
 
 @dataclass(frozen=True)

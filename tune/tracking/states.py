@@ -3,7 +3,6 @@
 TRIAL_STATUS = {
     "completed": "FINISHED",
     "asha": "KILLED",
-    "median": "KILLED",
     "user": "KILLED",
     "time": "KILLED",
     "nan": "FAILED",

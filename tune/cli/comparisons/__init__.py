@@ -1,1 +1,0 @@
-"""The command `compare`, and what other commands print of a comparison."""

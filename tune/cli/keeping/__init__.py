@@ -1,1 +1,0 @@
-"""Commands that keep house: delete, clean, pack, unpack."""

@@ -1,1 +1,0 @@
-"""Several methods, one question: which is best for these images?"""

@@ -1,1 +1,0 @@
-"""Studies deleted, packed and moved, and what can go of a home."""
