@@ -8,7 +8,7 @@ rate is that of a process of its own. The plain rate is that of `PIL.Image.open`
 process; the others are those of `load_train` with a cache, for all the files and for a quarter of them, each with the
 peak of its anonymous memory (RssAnon: what is not a map of a file, and what a memory limit counts without remedy). The
 two take turns, and the ratio is that of neighbours. Two processors of a machine need not compute twice as much as one
-(they may share a core, or be busy): at the end of a round the plain rate is measured on all of them, the most that can
+(they may share a core, or be busy): after the last round the plain rate is measured on all of them, the most that can
 be had. The processor time of an image is printed, too.
 """
 
