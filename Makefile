@@ -9,10 +9,10 @@ DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 # Drivers, workers and senders are started all the time: none should compile our packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test chaos cluster-test lint check golden evidence weak-forward bench bench-tracking tutorial clean
+.PHONY: help install demo test chaos cluster-test lint check golden evidence methods-evidence weak-forward bench bench-tracking tutorial clean
 
 help:
-	@echo "make demo    a real search on handwritten digits, a few minutes after the install"
+	@echo "make demo    which method is best on handwritten digits, and its model: some minutes after the install"
 	@echo "make test    the test suite"
 	@echo "make cluster-test  as root: a cluster on network namespaces whose machines are cut off and killed"
 	@echo "make check   lint, types and the test suite"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint    ruff and mypy alone"
 	@echo "make golden  record the golden loss traces again (after a change that is meant to change them)"
 	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; can be interrupted)"
+	@echo "make methods-evidence CIFAR10=folder:PATH  every method beside a tuned baseline, few labels (hours; can be interrupted)"
 	@echo "make weak-forward  joint or separate passes for weak views: the experiment behind the default (can be interrupted)"
 	@echo "make bench   training speed, views, memory and trials side by side: the tables of docs/results.md (20 minutes)"
 	@echo "make bench-tracking  what tracking costs a study, and how fast waiting events are delivered (needs PostgreSQL)"
@@ -35,7 +36,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/ssl-tune search --name $(DEMO) --trials 12 --set steps_per_epoch=12 --confirm-seeds 3 --tracking-timeout 60s
+	$(BIN)/ssl-tune compare --methods flexmatch --labels 50 --name $(DEMO) --trials 3 --epochs 10 \
+	    --set steps_per_epoch=40 --set batch_size=16 --set mu=3 --confirm-seeds 5 --tracking-timeout 60s
+	$(BIN)/python docs/examples/three_digits.py $(DEMO)
+	$(BIN)/ssl-tune export $(DEMO)-flexmatch --model $(DEMO)/model
+	$(BIN)/ssl-tune predict $(DEMO)/model $(DEMO)/*.png --sheet $(DEMO)/predicted.png
 	@echo "compare the trials in the MLflow UI:  $(BIN)/ssl-tune ui"
 
 # Processes side by side, each with its own Ray: one more than there are processors, since tests wait for servers and
@@ -61,6 +66,9 @@ check: lint test
 
 golden: install
 	$(BIN)/python -m tests.golden.record
+
+methods-evidence: install
+	$(BIN)/python -m benchmarks.every_method --cifar10 $(CIFAR10)
 
 evidence: install
 	$(BIN)/python -m benchmarks.evidence --cifar10 $(CIFAR10)

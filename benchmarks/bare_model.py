@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,8 +41,8 @@ class BareModel:
         config = config_of(cell, data_of(cell)[0])
         self.cell, self.method, self.parameters = cell, method_of(config), config.parameters
         self.dtype = _DTYPES[cell.precision]
-        maps = self.method.attention_maps(config.parameters)
-        network = build_network(cell.network, CLASSES, bn_momentum=0.1, seed=0, attention_maps=maps)
+        head = partial(self.method.head, config.parameters)
+        network = build_network(cell.network, CLASSES, bn_momentum=0.1, seed=0, head=head)
         self.network = network.to(device=cell.device, dtype=self.dtype)
         self.passes = compiled.network(self.network) if cell.compile is True else self.network
         self.optimizer = build_optimizer(self.network, lr=0.03, momentum=0.9, weight_decay=5e-4)
@@ -98,7 +99,7 @@ class BareModel:
         with self._autocast():
             output = self.passes(self.together)
         loss = _cross_entropy(output.logits)
-        return loss if output.attention is None else loss + output.attention.float().square().mean()
+        return loss if output.head is None else loss + output.head.float().square().mean()
 
     def _separate(self) -> Tensor:
         """Labelled, strong and weak images in a pass each, the weak ones without gradient."""
@@ -110,8 +111,8 @@ class BareModel:
             with self._autocast():
                 output = self.passes(images)
             loss = loss + _cross_entropy(output.logits)
-            if output.attention is not None:
-                loss = loss + output.attention.float().square().mean()
+            if output.head is not None:
+                loss = loss + output.head.float().square().mean()
         with torch.no_grad():
             self._logits(weak)
         return loss

@@ -24,7 +24,7 @@ import torch
 from benchmarks.tracking import without_tracking
 from ssl_core.schema import RunConfig
 from ssl_core.training.run import Report
-from tune.worker import trainable
+from tune.worker import replicates, trainable
 from tune.worker.trainable import TrialTrainable
 
 TRIALS = 100
@@ -57,9 +57,9 @@ class IdleTrainable(TrialTrainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the trial, in the worker's process."""
-        trainable.Run, trainable.run_epochs = _Run, _train  # type: ignore[assignment, misc]
+        trainable.Run, replicates.run_epochs = _Run, _train  # type: ignore[assignment, misc]
         if os.environ.get(BARE):
-            trainable.checkpoint.save = lambda *_: Path()  # type: ignore[assignment]
+            replicates.checkpoint.save = lambda *_, **__: Path()  # type: ignore[assignment]
         super().setup(config)
 
 
@@ -72,7 +72,7 @@ def measure(*, bare: bool, trials: int = TRIALS) -> dict[str, float]:
 
     options = {"epochs": 1, "concurrent": 2, "labels": 20, "name": "idle", "settings": {"threads": 1}}
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("tune.engine.study_run.TrialTrainable", IdleTrainable))
+        stack.enter_context(mock.patch("tune.engine.ray_loop.TrialTrainable", IdleTrainable))
         if bare:
             stack.enter_context(mock.patch.dict(os.environ, {BARE: "1"}))
             stack.enter_context(without_tracking())

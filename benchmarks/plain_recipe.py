@@ -15,6 +15,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,9 @@ def fixmatch_loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Ten
     loss = (
         loss + LAMBDA_U * (functional.cross_entropy(logits_strong, predicted, reduction="none") * mask).mean()
     )
-    if output.attention is not None:
+    if output.head is not None:
         _, on_weak, on_strong = (
-            part.sum(1).flatten(1) for part in output.attention.split([len(x), len(weak), len(strong)])
+            part.sum(1).flatten(1) for part in output.head.split([len(x), len(weak), len(strong)])
         )
         log_strong = functional.log_softmax(on_strong, dim=1)
         apart = functional.kl_div(log_strong, on_weak.detach().softmax(dim=1), reduction="none").sum(dim=1)
@@ -188,10 +189,8 @@ class PlainRecipe:
         self.cell, (self.data, self.split) = cell, data_of(cell)
         config = config_of(cell, self.data)
         self.method = method_of(config)
-        maps = self.method.attention_maps(config.parameters)
-        network = build_network(
-            cell.network, self.data.num_classes, bn_momentum=0.001, seed=0, attention_maps=maps
-        )
+        head = partial(self.method.head, config.parameters)
+        network = build_network(cell.network, self.data.num_classes, bn_momentum=0.001, seed=0, head=head)
         self.network = network.to(cell.device, memory_format=torch.contiguous_format)
         self.ema = PlainEMA(self.network, 0.999)
         decayed = [p for n, p in self.network.named_parameters() if "bn" not in n and "bias" not in n]

@@ -36,7 +36,7 @@ from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.opening import open_log, open_tracker
 from tune.trials.study_trials import StudyTrials
-from tune.worker.report_keys import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
+from tune.worker.report_keys import CLASSES, EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 
 STAGES = ("ask", "start", "schedule", "record", "end")
 WINDOW = 500  # trials between two lines of the table
@@ -139,8 +139,10 @@ class Simulation:
         trial.epoch += 1
         config = trial.config["config"]
         error = trial.floor + (90 - trial.floor) * math.exp(-0.5 * trial.epoch) + self.random.gauss(0, 0.5)
-        metrics = dict.fromkeys(METRIC_NAMES, 0.5) | {"val/error": error, "time/epoch_seconds": trial.pace}
+        metrics = self.metrics() | {"val/error": error, "time/epoch_seconds": trial.pace}
         result: dict[str, Any] = {EPOCH: trial.epoch, ERROR: error, LOSS: error / 40, METRICS: metrics}
+        if classes := self.classes(is_last=trial.epoch == config["epochs"]):
+            result[CLASSES] = classes
         if trial.epoch > config["warmup_epochs"]:
             result[SSL_EPOCH] = trial.epoch - config["warmup_epochs"]
         if trial.epoch == config["epochs"]:
@@ -148,6 +150,7 @@ class Simulation:
         if not result.get("done"):
             with self.watch.of("schedule"):
                 result["done"] = self.asha.on_trial_result(None, trial, result) == StudyASHA.STOP
+        self.trained(trial)
         stage = "end" if result["done"] else "record"
         with self.watch.of(stage):
             self.recorder.on_trial_result(0, [], trial, result)
@@ -156,6 +159,17 @@ class Simulation:
                 self.searcher.on_trial_complete(trial.trial_id)
         self.reports += 1
         return bool(result["done"])
+
+    def metrics(self) -> dict[str, float]:
+        """What a report holds beside the error and its time."""
+        return dict.fromkeys(METRIC_NAMES, 0.5)
+
+    def classes(self, *, is_last: bool) -> dict[str, list[int]]:
+        """What a report counts by class; here nothing."""
+        return {}
+
+    def trained(self, trial: Any) -> None:
+        """The worker has trained an epoch, and has not reported it yet; here it leaves no file."""
 
     def _result(self, seconds: float) -> dict[str, Any]:
         total = sum(self.watch.seconds.values())

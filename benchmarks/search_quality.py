@@ -64,7 +64,8 @@ class OwnSearch:
             name="quality",
             method=METHOD,
             space=str(SPACE),
-            trials=10 * max(MARKS),  # never reached: as many random ones first as the stock sampler has
+            trials=10 * max(MARKS),  # never reached
+            startup_trials=10,  # as the stock sampler has
             epochs=EPOCHS,
             concurrent=CONCURRENT,
             seed=seed,

@@ -15,7 +15,9 @@ from typing import Any
 from tune.definition.spec import StudySpec
 from tune.engine.recorder import Recorder
 from tune.engine.scheduler import StudyASHA
+from tune.engine.scheduler import make_scheduler as make_study_scheduler
 from tune.engine.searcher import StudySearcher
+from tune.steering.steering import Steering
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
@@ -62,12 +64,21 @@ class Driver:
         self.tracker: Tracker = open_tracker(self.log, spec, home)
         self.records = StudyTrials(folder, spec)
         self.recorder = Recorder(self.records, self.tracker, folder, lambda: None)
+        self.steering = Steering(
+            folder,
+            self.records,
+            self.log,
+            changed=self._change,
+            returned=self.recorder.returned.extend,
+        )
+        self.tracker.study_started({}, "")
+        self.steering.look()
+        self.recorder.returned.clear()
+        self.recorder.end_decided()
         if make_scheduler is None:
-            self.scheduler = StudyASHA(self.records.epochs, self.records.history())
+            self.scheduler: Any = make_study_scheduler(spec, self.records.history(), self.records.stop_asked)
         else:
             self.scheduler = make_scheduler(self.records)
-        self.tracker.study_started({}, "")
-        self.recorder.end_decided()
         self.searcher = StudySearcher(self.records, folder, home)
         self.epochs = 0
         self._places: list[tuple[int, int, Any, Outcome]] = []
@@ -77,6 +88,8 @@ class Driver:
     def run(self, budget: float = float("inf")) -> None:
         """Run the study to its end, or until so many epochs have been spent; may be called again."""
         while self.epochs < budget:
+            if self.steering.look():
+                self._more = True
             while self._more and len(self._places) < self.spec.concurrent:
                 self._launch()
             if not self._places:
@@ -84,6 +97,9 @@ class Driver:
             self._now, place, trial, outcome = heapq.heappop(self._places)
             if not self._epoch(trial, outcome):
                 heapq.heappush(self._places, (self._now + 1, place, trial, outcome))
+
+    def _change(self, spec: StudySpec) -> None:
+        self.spec = spec
 
     def _launch(self) -> None:
         task = self.searcher.suggest(f"ray-{self._asked}")

@@ -92,10 +92,10 @@ def trainable_of(waiting: Waiting) -> type:
 
     class ReportingTrainable(TrialTrainable):
         def setup(self, config: dict[str, Any]) -> None:
-            from tune.worker import trainable
+            from tune.worker import replicates, trainable
 
-            trainable.Run, trainable.run_epochs = waiting.run, waiting.train  # type: ignore[assignment,misc]
-            trainable.checkpoint.save = lambda *_: Path()  # type: ignore[assignment]
+            trainable.Run, replicates.run_epochs = waiting.run, waiting.train  # type: ignore[assignment,misc]
+            replicates.checkpoint.save = lambda *_, **__: Path()  # type: ignore[assignment]
             trainable.pictures.keep = lambda *_: None  # type: ignore[assignment]
             super().setup(config)
 
@@ -170,7 +170,7 @@ def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
         meeting = Path(place) / "workers"
         meeting.mkdir()
         waiting = Waiting(options.seconds, options.busy, meeting)
-        stack.enter_context(mock.patch("tune.engine.study_run.TrialTrainable", trainable_of(waiting)))
+        stack.enter_context(mock.patch("tune.engine.ray_loop.TrialTrainable", trainable_of(waiting)))
         stack.enter_context(mock.patch("tune.tracking.tracker.run_figures", lambda *_, **__: []))
         stack.enter_context(mock.patch("tune.tracking.contents.STUDY_FIGURES", ()))
         stack.enter_context(times.noted())

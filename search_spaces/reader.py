@@ -21,7 +21,7 @@ VARIANTS = ("default", "wide")
 SEARCHABLE = frozenset(
     {
         *("lr", "momentum", "weight_decay", "ema_decay", "bn_momentum", "batch_size", "mu", EPOCHS, SHARE),
-        *("optimizer", "schedule", "clip_norm", "head_epochs", "backbone.lr_scale"),
+        *("optimizer", "schedule", "clip_norm", "head_epochs", "backbone.lr_scale", "augment.probability"),
     }
 )
 """Common fields that a space may name. Trials are comparable, and share their warm-ups, because everything

@@ -25,6 +25,7 @@ from ssl_core.methods.base import AnyMethod, counted_views
 from ssl_core.registry import get_method, method_names, method_of
 from ssl_core.schema import (
     ADAMW_WEIGHT_DECAY,
+    SECTIONS,
     BackboneConfig,
     DataConfig,
     MethodConfig,
@@ -63,9 +64,8 @@ def common_fields() -> frozenset[str]:
 
     `refit` is none of them: a search needs its validation images. Nor are digests of files, which are filled in.
     """
-    sections: dict[str, type[BaseModel]] = {"data": DataConfig, "backbone": BackboneConfig}
-    nested = {f"{section}.{name}" for section, model in sections.items() for name in model.model_fields}
-    none_of_them = {"parameters", *sections, "method_digest", "backbone.weights_digest", "refit"}
+    nested = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields}
+    none_of_them = {"parameters", *SECTIONS, "method_digest", "backbone.weights_digest", "refit"}
     return (frozenset(RunConfig.model_fields) | nested) - none_of_them
 
 
@@ -135,7 +135,7 @@ def _explain(error: ValidationError, model: type[BaseModel], path: str) -> str:
     place = [str(part) for part in problem["loc"]]
     name = path + ".".join(place)
     if problem["type"] == "extra_forbidden":
-        owner: Any = {"data": DataConfig, "backbone": BackboneConfig}.get(".".join(place[:-1]), model)
+        owner: Any = SECTIONS.get(".".join(place[:-1]), model)
         parent = ".".join([path.rstrip("."), *place[:-1]]).strip(".")
         return str(unknown("key", name, [f"{parent}.{f}" if parent else f for f in owner.model_fields]))
     if problem["type"] == "missing":

@@ -1,10 +1,12 @@
 """Method files that were written for an earlier version of this package, adapted to run to the same bits.
 
 Studies, runs and exported configurations keep a copy of their method's file, and are resumed and repeated long after
-the package has changed. Two things have changed that such a file depends on:
+the package has changed. Three things have changed that such a file depends on:
 
 - `compute_loss` took ``(config, forward, batch, state, progress, generator)``, where it now takes ``(config, step)``.
   `adapt` recognises the earlier form by its signature and unpacks the step.
+- a head on the network was asked for as a number of attention maps, `attention_maps(config)`, and read as
+  `output.attention`. `adapt` makes `head` of it, and `NetworkOutput` still has the name.
 - modules have moved. `with_new_imports` replaces their earlier names, wherever the file imports them: in functions
   too, which run long after the file was loaded.
 
@@ -18,9 +20,12 @@ import ast
 import importlib
 import inspect
 import pkgutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ssl_core.methods.base import AnyMethod, LossOutput, Step
+from ssl_core.methods.base import AnyMethod, LossOutput, Step, has_own_head
+
+if TYPE_CHECKING:
+    from ssl_core.networks.base import Head
 
 MOVED = {
     "ssl_core._lazy": "ssl_core.system.lazy_torch",
@@ -45,6 +50,7 @@ def adapt(method: AnyMethod) -> bool:
     Returns:
         Whether it can be used: False where `compute_loss` has neither form.
     """
+    _adapt_head(method)
     arguments = inspect.signature(method.compute_loss)
     if _takes(arguments, 2):
         return True
@@ -60,6 +66,19 @@ def adapt(method: AnyMethod) -> bool:
 
     method.compute_loss = compute_loss  # type: ignore[method-assign]
     return True
+
+
+def _adapt_head(method: AnyMethod) -> None:
+    earlier: Any = getattr(method, "attention_maps", None)
+    if earlier is None or has_own_head(method):
+        return
+
+    def head(config: Any, channels: int) -> Head | None:
+        from ssl_core.networks.attention import attention_head
+
+        return attention_head(earlier(config))(channels)
+
+    method.head = head  # type: ignore[method-assign]
 
 
 def _takes(signature: inspect.Signature, positional: int) -> bool:

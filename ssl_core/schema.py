@@ -132,6 +132,11 @@ class BackboneConfig(Section):
         description="of resnet18, resnet34, resnet50: 3x3 without pooling, or ImageNet's; auto: as in the weights, "
         "else small up to 64 pixels",
     )
+    variant: Literal["pytorch", "reference"] = Field(
+        "pytorch",
+        description="of WideResNets: as PyTorch ports have it, or with the FixMatch reference's padding of strided "
+        "convolutions (SAME) and BatchNorm epsilon (1e-3)",
+    )
     lr_scale: float = Field(
         1.0, gt=0, le=10, description="learning rate of all but the head, in multiples of `lr`"
     )
@@ -146,6 +151,30 @@ class BackboneConfig(Section):
     def document(self) -> dict[str, Any]:
         """As plain data, without fields at their defaults."""
         return _beyond_defaults(self)
+
+
+class AugmentConfig(Section):
+    """The strong views of unlabelled images."""
+
+    probability: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="with which each of a strong view's two drawn operations is applied; 1: always, 0.5: as in the "
+        "FixMatch reference and its ports",
+    )
+
+    def document(self) -> dict[str, Any]:
+        """As plain data, without fields at their defaults."""
+        return _beyond_defaults(self)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "data": DataConfig,
+    "backbone": BackboneConfig,
+    "augment": AugmentConfig,
+}
+"""Common sections of a configuration, besides the method's own."""
 
 
 def _beyond_defaults(section: Section) -> dict[str, Any]:
@@ -178,6 +207,9 @@ class RunConfig(Section):
     )
     backbone: BackboneConfig = Field(
         default_factory=BackboneConfig, description="the network's weights at the start, and more (a section)"
+    )
+    augment: AugmentConfig = Field(
+        default_factory=AugmentConfig, description="the strong views of unlabelled images (a section)"
     )
     epochs: int | None = Field(None, ge=1, le=100_000, description="epochs, warm-up included")
     steps_per_epoch: int | None = Field(
@@ -275,8 +307,9 @@ class RunConfig(Section):
         A field of `ADDED_TO_RUN` at its default is absent, as in documents from before it existed.
         """
         plain = self.model_dump(mode="json") | {"data": self.data.document()}
-        plain["backbone"] = self.backbone.document()
-        defaults = {name: RunConfig.model_fields[name].default for name in ADDED_TO_RUN} | {"backbone": {}}
+        plain |= {"backbone": self.backbone.document(), "augment": self.augment.document()}
+        defaults = {name: RunConfig.model_fields[name].default for name in ADDED_TO_RUN}
+        defaults |= {"backbone": {}, "augment": {}}
         plain = {name: v for name, v in plain.items() if name not in defaults or v != defaults[name]}
         parameters = plain.pop("parameters")
         if self.method_digest is None:
@@ -296,5 +329,5 @@ class RunConfig(Section):
         return min(self.epochs, self.stop_after_epoch or self.epochs)
 
 
-ADDED_TO_RUN = frozenset({"backbone", "optimizer", "schedule", "clip_norm", "head_epochs"})
+ADDED_TO_RUN = frozenset({"augment", "backbone", "optimizer", "schedule", "clip_norm", "head_epochs"})
 """Fields that documents recorded by earlier versions do not have."""

@@ -70,7 +70,8 @@ def vat_reference(run: Run, batch: Batch) -> Tensor:
         each = [divergence(p, q) for p, q in zip(targets, moved, strict=True)]
         (found,) = torch.autograd.grad(sum(each[1:], each[0]), start)
         d = torch.stack([row / length(row) for row in found])
-    perturbed = run.network(images + config.eps * d).logits
+    eps = config.eps or 0.05 * (images[0].numel()) ** 0.5
+    perturbed = run.network(images + eps * d).logits
     each = [divergence(p, q) for p, q in zip(targets, perturbed, strict=True)]
     return supervised_reference(run, batch) + config.alpha * sum(each[1:], each[0]) / len(each)
 

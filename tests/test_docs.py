@@ -53,7 +53,10 @@ def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     assert " 0 events are still to be delivered to sqlite:///" in f" {done.stdout}".replace("\n", " ")
 
 
-FUNCTIONS_OF_COMMANDS = {"data": "data_summary", "figures": "pictures", "trials": "trial_records"}
+FUNCTIONS_OF_COMMANDS = {
+    **{"data": "data_summary", "figures": "pictures", "trials": "trial_records"},
+    "watch": "live_page",
+}
 NO_FUNCTION = {"schema", "ui"}  # a JSON schema is no verb; `ui` is MLflow's own server
 
 
@@ -164,3 +167,15 @@ def test_the_code_cites_invariants_by_their_numbers() -> None:
                 assert title.lower() in titles[int(number)], path
                 cited += 1
     assert cited >= 7
+
+
+def test_the_tests_that_the_page_on_reliability_names_are_there() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)(\.\.\.)?`", text)
+    assert len(named) > 80
+    for file, test, more in named:
+        path = ROOT / file if "/" in file else ROOT / "tests" / "tune" / file
+        found = re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+        assert test in found or (more and any(name.startswith(test) for name in found)), f"{file}::{test}"
+    numbers = re.findall(r"^\| (\d+) \|", text, re.MULTILINE)
+    assert numbers == [str(number) for number in range(1, 28)]

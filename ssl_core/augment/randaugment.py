@@ -7,7 +7,8 @@ Where the public implementations differ:
 - ranges: the paper's table, as kekmodel/FixMatch-pytorch has them (enhancements 0.05..0.95, posterize 4..8
   bits, translation by a share of the side). google-research/fixmatch itself takes AutoAugment's: 0.1..1.9,
   1..4 bits, whole pixels;
-- drawn operations are always applied, as the paper says; both codes skip each with probability 1/2;
+- both codes skip each drawn operation with probability 1/2, of which the paper says nothing: `probability` is that of
+  applying it, 1 or theirs;
 - magnitudes are continuous, as in the paper; both codes draw one of nine levels;
 - pixels that a geometric operation uncovers are grey, as in google-research/fixmatch (kekmodel's: black), before the
   second operation is applied; resampling is nearest neighbour, Pillow's default, as in both;
@@ -111,18 +112,22 @@ def _ranges(device: torch.device) -> tuple[Tensor, Tensor]:
     return low.to(device), (high - low).to(device)
 
 
-def draw(n: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+def draw(n: int, size: tuple[int, int], generator: torch.Generator, probability: float = 1.0) -> Draws:
     """Draw n strong views for images of a size (H, W), on the generator's device.
 
-    Operations are uniform and independent, so an image may get the same one twice.
+    Operations are uniform and independent, so an image may get the same one twice. Each is kept with a probability;
+    one that is not becomes the identity. What is drawn besides does not depend on the probability.
     """
     device = generator.device
     operations = torch.randint(len(OPERATIONS), (n, DRAWN), generator=generator, device=device)
     uniform = torch.rand((n, DRAWN), generator=generator, device=device)
+    sides = [torch.randint(side, (n,), generator=generator, device=device) for side in size]
+    if probability < 1:
+        kept = torch.rand((n, DRAWN), generator=generator, device=device) < probability
+        operations = torch.where(kept, operations, OPERATIONS.index("identity"))
     low, span = (part[operations] for part in _ranges(device))
     bits = (uniform * (span + 1)).floor_().minimum(span)
     magnitudes = low + torch.where(operations == OPERATIONS.index("posterize"), bits, uniform * span)
-    sides = [torch.randint(side, (n,), generator=generator, device=device) for side in size]
     return Draws(operations, magnitudes, torch.stack(sides, dim=1))
 
 
@@ -151,6 +156,7 @@ def strong_view(
     images: Tensor,
     generator: torch.Generator,
     apply: Callable[[Tensor, Draws], tuple[Tensor, Geometry]] = apply,
+    probability: float = 1.0,
 ) -> tuple[Tensor, Geometry]:
     """Two random operations and a cut-out box for every image.
 
@@ -158,12 +164,14 @@ def strong_view(
         images: the weak view, (n, H, W, 3) uint8, on any device.
         generator: of all random numbers, on any device; on the images' device it saves a copy.
         apply: the function `apply`, or its compiled version.
+        probability: of applying each operation; a cut-out box there is always.
 
     Returns:
         The strong view, (n, H, W, 3) uint8, and where its pixels come from.
     """
     height, width = images.shape[1:3]
-    return apply(images, draw(len(images), (height, width), generator).to(images.device))
+    draws = draw(len(images), (height, width), generator, probability)
+    return apply(images, draws.to(images.device))
 
 
 def _operate(images: Tensor, operations: Tensor, magnitudes: Tensor, matrices: Tensor) -> Tensor:

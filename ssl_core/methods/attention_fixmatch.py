@@ -21,7 +21,7 @@ Shapes: B labelled images of a step, U = mu * B unlabelled images of a step, C c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ssl_core.augment.randaugment import Geometry
+    from ssl_core.networks.base import Head
 
 
 class AttentionFixMatchConfig(MethodConfig):
@@ -122,14 +123,21 @@ class AttentionFixMatch(Method[AttentionFixMatchConfig, None]):
     Config = AttentionFixMatchConfig
     warmup_share = 0.0  # the report has one for its tasks 1 and 2 only
     unlabelled_views = ("weak", "strong")
+    presets: ClassVar = {"report": {"align": "none"}}  # section 2.3
 
     def idle(self, config: AttentionFixMatchConfig) -> Mapping[str, str]:
         if config.lambda_u == config.lambda_att == 0:
             return {"threshold": "attention_fixmatch.lambda_u = attention_fixmatch.lambda_att = 0"}
         return {}
 
-    def attention_maps(self, config: AttentionFixMatchConfig) -> int:
-        return config.maps
+    def head(self, config: AttentionFixMatchConfig, channels: int) -> Head | None:
+        """The maps, (n, M, h, w), whose sum weights the features; with maps = 0 none."""
+        from ssl_core.networks.attention import attention_head  # delayed: it loads torch
+
+        return attention_head(config.maps)(channels)
+
+    def needs(self, config: AttentionFixMatchConfig) -> frozenset[str]:
+        return frozenset({"positions"}) if config.maps else frozenset()
 
     def shares_crop(self, config: AttentionFixMatchConfig) -> bool:
         return config.maps > 0 and config.align == "geometry"
@@ -168,11 +176,11 @@ class AttentionFixMatch(Method[AttentionFixMatchConfig, None]):
         """Attention over weak and strong views; aligned, the weak one's also where the strong view has it."""
         weak, strong = scene.views["weak"], scene.views["strong"]
         outputs = [scene.forward(view) for view in (weak, strong)]
-        if outputs[0].attention is None or outputs[1].attention is None:
+        if outputs[0].head is None or outputs[1].head is None:
             return ()
         says_weak, says_strong = (scene.says(output.logits) for output in outputs)
         geometry = scene.geometry if config.align == "geometry" else None
-        maps_weak, maps_strong = outputs[0].attention, outputs[1].attention
+        maps_weak, maps_strong = outputs[0].head, outputs[1].head
         kl, _ = attention_divergence(maps_weak, maps_strong, geometry, strong.shape[2:])
         on_weak, on_strong = maps_weak.sum(dim=1).float(), maps_strong.sum(dim=1).float()
         everywhere = torch.ones_like(on_weak, dtype=torch.bool)

@@ -12,58 +12,40 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from ssl_core.methods.output import Averaged, Forward, Output
+from ssl_core.methods.scene import Panel, Scene
 from ssl_core.methods.views import KINDS, view_names
 from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.lazy_torch import torch
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from ssl_core.augment.randaugment import Geometry
+    from ssl_core.networks.base import Head
 
+__all__ = [
+    "AnyMethod",
+    "Averaged",
+    "Batch",
+    "Draw",
+    "Forward",
+    "LossOutput",
+    "Method",
+    "Output",
+    "Panel",
+    "Progress",
+    "PseudoLabels",
+    "Relabel",
+    "Scene",
+    "Setup",
+    "Step",
+    "counted_views",
+    "has_own_head",
+]
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 StateT = TypeVar("StateT")
-
-
-class Output(Protocol):
-    """What the network gives: logits (n, C), the last feature maps (n, D, h, w), attention maps or None.
-
-    A network may have no feature maps; a method that reads them says so in `Method.needs`.
-    """
-
-    @property
-    def logits(self) -> torch.Tensor: ...
-    @property
-    def features(self) -> torch.Tensor | None: ...
-    @property
-    def attention(self) -> torch.Tensor | None: ...
-
-
-class Forward(Protocol):
-    """The model under training, as a function that a method may call as often as it needs.
-
-    `update_statistics=False` leaves BatchNorm's running statistics alone (batch statistics are still used);
-    `full_precision=True` runs in float32 or better even where the rest of the run does not.
-    """
-
-    def __call__(
-        self, images: torch.Tensor, *, update_statistics: bool = True, full_precision: bool = False
-    ) -> Output: ...
-
-
-class Averaged(Protocol):
-    """The moving average of the network (EMA) as a function: a target that changes slowly.
-
-    It never gives a gradient and never changes, its running statistics included. `batch_statistics=False` normalises
-    with the running statistics as the network under training has them at the call (evaluation mode), True with those
-    of the images handed in.
-    """
-
-    def __call__(self, images: torch.Tensor, *, batch_statistics: bool = False) -> Output: ...
 
 
 @dataclass(frozen=True)
@@ -200,51 +182,6 @@ class Draw:
     targets: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One row of a method's picture, one entry an image.
-
-    Attributes:
-        title: what is shown.
-        kind: "image": (n, H, W, 3), 0 to 1; "difference": (n, H, W, 3), signed, in the same unit; "map":
-            (n, h, w), NaN where there is nothing to show, drawn over the images `beneath`.
-        values: float32.
-        captions: a line for each image.
-        right: whether what a caption says is right, where it says something that can be.
-        beneath: (n, H, W, 3), 0 to 1, for a map.
-    """
-
-    title: str
-    kind: Literal["image", "difference", "map"]
-    values: npt.NDArray[np.float32]
-    captions: tuple[str, ...]
-    right: tuple[bool, ...] | None = None
-    beneath: npt.NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a method gets to make a picture of: n validation images that it never trained on.
-
-    Attributes:
-        forward: the evaluated (EMA) network in evaluation mode.
-        images: un-augmented, (n, 3, H, W).
-        views: as in `Batch`.
-        geometry: as in `Batch`.
-        pixels: turns what a network takes into what can be shown, (n, H, W, 3); not clipped.
-        says: of logits (n, C), class and confidence as text, and whether the class is right.
-        generator: noise of the picture's own.
-    """
-
-    forward: Forward
-    images: torch.Tensor
-    views: Mapping[str, torch.Tensor]
-    geometry: Geometry | None
-    pixels: Callable[[torch.Tensor], npt.NDArray[np.float32]]
-    says: Callable[[torch.Tensor], tuple[tuple[str, ...], tuple[bool, ...]]]
-    generator: torch.Generator
-
-
 class Method(ABC, Generic[ConfigT, StateT]):
     """Base of a method: ``class Mine(Method[MyConfig, MyState])``, or ``Method[MyConfig, None]`` without a state.
 
@@ -263,6 +200,8 @@ class Method(ABC, Generic[ConfigT, StateT]):
     """Views of the unlabelled images that `compute_loss` reads, one of a kind: "weak", "strong"."""
     default_mu: ClassVar[int | None] = None
     """mu where the configuration names none; None: the data set's. The steps of an epoch do not depend on it."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Sets of the method's parameters by name, for `--preset`: ``{"report": {"xi": 10.0}}``."""
     digest: str | None = None
     """Digest of the file that the method was loaded from (set by `ssl_core.method_file`); None: it comes with the
     package."""
@@ -281,16 +220,24 @@ class Method(ABC, Generic[ConfigT, StateT]):
         """
         return dict.fromkeys(self.unlabelled_views, 1)
 
-    def attention_maps(self, config: ConfigT) -> int:
-        """Maps of the attention head on the network; 0: no head."""
-        return 0
+    def head(self, config: ConfigT, channels: int) -> Head | None:
+        """A part of the network that is the method's own, on the last feature maps; None: there is none.
+
+        It is trained and averaged with the rest, during the warm-up too. What it gives is `Output.head`.
+
+        Args:
+            config: the method's parameters.
+            channels: D of the feature maps (n, D, h, w).
+        """
+        return None
 
     def needs(self, config: ConfigT) -> frozenset[str]:
-        """What the method reads of the network's output besides logits: "features", "attention", or nothing.
+        """What the network must have besides logits: "features" (the last maps), "positions" (several of them), or
+        nothing.
 
-        A run with a network that lacks it is refused.
+        A run with a network that lacks it is refused. A method with a head needs features.
         """
-        return frozenset({"attention"}) if self.attention_maps(config) else frozenset()
+        return frozenset({"features"}) if has_own_head(self) else frozenset()
 
     def shares_crop(self, config: ConfigT) -> bool:
         """Whether the strong view is made from the weak view, with the same flip and crop.
@@ -329,6 +276,11 @@ class Method(ABC, Generic[ConfigT, StateT]):
 
 AnyMethod = Method[Any, Any]
 """A method whose configuration and state are not known where it is used: the loop treats all methods alike."""
+
+
+def has_own_head(method: AnyMethod) -> bool:
+    """Whether the method defines `head`, so that some configuration of it may have one."""
+    return getattr(method.head, "__func__", None) is not Method.head
 
 
 def counted_views(method: AnyMethod, config: MethodConfig) -> dict[str, int]:

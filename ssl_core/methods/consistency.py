@@ -8,7 +8,7 @@ This saves about a third of a step's arithmetic. BatchNorm works as in USB (micr
 algorithms/fixmatch/fixmatch.py, `use_cat: False`): every pass normalises with the statistics of its own batch and
 updates the running ones.
 
-Shapes: B labelled images, U unlabelled images, C classes, M attention maps of h x w positions.
+Shapes: B labelled images, U unlabelled images, C classes.
 """
 
 from __future__ import annotations
@@ -36,18 +36,17 @@ class Triple:
 
 
 def forward_views(forward: Forward, batch: Batch, weak_forward: WeakForward) -> tuple[Triple, Triple | None]:
-    """Logits (n, C) of all images, and attention maps (n, M, h, w) where the network has a head."""
+    """Logits (n, C) of all images, and what the method's head gives, where it has one."""
     weak, strong = batch.views["weak"], batch.views["strong"]
     if weak_forward == "joint":
         output = forward(torch.cat([batch.labelled, weak, strong]))
         sizes = [len(batch.labelled), len(weak), len(strong)]
         logits = Triple(*torch.split(output.logits, sizes))
-        maps = output.attention
-        return logits, None if maps is None else Triple(*torch.split(maps, sizes))
+        return logits, None if output.head is None else Triple(*torch.split(output.head, sizes))
     of_labelled, of_strong = forward(batch.labelled), forward(strong)
     with torch.no_grad():
         of_weak = forward(weak)
     logits = Triple(of_labelled.logits, of_weak.logits, of_strong.logits)
-    if of_labelled.attention is None or of_weak.attention is None or of_strong.attention is None:
+    if of_labelled.head is None or of_weak.head is None or of_strong.head is None:
         return logits, None
-    return logits, Triple(of_labelled.attention, of_weak.attention, of_strong.attention)
+    return logits, Triple(of_labelled.head, of_weak.head, of_strong.head)

@@ -11,6 +11,10 @@ both, with at most mu*B images of X a step.
 
 The report's algorithm rebuilds X every epoch, its text "accumulates" it; `accumulate` does what the text says.
 
+All images of a step go through the network in one pass, so that BatchNorm sees the union, as the loss does. With
+`statistics: labelled` there are two passes, each with its batch's statistics, of which the labelled one alone moves the
+running statistics, as in google-research/fixmatch (pseudo_label.py) and USB.
+
 Shapes: B labelled images of a step, m images of X of a step, n images without a label, C classes.
 """
 
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field
 
@@ -35,6 +40,11 @@ class PseudoLabelConfig(MethodConfig):
     )
     accumulate: bool = Field(
         False, description="keep accepted pseudo-labels in later epochs, as the report's text says"
+    )
+    statistics: Literal["all", "labelled"] = Field(
+        "all",
+        description="which images move BatchNorm's running statistics: all of a step, in one pass; or the labelled "
+        "ones, the others having a pass of their own (google-research/fixmatch, USB)",
     )
 
 
@@ -115,8 +125,13 @@ class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
         """Cross-entropy on labelled images and on accepted ones with their pseudo-labels."""
         batch = step.batch
         assert batch.targets is not None
-        images = torch.cat([batch.labelled, batch.views["weak"]])
-        each = losses.cross_entropy(step.forward(images).logits, torch.cat([batch.labels, batch.targets]))
+        weak = batch.views["weak"]
+        if config.statistics == "all" or not len(weak):
+            logits = step.forward(torch.cat([batch.labelled, weak])).logits
+        else:
+            of_labelled = step.forward(batch.labelled).logits
+            logits = torch.cat([of_labelled, step.forward(weak, update_statistics=False).logits])
+        each = losses.cross_entropy(logits, torch.cat([batch.labels, batch.targets]))
         supervised, unsupervised = each[: len(batch.labels)], each[len(batch.labels) :]
         terms: dict[str, torch.Tensor] = {"loss_supervised": supervised.mean()}
         if len(unsupervised):

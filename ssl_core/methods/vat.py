@@ -24,7 +24,9 @@ Shapes: B labelled and U unlabelled images of a step, C classes; images, d, g an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -33,26 +35,29 @@ from ssl_core.methods.base import Forward, LossOutput, Method, Panel, Scene, Ste
 from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
+EPS_SHARE = 0.05
+"""eps as a share of a typical image's norm, where a configuration names no eps (docs/methods/vat.md)."""
+
 
 class VATConfig(MethodConfig):
-    """Parameters of virtual adversarial training; the defaults are the report's (section 2.4)."""
+    """Parameters of virtual adversarial training. The report's (section 2.4) are the preset `report`."""
 
     xi: float = Field(
-        10.0,
+        0.1,
         ge=1e-6,
         le=1e3,
         description="step at which the power iteration takes its gradient, L2 norm in the normalised input's "
         "units (report, section 2.4: 10; Miyato et al. 2018: 1e-6, which float32 images hardly resolve)",
     )
-    eps: float = Field(
-        10.0,
+    eps: float | None = Field(
+        None,
         gt=0,
         le=1e3,
-        description="size of the perturbation r, L2 norm in the normalised input's units (report, section 2.4: "
-        "10; takerum/vat_tf: 8 to 10 on CIFAR-10, but of ZCA-whitened images)",
+        description="size of the perturbation r, L2 norm in the normalised input's units; none: a twentieth of a "
+        "typical image's norm (report, section 2.4: 10; takerum/vat_tf: 8 to 10, but of ZCA-whitened images)",
     )
     iterations: int = Field(
-        5,
+        1,
         ge=0,
         le=100,
         description="power iterations, each one more forward and backward pass; 0: random perturbation "
@@ -69,6 +74,18 @@ class VATConfig(MethodConfig):
         description="add the mean entropy of the unlabelled predictions, with weight 1 (report, section 2.2; "
         "`vatent` of takerum/vat_tf); with alpha = 0: entropy minimisation alone",
     )
+
+
+def eps_of(config: VATConfig, images: torch.Tensor) -> float:
+    """eps as it was asked for, or `EPS_SHARE` of the norm that normalised images of this size have on average.
+
+    A normalised image has values of mean 0 and variance 1, so its expected squared norm is the number of its values.
+
+    Args:
+        config: the parameters.
+        images: (U, 3, H, W), of which the size counts.
+    """
+    return EPS_SHARE * math.sqrt(images[0].numel()) if config.eps is None else config.eps
 
 
 def norms(d: torch.Tensor) -> torch.Tensor:
@@ -142,6 +159,7 @@ class VAT(Method[VATConfig, None]):
     Config = VATConfig
     warmup_share = 35 / 300  # report, section 2.4
     unlabelled_views = ("weak",)
+    presets: ClassVar = {"report": {"xi": 10.0, "eps": 10.0, "iterations": 5}}  # section 2.4
 
     def idle(self, config: VATConfig) -> Mapping[str, str]:
         if config.alpha == 0:
@@ -154,6 +172,7 @@ class VAT(Method[VATConfig, None]):
         Logged besides the losses: eps as a share of the images' own norm.
         """
         images = step.batch.views["weak"]
+        eps = eps_of(config, images)
         total = losses.cross_entropy(step.forward(step.batch.labelled).logits, step.batch.labels).mean()
         terms = {"loss_supervised": total}
         if config.alpha == 0 and not config.use_entmin:
@@ -174,9 +193,9 @@ class VAT(Method[VATConfig, None]):
                 # Where both are the same to the last bit, the power iteration uses the pass of the loss.
                 clean=clean if in_full_precision(clean) else None,
             )
-            perturbed = step.forward(images + config.eps * d, update_statistics=False).logits
+            perturbed = step.forward(images + eps * d, update_statistics=False).logits
             lds = losses.kl_divergence(clean.detach(), perturbed).mean()
-            terms |= {"loss_unsupervised": lds, "vat_eps_share": (config.eps / norms(images)).mean()}
+            terms |= {"loss_unsupervised": lds, "vat_eps_share": (eps / norms(images)).mean()}
             total = total + config.alpha * lds
         if config.use_entmin:
             terms["loss_entropy"] = losses.entropy(clean).mean()
@@ -187,20 +206,20 @@ class VAT(Method[VATConfig, None]):
         """Original, perturbation and perturbed images, as in the report's figure 5."""
         if config.alpha == 0:
             return ()
-        x = scene.images
+        x, eps = scene.images, eps_of(config, scene.images)
         noise = torch.randn(x.shape, generator=scene.generator, dtype=x.dtype, device=x.device)
         with torch.enable_grad():
             d = adversarial_direction(scene.forward, x, noise, xi=config.xi, iterations=config.iterations)
-        clean, perturbed = (scene.forward(images).logits for images in (x, x + config.eps * d))
+        clean, perturbed = (scene.forward(images).logits for images in (x, x + eps * d))
         before, before_right = scene.says(clean)
         after, after_right = scene.says(perturbed)
-        original, moved = scene.pixels(x), scene.pixels(x + config.eps * d)
-        shares = (config.eps / norms(x)).flatten().tolist()
+        original, moved = scene.pixels(x), scene.pixels(x + eps * d)
+        shares = (eps / norms(x)).flatten().tolist()
         kl = losses.kl_divergence(clean, perturbed).tolist()
         return (
             Panel("original", "image", original.clip(0, 1), before, before_right),
             Panel(
-                f"perturbation r, |r| = {config.eps:.3g}",
+                f"perturbation r, |r| = {eps:.3g}",
                 "difference",
                 moved - original,
                 tuple(f"{share:.0%} of |x|, KL {each:.2g}" for share, each in zip(shares, kl, strict=True)),

@@ -1,6 +1,6 @@
-"""Confidence that means what it says: one temperature for all logits, and the expected calibration error.
+"""Confidence that means what it says: one temperature for all logits.
 
-Guo et al. 2017, "On Calibration of Modern Neural Networks", sections 2 and 4.2: logits are divided by a temperature T
+Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2: logits are divided by a temperature T
 that minimises the cross-entropy on validation images. T changes no prediction. A network that is right on every
 validation image would get T = 0, confidence 1: the targets are therefore smoothed by Laplace's rule of succession, as
 Platt (1999) smooths his: the right class gets (n + 1) / (n + 2) and the others share the rest.
@@ -14,8 +14,6 @@ import math
 
 import torch
 
-BINS = 15
-"""Equally wide bins of confidence (ibid., section 5)."""
 _LOWEST, _HIGHEST, _HALVINGS = 1e-3, 1e3, 100
 
 
@@ -45,19 +43,3 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         else:
             low = middle
     return math.exp(-(low + high) / 2)
-
-
-def expected_calibration_error(logits: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0) -> float:
-    """The mean gap between confidence and accuracy over bins of confidence, in points (0 to 100).
-
-    Args:
-        logits: (n, C), n at least 1.
-        labels: (n,) int64.
-        temperature: that logits are divided by.
-    """
-    probabilities = (logits.detach().to("cpu", torch.float64) / temperature).softmax(dim=1)
-    confidence, predicted = probabilities.max(dim=1)
-    right = (predicted == labels.cpu()).to(torch.float64)
-    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # (lower, upper]
-    gaps = torch.zeros(BINS, dtype=torch.float64).scatter_add_(0, bins, confidence - right)
-    return 100 * float(gaps.abs().sum()) / len(labels)

@@ -10,9 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ssl_core import method_file
-from ssl_core.measures import images_and_wrong
-from ssl_core.model.calibration import expected_calibration_error, fit_temperature
+from ssl_core.measures import expected_calibration_error, images_and_wrong
+from ssl_core.model.calibration import fit_temperature
 from ssl_core.model.card import (
     FORMAT,
     Calibration,
@@ -24,6 +26,8 @@ from ssl_core.model.card import (
     read_card,
 )
 from ssl_core.model.folder import write_folder
+from ssl_core.networks.attention import AttentionHead
+from ssl_core.networks.base import Head
 from ssl_core.preparation import prepare
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
@@ -76,13 +80,12 @@ def make_model(
         run.load_state(state)
     except ValueError as error:
         raise ConfigError(f"{training}: {error}. The images are not those that it was trained on.") from None
+    maps, weights = _without_code(run)
     calibration = _calibrated(run) if len(run.valid) else _of_sibling(sibling)
     card = Card(
         format=FORMAT,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        network=Network(
-            name=config.network or "", attention_maps=run.method.attention_maps(config.parameters)
-        ),
+        network=Network(name=config.network or "", attention_maps=maps),
         classes=list(data.classes),
         image=_image_rule(run),
         method=config.method,
@@ -96,7 +99,26 @@ def make_model(
         origin={k: str(v) for k, v in (origin or {}).items()},
         weights_sha256="",
     )
-    return Made(folder, write_folder(folder, card, run.ema.network.state_dict()))
+    return Made(folder, write_folder(folder, card, weights))
+
+
+def _without_code(run: Run) -> tuple[int, dict[str, Tensor]]:
+    """Maps of the attention head, and the weights, as a network has them that is built without the method's code.
+
+    A head that the classifier does not depend on is left out.
+
+    Raises:
+        ConfigError: the classifier depends on a head that only the method's code can build.
+    """
+    head, weights = run.network.head, run.ema.network.state_dict()
+    if isinstance(head, AttentionHead):
+        return head.conv2.out_channels, weights
+    if head is not None and type(head).pooling is not Head.pooling:
+        raise ConfigError(
+            f"the head of the method {run.method.name!r} weighs what the classifier reads, and a model's folder holds "
+            "no code that could build it. Read the network from the run's checkpoint, or train without such a head."
+        )
+    return 0, {name: value for name, value in weights.items() if not name.startswith("head.")}
 
 
 def _result_of(training: Path) -> Result:

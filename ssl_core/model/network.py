@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from ssl_core.networks.attention import attention_head
 from ssl_core.networks.registry import build_network
 from ssl_core.schema import MethodConfig, RunConfig
 from ssl_core.system.errors import ConfigError
@@ -48,7 +49,7 @@ def build(card: Card) -> nn.Module:
             len(card.classes),
             bn_momentum=config.bn_momentum or 0.1,
             seed=config.seed,
-            attention_maps=card.network.attention_maps,
+            head=attention_head(card.network.attention_maps),
             image_size=card.image.size,
             backbone=config.backbone,
             load_weights=False,  # those of the model follow

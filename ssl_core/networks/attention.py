@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ssl_core.networks.base import Head, HeadMaker
 
-class AttentionHead(nn.Module):
+
+class AttentionHead(Head):
     """M attention maps over the last feature maps: conv 1x1 (D to D), BatchNorm, ReLU, conv 1x1 (D to M).
 
     Unlike in the report, the maps are divided by sqrt(D). Their sum then starts with unit variance for every D and M,
@@ -18,15 +20,19 @@ class AttentionHead(nn.Module):
     within 20 steps, even from small initial weights.
     """
 
-    def __init__(self, channels: int, maps: int, bn: float) -> None:
+    def __init__(self, channels: int, maps: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels, momentum=bn)
+        self.bn = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, maps, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         maps: torch.Tensor = self.conv2(functional.relu(self.bn(self.conv1(features))))
         return maps / math.sqrt(features.shape[1])
+
+    def pooling(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of the maps: the report's "bi-pooling"."""
+        return values.sum(dim=1, keepdim=True)
 
     def initialise(self, stream: torch.Generator) -> None:
         """Initialise every convolution as WideResNet does: N(0, sqrt(2 / (k * k * out))), zero bias."""
@@ -34,3 +40,8 @@ class AttentionHead(nn.Module):
             nn.init.normal_(module.weight, 0.0, (2 / module.out_channels) ** 0.5, generator=stream)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def attention_head(maps: int) -> HeadMaker:
+    """Makes a head of so many maps; of 0: none."""
+    return lambda channels: AttentionHead(channels, maps) if maps else None

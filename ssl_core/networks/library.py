@@ -1,6 +1,6 @@
 """A network of a library as this project uses one: what methods read of it, and where its backbone ends.
 
-Shapes: n images, C classes, D channels of the last feature maps of h x w positions, M attention maps.
+Shapes: n images, C classes, D channels of the last feature maps of h x w positions.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_core.networks.attention import AttentionHead
-from ssl_core.networks.base import Network, NetworkOutput
+from ssl_core.networks.base import Head, Network, NetworkOutput
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Parts:
         encode: images (n, 3, H, W) to what the classifier reads: feature maps or tokens.
         classify: that to logits (n, C).
         maps: what `encode` gave, as feature maps (n, D, h, w); a transformer's are its tokens on their grid.
-        classify_maps: feature maps (n, D, h, w), weighted by attention, to logits. A transformer whose classifier reads
+        classify_maps: feature maps (n, D, h, w), weighted by a head, to logits. A transformer whose classifier reads
             a class token classifies the mean of the weighted tokens instead.
     """
 
@@ -40,7 +39,7 @@ def same(_: object, features: Tensor) -> Tensor:
 
 
 class LibraryNetwork(Network):
-    """A library's network with a classifier for C classes, and an attention head if a method asks for one.
+    """A library's network with a classifier for C classes, and a method's head if it has one.
 
     Args:
         trunk: the library's network, its classifier included.
@@ -63,7 +62,7 @@ class LibraryNetwork(Network):
     ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head: AttentionHead | None = None
+        self.head: Head | None = None
         self.parts, self.classifier_names = parts, classifier
         self.left_out, self._adapt = left_out, adapt
 
@@ -80,17 +79,18 @@ class LibraryNetwork(Network):
         return state if self._adapt is None else self._adapt(self.trunk, state)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Logits of normalised images, (n, 3, H, W), with feature maps and the head's maps where there are some."""
+        """Logits of normalised images, (n, 3, H, W), with feature maps and what the head gives where there are some."""
         if self.parts is None:
             return NetworkOutput(self.trunk(images), None)
         encoded = self.parts.encode(self.trunk, images)
         features = self.parts.maps(self.trunk, encoded)
         if self.head is None:
             return NetworkOutput(self.parts.classify(self.trunk, encoded), features)
-        maps = self.head(features)
-        # As in WideResNet: the sum of the maps weights the features before the global average.
-        weighted = maps.sum(dim=1, keepdim=True) * features
-        return NetworkOutput(self.parts.classify_maps(self.trunk, weighted), features, maps)
+        values = self.head(features)
+        weights = self.head.pooling(values)
+        if weights is None:
+            return NetworkOutput(self.parts.classify(self.trunk, encoded), features, values)
+        return NetworkOutput(self.parts.classify_maps(self.trunk, weights * features), features, values)
 
 
 def last_layer(trunk: nn.Module) -> str:

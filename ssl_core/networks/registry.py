@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from ssl_core.methods.base import has_own_head
 from ssl_core.networks.names import SMALLEST, library_of, parse_network
 from ssl_core.registry import method_of
 from ssl_core.schema import BackboneConfig, RunConfig
+from ssl_core.system.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from ssl_core.networks.base import Network, Statistics
+    from ssl_core.networks.base import Head, HeadMaker, Network, Statistics
     from ssl_core.networks.library import LibraryNetwork
 
 __all__ = ["SMALLEST", "build_network", "network_of", "normalisation_of", "parse_network"]
@@ -31,12 +34,13 @@ def network_of(config: RunConfig, num_classes: int, image_size: int, *, load_wei
     Raises:
         ConfigError: as `build_network`.
     """
+    method = method_of(config)
     return build_network(
         config.network or "",
         num_classes,
         bn_momentum=config.bn_momentum or 0.1,
         seed=config.seed,
-        attention_maps=method_of(config).attention_maps(config.parameters),
+        head=partial(method.head, config.parameters) if has_own_head(method) else None,
         image_size=image_size,
         backbone=config.backbone,
         load_weights=load_weights,
@@ -49,7 +53,7 @@ def build_network(
     *,
     bn_momentum: float,
     seed: int,
-    attention_maps: int = 0,
+    head: HeadMaker | None = None,
     image_size: int = 32,
     backbone: BackboneConfig | None = None,
     load_weights: bool = True,
@@ -60,8 +64,8 @@ def build_network(
         name: as in the configuration.
         num_classes: outputs of the classifier.
         bn_momentum: weight of a new batch in BatchNorm's running statistics.
-        seed: of the training; the backbone and the attention head have a random stream each.
-        attention_maps: maps of the attention head; 0: no head.
+        seed: of the training; the backbone and the method's head have a random stream each.
+        head: makes the method's head; None: there is none.
         image_size: side of the images in pixels.
         backbone: weights to start from, and more; a ResNet's stem `auto` goes by the image size alone.
         load_weights: False: leave the initial weights random.
@@ -73,12 +77,16 @@ def build_network(
     # Delayed, because it loads torch, and a configuration that names a network is checked without it.
     import torch
 
+    from ssl_core.networks.wide_resnet import REFERENCE_EPSILON
+
     backbone = backbone or BackboneConfig()
-    network = _initialised(name, num_classes, bn_momentum, seed, attention_maps, image_size, backbone)
+    seeded = None if head is None else partial(_seeded, head, seed)
+    network = _initialised(name, num_classes, bn_momentum, seed, seeded, image_size, backbone)
+    is_reference = backbone.variant == "reference"
     for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             module.momentum = bn_momentum
-            module.eps = backbone.bn_epsilon or module.eps
+            module.eps = backbone.bn_epsilon or (REFERENCE_EPSILON if is_reference else module.eps)
     if load_weights and backbone.weights != "none":
         _load(network, name, image_size, backbone)
     return network.to(memory_format=torch.channels_last)
@@ -114,12 +122,36 @@ def small_stem(backbone: BackboneConfig, image_size: int) -> bool:
     return backbone.stem == "small" or (backbone.stem == "auto" and image_size <= 64)
 
 
+def _seeded(head: HeadMaker, seed: int, channels: int) -> Head | None:
+    """The head with its initial values, from a random stream of its own.
+
+    Raises:
+        ConfigError: what the method gave is no head.
+    """
+    import torch
+
+    from ssl_core.networks.base import Head
+    from ssl_core.training.rng import generator, stream_seed
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream_seed(seed, "attention head"))
+        made: object = head(channels)
+    if made is not None and not isinstance(made, Head):
+        raise ConfigError(
+            f"the method's head() returned {type(made).__name__}: a module derived from ssl_core.networks.base.Head is "
+            "expected, or None."
+        )
+    if made is not None:
+        made.initialise(generator(seed, "attention head"))
+    return made
+
+
 def _initialised(
     name: str,
     num_classes: int,
     bn_momentum: float,
     seed: int,
-    attention_maps: int,
+    head: HeadMaker | None,
     image_size: int,
     backbone: BackboneConfig,
 ) -> Network:
@@ -129,18 +161,17 @@ def _initialised(
 
     if name.startswith("wrn"):
         depth, width = parse_network(name)
-        network = WideResNet(depth, width, num_classes, bn_momentum, attention_maps)
-        network.initialise(generator(seed, "initialisation"), generator(seed, "attention head"))
+        network = WideResNet(depth, width, num_classes, bn_momentum, head, backbone.variant == "reference")
+        network.initialise(generator(seed, "initialisation"))
         return network
-    return _of_library(name, num_classes, bn_momentum, seed, attention_maps, image_size, backbone)
+    return _of_library(name, num_classes, seed, head, image_size, backbone)
 
 
 def _of_library(
     name: str,
     num_classes: int,
-    bn_momentum: float,
     seed: int,
-    attention_maps: int,
+    head: HeadMaker | None,
     image_size: int,
     backbone: BackboneConfig,
 ) -> LibraryNetwork:
@@ -148,17 +179,15 @@ def _of_library(
     import torch
 
     from ssl_core.networks import library
-    from ssl_core.networks.attention import AttentionHead
     from ssl_core.training.rng import generator, stream_seed
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(seed, "initialisation"))
         network = _bare(name, num_classes, image_size, backbone)
     library.initialise_classifier(network, generator(seed, "initialisation", 1))
-    if attention_maps:
-        channels = library.feature_shape(network, image_size)[0]
-        network.head = AttentionHead(channels, attention_maps, bn_momentum)
-        network.head.initialise(generator(seed, "attention head"))
+    shape = library.feature_shape(network, image_size) if head is not None else ()
+    if head is not None and shape:
+        network.head = head(shape[0])
     return network
 
 

@@ -43,6 +43,11 @@ def settle(
             f"{', '.join(RESNETS)}."
         )
     own = name.startswith("wrn")
+    if backbone.variant != "pytorch" and not own:
+        raise ConfigError(
+            f"backbone.variant = {backbone.variant!r}: there is one of WideResNets alone, and the network is {name}. "
+            "Leave it out, or take a network such as wrn-28-2."
+        )
     if own and backbone.weights == "default":
         raise ConfigError(
             f"backbone.weights = 'default': {name} comes with no library, so there are none. Take `none` or a file."
@@ -116,10 +121,11 @@ def _check_needs(name: str, needs: Collection[str], image_size: int, shape: tupl
             f"network = {name!r}: the method needs {' and '.join(sorted(needs))}, but of this network only logits can "
             "be had. Take another network, such as resnet18, or another method."
         )
-    if "attention" in needs and shape[1] * shape[2] < 2:
+    # "attention" is what method files of earlier versions say.
+    if {"positions", "attention"} & set(needs) and shape[1] * shape[2] < 2:
         raise ConfigError(
-            f"network = {name!r}: the method compares attention at several places, but of images of {image_size}x"
-            f"{image_size} pixels the last feature maps are one pixel. Raise data.image_size, or take another network."
+            f"network = {name!r}: the method compares several places of the last feature maps, but of images of "
+            f"{image_size}x{image_size} pixels these are one pixel. Raise data.image_size, or take another network."
         )
 
 

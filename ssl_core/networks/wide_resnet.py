@@ -2,8 +2,12 @@
 
 As in google-research/fixmatch, libml/models.py: LeakyReLU 0.1, pre-activation, only the first block
 of stage 1 activates before the residual, convolutions N(0, sqrt(2 / (k*k*out))), classifier Xavier normal
-with zero bias. BatchNorm's momentum is a field of the configuration. Its epsilon is 1e-5, as in the PyTorch ports (the
-reference has 1e-3), unless `backbone.bn_epsilon` says otherwise (docs/networks.md).
+with zero bias. BatchNorm's momentum is a field of the configuration.
+
+Three things are as in the PyTorch ports instead: BatchNorm's epsilon is 1e-5 (the reference: 1e-3), strided
+convolutions pad one pixel on every side (TensorFlow's SAME pads an even side at its end alone), and convolutions have
+no biases, which change nothing before a BatchNorm. `backbone.variant: reference` has the reference's epsilon and
+padding (docs/networks.md).
 
 Shapes: n images, D = 64 * width channels of the last feature maps, h = w = side / 4, C classes.
 """
@@ -14,22 +18,37 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ssl_core.networks.attention import AttentionHead
-from ssl_core.networks.base import Network, NetworkOutput
+from ssl_core.networks.base import HeadMaker, Network, NetworkOutput
 
 LEAK = 0.1
+REFERENCE_EPSILON = 1e-3
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's SAME padding: ceil(side / stride) outputs, an odd pixel of padding at the end."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        around: list[int] = []
+        for axis in (1, 0):  # functional.pad wants the last axis first
+            side, kernel, stride = images.shape[2 + axis], self.kernel_size[axis], self.stride[axis]
+            padding = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            around += [padding // 2, padding - padding // 2]
+        return super().forward(functional.pad(images, around))
 
 
 class Block(nn.Module):
     """Two 3x3 convolutions, each after BatchNorm and LeakyReLU, and the residual."""
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, activate_before_residual: bool, bn: float
+        self, inputs: int, outputs: int, stride: int, activate_before_residual: bool, bn: float, same: bool
     ) -> None:
         super().__init__()
         self.activate_before_residual = activate_before_residual
         self.bn1 = nn.BatchNorm2d(inputs, momentum=bn)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        if same and stride > 1:
+            self.conv1: nn.Conv2d = SameConv2d(inputs, outputs, 3, stride, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs, momentum=bn)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
@@ -54,11 +73,18 @@ class WideResNet(Network):
         width: widening factor k: 16k, 32k and 64k channels.
         num_classes: C.
         bn_momentum: weight of a new batch in BatchNorm's running statistics.
-        attention_maps: M of the attention head; 0: no head, plain average pooling.
+        head: makes a method's head for so many channels; None: no head.
+        same: whether strided convolutions have TensorFlow's SAME padding; False: a pixel on every side.
     """
 
     def __init__(
-        self, depth: int, width: int, num_classes: int, bn_momentum: float = 0.1, attention_maps: int = 0
+        self,
+        depth: int,
+        width: int,
+        num_classes: int,
+        bn_momentum: float = 0.1,
+        head: HeadMaker | None = None,
+        same: bool = False,
     ) -> None:
         super().__init__()
         blocks_per_stage = (depth - 4) // 6
@@ -67,14 +93,15 @@ class WideResNet(Network):
         for stage, outputs in enumerate([16 * width, 32 * width, 64 * width]):
             for number in range(blocks_per_stage):
                 stride = 2 if stage > 0 and number == 0 else 1
-                blocks.append(Block(channels, outputs, stride, stage == 0 and number == 0, bn_momentum))
+                first = stage == 0 and number == 0
+                blocks.append(Block(channels, outputs, stride, first, bn_momentum, same))
                 channels = outputs
         self.blocks = nn.Sequential(*blocks)
         self.bn = nn.BatchNorm2d(channels, momentum=bn_momentum)
         self.classifier = nn.Linear(channels, num_classes)
-        self.head = AttentionHead(channels, attention_maps, bn_momentum) if attention_maps else None
+        self.head = None if head is None else head(channels)
 
-    left_out = ("head.",)  # a file may be of a network with an attention head
+    left_out = ("head.",)  # a file may be of a network with a method's head
 
     @property
     def heads(self) -> list[nn.Module]:
@@ -84,24 +111,16 @@ class WideResNet(Network):
         features = _activate(self.bn(self.blocks(self.stem(images))))
         if self.head is None:
             return NetworkOutput(self.classifier(features.mean(dim=(2, 3))), features)
-        maps = self.head(features)
-        # The report's "bi-pooling": the sum of the maps weights the features before the global average.
-        pooled = (maps.sum(dim=1, keepdim=True) * features).mean(dim=(2, 3))
-        return NetworkOutput(self.classifier(pooled), features, maps)
+        values = self.head(features)
+        weights = self.head.pooling(values)
+        weighted = features if weights is None else weights * features
+        return NetworkOutput(self.classifier(weighted.mean(dim=(2, 3))), features, values)
 
-    def initialise(self, backbone: torch.Generator, head: torch.Generator) -> None:
-        """Initialise every parameter (on the CPU, so that every device starts with the same bits).
-
-        The head has its own random stream, so the backbone's bits are the same with and without it.
-        """
-        own_stream = set() if self.head is None else set(self.head.modules())
-        for module in self.modules():
-            stream = head if module in own_stream else backbone
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, (2 / fan_out) ** 0.5, generator=stream)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear):
-                nn.init.xavier_normal_(module.weight, generator=stream)
-                nn.init.zeros_(module.bias)
+    def initialise(self, stream: torch.Generator) -> None:
+        """Initialise every parameter but the head's (on the CPU, so that every device starts with the same bits)."""
+        for part in (self.stem, *self.blocks.modules()):
+            if isinstance(part, nn.Conv2d):
+                fan_out = part.kernel_size[0] * part.kernel_size[1] * part.out_channels
+                nn.init.normal_(part.weight, 0.0, (2 / fan_out) ** 0.5, generator=stream)
+        nn.init.xavier_normal_(self.classifier.weight, generator=stream)
+        nn.init.zeros_(self.classifier.bias)

@@ -33,7 +33,24 @@ def unknown(kind: str, given: str, known: Iterable[str], *, where: str = "") -> 
         where: the place it was given at, for example a file and line; "" for the command line.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = _nearest(given, names)
+    hint = f" Did you mean {near!r}?" if near else ""
     place = f"{where}: " if where else ""
     return ConfigError(f"{place}unknown {kind} {given!r}.{hint} Known: {', '.join(names)}.")
+
+
+def _nearest(given: str, names: list[str]) -> str | None:
+    """The known name that was meant, if any. Without its section a dotted name is known as well: ``threshold`` is
+    ``pseudo_label.threshold``."""
+    last = given.rpartition(".")[2]
+
+    def likeness(name: str) -> float:
+        ends = difflib.SequenceMatcher(None, name.rpartition(".")[2], last).ratio()
+        return max(ends, difflib.SequenceMatcher(None, name, given).ratio())
+
+    best = max(names, key=lambda name: (likeness(name), name), default=None)
+    return best if best is not None and likeness(best) >= LIKE else None
+
+
+LIKE = 0.5
+"""How much of two names has to be the same, from 0 to 1, that one may have been meant for the other."""

@@ -12,7 +12,14 @@ from collections.abc import Iterator
 import torch
 
 from ssl_core import losses
-from ssl_core.measures import balanced_error, count_confusion, images_and_wrong, matrix_of
+from ssl_core.measures import (
+    balanced_error,
+    count_confusion,
+    expected_calibration_error,
+    images_and_wrong,
+    matrix_of,
+    overconfidence,
+)
 from ssl_core.methods.base import Progress, Relabel, counted_views
 from ssl_core.system import memory
 from ssl_core.system.errors import NonFiniteError
@@ -116,7 +123,8 @@ def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
 
 
 def _validate(run: Run) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """Errors (percent) and loss (nats) of the EMA model on the validation images, and the counts by class.
+    """Errors (percent), loss (nats) and calibration (points) of the EMA model on the validation images, and the counts
+    by class.
 
     The counts are `images` and `wrong` of each class; after the run's last epoch also `confusion`, row by row.
     A refit has no validation images: of it nothing is measured but that its weights are finite.
@@ -141,6 +149,8 @@ def _validate(run: Run) -> tuple[dict[str, float], dict[str, list[int]]]:
         "val/error": 100 * sum(wrong) / len(labels),
         "val/error_balanced": balanced_error(images, wrong),
         "val/loss": float(loss),
+        "val/ece": expected_calibration_error(logits, labels),
+        "val/overconfidence": overconfidence(logits, labels),
     }
     return metrics, counts
 

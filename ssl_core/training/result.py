@@ -54,6 +54,8 @@ class Result:
         seed: training seed.
         versions: fingerprint of processor and versions.
         val_loss: mean cross-entropy of the EMA model on the validation images, in nats.
+        val_ece: expected calibration error on the validation images, in points.
+        val_overconfidence: mean confidence less accuracy there, in points.
         val_error_balanced, test_error_balanced: means of the classes' errors in percent.
         classes: their names, in the order of the labels.
         val_error_by_class, test_error_by_class: percent of each class's images; None for a class without an image.
@@ -75,6 +77,8 @@ class Result:
     seed: int
     versions: dict[str, str]
     val_loss: float | None = None
+    val_ece: float | None = None
+    val_overconfidence: float | None = None
     val_error_balanced: float | None = None
     test_error_balanced: float | None = None
     classes: list[str] | None = None
@@ -224,6 +228,8 @@ def result_of(run: Run, reading: Mapping[str, Any] | None = None) -> Result:
         seed=run.config.seed,
         versions=environment.fingerprint(run.config.device),
         val_loss=last.metrics.get("val/loss"),
+        val_ece=last.metrics.get("val/ece"),
+        val_overconfidence=last.metrics.get("val/overconfidence"),
         val_error_balanced=last.metrics.get("val/error_balanced"),
         test_error_balanced=read.get("test_error_balanced"),
         classes=list(run.data.classes),

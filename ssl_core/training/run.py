@@ -19,6 +19,7 @@ from ssl_core.data.datasets import Dataset, Split
 from ssl_core.methods.base import Setup
 from ssl_core.networks.base import NetworkOutput
 from ssl_core.networks.registry import network_of, normalisation_of
+from ssl_core.networks.statistics import batchnorms_of, frozen_statistics, own_statistics
 from ssl_core.registry import method_of
 from ssl_core.schema import RunConfig
 from ssl_core.system import memory
@@ -78,13 +79,13 @@ class Run:
         network = network_of(config, data.num_classes, data.image_size)
         self.network = network.to(device=self.device, dtype=self.dtype)
         self.heads = self.network.heads
-        self.draws_noise = self.network.draws_noise
+        self.draws_noise = self.network.draws_noise or self.network.head is not None
         self.loss_scale = LossScale(self.device) if config.precision == "float16" else None
         compiles = config.compile is True
         self._called = compiled.network(self.network) if compiles else self.network
         self.apply_strong = compiled.strong_views() if compiles else randaugment.apply
         self.begin_step = compiled.begin_step if compiles else lambda: None
-        self._batchnorms = [m for m in self.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        self._batchnorms = batchnorms_of(self.network)
         self.ema = AveragedModel(self.network, config.ema_decay)
         self.optimizer = build_optimizer(
             self.network,
@@ -96,7 +97,8 @@ class Run:
             heads=self.heads if config.head_epochs or config.backbone.lr_scale != 1 else (),
             lr_scale=config.backbone.lr_scale,
         )
-        if self.loss_scale is not None:
+        if self.loss_scale is not None or self.network.head is not None:
+            # A head may get no gradient in some steps, and a skipped step no momenta.
             start_momenta(self.optimizer)
         self.setup = Setup(
             num_classes=data.num_classes,
@@ -208,7 +210,7 @@ class Run:
         # Not compiled in full precision: VAT's power iteration needs the gradient of the images alone, and a compiled
         # backward pass computes all gradients.
         called = self.network if full_precision else self._called
-        with _frozen_statistics([] if update_statistics else self._batchnorms), precision:
+        with frozen_statistics([] if update_statistics else self._batchnorms), precision:
             output: NetworkOutput = called(images)
         return output
 
@@ -217,8 +219,7 @@ class Run:
         if not batch_statistics:
             self.ema.copy_buffers()
         network = self.ema.network
-        layers = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        statistics = _batch_statistics(layers) if batch_statistics else nullcontext()
+        statistics = own_statistics(batchnorms_of(network)) if batch_statistics else nullcontext()
         with torch.no_grad(), self._autocast(True), statistics:
             output: NetworkOutput = network(images)
         return output
@@ -287,35 +288,6 @@ class Run:
         if self.device.type == "cuda":
             stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         return stack
-
-
-class _frozen_statistics:  # noqa: N801 - a context manager, used like a function
-    """These BatchNorm layers normalise with the batch's statistics and do not update their running ones."""
-
-    def __init__(self, layers: list[torch.nn.BatchNorm2d]) -> None:
-        self.layers = layers
-
-    def __enter__(self) -> None:
-        for layer in self.layers:
-            layer.track_running_stats = False
-
-    def __exit__(self, *_: object) -> None:
-        for layer in self.layers:
-            layer.track_running_stats = True
-
-
-class _batch_statistics(_frozen_statistics):  # noqa: N801 - as above
-    """These BatchNorm layers of a network in evaluation mode do so, too."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        for layer in self.layers:
-            layer.training = True
-
-    def __exit__(self, *_: object) -> None:
-        super().__exit__()
-        for layer in self.layers:
-            layer.training = False
 
 
 def _fields(state: Any) -> dict[str, Any]:

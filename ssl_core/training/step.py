@@ -111,7 +111,7 @@ def unlabelled_views(
         place = (1,) if shared else (2, *_further(number))
         base = pixels["weak"] if shared and "weak" in pixels else _weak_pixels(run, fetched, step, *place)
         stream = generator(run.config.seed, "augmentation", step, 3, *_further(number), device=run.device)
-        pixels[name], where = strong_view(base, stream, run.apply_strong)
+        pixels[name], where = strong_view(base, stream, run.apply_strong, run.config.augment.probability)
         geometry = geometry or where
     return Views({name: run.normalise(each) for name, each in pixels.items()}), geometry
 

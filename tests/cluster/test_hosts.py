@@ -19,6 +19,7 @@ import pytest
 from tests.cluster.conftest import Cluster
 from tests.cluster.hosts import Host, wait_for
 from tune.errors import Exit
+from tune.store.events import unpacked
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -41,7 +42,7 @@ def reports(folder: Path) -> dict[str, list[int]]:
         except sqlite3.OperationalError:  # being made
             return found
     for run, payload in rows:
-        if "epoch" in (data := json.loads(payload)):
+        if "epoch" in (data := unpacked(payload)):
             found.setdefault(run, []).append(data["epoch"])
     return found
 

@@ -58,16 +58,16 @@ def test_defaults_are_the_report_s() -> None:
     assert (config.diversity_weight, config.align) == (0.0, "geometry")
     assert METHOD.warmup_share == 0 and METHOD.unlabelled_views == ("weak", "strong")
     point = load_space("attention_fixmatch", "wide").baseline
-    own = {name.partition(".")[2]: value for name, value in point.items() if "." in name}
+    own = {n.partition(".")[2]: value for n, value in point.items() if n.startswith("attention_fixmatch.")}
     assert AttentionFixMatchConfig(**own) == config and point["warmup_epochs"] == 0
 
 
 def test_the_head_and_the_shared_crop_follow_the_configuration() -> None:
     off = AttentionFixMatchConfig(maps=0, lambda_att=0)
-    assert METHOD.attention_maps(off) == 0 and not METHOD.shares_crop(off)
+    assert METHOD.head(off, 8) is None and not METHOD.shares_crop(off)
     for weight in (0.0, 1.0):
         config = AttentionFixMatchConfig(maps=3, lambda_att=weight)
-        assert METHOD.attention_maps(config) == 3 and METHOD.shares_crop(config)
+        assert len(METHOD.head(config, 8)(torch.ones(1, 8, 2, 2))[0]) == 3 and METHOD.shares_crop(config)
     assert not METHOD.shares_crop(AttentionFixMatchConfig(align="none"))
 
 

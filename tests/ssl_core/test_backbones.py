@@ -12,6 +12,7 @@ from torchvision import models
 
 from ssl_core.config import from_document, resolve
 from ssl_core.methods.base import Method
+from ssl_core.networks.attention import attention_head
 from ssl_core.networks.library import LibraryNetwork
 from ssl_core.networks.names import check_name
 from ssl_core.networks.registry import IMAGENET, build_network, network_of, normalisation_of
@@ -26,7 +27,9 @@ SMALL = ("resnet18", VIT, "torchvision:squeezenet1_1", "torchvision:shufflenet_v
 
 
 def build(name: str, side: int, maps: int = 0, **fields: Any) -> Any:
-    return build_network(name, 5, bn_momentum=0.1, seed=0, attention_maps=maps, image_size=side, **fields)
+    return build_network(
+        name, 5, bn_momentum=0.1, seed=0, head=attention_head(maps), image_size=side, **fields
+    )
 
 
 def images(side: int, count: int = 2) -> torch.Tensor:
@@ -164,9 +167,9 @@ def test_a_network_that_lacks_what_the_method_needs_is_refused() -> None:
 def test_a_method_says_what_it_needs_and_a_run_with_less_is_refused() -> None:
     data = tiny.make_data(side=64)
     method: Method[Any, Any] = tiny.method_named("attention_fixmatch")
-    assert method.needs(method.Config()) == {"attention"}
+    assert method.needs(method.Config()) == {"positions"}
     assert method.needs(method.Config(maps=0, lambda_att=0)) == frozenset()
-    with pytest.raises(ConfigError, match="the method needs attention"):
+    with pytest.raises(ConfigError, match="the method needs positions"):
         tiny.make_config("attention_fixmatch", data, network="torchvision:googlenet")
     tiny.make_config("fixmatch", data, network="torchvision:googlenet")
 

@@ -24,7 +24,7 @@ SURE, UNSURE = math.log(19.0), math.log(3.0)  # of two classes: 0.95 and 0.75
 def test_defaults_are_the_paper_s() -> None:
     assert FixMatchConfig() == FixMatchConfig(threshold=0.95, lambda_u=1.0)
     assert METHOD.warmup_share == 0 and METHOD.has_warmup and METHOD.unlabelled_views == ("weak", "strong")
-    assert METHOD.attention_maps(FixMatchConfig()) == 0 and not METHOD.shares_crop(FixMatchConfig())
+    assert METHOD.head(FixMatchConfig(), 8) is None and not METHOD.shares_crop(FixMatchConfig())
     assert digits_run("fixmatch").config.warmup_epochs == 0
     assert digits_run("fixmatch", warmup_epochs=2).config.warmup_epochs == 2
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ssl_core.networks.attention import attention_head
 from ssl_core.networks.registry import build_network
+from ssl_core.networks.settling import settle
 from ssl_core.networks.wide_resnet import Block, WideResNet
+from ssl_core.schema import BackboneConfig
+from ssl_core.system.errors import ConfigError
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -17,7 +23,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def build(name: str, classes: int = 10, maps: int = 0) -> WideResNet:
-    return build_network(name, classes, bn_momentum=0.1, seed=0, attention_maps=maps)
+    return build_network(name, classes, bn_momentum=0.1, seed=0, head=attention_head(maps))
 
 
 def block_parameters(inputs: int, outputs: int) -> int:
@@ -71,7 +77,7 @@ def test_biases_start_at_zero_and_norms_as_the_identity() -> None:
 
 
 def test_batchnorm_s_momentum_reaches_every_layer() -> None:
-    network = build_network("wrn-16-2", 10, bn_momentum=0.03, seed=0, attention_maps=2)
+    network = build_network("wrn-16-2", 10, bn_momentum=0.03, seed=0, head=attention_head(2))
     assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.03}
 
 
@@ -145,6 +151,73 @@ def test_the_forward_pass_is_the_definition_s(name: str, blocks_per_stage: int, 
     torch.testing.assert_close(output.features, features, rtol=1e-9, atol=1e-9)
 
 
+def numpy_conv(x: Any, weight: Any, stride: int) -> Any:
+    """A convolution with SAME padding as TensorFlow defines it, one output place at a time."""
+    size = weight.shape[2]
+    outputs = [-(-side // stride) for side in x.shape[2:]]
+    totals = [max((n - 1) * stride + size - side, 0) for n, side in zip(outputs, x.shape[2:], strict=True)]
+    padded = np.pad(x, [(0, 0), (0, 0), *((total // 2, total - total // 2) for total in totals)])
+    result = np.zeros((len(x), len(weight), *outputs))
+    for row in range(outputs[0]):
+        for column in range(outputs[1]):
+            top, left = row * stride, column * stride
+            window = padded[:, :, top : top + size, left : left + size]
+            result[:, :, row, column] = np.tensordot(window, weight, ([1, 2, 3], [1, 2, 3]))
+    return result
+
+
+def numpy_reference(p: dict[str, Any], x: Any) -> Any:
+    """Logits of the FixMatch reference's WRN-10-1 in training mode: SAME padding, epsilon 1e-3."""
+
+    def active(x: Any, key: str) -> Any:
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+        scale = p[f"{key}.weight"] / np.sqrt(variance + 1e-3)
+        y = (x - mean[:, None, None]) * scale[:, None, None] + p[f"{key}.bias"][:, None, None]
+        return np.where(y > 0, y, 0.1 * y)
+
+    x = numpy_conv(x, p["stem.weight"], 1)
+    for number, stride in enumerate((1, 2, 2)):
+        key = f"blocks.{number}"
+        start = active(x, f"{key}.bn1")
+        inner = active(numpy_conv(start, p[f"{key}.conv1.weight"], stride), f"{key}.bn2")
+        residual = start if number == 0 else x
+        if f"{key}.shortcut.weight" in p:
+            residual = numpy_conv(residual, p[f"{key}.shortcut.weight"], stride)
+        x = numpy_conv(inner, p[f"{key}.conv2.weight"], 1) + residual
+    return active(x, "bn").mean((2, 3)) @ p["classifier.weight"].T + p["classifier.bias"]
+
+
+@pytest.mark.parametrize("side", [8, 9])  # an even side is padded at its end alone, an odd one on both
+def test_the_reference_variant_has_the_reference_s_padding_and_epsilon(side: int) -> None:
+    networks = [
+        build_network(
+            "wrn-10-1",
+            4,
+            bn_momentum=0.1,
+            seed=0,
+            backbone=BackboneConfig.model_validate({"variant": variant}),
+        ).double()
+        for variant in ("reference", "pytorch")
+    ]
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(*(n.state_dict().values() for n in networks), strict=True)
+    )
+    images = torch.randn(6, 3, side, side, generator=seeded(2), dtype=torch.float64)
+    found, usual = (network(images).logits.detach().numpy() for network in networks)
+    values = {name: p.detach().numpy() for name, p in networks[0].named_parameters()}
+    np.testing.assert_allclose(found, numpy_reference(values, images.numpy()), rtol=1e-9, atol=1e-9)
+    assert np.abs(found - usual).max() > 1e-3
+
+
+def test_the_reference_variant_is_refused_of_other_networks_and_leaves_epsilon_to_who_names_it() -> None:
+    chosen = BackboneConfig(variant="reference", bn_epsilon=1e-4)
+    network = build_network("wrn-10-1", 4, bn_momentum=0.1, seed=0, backbone=chosen)
+    assert {m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-4}
+    with pytest.raises(ConfigError, match=r"backbone.variant = 'reference'.*resnet18.*wrn-28-2"):
+        settle("resnet18", BackboneConfig(variant="reference"), (), 32, 4)
+
+
 def test_the_same_seed_gives_the_same_bits_whatever_the_global_generator() -> None:
     torch.manual_seed(1)
     one = build("wrn-10-1").state_dict()
@@ -171,8 +244,8 @@ def test_an_attention_head_s_bits_do_not_depend_on_the_backbone() -> None:
 def test_an_attention_head_gives_its_maps_and_has_the_parameters_of_a_hand_count() -> None:
     plain, network = build("wrn-10-1"), build("wrn-10-1", maps=3)
     images = torch.randn(5, 3, 16, 16, generator=seeded())
-    assert plain(images).attention is None
-    assert network(images).attention.shape == (5, 3, 4, 4)
+    assert plain(images).head is None
+    assert network(images).head.shape == (5, 3, 4, 4)
     counts = [sum(p.numel() for p in each.parameters()) for each in (plain, network)]
     assert counts[1] - counts[0] == 64 * 64 + 2 * 64 + 64 * 3 + 3
     assert network.head is not None and network.head.conv2.bias.abs().sum() == 0

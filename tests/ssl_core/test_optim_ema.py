@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssl_core.networks.attention import attention_head
 from ssl_core.networks.registry import build_network
 from ssl_core.training.ema import AveragedModel, decay_at
 from ssl_core.training.optim import build_optimizer, learning_rate, restore
@@ -26,7 +27,7 @@ def test_the_learning_rate_falls_at_every_step_and_stays_positive() -> None:
 
 
 def network() -> nn.Module:
-    return build_network("wrn-10-1", 3, bn_momentum=0.1, seed=0, attention_maps=2).double()
+    return build_network("wrn-10-1", 3, bn_momentum=0.1, seed=0, head=attention_head(2)).double()
 
 
 def test_only_convolution_and_classifier_weights_decay() -> None:

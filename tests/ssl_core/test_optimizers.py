@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ssl_core.config import from_document, resolve
+from ssl_core.networks.attention import attention_head
 from ssl_core.networks.registry import build_network
 from ssl_core.system.errors import ConfigError, NonFiniteError
 from ssl_core.training import checkpoint
@@ -100,7 +101,7 @@ def test_the_gradient_is_scaled_to_the_largest_norm_and_a_smaller_one_is_not() -
 
 
 def test_the_backbone_s_learning_rate_is_a_multiple_and_each_parameter_is_in_one_group() -> None:
-    model = build_network("wrn-10-1", 3, bn_momentum=0.1, seed=0, attention_maps=2)
+    model = build_network("wrn-10-1", 3, bn_momentum=0.1, seed=0, head=attention_head(2))
     optimizer = build_optimizer(
         model, lr=0.1, momentum=0.9, weight_decay=0.5, heads=model.heads, lr_scale=0.25
     )

@@ -26,6 +26,36 @@ METHOD = get_method("pseudo_label")
 PROGRESS = Progress(step=0, total_steps=10, step_in_epoch=0, epoch=1, ssl_epoch=1)
 
 
+def test_statistics_of_labelled_images_come_from_a_pass_of_their_own() -> None:
+    """The loss is that of two passes, and BatchNorm's running statistics are those of the labelled one alone."""
+    found: dict[str, Any] = {}
+    for statistics in ("all", "labelled"):
+        run = make_run("pseudo_label", precision="float64", parameters={"statistics": statistics})
+        run.network.train()
+        generator = torch.Generator().manual_seed(0)
+        labelled, weak = (torch.randn(n, 3, 8, 8, generator=generator, dtype=torch.float64) for n in (4, 6))
+        labels, targets = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 0, 2, 0, 1])
+        batch = Batch(
+            labelled=labelled, labels=labels, indices=torch.arange(6), views={"weak": weak}, targets=targets
+        )
+        buffers = {name: b.clone() for name, b in run.network.named_buffers()}
+        logits = [run.network(part).logits for part in (labelled, weak)]
+        joint = run.network(torch.cat([labelled, weak])).logits
+        rows = joint if statistics == "all" else torch.cat(logits)
+        expected = functional.cross_entropy(rows, torch.cat([labels, targets]))
+        run.network.load_state_dict(run.network.state_dict() | buffers)
+        step = Step(run.forward, batch, run.method_state, PROGRESS, generator)
+        output = METHOD.compute_loss(run.config.parameters, step)
+        assert output.total.item() == pytest.approx(expected.item(), rel=1e-12)
+        moved = {name: b.clone() for name, b in run.network.named_buffers()}
+        run.network.load_state_dict(run.network.state_dict() | buffers)
+        run.network(labelled if statistics == "labelled" else torch.cat([labelled, weak]))
+        for name, buffer in run.network.named_buffers():
+            assert torch.equal(buffer, moved[name]), name
+        found[statistics] = output.total.item()
+    assert found["all"] != found["labelled"]
+
+
 def test_confidence_must_exceed_the_threshold() -> None:
     probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75], [0.76, 0.24], [0.5, 0.5]])
     predicted, accepted = select(probabilities, 0.75)

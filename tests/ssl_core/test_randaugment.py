@@ -202,6 +202,23 @@ def test_views_are_the_generator_s() -> None:
     assert torch.equal(state, torch.get_rng_state())  # the global generator is not touched
 
 
+def test_a_probability_of_one_half_skips_half_of_the_operations_and_draws_the_rest_alike() -> None:
+    always = randaugment.draw(20_000, (32, 32), generator())
+    half = randaugment.draw(20_000, (32, 32), generator(), 0.5)
+    kept = half.operations == always.operations
+    skipped = half.operations[~kept]
+    assert (skipped == OPERATIONS.index("identity")).all() and torch.equal(half.centres, always.centres)
+    assert torch.equal(half.magnitudes[kept], always.magnitudes[kept])
+    # A skipped identity is an identity either way: 13 of 14 skips show. Five standard errors of 40,000 draws.
+    assert abs(float((~kept).float().mean()) - 0.5 * 13 / 14) < 5 * 0.5 / 200
+    both = (half.operations == OPERATIONS.index("identity")).all(dim=1).float().mean()
+    assert (
+        abs(float(both) - (0.5 + 0.5 / 14) ** 2) < 0.02
+    )  # 29 % of the views, beside 0.5 % where all are applied
+    views, _ = randaugment.strong_view(make_images("noise 32x32", 30), generator(3), probability=0.5)
+    assert not torch.equal(views, randaugment.strong_view(make_images("noise 32x32", 30), generator(3))[0])
+
+
 # --- Strong views
 
 

@@ -19,7 +19,15 @@ from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import Dataset, describe, load_train
 from ssl_core.losses import entropy, kl_divergence
 from ssl_core.methods.base import Batch, LossOutput, Progress, Step
-from ssl_core.methods.vat import VATConfig, adversarial_direction, in_full_precision, norms, scaled_to_one
+from ssl_core.methods.vat import (
+    EPS_SHARE,
+    VATConfig,
+    adversarial_direction,
+    eps_of,
+    in_full_precision,
+    norms,
+    scaled_to_one,
+)
 from ssl_core.networks.base import NetworkOutput
 from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError, NonFiniteError
@@ -343,10 +351,19 @@ def test_the_perturbation_of_every_image_has_length_eps(
     batch = tiny_batch(run)
     loss_of(forward, batch, **parameters)
     r = (calls[-1]["images"].double() - batch.views["weak"].double()).flatten(1)
-    expected = torch.full((8,), float(parameters.get("eps", 10.0)), dtype=torch.float64)
+    length = parameters.get("eps", EPS_SHARE * math.sqrt(3 * 8 * 8))
+    expected = torch.full((8,), float(length), dtype=torch.float64)
     torch.testing.assert_close(
         r.norm(dim=1), expected, rtol=1e-4 if dtype == torch.float32 else 1e-12, atol=0
     )
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_the_default_length_goes_with_the_image_s_size(side: int) -> None:
+    images = normal(5, 3, side, side)
+    shares = eps_of(VATConfig(), images) / norms(images)
+    assert shares.flatten().tolist() == pytest.approx([EPS_SHARE] * 5, rel=0.25 if side == 8 else 0.05)
+    assert eps_of(VATConfig(eps=4.0), images) == 4.0
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -372,7 +389,7 @@ def slow_loss(
         for _ in range(config.iterations):
             gradient = config.xi * weight.T @ (predict(x + config.xi * d) - p)
             d = gradient / math.sqrt(float(gradient @ gradient))
-        q = predict(x + config.eps * d)
+        q = predict(x + (config.eps or 0.05 * math.sqrt(len(x))) * d)
         lds += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / len(noise)
         conditional -= sum(a * math.log(a) for a in p) / len(noise)
     return supervised, lds, conditional
@@ -398,7 +415,7 @@ def test_the_loss_is_that_of_a_slow_loop_over_images(parameters: dict[str, Any])
     expected = {"loss_supervised": supervised}
     if config.alpha > 0:
         lengths = [math.sqrt(float((image**2).sum())) for image in batch.views["weak"]]
-        share = sum(config.eps / length for length in lengths) / 6
+        share = sum((config.eps or 0.05 * math.sqrt(48)) / length for length in lengths) / 6
         expected |= {"loss_unsupervised": lds, "vat_eps_share": share}  # LDS without its weight
     if config.use_entmin:
         expected |= {"loss_entropy": conditional}
@@ -432,7 +449,7 @@ def test_alpha_0_without_entropy_is_the_supervised_run_bit_for_bit() -> None:
     ("name", "parameters", "of_vat"),
     [
         ("random_perturbation", {"eps": 3.0, "alpha": 0.7}, {"iterations": 0, "eps": 3.0, "alpha": 0.7}),
-        ("random_perturbation", {}, {"iterations": 0}),
+        ("random_perturbation", {}, {"iterations": 0, "eps": 10.0}),
         ("entropy_minimisation", {}, {"alpha": 0.0, "use_entmin": True}),
     ],
 )
@@ -495,7 +512,9 @@ def test_the_search_starts_from_the_report_s_settings() -> None:
     assert overrides.pop("warmup_epochs") == 35
     assert (overrides.pop("lr"), overrides.pop("weight_decay")) == (0.03, 5e-4)
     assert overrides.pop("schedule") == "fixmatch"
-    assert overrides == {f"vat.{name}": value for name, value in VATConfig().model_dump().items()}
+    report = VATConfig(**METHOD.presets["report"])
+    assert (report.xi, report.eps, report.iterations) == (10, 10, 5)  # section 2.4
+    assert overrides == {f"vat.{name}": value for name, value in report.model_dump().items()}
     assert list(load_space("vat").baseline) == ["vat.xi", "vat.eps", "vat.iterations", "warmup_share"]
     xi = load_space("vat").distributions(300)["vat.xi"]
     assert (xi.low, xi.high, xi.log) == (1e-4, 10.0, True)  # type: ignore[attr-defined]
@@ -525,7 +544,7 @@ def digits_run(data: Dataset, parameters: dict[str, Any]) -> Run:
 
 
 def test_a_run_on_digits_and_its_resumption(digits: Dataset, tmp_path: Path) -> None:
-    parameters = {"iterations": 2, "use_entmin": True}
+    parameters = {"iterations": 2, "use_entmin": True, "eps": 10.0}
     whole = digits_run(digits, parameters)
     reports = []
     for epoch in range(1, 4):

@@ -105,6 +105,19 @@ class MlflowUi:
         """The runs of an experiment, by its id."""
         self._driver.get(f"{self._uri}/#/experiments/{experiment}/runs")
         self.wait(self.rows, "the list of runs")
+        self._close_assistant()
+
+    def follow(self, link: str) -> None:
+        """Open a link as a browser does that had no page of MLflow's open."""
+        self._driver.get("about:blank")
+        self._driver.get(link)
+
+    @property
+    def address(self) -> str:
+        """What the address bar shows."""
+        return str(self._driver.current_url)
+
+    def _close_assistant(self) -> None:
         if close := self._find('[data-component-id="mlflow.assistant.chat_panel.close"]'):
             close[0].click()
 

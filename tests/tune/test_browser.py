@@ -14,7 +14,9 @@ from tests.tune.helpers import copy_home
 from tests.tune.servers import MlflowServer, needed
 from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, metrics, start
+from tune.delivery.links import study_links
 from tune.delivery.sender import deliver
+from tune.findings.ranking import ranked
 from tune.findings.study import Study, load_study
 from tune.store.event_log import EventLog
 from tune.store.home import Home
@@ -96,3 +98,33 @@ def test_a_study_is_found_filtered_sorted_and_compared(
     assert set(ui.axes()[:-1]) == searched  # nothing else differs between trials
     ui.show_metric("val/error")
     assert set(ui.axes()) == {*searched, "val/error"}
+
+
+def test_one_click_on_each_link_shows_what_it_says(
+    ui: MlflowUi, study: Study, mlflow_server: MlflowServer
+) -> None:
+    records = study.records()
+    best = [record.trial for record in ranked(records)[:5]]
+    links = study_links(study.folder, "shapes", best, mlflow_server.uri)
+    assert set(links) == {"trials", "best"}
+
+    ui.follow(links["trials"])
+    wanted = {f"trial {record.trial}": record.stop_reason for record in records}
+
+    def shown() -> dict[str, str]:
+        return {row["name"]: row.get("tags.`ssl.stop_reason`", "") for row in ui.rows()}
+
+    ui.wait(lambda: shown() == wanted, f"the trials with why they ended: {wanted}")
+    for row in ui.rows():  # the error and the searched parameters, without a click
+        assert row["metrics.`val/error`"] and row["params.`lr`"] and row["params.`warmup_epochs`"], row
+    errors = [float(row["metrics.`val/error`"]) for row in ui.rows()]
+    assert errors == sorted(errors)
+
+    ui.follow(links["best"])
+    ui.wait(ui.axes, "the comparison")
+    assert ui.compared() == 5
+
+    # Whoever opens the experiment by itself comes to its runs, not to pages about chats.
+    experiment = links["trials"].partition("/experiments/")[2].partition("/")[0]
+    ui.follow(f"{mlflow_server.uri}/#/experiments/{experiment}?workflowType=machine_learning")
+    ui.wait(lambda: f"/experiments/{experiment}/runs" in ui.address and ui.names(), "its runs")

@@ -10,7 +10,10 @@ from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_spec
 from tune.cluster.capacity import Machine, check_fit, places, share
 from tune.definition.request import SearchRequest
+from tune.launch.afterwards import check_afterwards
+from tune.launch.baseline import baseline_request, wanted_baseline
 from tune.launch.request import resolve_request
+from tune.launch.start import moved
 from tune.store.home import Home
 
 TWO = [Machine("a", 4, 2), Machine("b", 16, 1)]
@@ -90,3 +93,39 @@ def test_a_request_for_a_cluster_takes_its_machines_not_this_one(home: Home) -> 
     named = resolve_request(SearchRequest(address="head:6379", concurrent=2, gpus_per_trial=0), home, TWO)
     assert (named.concurrent, named.config["threads"], named.elastic) == (2, 8, False)
     assert make_spec(home).address is None
+
+
+def test_1_the_baseline_of_a_study_on_a_cluster_is_a_study_of_that_cluster(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the GPUs are the cluster's
+    request = SearchRequest(address="head:6379", trials=64, name="s", with_baseline=True)
+    spec = resolve_request(request, home, TWO)
+    asked = baseline_request(spec)
+    assert (asked.address, asked.gpus_per_trial, asked.concurrent) == ("head:6379", 1.0, None)
+    check_afterwards(request, spec, home)
+    wanted = wanted_baseline(spec, home)
+    for field in ("address", "elastic", "gpus_per_trial", "concurrent"):
+        assert getattr(wanted, field) == getattr(spec, field), field
+    assert wanted.config["threads"] == spec.config["threads"]
+
+
+def test_5_a_cluster_that_grows_holds_what_is_asked_for() -> None:
+    assert share([], trials=9, gpus=1, concurrent=8, threads=None, grows=True) == (8, 1)
+    assert share(TWO, trials=99, gpus=1, concurrent=40, threads=2, grows=True) == (40, 2)
+    assert share(TWO, trials=100, gpus=0, concurrent=None, threads=None, grows=True) == (20, 1)
+    with pytest.raises(ConfigError, match="--concurrent N"):
+        share([], trials=9, gpus=0, concurrent=None, threads=None, grows=True)
+
+
+def test_a_study_that_comes_home_has_the_places_that_are_here(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
+    spec = make_spec(home, concurrent=1).model_copy(
+        update={"address": "head:6379", "elastic": True, "concurrent": 40}
+    )
+    here = moved(spec, "local")
+    assert (here.address, here.elastic, here.concurrent) == (None, False, 4)
+    assert moved(spec, "other:6379").concurrent == 40
+    assert moved(make_spec(home, concurrent=9), "local").concurrent == 9

@@ -21,6 +21,7 @@ Command = Callable[..., Done]
 TINY = ["--set", "steps_per_epoch=2", "--set", "batch_size=4", "--set", "mu=1", "--set", "threads=1"]
 RESULT = {
     *("val_error", "val_error_balanced", "val_error_by_class", "val_confusion", "val_loss"),
+    *("val_ece", "val_overconfidence"),
     "classes",
     "epochs",
     "seconds",
@@ -58,6 +59,7 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "train",
         "plan",
         "search",
+        "compare",
         "resume",
         "confirm",
         "studies",
@@ -73,6 +75,8 @@ def test_without_a_command_the_help_names_them_all(ssl_tune: Command) -> None:
         "logs",
         "repair",
         "stop",
+        "enqueue",
+        "pin",
         "reproduce",
         "report",
         "figures",
@@ -93,7 +97,13 @@ def test_search_and_plan_take_the_same_options(ssl_tune: Command) -> None:
         return {word for word in ssl_tune(verb, "--help").out.split() if word.startswith("--")}
 
     # A second study beside the planned one, and what comes after it, are no part of the plan.
-    assert options("plan") - {"--json"} == options("search") - {"--with-baseline", "--confirm-seeds"}
+    afterwards = {"--with-baseline", "--confirm-seeds", "--on-end", "--webhook"}
+    assert options("plan") - {"--json", "--within"} == options("search") - afterwards
+    own, left_out = (
+        {"--methods", "--json"},
+        {"--method", "--preset", "--points", "--warm-start", "--with-baseline"},
+    )
+    assert options("compare") - own == options("search") - left_out
     assert {"--trials", "--time-budget", "--max-failures", "--study", "--space"} <= options("search")
 
 
@@ -249,7 +259,7 @@ def test_the_ui_is_mlflows_server_on_the_homes_database(
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execv", execute)
-    done = ssl_tune("ui", "--home", finished.path, "--port", 5123)
+    done = ssl_tune("ui", "shapes", "--home", finished.path, "--port", 5123)
     assert done.code == 0 and "http://127.0.0.1:5123/" in done.out
     assert f"-m mlflow server --backend-store-uri sqlite:///{finished.path}/mlflow.db" in done.out
     assert f"--artifacts-destination {finished.artifacts.as_uri()} --host 127.0.0.1 --port 5123" in done.out

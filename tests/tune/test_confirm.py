@@ -393,7 +393,7 @@ def test_more_seeds_than_labelled_sets_are_refused(finished: Home, pictures: Pat
     config = study.spec.base_config()
     info = describe(config.dataset)
     all_labelled = config.model_copy(update={"labels": 60 - 12})
-    with pytest.raises(ConfigError, match=r"5 seeds .* only 1 of 48 images can be drawn.* at most 1 seeds"):
+    with pytest.raises(ConfigError, match=r"5 seeds .* only 1 of 48 images can be drawn.* at most 1 seed"):
         check_fresh_sets(info, all_labelled, 5)
     check_fresh_sets(info, all_labelled, 1)
     check_fresh_sets(info, config, 1000)

@@ -84,6 +84,15 @@ def test_what_decides_which_pseudo_labels_are_used_is_drawn_beside_them() -> Non
     assert lines(figure.axes[0])["mean threshold"] == ([1, 2], [25.0, 75.0])
 
 
+@pytest.mark.parametrize(("beyond", "said"), [(17.2, ": overconfident by 17 points"), (9.9, "")])
+def test_pseudo_labels_are_shown_with_the_calibration_error_and_a_warning(beyond: float, said: str) -> None:
+    measured = {"ssl/mask_rate": 0.8, "val/ece": 18.0, "val/overconfidence": beyond}
+    figure = pseudo_label_health([Report(n, n, measured, {"accepted": [1, 1]}) for n in (1, 2)])
+    assert figure is not None
+    assert lines(figure.axes[0])["calibration error (validation)"] == ([1, 2], [18.0, 18.0])
+    assert figure.axes[0].get_title("left") == f"All pseudo-labels{said}"
+
+
 def test_the_balanced_error_has_a_line_where_it_is_another_curve() -> None:
     rows = [Report(n, 0, {"val/error": 50.0, "val/error_balanced": v}) for n, v in ((1, 50.0), (2, 60.0))]
     drawn = lines(learning_curves(rows).axes[0])

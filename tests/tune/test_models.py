@@ -187,7 +187,7 @@ def test_a_model_is_registered_with_the_study_s_tags_as_candidate(
 
 def test_what_cannot_be_registered(finished: Home, ssl_tune: Command) -> None:
     done = ssl_tune("export", "shapes", "--register", "animals", "--home", finished.path)
-    assert done.code == 2 and "`ssl-tune confirm shapes --models`" in done.err
+    assert done.code == 2 and "`ssl-tune confirm shapes --models --home " in done.err
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,9 @@ KEYS = {
     "seconds_per_warmup_epoch",
     "expected_seconds",
     "disk_bytes",
+    "memory_bytes",
+    "device_bytes",
+    "memory_available",
     "resolution_points",
 }
 OPTIONS = [
@@ -62,7 +65,7 @@ def test_a_plan_says_what_would_run_and_leaves_nothing(ssl_tune: Callable[..., D
     assert plan["images"] == {"labelled": 100, "valid": 100, "unlabelled": 1338}
     assert len(plan["classes"]) == 10 and plan["notes"] == []
     assert plan["classes"][3] == {"class": "3", "labelled": 10, "valid": 10}  # test images are not opened
-    assert plan["rungs"] == {"after_ssl_epochs": [2, 6], "kept": "best 1/3"}
+    assert plan["rungs"] == {"scheduler": "asha", "after_ssl_epochs": [2, 6], "kept": "best 1/3"}
     assert plan["expected_epochs"] == 9 * 4 + 3 * 4 + 1 * 10
     assert plan["epochs_without_stopping"] == 9 * 18
     assert [p["name"] for p in plan["space"]] == ["pseudo_label.threshold"]
@@ -73,8 +76,8 @@ def test_a_plan_says_what_would_run_and_leaves_nothing(ssl_tune: Callable[..., D
     seconds = 9 * 2 * plan["seconds_per_warmup_epoch"] + after * plan["seconds_per_epoch"]
     assert plan["expected_seconds"] == pytest.approx(seconds / plan["concurrent"])
     assert plan["resolution_points"] == pytest.approx({"5 %": 2.179, "20 %": 4.0, "50 %": 5.0}, abs=1e-3)
-    # parameters, average and momentum in two checkpoints of the 2 trials that run and the one that completes
-    assert plan["disk_bytes"] == pytest.approx(2 * 3 * 4 * 77_850 * 3, rel=0.02)
+    # parameters, average and momentum in two checkpoints of each of the 2 trials that run, one of that which completes
+    assert plan["disk_bytes"] == pytest.approx(3 * 4 * 77_850 * (2 * 2 + 1), rel=0.02)
     assert not home.path.exists()
 
 

@@ -41,7 +41,7 @@ from tune.store.remote_study import RemoteStudy
 from tune.store.study_folder import StudyFolder
 from tune.tracking.opening import open_log
 from tune.trials.study_trials import StudyTrials
-from tune.worker.trial_files import RemoteTrial
+from tune.worker.trial_files import RemoteTrial, checkpoints_kept
 
 Command = Callable[..., Done]
 Machine = Callable[[str], Home]
@@ -359,10 +359,11 @@ def test_what_is_not_in_the_store_yet_is_not_delivered(machine: Machine) -> None
 # Trials
 
 
-def write_epoch(trial: RemoteTrial, epoch: int) -> None:
+def write_epoch(trial: RemoteTrial, epoch: int, last_epoch: int = 99) -> None:
     """A checkpoint, as a worker writes one."""
-    checkpoint.save(trial.folder, epoch, {"epoch": epoch})
-    trial.keep_checkpoint(epoch)
+    kept = checkpoints_kept(epoch, last_epoch)
+    checkpoint.save(trial.folder, epoch, {"epoch": epoch}, keep=kept)
+    trial.keep_checkpoint(epoch, kept)
 
 
 def test_a_trial_goes_on_elsewhere_from_its_newest_checkpoint(machine: Machine) -> None:
@@ -387,6 +388,9 @@ def test_a_trial_goes_on_elsewhere_from_its_newest_checkpoint(machine: Machine) 
     assert (elsewhere.folder / "failures").read_bytes() == b"1"
     write_epoch(elsewhere, 5)
     assert there.store.names("studies/s/trials/4")[:2] == ["epoch-000004.ckpt", "epoch-000005.ckpt"]
+    write_epoch(elsewhere, 6, last_epoch=6)
+    assert there.store.names("studies/s/trials/4") == ["epoch-000006.ckpt", "failures"]
+    assert checkpoint.epochs_in(elsewhere.folder) == [6]
 
     other_study = RemoteTrial({**there.place(), "incarnation": uuid.uuid4().hex}, 5)
     other_study.fetch()

@@ -104,7 +104,7 @@ def test_trials_share_everything_that_is_not_searched(finished: Home) -> None:
     first = configs[0]
     differing = {key for config in configs for key in config if config[key] != first[key]}
     assert differing == {"lr", "warmup_epochs"}
-    assert first["seed"] == 1 and first["threads"] == 1 and first["data"]["valid"] == 12
+    assert first["seed"] == 18 and first["threads"] == 1 and first["data"]["valid"] == 12
 
 
 def test_the_test_set_is_sealed(finished: Home, shared_folder: Path) -> None:
@@ -149,9 +149,8 @@ def test_checkpoints_of_full_runs_are_kept_and_those_of_stopped_ones_go(finished
     study = load_study("shapes", home=finished.path)
     for record in study.records():
         kept = {p.name for p in (study.folder.trials / record.trial).glob("*")}
-        assert kept == ({"epoch-000005.ckpt", "epoch-000006.ckpt"} if record.state == "completed" else set())
-    leftovers = [p for p in (study.folder.path / "ray").rglob("*") if p.suffix in (".csv", ".tfevents")]
-    assert leftovers == []
+        assert kept == ({"epoch-000006.ckpt"} if record.state == "completed" else set())
+    assert not (study.folder.path / "ray").exists()  # Ray's picture of its experiment, which nobody reads
 
 
 # A driver that died
@@ -263,7 +262,8 @@ def obstacle(folder: StudyFolder, trial: int) -> Iterator[set[int]]:
 def test_trials_that_raise_or_diverge_fail_and_the_study_goes_on_and_exits_4(
     local_ray: None, ready_home: Home, pictures: Path, ssl_tune: Command
 ) -> None:
-    folder, _ = make_study(ready_home, **faulty_options(ready_home, pictures))
+    folder, spec = make_study(ready_home, **faulty_options(ready_home, pictures))
+    folder.write_spec(spec.model_copy(update={"no_work_twice": False}))  # two configurations, four trials
     with obstacle(folder, 1) as raised:
         done = ssl_tune("resume", "faulty")
     assert done.code == 4, done

@@ -191,6 +191,20 @@ def test_below_three_seeds_nothing_is_claimed_among_configurations_either() -> N
     assert not any("beats" in sentence or "told apart" in sentence for sentence in words)
 
 
+def test_overconfidence_is_told_from_ten_points_on() -> None:
+    made = document({"1": [10.0, 11.0, 12.0], "supervised": [20.0, 21.0, 22.0]})
+    assert not any("overconfident" in sentence for sentence in sentences(made))  # of an earlier version
+    winner = made["rows"][0]  # type: ignore[index]
+    winner |= {"val_overconfidence": [12.0, 20.0, 19.0], "val_ece": [15.0, 21.0, 21.0]}
+    (told,) = [sentence for sentence in sentences(made) if "overconfident" in sentence]
+    assert told.startswith(
+        "trial 1 is overconfident: on the validation images its confidence is 17.0 points above"
+    )
+    assert "calibration error 19.0 points" in told
+    winner["val_overconfidence"] = [9.0, 9.0, 11.0]
+    assert not any("overconfident" in sentence for sentence in sentences(made))
+
+
 def test_cost_luck_and_failures_are_told() -> None:
     made = document({"1": [10.0, 11.0, 12.0], "supervised": [20.0, 21.0, 22.0]})
     winner, baseline = made["rows"]  # type: ignore[misc, attr-defined]

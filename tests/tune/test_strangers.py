@@ -189,6 +189,21 @@ def test_26_a_configuration_that_names_a_method_file_asks_for_trust(
     assert ssl_tune("train", "--resume", "--out", tmp_path / "run", "--trust-method").code == 0
 
 
+def test_26_a_folder_of_configurations_asks_for_trust(ssl_tune: Command, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "my_uda.py").write_text(with_canary((EXAMPLES / "my_uda.py").read_text(), canary))
+    (folder / "one.yaml").write_text("method: file:my_uda.py\nlabels: 250\nepochs: 1\nnetwork: wrn-10-1\n")
+    words = ("reproduce", "table1", "--cell", "cifar10@250", "--data", "cifar10=digits", "--configs", folder)
+    done = ssl_tune(*words)
+    assert done.code == 2 and "--trust-method" in done.err and not canary.exists(), done
+    done = ssl_tune(*words, "--trust-method")
+    assert (
+        done.code == 2 and "no configuration that `ssl-tune export` wrote" in done.err and canary.exists()
+    ), done
+
+
 # Names
 
 

@@ -146,7 +146,7 @@ def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
     short_clocks: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tests.tune.helpers import make_study, note_trials
+    from tests.tune.helpers import make_study, note_trials, rewrite_payloads
     from tune.trials.study_trials import StudyTrials
 
     gate.shut()
@@ -185,7 +185,7 @@ def test_what_is_owed_at_the_end_exits_5_and_sync_delivers_it(
     assert "--retry-refused" in done.out and load_study("s").status()["tracking"]["pending"] == 0
     assert "MLflow refused 1 event for good" in ssl_tune("status", "s").out
     with EventLog(folder.events_db) as log:
-        log._db.execute("UPDATE events SET payload = replace(payload, 'no such name: *?', 'a name')")
+        rewrite_payloads(log._db, {"no such name: *?": "a name"})
     done = ssl_tune(*words[1:], "--retry-refused")
     assert done.code == 0 and "everything of s is delivered" in done.out, done
     with EventLog(folder.events_db) as log:

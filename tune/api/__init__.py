@@ -10,6 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.api.comparing import compare as compare
+    from tune.api.comparing import comparison_status as comparison_status
+    from tune.api.comparing import comparisons as comparisons
+    from tune.api.comparing import resume_comparison as resume_comparison
+    from tune.api.comparing import run_compare as run_compare
+    from tune.api.comparing import run_resume_comparison as run_resume_comparison
     from tune.api.confirming import confirm as confirm
     from tune.api.confirming import run_confirm as run_confirm
     from tune.api.driving import job_state as job_state
@@ -22,6 +28,10 @@ if TYPE_CHECKING:
     from tune.api.explaining import doctor as doctor
     from tune.api.explaining import methods as methods
     from tune.api.explaining import spaces as spaces
+    from tune.api.keeping import clean as clean
+    from tune.api.keeping import delete as delete
+    from tune.api.keeping import pack as pack
+    from tune.api.keeping import unpack as unpack
     from tune.api.looking import data_summary as data_summary
     from tune.api.models import export_model as export_model
     from tune.api.models import export_onnx as export_onnx
@@ -31,6 +41,8 @@ if TYPE_CHECKING:
     from tune.api.reading import export as export
     from tune.api.reading import export_all as export_all
     from tune.api.reading import export_table as export_table
+    from tune.api.reading import live_page as live_page
+    from tune.api.reading import mlflow_links as mlflow_links
     from tune.api.reading import pictures as pictures
     from tune.api.reading import repair as repair
     from tune.api.reading import report as report
@@ -48,6 +60,11 @@ if TYPE_CHECKING:
     from tune.api.searching import search as search
     from tune.api.single import Training as Training
     from tune.api.single import train as train
+    from tune.api.steering.commands import Steered as Steered
+    from tune.api.steering.commands import enqueue as enqueue
+    from tune.api.steering.commands import export_points as export_points
+    from tune.api.steering.commands import pin as pin
+    from tune.api.steering.commands import stop_trial as stop_trial
     from tune.api.tables import DEFAULT_SEEDS as DEFAULT_SEEDS
     from tune.api.tables import DEFAULT_TRIALS as DEFAULT_TRIALS
     from tune.api.tables import price as price
@@ -61,22 +78,34 @@ _PLACES = {
     "Listener": "tune.api.searching",
     "Predicted": "tune.api.predicting",
     "Searched": "tune.api.searching",
+    "Steered": "tune.api.steering.commands",
     "Study": "tune.findings.study",
     "Training": "tune.api.single",
+    "compare": "tune.api.comparing",
+    "comparison_status": "tune.api.comparing",
+    "comparisons": "tune.api.comparing",
+    "clean": "tune.api.keeping",
     "confirm": "tune.api.confirming",
     "data_summary": "tune.api.looking",
+    "delete": "tune.api.keeping",
     "describe_space": "tune.api.explaining",
     "doctor": "tune.api.explaining",
+    "enqueue": "tune.api.steering.commands",
     "export": "tune.api.reading",
     "export_all": "tune.api.reading",
     "export_model": "tune.api.models",
     "export_onnx": "tune.api.models",
+    "export_points": "tune.api.steering.commands",
     "export_table": "tune.api.reading",
     "job_state": "tune.api.driving",
     "load_study": "tune.findings.study",
     "logs": "tune.api.driving",
     "methods": "tune.api.explaining",
+    "live_page": "tune.api.reading",
+    "mlflow_links": "tune.api.reading",
+    "pack": "tune.api.keeping",
     "pictures": "tune.api.reading",
+    "pin": "tune.api.steering.commands",
     "plan": "tune.api.searching",
     "plan_request": "tune.api.searching",
     "predict": "tune.api.predicting",
@@ -86,13 +115,17 @@ _PLACES = {
     "report": "tune.api.reading",
     "reproduce": "tune.api.tables",
     "resume": "tune.api.searching",
+    "resume_comparison": "tune.api.comparing",
+    "run_compare": "tune.api.comparing",
     "run_confirm": "tune.api.confirming",
     "run_resume": "tune.api.searching",
+    "run_resume_comparison": "tune.api.comparing",
     "run_search": "tune.api.searching",
     "search": "tune.api.searching",
     "spaces": "tune.api.explaining",
     "status": "tune.api.reading",
     "stop": "tune.api.driving",
+    "stop_trial": "tune.api.steering.commands",
     "studies": "tune.api.reading",
     "submit": "tune.api.driving",
     "submit_request": "tune.api.driving",
@@ -100,6 +133,7 @@ _PLACES = {
     "sync": "tune.api.reading",
     "train": "tune.api.single",
     "trial_records": "tune.api.reading",
+    "unpack": "tune.api.keeping",
 }
 __all__ = sorted(name for name in _PLACES if not name.isupper())
 

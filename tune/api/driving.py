@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Unpack
 
 from ssl_core.system.errors import ConfigError
+from tune.comparison.record import is_comparison, load_comparison
 from tune.definition.inputs import parse_duration
 from tune.definition.request import SearchRequest
 from tune.definition.request_options import RequestOptions
@@ -143,7 +144,7 @@ def stop(
     """End a study that another process runs, resumably: its trials end their epoch, which is kept.
 
     Args:
-        name: the study.
+        name: the study, or a comparison: all of its studies.
         timeout: how long to wait until its driver has ended: seconds, or text such as "5m".
         address: of the job server that a study was submitted to; None: a study of the home, else
             RAY_API_SERVER_ADDRESS.
@@ -153,12 +154,15 @@ def stop(
         ConfigError: no such study or job.
         ServiceError: the driver has not ended within the time; it will as soon as it can.
     """
-    if address is not None or (not Home(home).has_study(name) and "RAY_API_SERVER_ADDRESS" in os.environ):
+    place = Home(home)
+    compared = is_comparison(name, place)
+    is_here = compared or place.has_study(name)
+    if address is not None or (not is_here and "RAY_API_SERVER_ADDRESS" in os.environ):
         from tune.cluster.jobs import Jobs  # loads Ray
 
         jobs = Jobs(address)
         return Stopped(asked=jobs.stop(name), state=jobs.state(name), address=jobs.address)
-    folder = load_study(name, home=home).folder
+    folder = load_comparison(name, place).folder if compared else load_study(name, home=home).folder
     deadline = time.monotonic() + parse_duration(str(timeout), "--timeout")
     if not folder.is_locked():
         return Stopped(folder.state(), asked=False)

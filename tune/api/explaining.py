@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import SearchSpace, describe, load_space, space_names
+from ssl_core import method_file
+from ssl_core.parameters import Parameter, parameters_of
 from ssl_core.registry import get_method, method_names
+from ssl_core.system.errors import ConfigError
 from tune.store.home import Home
 
 if TYPE_CHECKING:
@@ -16,21 +19,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MethodParameter:
-    """A parameter of a method: its dotted name, its default, and what it means with unit and source."""
-
-    name: str
-    default: Any
-    description: str | None
-
-
-@dataclass(frozen=True)
 class MethodInfo:
-    """A training method: its name, a sentence about it, and its own parameters."""
+    """A training method: its name, a sentence about it, its parameters, and sets of them by name.
+
+    `parameters` are its own first, then those that every method has.
+    """
 
     method: str
     summary: str
-    parameters: tuple[MethodParameter, ...]
+    parameters: tuple[Parameter, ...]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def own(self) -> tuple[Parameter, ...]:
+        """The parameters that this method alone has."""
+        return tuple(p for p in self.parameters if not p.common)
 
 
 def methods(name: str | None = None) -> list[MethodInfo]:
@@ -40,21 +43,27 @@ def methods(name: str | None = None) -> list[MethodInfo]:
         name: one method; or ``file:PATH``, one of your own, whose file is run. None: all that come with the package.
 
     Raises:
-        ConfigError: no such method.
+        ConfigError: no such method; where it is the name of a parameter, says of which method.
     """
+    if name is not None and not name.startswith(method_file.PREFIX) and name not in method_names():
+        _say_whose(name)
     return [_info(each) for each in ([name] if name else method_names())]
 
 
 def _info(name: str) -> MethodInfo:
     method = get_method(name)
-    return MethodInfo(
-        method.name,
-        method.summary,
-        tuple(
-            MethodParameter(f"{method.name}.{key}", field.default, field.description)
-            for key, field in method.Config.model_fields.items()
-        ),
-    )
+    return MethodInfo(method.name, method.summary, tuple(parameters_of(method)), method.presets)
+
+
+def _say_whose(name: str) -> None:
+    """Where no method but parameters have a name, say which: `threshold` is `pseudo_label.threshold` and others."""
+    found = [p for method in method_names() for p in _info(method).parameters]
+    named = dict.fromkeys(p.name for p in found if name in (p.name, p.name.rpartition(".")[2]))
+    if named:
+        raise ConfigError(
+            f"{name!r} is no method but a parameter: {', '.join(named)}. `ssl-tune methods METHOD` explains the "
+            "parameters of a method."
+        )
 
 
 def spaces(method: str | None = None, *, wide: bool = False) -> list[SearchSpace]:

@@ -105,6 +105,7 @@ def register_model(name: str, registered: str, *, home: Place = None) -> str:
     best = best_model(study)
     if best is None:
         raise ConfigError(
-            f"the study {name!r} has no model that was confirmed. Make some with `ssl-tune confirm {name} --models`."
+            f"the study {name!r} has no model that was confirmed. Make some with "
+            f"`{study.folder.command('confirm', '--models')}`."
         )
     return register(study.folder.events_db, best["run"], registered)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tune.comparison.record import is_comparison, load_comparison
+from tune.comparison.table import status_of
 from tune.definition.inputs import parse_duration
+from tune.delivery.links import study_links
 from tune.errors import Exit, ServiceError
 from tune.findings import exports
-from tune.findings.study import load_study, studies_status
+from tune.findings.ranking import ranked
+from tune.findings.study import Study, load_study, studies_of, studies_status
 from tune.store.event_log import EventLog
 from tune.store.events import DeadLetter
 from tune.store.home import Home
+from tune.store.layout import CONFIRM_FILE
 from tune.tracking.opening import note_where
+from tune.tracking.views import confirmation_view, experiment_event, study_views
 
 if TYPE_CHECKING:
+    from tune.definition.spec import StudySpec
     from tune.launch.repair import Repaired
+    from tune.store.study_folder import StudyFolder
     from tune.trials.record import TrialRecord
 
 Place = Path | str | None
@@ -34,11 +44,14 @@ def studies(*, home: Place = None) -> list[dict[str, Any]]:
 
 
 def status(name: str, *, home: Place = None) -> dict[str, Any]:
-    """How a study stands: what ``ssl-tune status NAME --json`` prints.
+    """How a study or a comparison stands: what ``ssl-tune status NAME --json`` prints.
 
     Raises:
         ConfigError: no such study, or its folder is damaged.
     """
+    place = Home(home)
+    if is_comparison(name, place):
+        return status_of(load_comparison(name, place))
     return load_study(name, home=home).status()
 
 
@@ -88,10 +101,10 @@ def export_table(name: str, output: Path | str, *, home: Place = None) -> int:
 
 
 def report(name: str, output: Path | str | None = None, *, home: Place = None) -> dict[str, Any]:
-    """Write a study as one HTML page, and keep it with the study's run in MLflow.
+    """Write a study or a comparison as one HTML page, and keep it with its run in MLflow.
 
     Args:
-        name: the study.
+        name: the study, or the comparison.
         output: the file; None: ``report.html`` in the study's folder, where a copy is kept in any case.
         home: the home folder.
 
@@ -102,6 +115,10 @@ def report(name: str, output: Path | str | None = None, *, home: Place = None) -
     Raises:
         ConfigError: no such study, no trial with a result yet, or a file that cannot be written.
     """
+    if is_comparison(name, Home(home)):
+        from tune.comparison.page import report as write_comparison  # loads matplotlib
+
+        return write_comparison(name, output, home=home)
     from tune.page.report import report as write_page  # loads pandas and matplotlib
 
     return write_page(name, output, home=home)
@@ -124,6 +141,53 @@ def pictures(
     from tune.figures.run import figures  # loads matplotlib
 
     return figures(name, None if output is None else Path(output), trial=trial, home=home)
+
+
+def live_page(study: Study, *, host: str = "127.0.0.1", port: int = 0) -> AbstractContextManager[str]:
+    """A study's page, served for the length of a ``with`` block and drawn anew while the study runs.
+
+    Args:
+        study: the study.
+        host: the address to listen on; by default this machine alone can ask for the page.
+        port: 0: any that is free.
+
+    Returns:
+        A context manager that gives the page's address.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
+    from tune.page.live.server import serving  # loads jinja2 and Optuna
+
+    return serving(study, host, port, time.monotonic)
+
+
+def mlflow_links(
+    base: str, name: str | None = None, *, newest: int = 3, home: Place = None
+) -> dict[str, dict[str, str]]:
+    """Links into MLflow's pages by study: its trials, the five best side by side, what was confirmed.
+
+    Args:
+        base: where MLflow answers, such as ``http://127.0.0.1:5000``.
+        name: a study; None: the newest ones.
+        newest: how many.
+        home: the home folder.
+
+    Returns:
+        By study, ``trials``, ``best`` and ``confirmed``; what MLflow does not have is left out.
+
+    Raises:
+        ConfigError: no such study.
+    """
+    found = studies_of(Home(home))[0] if name is None else [load_study(name, home=home)]
+    links = {}
+    for study in reversed(found[-newest:]):
+        try:
+            best = [record.trial for record in ranked(study.records())[:5]]
+            links[study.name] = study_links(study.folder, study.name, best, base)
+        except ServiceError:  # it is damaged: `studies` says so
+            continue
+    return links
 
 
 def repair(name: str, *, trust_method: bool = False, home: Place = None) -> Repaired:
@@ -162,13 +226,22 @@ class Delivery:
     problem: str | None
 
 
+def _delivered(name: str, home: Home) -> tuple[StudyFolder, StudySpec]:
+    """The folder with the events of a study, or of a comparison's own run, and what says where they go."""
+    if is_comparison(name, home):
+        comparison = load_comparison(name, home)
+        return comparison.folder, comparison.spec_of_run()
+    study = load_study(name, home=home.shown)
+    return study.folder, study.spec
+
+
 def sync(
     name: str, *, timeout: float | str = 300.0, retry_refused: bool = False, home: Place = None
 ) -> Delivery:
     """Deliver to MLflow what a study still owes.
 
     Args:
-        name: the study.
+        name: the study, or the comparison, of which this is its own run alone.
         timeout: how long to try: seconds, or text such as "5m".
         retry_refused: try again what MLflow refused for good.
         home: the home folder.
@@ -180,8 +253,7 @@ def sync(
     from tune.delivery.sender import deliver  # loads MLflow once there is something to deliver
 
     place = Home(home)
-    study = load_study(name, home=home)
-    folder = study.folder
+    folder, spec = _delivered(name, place)
     folder.check_writable()
     seconds = parse_duration(str(timeout), "--timeout")
     if retry_refused and folder.events_db.exists():
@@ -194,7 +266,12 @@ def sync(
     with folder.settled():
         if folder.events_db.exists():
             with EventLog(folder.events_db) as log:
-                note_where(log, study.spec, place)  # the home may have been moved
+                note_where(log, spec, place)  # the home may have been moved
+                # A study of an earlier version has no views yet; a comparison's own run needs none.
+                if not is_comparison(name, place) and log.find(f"{name}:start") is not None:
+                    log.append_many([experiment_event(name, study_views(spec))])
+                    if (folder.path / CONFIRM_FILE).exists():
+                        log.append_many([experiment_event(name, confirmation_view(spec))])
         pending = deliver(folder.path, seconds)
     with EventLog(folder.events_db, read_only=True) as log:
         return Delivery(pending, tuple(log.dead()), log.get_meta("problem"))

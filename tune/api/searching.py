@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
 from tune.api.confirming import run_confirm
+from tune.definition.inputs import parse_duration
 from tune.definition.request import SearchRequest
 from tune.definition.request_options import RequestOptions
 from tune.engine.outcome import Outcome, worse
@@ -15,7 +17,9 @@ from tune.engine.progress import Progress, make_progress
 from tune.engine.sitting import Sitting
 from tune.errors import Exit
 from tune.findings.study import Study
-from tune.launch.start import finished_before, new_sitting, resumed_sitting, tune_baseline
+from tune.launch.growing.changes import NO_CHANGE, Change, checked
+from tune.launch.start import finished_before, is_finished, new_sitting, resumed_sitting, tune_baseline
+from tune.launch.telling.ending import study_outcome, telling
 from tune.store.home import Home
 
 
@@ -95,8 +99,12 @@ def run_search(request: SearchRequest, home: Home, listener: Listener = SILENT) 
             first trial or within the confirmation: the message says how to carry on.
     """
     afterwards = _Afterwards(request.with_baseline, request.confirm_seeds)
-    with new_sitting(request, home, listener.progress()) as sitting:
-        return _search_and_more(sitting, home, listener, afterwards)
+    with telling(request.on_end, request.webhook, listener.say) as ending:
+        with new_sitting(request, home, listener.progress()) as sitting:
+            ending.outcome = functools.partial(study_outcome, sitting.folder.path)
+            found = _search_and_more(sitting, home, listener, afterwards)
+        ending.code = found.code
+    return found
 
 
 def run_resume(
@@ -108,8 +116,13 @@ def run_resume(
     confirm_seeds: int | None = None,
     address: str | None = None,
     trust_method: bool = False,
+    change: Change = NO_CHANGE,
+    on_end: str | None = None,
+    webhook: str | None = None,
 ) -> Searched:
     """Run what is left of a study, and do what comes after it, also where the study is finished already.
+
+    Where another process drives the study, it is told what is to be changed, and nothing else is done.
 
     Args:
         name: the study's name.
@@ -120,19 +133,37 @@ def run_resume(
             tuned one `with_baseline`, else a plain one); None: do not.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        change: new totals of trials, time, epochs or GPU hours; failed trials that run again.
+        on_end, webhook: as of a request; a study that was finished before is not told of unless it is confirmed now.
 
     Raises:
-        ConfigError: no such study, its data changed since, or its method file is not trusted.
+        ConfigError: no such study, its data changed since, its method file is not trusted, or a change that cannot be
+            made.
         DamagedError: a file of it is damaged.
         ServiceError: as `run_search`.
     """
     afterwards = _Afterwards(with_baseline, confirm_seeds, trust_method)
     study = Study(home.existing_study_folder(name))
-    if study.folder.state() == "finished":
-        return _what_follows(finished_before(study), None, home, listener, afterwards)
-    progress = listener.progress()
-    with resumed_sitting(study, home, progress, address, trust_method=trust_method) as sitting:
-        return _search_and_more(sitting, home, listener, afterwards)
+    wishes = checked(study, change)
+    if wishes and study.folder.is_locked():
+        from tune.steering.asking import ask  # loads Optuna
+
+        told = tuple(ask(study.folder, wish) for wish in wishes)
+        return Searched(search=Outcome(study, Exit.DONE, 0, 0.0, told=told), code=Exit.DONE)
+    outcome = functools.partial(study_outcome, study.folder.path)
+    with telling(on_end, webhook, listener.say) as ending:
+        if not wishes and is_finished(study):
+            ending.outcome = None if confirm_seeds is None else outcome
+            found = _what_follows(finished_before(study), None, home, listener, afterwards)
+        else:
+            progress = listener.progress()
+            with resumed_sitting(
+                study, home, progress, address, trust_method=trust_method, wishes=wishes
+            ) as sitting:
+                ending.outcome = outcome
+                found = _search_and_more(sitting, home, listener, afterwards)
+        ending.code = found.code
+    return found
 
 
 def _search_and_more(sitting: Sitting, home: Home, listener: Listener, afterwards: _Afterwards) -> Searched:
@@ -208,18 +239,30 @@ def resume(
     confirm_seeds: int | None = None,
     address: str | None = None,
     trust_method: bool = False,
+    trials: int | None = None,
+    time_budget: float | str | None = None,
+    epochs_budget: int | None = None,
+    gpu_hours: float | None = None,
+    retry_failed: bool = False,
+    on_end: str | None = None,
+    webhook: str | None = None,
 ) -> Study:
-    """Carry on a study that was interrupted; one that is finished is returned as it is.
+    """Carry on a study that was interrupted; one that is finished is returned as it is, or grows.
+
+    Where another process drives the study, that process is told what is to be changed.
 
     Args:
         name: the study's name.
         home, quiet: as of `search`.
-        with_baseline, confirm_seeds: as of `run_resume`.
+        with_baseline, confirm_seeds, on_end, webhook: as of `run_resume`.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        trials, time_budget, epochs_budget, gpu_hours: new totals, also of a finished study; None: as they are.
+        retry_failed: trials that failed for a cause that may be mended run again, from their checkpoints.
 
     Raises:
-        ConfigError: no such study, its data changed since, or its method file is not trusted.
+        ConfigError: no such study, its data changed since, its method file is not trusted, or a change that cannot be
+            made.
         DamagedError: a file of it is damaged: see `repair`.
         ServiceError: another driver has it.
     """
@@ -232,6 +275,15 @@ def resume(
         confirm_seeds=confirm_seeds,
         address=address,
         trust_method=trust_method,
+        change=Change(
+            trials=trials,
+            time_budget=time_budget,
+            epochs_budget=epochs_budget,
+            gpu_hours=gpu_hours,
+            retry_failed=retry_failed,
+        ),
+        on_end=on_end,
+        webhook=webhook,
     )
     return found.study
 
@@ -258,8 +310,15 @@ def plan(
     return plan_request(SearchRequest(method=method, dataset=dataset, **options), home)
 
 
-def plan_request(request: SearchRequest, home: Path | str | None = None) -> dict[str, Any]:
-    """`plan` for a request that is made already."""
-    from tune.launch.plan import plan as measure  # loads torch
+def plan_request(
+    request: SearchRequest, home: Path | str | None = None, *, within: str | None = None
+) -> dict[str, Any]:
+    """`plan` for a request that is made already; with `within`, a time such as "2h", also what would fit it."""
+    from tune.launch.fitting import propose  # loads torch
+    from tune.launch.plan import plan as measure
 
-    return measure(request, Home(home))
+    seconds = None if within is None else parse_duration(within, "--within")
+    document = measure(request, Home(home))
+    if seconds is not None:
+        document["within"] = propose(request, Home(home), seconds, document)
+    return document

@@ -6,19 +6,28 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_core import method_file
 from ssl_core.config import RunConfig, from_document
 from ssl_core.model.card import check_place
 from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import load_kept, trust_named
-from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
-from tune.findings.exports import differences, read_exported
+from tune.cluster import connection
+from tune.cluster.capacity import share
+from tune.cluster.connection import joined
+from tune.cluster.readiness import autoscales, folders_of, make_ready
+from tune.definition.inputs import parse_sets, preset_of, with_absolute_place, with_overrides
+from tune.errors import ServiceError
+from tune.findings.exports import differences, expected_error, read_exported
 from tune.images.held_out import held_out_before, keep_held_out, membership_of_document
 from tune.signals import resumable
 from tune.store.home import Home, check_writable
+from tune.worker.one_run import OneRun, train_here, train_there
 
 if TYPE_CHECKING:
     from ssl_core.data.splits.holdout import Membership
@@ -54,6 +63,7 @@ def train(
     network: str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    preset: str | None = None,
     settings: Mapping[str, Any] | list[str] | None = None,
     config: Path | str | None = None,
     out: Path | str | None = None,
@@ -64,6 +74,7 @@ def train(
     data_root: Path | str | None = None,
     home: Path | str | None = None,
     trust_method: bool = False,
+    address: str | None = None,
     on_report: Callable[[Report], None] | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Training:
@@ -72,40 +83,55 @@ def train(
     Args:
         method: see `methods`; None: pseudo_label, or what `config` names.
         dataset, labels, network, epochs, seed: None: what `config` says, else what fits the data.
+        preset: a set of the method's parameters by name (vat's ``report``), below those of `settings`.
         settings: other values by dotted name, or ``["vat.eps=4"]``.
-        config: a file that `export` wrote.
-        out: folder of the run; None: a fresh one in the home.
+        config, out: a file that `export` wrote; folder of the run, None: a fresh one in the home.
         final: read the test set, once, at the end; the reading is recorded.
         refit: train on the validation images as well, for as many steps; needs `final`, and gives no `val/error`.
         resume: go on in `out` from the last whole checkpoint.
         model: a folder for the model (see `ssl_core.load`), which is made at the end; needs `final`.
         data_root, home: where downloaded data lie; the home folder.
         trust_method: a method file that `config` or the run names is run also where this user has not run it before.
+        address: of a Ray cluster that this machine belongs to, to train there: its machines share `out` and the home.
         on_report, say: called with the report of every epoch; told where the bits may differ from an exported run's.
 
     Raises:
         ConfigError: anything wrong with what is asked for, or other data than the exported configuration's.
         NonFiniteError: a loss or gradient that is not finite.
-        ServiceError: interrupted; says how to carry on.
+        ServiceError: interrupted; says how to carry on. Or the cluster does not answer, or lost the machine.
     """
     folder, made, root, file = map(_as_path, (out, model, data_root, config))
     _check(refit, final, resume, folder, made)
     place = Home(home).folder_for("train")
     common = {"dataset": dataset, "labels": labels, "network": network, "epochs": epochs, "seed": seed}
-    given = {k: v for k, v in common.items() if v is not None}
-    kept = folder if resume else None
-    chosen, document = _configuration(method, given, settings or {}, file, kept, trust_method)
-    as_exported = bool(document) and not (set(given) - {"dataset"} or settings)
+    given, kept = {k: v for k, v in common.items() if v is not None}, folder if resume else None
+    chosen, document = _configuration(method, given, preset, settings or {}, file, kept, trust_method)
+    as_exported = bool(document) and not (set(given) - {"dataset"} or settings or preset)
     membership = _membership(chosen, document, place)
-    if as_exported:
-        _compare_origin(chosen, document, root, place, membership, say)
-    chosen = chosen.model_copy(update={"refit": True}) if refit else chosen
     folder = folder or _fresh_folder(place, chosen.method)
-    result = _train(
-        chosen, folder, place, root, made, membership, final=final, resume=resume, on_report=on_report
-    )
-    expected = (document.get("expect") or {}).get("val_error") if as_exported and not refit else None
-    return Training(result, folder, expected, made)
+    run = _run_of(chosen, folder, place, root, made, membership, refit=refit, final=final, resume=resume)
+    check = partial(_compare_origin, chosen, document if as_exported else {}, place, membership, say)
+    result = _trained(run, place, check, address, on_report, say)
+    return Training(result, folder, expected_error(document) if as_exported and not refit else None, made)
+
+
+def _trained(
+    run: OneRun,
+    home: Home,
+    check: Callable[[OneRun, _There | None], None],
+    address: str | None,
+    on_report: Callable[[Report], None] | None,
+    say: Callable[[str], None],
+) -> Result:
+    """Train here or on a cluster, once the data are known to be the right ones."""
+    words = [*_as_typed(run, home), *([] if address is None else ["--address", address])]
+    try:
+        with resumable(shlex.join(words)), joined(address):
+            there = None if address is None else _made_ready(run, say)
+            check(run, there)
+            return train_here(run, on_report) if there is None else _train_there(run, there, on_report)
+    finally:
+        _keep_held_out(Path(run.out), run.config["dataset"], home)
 
 
 def _as_path(path: Path | str | None) -> Path | None:
@@ -146,6 +172,7 @@ def _check(refit: bool, final: bool, resume: bool, out: Path | None, model: Path
 def _configuration(
     method: str | None,
     given: dict[str, Any],
+    preset: str | None,
     settings: Mapping[str, Any] | list[str],
     file: Path | None,
     resumed: Path | None,
@@ -157,7 +184,7 @@ def _configuration(
             raise ConfigError("--config names the method already: leave --method out.")
         base, document = read_exported(file, trust_method=trust_method)
         start = base.document()
-    elif resumed is not None and ((resumed / CONFIG).exists() or not (method or given or settings)):
+    elif resumed is not None and ((resumed / CONFIG).exists() or not (method or given or settings or preset)):
         document, start = {}, _kept(resumed, trust_method).document()
         _check_same_method(resumed, start, method)
     else:
@@ -165,7 +192,8 @@ def _configuration(
         trust_named(start["method"])
     if isinstance(settings, list):
         settings = parse_sets(settings, start["method"], start.get("method_digest"))
-    chosen = from_document(with_overrides(start, given | dict(settings)))
+    named = {} if preset is None else preset_of(preset, start["method"], start.get("method_digest"))
+    chosen = from_document(with_overrides(start, given | named | dict(settings)))
     return chosen.model_copy(update={"dataset": with_absolute_place(chosen.dataset)}), document
 
 
@@ -196,15 +224,21 @@ def _kept(folder: Path, trust_method: bool) -> RunConfig:
 def _compare_origin(
     config: RunConfig,
     document: Mapping[str, Any],
-    root: Path | None,
     home: Home,
     membership: Membership | None,
     say: Callable[[str], None],
+    run: OneRun,
+    there: _There | None,
 ) -> None:
-    """Refuse other data than an exported configuration was made with; say when the bits may differ."""
+    """Refuse other data than an exported configuration was made with; say when the bits may differ. {}: no such one."""
+    if not document:
+        return
     from ssl_core.system.environment import fingerprint  # loads torch
     from ssl_core.training.result import prepare
 
+    if there is not None:  # its device is that machine's; this one only looks at the data
+        config = config.model_copy(update={"device": "cpu", "precision": "float32", "compile": False})
+    root = Path(run.data_root) if run.data_root else None
     resolved, data, split = prepare(config, data_root=root, cache=home.cache, membership=membership)
     origin = document.get("origin") or {}
     classes, made_with = origin.get("classes"), origin.get("split_hash")
@@ -218,7 +252,8 @@ def _compare_origin(
             f"this configuration was exported for the split {made_with}, the data of {config.dataset} give "
             f"{split.hash}: they are other images or other labels. Name the right ones with --dataset."
         )
-    for difference in differences(document, fingerprint(resolved.device)):
+    made_on = fingerprint(resolved.device) if there is None else there.fingerprint
+    for difference in differences(document, made_on):
         say(f"the bits may differ from the exported run's: {difference}")
 
 
@@ -232,7 +267,7 @@ def _fresh_folder(home: Home, method: str) -> Path:
     return folder
 
 
-def _train(
+def _run_of(
     config: RunConfig,
     folder: Path,
     home: Home,
@@ -240,31 +275,70 @@ def _train(
     model: Path | None,
     membership: Membership | None,
     *,
+    refit: bool,
     final: bool,
     resume: bool,
-    on_report: Callable[[Report], None] | None,
-) -> Result:
-    from ssl_core import train as train_run  # loads torch
-    from ssl_core.model.making import make_model
+) -> OneRun:
+    config = config.model_copy(update={"refit": True}) if refit else config
+    digest = config.method_digest
+    return OneRun(
+        config=config.document(),
+        method_text=None if digest is None else method_file.text_of(digest),
+        out=str(folder.resolve()),
+        cache=str(home.cache),
+        readings=str(home.test_readings) if final else None,
+        data_root=None if root is None else str(root.resolve()),
+        model=None if model is None else str(model.resolve()),
+        held_out=None if membership is None else membership.document(),
+        resume=resume,
+    )
 
-    words = ["ssl-tune", "train", "--resume", "--out", str(folder.resolve()), *(["--final"] if final else [])]
-    words += ["--home", home.shown, *([] if root is None else ["--data-root", str(root.resolve())])]
-    words += [] if model is None else ["--model", str(model.resolve())]
+
+def _as_typed(run: OneRun, home: Home) -> list[str]:
+    """The command that carries a run on."""
+    words = ["ssl-tune", "train", "--resume", "--out", run.out]
+    words += ["--final"] if run.readings is not None else []
+    words += ["--home", home.shown, *([] if run.data_root is None else ["--data-root", run.data_root])]
+    return words + ([] if run.model is None else ["--model", run.model])
+
+
+@dataclass(frozen=True)
+class _There:
+    """What a run takes of a cluster, and the machine that was asked."""
+
+    threads: int
+    gpus: float
+    fingerprint: Mapping[str, str]
+
+
+def _made_ready(run: OneRun, say: Callable[[str], None]) -> _There:
+    """Look at the cluster that was joined before anything is trained there.
+
+    Raises:
+        ConfigError, ServiceError: its machines differ, share no folder, or none can hold the run.
+    """
+    machines, config = connection.machines(), run.config
+    gpus = 1.0 if config.get("device") != "cpu" and any(machine.gpus for machine in machines) else 0.0
+    _, threads = share(
+        machines, trials=1, gpus=gpus, concurrent=1, threads=config.get("threads"), grows=autoscales()
+    )
+    out, home = Path(run.out), Path(run.cache).parent
+    is_new = not out.exists()
+    for folder in (home, out):
+        folder.mkdir(parents=True, exist_ok=True)
+    folders = [*folders_of([config["dataset"]], run.data_root), home]
+    folders += [] if run.model is None else [Path(run.model).parent]
     try:
-        with resumable(shlex.join(words)):
-            result = train_run(
-                config,
-                out=folder,
-                cache=home.cache,
-                readings=home.test_readings if final else None,
-                on_report=on_report,
-                data_root=root,
-                membership=membership,
-                final=final,
-                resume=resume,
-            )
-            if model is not None:
-                make_model(folder, model, data_root=root, cache=home.cache)
-            return result
-    finally:
-        _keep_held_out(folder, config.dataset, home)
+        make_ready(out, folders, threads, gpus, say)
+        _, made_on = connection.chosen_there(config, threads, gpus)
+    except (ConfigError, ServiceError):
+        if is_new:
+            with suppress(OSError):
+                out.rmdir()
+        raise
+    return _There(threads, gpus, made_on)
+
+
+def _train_there(run: OneRun, there: _There, on_report: Callable[[Report], None] | None) -> Result:
+    run = replace(run, config={**run.config, "threads": there.threads})
+    return train_there(run, there.threads, there.gpus, on_report)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.system.errors import ConfigError
+from tune.cluster.connection import joined, machines_of
 from tune.signals import resumable
 from tune.store.home import Home
 
@@ -30,8 +31,14 @@ def order_of(
     trials: int = DEFAULT_TRIALS,
     concurrent: int | None = None,
     data_root: Path | str | None = None,
+    trust_method: bool = False,
+    address: str | None = None,
 ) -> Order:
     """What `reproduce` and `price` take as an object; the arguments are those of `reproduce`.
+
+    Args:
+        trust_method: a method file in `configs` is run also where this user has not run it before.
+        address: of a Ray cluster that this process has joined; None: this machine.
 
     Raises:
         ConfigError: an unknown table or cell, a setting or place that cannot be read, or both configs and search.
@@ -39,6 +46,7 @@ def order_of(
     from tune.paper_tables.entries import Budget, parse_places  # reads the tables with pandas
     from tune.paper_tables.order import Order
 
+    there = machines_of(address)
     if search and configs is not None:
         raise ConfigError("--search and --configs exclude each other: take one.")
     return Order(
@@ -50,11 +58,14 @@ def order_of(
             settings=tuple(settings),
             places=parse_places(data),
             data_root=None if data_root is None else Path(data_root),
+            gpus_there=None if there is None else float(any(machine.gpus for machine in there)),
         ),
         seeds=seeds,
         configs=None if configs is None else Path(configs),
         search=trials if search else None,
         concurrent=concurrent,
+        trust_method=trust_method,
+        address=address,
     )
 
 
@@ -64,6 +75,7 @@ def reproduce(
     home: Path | str | None = None,
     say: Callable[[str], None] = lambda message: None,
     carry_on: str = "the same call",
+    address: str | None = None,
     **order: Any,
 ) -> dict[str, dict[str, Any]]:
     """Make tables of the published report again: Markdown, LaTeX, CSV and PNG, beside the published values.
@@ -76,6 +88,8 @@ def reproduce(
         home: the home folder.
         say: told as runs end and files are written.
         carry_on: named where it is interrupted.
+        address: of a Ray cluster that this machine belongs to, to train there; the home lies in a folder that its
+            machines share. None: this machine.
         order: as `order_of` takes them.
 
     Returns:
@@ -96,16 +110,26 @@ def reproduce(
             for path in write_all(document, folder):
                 say(f"wrote {path}")
 
-    with resumable(carry_on):
-        return train_tables(order_of(tables, **order), place, say, write)
+    with resumable(carry_on), joined(address):
+        return train_tables(order_of(tables, address=address, **order), place, say, write)
 
 
-def price(*tables: str, **order: Any) -> dict[str, Any]:
+def price(
+    *tables: str,
+    say: Callable[[str], None] | None = None,
+    address: str | None = None,
+    **order: Any,
+) -> dict[str, Any]:
     """What `reproduce` with these arguments would cost, from steps measured on this machine; trains nothing.
 
     Raises:
-        ConfigError: anything wrong with what is asked for.
+        ConfigError: anything wrong with what is asked for, or an `address`: a cluster is not measured.
     """
     from tune.paper_tables.price import cost  # loads torch
 
-    return cost(order_of(tables, **order))
+    if address is not None:
+        raise ConfigError(
+            f"--address {address}: --dry-run measures steps on the machine that it is called on. Leave --address out, "
+            "or call it on a machine of the cluster."
+        )
+    return cost(order_of(tables, **order), say or (lambda _: None))

@@ -32,21 +32,40 @@ def __getattr__(name: str) -> Any:
 
 def _made() -> typer.Typer:
     """The command with all of its commands."""
-    import typer
-
     from tune.cli import data, export, info, jobs, predict, read, report, study, training
     from tune.cli import reproduce as tables
+    from tune.cli.comparisons import command as compare
+    from tune.cli.keeping import moving, removing
+    from tune.cli.line.root import root
+    from tune.cli.line.strict import StrictTyper
+    from tune.cli.serving import live_page, mlflow_ui
 
-    made = typer.Typer(
+    made = StrictTyper(
         name="ssl-tune",
-        help="Hyperparameter search for semi-supervised image classification. All state lives in one folder: "
-        "--home, SSL_TUNE_HOME, or ./ssl-tune-home.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        add_completion=True,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (training, study, jobs, read, export, predict, report, tables, data, info):
+    made.callback()(root)
+    for module in (
+        training,
+        study,
+        compare,
+        jobs,
+        read,
+        export,
+        predict,
+        report,
+        tables,
+        live_page,
+        mlflow_ui,
+        removing,
+        moving,
+        data,
+        info,
+    ):
         module.register(made)
     return made
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tune import api
+from tune.cli.line.completion import complete_dataset
 from tune.cli.options import DataRootOption, HomeOption, JsonOption, LabelsOption, SetOption
 from tune.cli.show import console, print_json, print_table
 from tune.errors import Exit
@@ -35,7 +36,9 @@ def data_command(
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET", help="digits, cifar10, cifar100, svhn, stl10, folder:PATH or table:FILE"
+            metavar="DATASET",
+            help="digits, cifar10, cifar100, svhn, stl10, folder:PATH or table:FILE",
+            autocompletion=complete_dataset,
         ),
     ],
     labels: LabelsOption = None,

@@ -12,9 +12,22 @@ import typer
 from search_spaces import dump_yaml
 from ssl_core.system.errors import ConfigError, counted
 from tune import api
+from tune.cli.line.completion import complete_study
 from tune.cli.options import HomeOption
-from tune.cli.show import console
+from tune.cli.show import console, typed
 from tune.definition.objective import DEFAULT, FIELDS, in_words
+
+_OnnxOption = Annotated[
+    Path | None, typer.Option("--onnx", metavar="FILE", help="The best as an ONNX file (extra `onnx`)")
+]
+_RegisterOption = Annotated[
+    str | None,
+    typer.Option("--register", metavar="MODEL_NAME", help="The best into MLflow's registry, as candidate"),
+]
+_PointsOption = Annotated[
+    Path | None,
+    typer.Option("--points", metavar="FILE", help="The best trials as points, for `search` and `enqueue`"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +36,9 @@ def register(app: typer.Typer) -> None:
 
 
 def export_command(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The study's name")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The study's name", autocompletion=complete_study)
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write [standard output]")
     ] = None,
@@ -41,15 +56,10 @@ def export_command(
         Path | None,
         typer.Option("--model", metavar="DIR", help="The best as a model's folder, for `predict`"),
     ] = None,
-    onnx: Annotated[
-        Path | None, typer.Option("--onnx", metavar="FILE", help="The best as an ONNX file (extra `onnx`)")
-    ] = None,
-    register: Annotated[
-        str | None,
-        typer.Option(
-            "--register", metavar="MODEL_NAME", help="The best into MLflow's registry, as candidate"
-        ),
-    ] = None,
+    onnx: _OnnxOption = None,
+    register: _RegisterOption = None,
+    points: _PointsOption = None,
+    top: Annotated[int, typer.Option(help="With --points: how many")] = 5,
     home: HomeOption = None,
 ) -> None:
     """Write the best configuration as YAML, which `ssl-tune train --config` runs as it is; a model; or all trials."""
@@ -62,6 +72,12 @@ def export_command(
         return
     if name is None:
         raise ConfigError("name a study to export, or take --all DIR. `ssl-tune studies` lists them.")
+    if points is not None:
+        if output is not None or trial is not None or models or tables:
+            raise ConfigError("--points writes points: leave the other options out.")
+        count = api.export_points(name, points, top=top, home=home)
+        console().print(f"{points}: {counted(count, 'point')}, best first")
+        return
     if tables:
         if output is not None or trial is not None or models:
             raise ConfigError("--csv and --parquet write all trials: leave the other options out.")
@@ -76,7 +92,7 @@ def export_command(
         print(dump_yaml(document), end="")  # noqa: T201
         return
     console().print(f"{output}: {_outcome(document)}. Run it with:")
-    console().print(f"ssl-tune train --config {output}")
+    console().print(typed("train", None, home, "--config", str(output)))
 
 
 def _outcome(document: dict[str, Any]) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from tune import api
+from tune.cli.line.completion import complete_method
 from tune.cli.options import AddressOption, DataRootOption, HomeOption, JsonOption
-from tune.cli.show import console, print_json, print_table
+from tune.cli.show import console, print_json, print_table, waiting
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +24,10 @@ def register(app: typer.Typer) -> None:
 
 def methods_command(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, your own")
+        str | None,
+        typer.Argument(
+            metavar="[METHOD]", help="One method; or file:PATH, your own", autocompletion=complete_method
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,13 +38,31 @@ def methods_command(
         return
     for each in found:
         console().print(f"{each.method}: {each.summary}")
-        for parameter in each.parameters:
-            console().print(f"    {parameter.name} [{parameter.default}]: {parameter.description}")
+        if method is None:
+            for own in each.own:
+                console().print(f"    {own.name} [{_default(own.default)}]: {own.description}")
+        else:
+            rows = [[p.name, p.accepts, p.unit, _default(p.default), p.description] for p in each.parameters]
+            print_table(["parameter", "accepts", "unit", "default", "what it is"], rows)
+        for name, values in each.presets.items():
+            shown = ", ".join(f"{key} {value}" for key, value in values.items())
+            console().print(f"    --preset {name}: {shown}")
+    if method is None:
+        console().print(
+            "all parameters of one, those that every method has included: ssl-tune methods METHOD"
+        )
+
+
+def _default(value: object) -> str:
+    return "filled in" if value is None else str(value)
 
 
 def spaces_command(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="One method; or file:PATH, your own")
+        str | None,
+        typer.Argument(
+            metavar="[METHOD]", help="One method; or file:PATH, your own", autocompletion=complete_method
+        ),
     ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="The wider variant of the space")] = False,
     as_json: JsonOption = False,
@@ -73,7 +95,8 @@ def doctor_command(
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine (with --address a cluster): what it has, what it lacks, and how to get it."""
-    findings = api.doctor(address=address, data_root=data_root, home=home)
+    with waiting("this machine" if address is None else f"the cluster at {address}"):
+        findings = api.doctor(address=address, data_root=data_root, home=home)
     if as_json:
         print_json([asdict(f) for f in findings])
     else:

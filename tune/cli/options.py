@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -11,6 +11,7 @@ import typer
 
 from ssl_core import method_file
 from ssl_core.trusted import load_named
+from tune.cli.line.completion import complete_study, completer_of
 from tune.definition.inputs import parse_sets
 from tune.definition.option import help_of, key_of, option_of, typed_as
 from tune.definition.request import SearchRequest
@@ -21,7 +22,10 @@ from tune.store.home import Home
 def option(name: str, model: type[SearchRequest] = SearchRequest) -> Any:
     """What Typer needs to know of the option that a field of a request is."""
     return typer.Option(
-        f"--{key_of(model, name)}", metavar=option_of(model, name).metavar, help=help_of(model, name)
+        f"--{key_of(model, name)}",
+        metavar=option_of(model, name).metavar,
+        help=help_of(model, name),
+        autocompletion=completer_of(name, model),
     )
 
 
@@ -32,7 +36,9 @@ HomeOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The study's name", autocompletion=complete_study)
+]
 DataRootOption = Annotated[Path | None, option("data_root")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter, such as lr=0.01")
@@ -46,8 +52,18 @@ LabelsOption = Annotated[int | None, option("labels")]
 NetworkOption = Annotated[str | None, option("network")]
 EpochsOption = Annotated[int | None, option("epochs")]
 MethodOption = Annotated[str | None, option("method")]
+PresetOption = Annotated[str | None, option("preset")]
 BaselineOption = Annotated[bool, option("with_baseline")]
 ConfirmOption = Annotated[int | None, option("confirm_seeds")]
+TotalOption = Annotated[
+    int | None,
+    typer.Option("--trials", metavar="N", help="The new total of trials, also of a finished study"),
+]
+TimeBudgetOption = Annotated[str | None, option("time_budget")]
+EpochsBudgetOption = Annotated[int | None, option("epochs_budget")]
+GpuHoursOption = Annotated[float | None, option("gpu_hours")]
+OnEndOption = Annotated[str | None, option("on_end")]
+WebhookOption = Annotated[str | None, option("webhook")]
 TrustOption = Annotated[
     bool,
     typer.Option(
@@ -65,7 +81,7 @@ _StudyOption = Annotated[
 
 
 def request_parameters(
-    model: type[SearchRequest] = SearchRequest, *, afterwards: bool = True
+    model: type[SearchRequest] = SearchRequest, *, afterwards: bool = True, leave_out: Container[str] = ()
 ) -> list[inspect.Parameter]:
     """A parameter for each field of a request, as Typer reads them, and one for ``--study``.
 
@@ -74,8 +90,10 @@ def request_parameters(
     Args:
         model: of the request.
         afterwards: also those that ask for something after the search.
+        leave_out: fields that are no options here.
     """
     names = [n for n in model.model_fields if afterwards or not option_of(model, n).afterwards]
+    names = [n for n in names if n not in leave_out]
     annotations: dict[str, Any] = {n: Annotated[_type(model, n), option(n, model)] for n in names}
     annotations["study"] = _StudyOption
     annotations["trust_method"] = TrustOption
@@ -92,7 +110,12 @@ def _type(model: type[SearchRequest], name: str) -> Any:
 
 
 def takes_request(
-    command: Callable[..., None], model: type[SearchRequest] = SearchRequest, *, afterwards: bool = True
+    command: Callable[..., None],
+    model: type[SearchRequest] = SearchRequest,
+    *,
+    afterwards: bool = True,
+    leave_out: Container[str] = (),
+    make: Callable[..., SearchRequest] | None = None,
 ) -> Callable[..., None]:
     """Give a command `(request, home, ...)` all options of a request on the command line.
 
@@ -102,7 +125,10 @@ def takes_request(
         command: whose first argument is the request.
         model: of the request.
         afterwards: it takes also what asks for something after the search.
+        leave_out: fields of the request that are no options of this command.
+        make: makes the request of what was typed; None: `request_of`.
     """
+    made_of = make or request_of
     hints = get_type_hints(command, include_extras=True)
     own = [
         p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
@@ -112,10 +138,10 @@ def takes_request(
     def run(**values: Any) -> None:
         mine = {p.name: values[p.name] for p in own}
         values = {name: value for name, value in values.items() if name not in mine or name in shared}
-        command(request_of(values, model), **mine)
+        command(made_of(values, model), **mine)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    of_request = request_parameters(model, afterwards=afterwards)
+    of_request = request_parameters(model, afterwards=afterwards, leave_out=leave_out)
     shared = {p.name for p in of_request} & {p.name for p in own}  # the command wants to know them, too
     parameters = [*(p for p in of_request if p.name not in shared), *own]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

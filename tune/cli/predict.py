@@ -11,6 +11,7 @@ import typer
 from ssl_core.system.errors import ConfigError
 from tune import api
 from tune.cli.data import progress_bar
+from tune.cli.line.completion import complete_study
 from tune.cli.options import DataRootOption, HomeOption
 from tune.cli.show import console
 from tune.errors import Exit
@@ -24,6 +25,16 @@ _LABELS_SHOWN = 12
 def register(app: typer.Typer) -> None:
     """Add this file's command."""
     app.command("predict")(predict_command)
+
+
+UnlabelledOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STUDY",
+        help="In place of IMAGES: the study's images that have no label",
+        autocompletion=complete_study,
+    ),
+]
 
 
 def predict_command(
@@ -40,10 +51,7 @@ def predict_command(
         Path | None,
         typer.Option(metavar="DIR", help="Also copy the images, into a folder for each class"),
     ] = None,
-    unlabelled_of: Annotated[
-        str | None,
-        typer.Option(metavar="STUDY", help="In place of IMAGES: the study's images that have no label"),
-    ] = None,
+    unlabelled_of: UnlabelledOption = None,
     sheet: Annotated[
         Path | None,
         typer.Option(

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from ssl_core.system.errors import counted
+from ssl_core.system.errors import ConfigError, counted
 from tune import api
+from tune.cli.line.completion import complete_study
 from tune.cli.options import HomeOption, JsonOption, NameArgument
-from tune.cli.show import console, print_json, typed
+from tune.cli.serving.live_page import watch
+from tune.cli.show import console, print_json, typed, waiting
 from tune.errors import Exit
 
 
@@ -26,11 +28,20 @@ def report_command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file [report.html in the study's folder]")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Serve the page instead, and refresh it while the study runs")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a study as one HTML page that opens without a network, and attach it to the study's run in MLflow."""
-    document = api.report(name, output, home=home)
+    if live:
+        if output is not None or as_json:
+            raise ConfigError("--live serves the page and writes no file: leave -o and --json out.")
+        watch(name, home)
+        return
+    with waiting("the figures, and for MLflow to take the page"):
+        document = api.report(name, output, home=home)
     pending = document["pending"]
     if as_json:
         print_json(document)
@@ -50,7 +61,12 @@ def report_command(
 
 
 def figures_command(
-    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="A study, or a folder of `train`")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER", help="A study, or a folder of `train`", autocompletion=complete_study
+        ),
+    ],
     trial: Annotated[str | None, typer.Option(help="A trial of the study [the best]")] = None,
     output: Annotated[
         Path | None,
@@ -59,5 +75,7 @@ def figures_command(
     home: HomeOption = None,
 ) -> None:
     """Draw a run: its validation error and losses, its pseudo-labels, and its method's own picture."""
-    for path in api.pictures(name, output, trial=trial, home=home):
+    with waiting("the figures"):
+        drawn = api.pictures(name, output, trial=trial, home=home)
+    for path in drawn:
         console().print(str(path))

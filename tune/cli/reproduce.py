@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from tune import api
-from tune.cli.options import DataRootOption, EpochsOption, HomeOption, JsonOption, SetOption
+from tune.cli.options import (
+    AddressOption,
+    DataRootOption,
+    EpochsOption,
+    HomeOption,
+    JsonOption,
+    SetOption,
+    TrustOption,
+)
 from tune.cli.show import console, print_json, print_table
 
 
@@ -38,14 +46,14 @@ def reproduce_command(
     search: Annotated[bool, typer.Option("--search", help="Tune each column and its baseline first")] = False,
     trials: Annotated[int, typer.Option(help="Configurations of such a search")] = api.DEFAULT_TRIALS,
     concurrent: Annotated[int | None, typer.Option(help="Runs side by side [what the machine holds]")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would cost; trains nothing")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it costs; trains nothing")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the tables [HOME/tables]")
     ] = None,
     data_root: DataRootOption = None,
+    trust_method: TrustOption = False,
     home: HomeOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the report's tables again (Markdown, LaTeX, CSV, PNG), beside its own and published values.
@@ -64,12 +72,15 @@ def reproduce_command(
         "trials": trials,
         "concurrent": concurrent,
         "data_root": data_root,
+        "trust_method": trust_method,
     }
     if dry_run:
-        _print_cost(api.price(*tables, **order), as_json)
+        _print_cost(api.price(*tables, say=_say, address=address, **order), as_json)
         return
     words = shlex.join(["ssl-tune", *sys.argv[1:]])
-    documents = api.reproduce(*tables, output=output, home=home, say=_say, carry_on=words, **order)
+    documents = api.reproduce(
+        *tables, output=output, home=home, say=_say, carry_on=words, address=address, **order
+    )
     if as_json:
         print_json(documents)
         return

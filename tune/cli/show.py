@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ssl_core.system.errors import counted
+from tune.cli.line.layout import print_columns
 from tune.findings.ranking import best_record, deviation_of, near_ties, ranked, shows_balanced
-from tune.findings.words import certainty, parameters, uncertain
+from tune.findings.words import certainty, last_epochs, parameters, result, uncertain
 
 if TYPE_CHECKING:
     from tune.findings.study import Study
     from tune.trials.record import TrialRecord
 
+FAILED_SHOWN = 5
+"""Failed trials in a table of the best."""
 WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
 
 
@@ -32,10 +37,27 @@ def console(*, to_error: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=True)
 
 
-def typed(verb: str, name: str | None, home: str | None) -> str:
+def typed(verb: str, name: str | None, home: str | None, *more: str) -> str:
     """A command as the user would type it, with the same home."""
-    words = ["ssl-tune", verb, *([name] if name else []), *(["--home", str(home)] if home else [])]
+    words = ["ssl-tune", verb, *([name] if name else []), *more, *(["--home", str(home)] if home else [])]
     return shlex.join(words)
+
+
+@contextmanager
+def waiting(what: str, seconds: float = 1.5) -> Iterator[None]:
+    """Say on standard error what a block waits for, where that takes longer than a moment.
+
+    Args:
+        what: that is waited for, as it follows "waiting for".
+        seconds: how long nothing is said.
+    """
+    timer = threading.Timer(seconds, lambda: print(f"ssl-tune: waiting for {what} ...", file=sys.stderr))  # noqa: T201
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def print_json(document: object) -> None:
@@ -52,15 +74,17 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """Print a table; numbers are aligned to the right."""
+    """Print a table; numbers are aligned to the right. No word is broken (`tune.cli.line.layout`)."""
     listed = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left")
-    for place, column in enumerate(columns):
-        numeric = all(isinstance(row[place], int | float) or row[place] in ("", None) for row in listed)
-        table.add_column(column, justify="right" if numeric and listed else "left", overflow="fold")
-    for row in listed:
-        table.add_row(*[_cell(value) for value in row])
-    console().print(table, soft_wrap=False)
+    right = [
+        bool(listed)
+        and all(isinstance(row[place], int | float) or row[place] in ("", None) for row in listed)
+        for place in range(len(columns))
+    ]
+    out = console()
+    cells = [[_cell(value) for value in row] for row in listed]
+    width = out.width if sys.stdout.isatty() else None
+    print_columns(out, columns, cells, right=right, title=title, width=width)
 
 
 def _cell(value: object) -> str:
@@ -70,7 +94,7 @@ def _cell(value: object) -> str:
 
 
 def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top: int = 10) -> None:
-    """A study's outcome: the ten best trials, and how much the best one's lead means.
+    """A study's outcome: the ten best trials, those that failed, and how much the best one's lead means.
 
     Args:
         study: the study.
@@ -78,10 +102,20 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
         top: how many trials to show.
     """
     records = study.records() if records is None else records
+    best, full = best_record(records)
     shown = ranked(records)[:top]
     found = f"best {len(shown)} of {counted(len(records), 'trial')}"
-    print_trials(shown, title=f"study {study.name}: {found}, {study.spec.protocol} protocol")
-    best, full = best_record(records)
+    lost = [r for r in records if r.state == "failed"]
+    if best is not None and best.trial not in {r.trial for r in shown}:  # it is still running
+        shown = [best, *shown]
+        found = f"{found}, and the one that leads"
+    title = f"study {study.name}: {found}, {study.spec.protocol} protocol"
+    print_trials([*shown, *lost[:FAILED_SHOWN]], title=title)
+    if any(r.stop_reason != "nan" for r in lost):
+        again = study.folder.command("resume", "--retry-failed")
+        console().print(
+            f"{counted(len(lost), 'trial')} failed. Once the cause is mended, run them again with: {again}"
+        )
     if best is None or best.val_error is None:
         return
     valid = study.spec.config["data"]["valid"]
@@ -92,6 +126,46 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     ties = near_ties(records, best, valid)
     if ties:
         out.print(certainty(valid, spread, best.trial, [r.trial for r in ties]))
+    if (pinned := next((r for r in records if r.trial == study.pinned()), None)) is not None:
+        out.print(f"pinned: trial {pinned.trial}, {uncertain(pinned, deviation_of(pinned, valid))}")
+    for doubt in study.doubts(records):
+        out.print(f"careful: {doubt}")
+    print_known(study, records)
+
+
+def print_known(study: Study, records: Sequence[TrialRecord]) -> None:
+    """Print which configurations were asked for that were trained before: taken over, or not trained again."""
+    out = console()
+    for record in study.taken_over():
+        found = f"taken over, not trained again: {record.taken_from}, {result(record)}"
+        out.print(f"{found}  [{parameters(record.params)}]")
+    if again := Counter(trial for r in records for trial in r.instead_of if "/" not in trial):
+        listed = ", ".join(f"{trial} ({counted(count, 'time')})" for trial, count in again.items())
+        out.print(f"asked for again, and not trained again: the configurations of trial {listed}")
+
+
+def print_running(records: Sequence[TrialRecord], epochs: int) -> None:
+    """Print the trials that run, or that wait for `resume`, with their last epochs; nothing where there are none.
+
+    Args:
+        records: a study's trials.
+        epochs: of the full budget.
+    """
+    running = [r for r in records if r.state == "running"]
+    if not running:
+        return
+    rows = [
+        [
+            r.trial,
+            f"{r.epoch} of {epochs}",
+            last_epochs(r),
+            parameters(r.params),
+        ]
+        for r in running
+    ]
+    print_table(
+        ["trial", "epoch", f"{running[0].objective}, last epochs", "searched"], rows, title="under way"
+    )
 
 
 def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:

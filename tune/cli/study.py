@@ -9,25 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssl_core.system.errors import counted
+from ssl_core.system.errors import ConfigError, counted
 from tune import api
-from tune.cli.jobs import JobsOption
+from tune.cli.comparisons import command as comparison
 from tune.cli.options import (
     AddressOption,
     BaselineOption,
     ConfirmOption,
+    EpochsBudgetOption,
+    GpuHoursOption,
     HomeOption,
     JsonOption,
     NameArgument,
+    OnEndOption,
+    TimeBudgetOption,
+    TotalOption,
     TrustOption,
+    WebhookOption,
     home_of,
     takes_request,
 )
-from tune.cli.show import console, print_confirmation, print_json, print_study, print_table, typed
+from tune.cli.planning.plan import plan_command
+from tune.cli.show import console, print_confirmation, print_json, print_study, typed
 from tune.definition.request import SearchRequest
 from tune.errors import Exit
-from tune.findings.words import PROTOCOLS
-from tune.launch.counts import CLASSES_SHOWN, counts_in_words
+from tune.launch.growing.changes import Change
 from tune.tracking.uri import shown
 
 if TYPE_CHECKING:
@@ -41,67 +47,7 @@ def register(app: typer.Typer) -> None:
     app.command("search")(takes_request(search_command))
     app.command("resume")(resume_command)
     app.command("repair")(repair_command)
-    app.command("stop")(stop_command)
     app.command("confirm")(confirm_command)
-
-
-def plan_command(request: SearchRequest, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Say what a search would run and cost; runs nothing."""
-    document = api.plan_request(request, home)
-    if as_json:
-        print_json(document)
-        return
-    rows = [
-        ["study", document["study"]],
-        ["method", document["method"]],
-        ["data", f"{document['dataset']}: {_images(document['images'])}"],
-        ["protocol", PROTOCOLS[document["protocol"]]],
-        *[[f"class {row['class']}", counts_in_words(row)] for row in document["classes"][:CLASSES_SHOWN]],
-        ["network", document["network"]],
-        ["trials", f"{document['trials']}, {document['concurrent']} side by side"],
-        ["threads, GPUs of a trial", f"{document['threads_per_trial']}, {document['gpus_per_trial']:g}"],
-        [
-            "full budget",
-            f"{counted(document['epochs'], 'epoch')} of {counted(document['steps_per_epoch'], 'step')}",
-        ],
-        [
-            "rungs",
-            f"after {_listed(document['rungs']['after_ssl_epochs'])} epochs past the warm-up, best third goes on",
-        ],
-        [
-            "expected",
-            f"{document['expected_epochs']:g} epochs, of {document['epochs_without_stopping']} without stops",
-        ],
-        [
-            "an epoch",
-            f"about {document['seconds_per_epoch']:.1f} s, of the warm-up "
-            f"{document['seconds_per_warmup_epoch']:.1f} s (measured here)",
-        ],
-        ["the study", f"about {document['expected_seconds'] / 60:.1f} min"],
-        ["checkpoints on disk", f"{document['disk_bytes'] / 1e6:.1f} MB"],
-    ]
-    rows += [[f"searched: {p['name']}", f"{p['range']} ({p['role']})"] for p in document["space"]]
-    rows += [
-        [f"at an error of {error}", f"validation resolves {points:.2f} points (one standard deviation)"]
-        for error, points in document["resolution_points"].items()
-    ]
-    print_table(["plan", ""], rows)
-    if (more := len(document["classes"]) - CLASSES_SHOWN) > 0:
-        console().print(f"and {more} more classes (all with --json)")
-    for line in document["notes"]:
-        console().print(line)
-    for line in document["warnings"]:
-        console().print(f"warning: {line}")
-
-
-def _images(counts: dict[str, int]) -> str:
-    return (
-        f"{counts['labelled']} labelled, {counts['valid']} for validation, {counts['unlabelled']} unlabelled"
-    )
-
-
-def _listed(values: list[int]) -> str:
-    return ", ".join(map(str, values))
 
 
 def search_command(request: SearchRequest, home: HomeOption = None) -> None:
@@ -113,13 +59,39 @@ def search_command(request: SearchRequest, home: HomeOption = None) -> None:
 
 def resume_command(
     name: NameArgument,
+    trials: TotalOption = None,
+    time_budget: TimeBudgetOption = None,
+    epochs_budget: EpochsBudgetOption = None,
+    gpu_hours: GpuHoursOption = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run trials again that failed for a cause since mended")
+    ] = False,
     with_baseline: BaselineOption = False,
     confirm_seeds: ConfirmOption = None,
+    on_end: OnEndOption = None,
+    webhook: WebhookOption = None,
     trust_method: TrustOption = False,
     home: HomeOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Carry on a study that was interrupted; `--address local` brings one home from a cluster."""
+    """Carry on a study that was interrupted, or let one grow; `--address local` brings one home from a cluster.
+
+    A study that another process runs is told of its new totals, and goes on there.
+    """
+    told = SearchRequest(on_end=on_end, webhook=webhook)  # which checks them
+    change = Change(
+        trials=trials,
+        time_budget=time_budget,
+        epochs_budget=epochs_budget,
+        gpu_hours=gpu_hours,
+        retry_failed=retry_failed,
+    )
+    if comparison.is_comparison(name, home_of(home)):
+        comparison.refuse_options(name, with_baseline=with_baseline, address=address)
+        if change:
+            raise ConfigError(f"{name} is a comparison: let its studies grow, each by its own name.")
+        comparison.resume(name, home, confirm_seeds=confirm_seeds, trust_method=trust_method, told=told)
+        return
     found = api.run_resume(
         name,
         home_of(home),
@@ -128,7 +100,14 @@ def resume_command(
         confirm_seeds=confirm_seeds,
         address=address,
         trust_method=trust_method,
+        change=change,
+        on_end=told.on_end,
+        webhook=told.webhook,
     )
+    if found.search.told:
+        for said in found.search.told:
+            console().print(f"{said}. It is being run: see {typed('status', name, home)}")
+        sys.exit(found.code)
     _say_end(found, home, with_baseline, confirm_seeds)
     sys.exit(found.code)
 
@@ -143,9 +122,10 @@ def _printing() -> api.Listener:
 def _print_search(outcome: Outcome) -> None:
     if outcome.was_finished:
         console().print(
-            f"the study {outcome.study.name!r} is finished already. For more trials start another that begins from "
-            f"what it learned: ssl-tune search --warm-start {outcome.study.name} --name NAME, and the other options as "
-            "before."
+            f"the study {outcome.study.name!r} is finished already. For more trials give it a new total, such as "
+            f"{outcome.study.folder.command('resume', '--trials', str(2 * outcome.study.spec.trials))}, or start "
+            f"another that begins from what it learned: ssl-tune search --warm-start {outcome.study.name} --name NAME, "
+            "and the other options as before."
         )
     print_study(outcome.study)
 
@@ -174,12 +154,12 @@ def _say_end(found: api.Searched, home: str | None, with_baseline: bool, confirm
 
 def _say_next(study: Study, home: str | None, *, confirmed: bool) -> None:
     out, name = console(), study.name
-    if not confirmed:
+    if not confirmed and not study.doubts():
         out.print(f"confirm it on fresh seeds:      {typed('confirm', name, home)}")
     out.print(f"take the best configuration:    {typed('export', name, home)} -o best.yaml")
     uri = study.spec.tracking_uri
     at_home = uri == home_of(home).default_tracking_uri
-    where = typed("ui", None, home) if at_home else shown(uri)
+    where = typed("ui", name, home) if at_home else shown(uri)
     out.print(f"compare the trials in MLflow:   {where}")
 
 
@@ -193,29 +173,6 @@ def repair_command(name: NameArgument, trust_method: TrustOption = False, home: 
         return
     console().print("The damaged files are kept beside the new ones; they end in .damaged.")
     if repaired.study.status()["state"] != "finished":
-        console().print(f"carry on with: {typed('resume', name, home)}")
-
-
-def stop_command(
-    name: NameArgument,
-    timeout: Annotated[
-        str, typer.Option(metavar="5m", help="How long to wait until its driver has ended")
-    ] = "5m",
-    home: HomeOption = None,
-    address: JobsOption = None,
-) -> None:
-    """End a study that another process runs, resumably: its trials end their epoch, which is kept."""
-    stopped = api.stop(name, timeout=timeout, address=address, home=home)
-    if stopped.address is not None:
-        again = f"ssl-tune submit --resume {name} --address {stopped.address}"
-        ended = f"the job of {name} has ended already: {stopped.state}"
-        console().print(f"told to stop. Carry on with: {again}" if stopped.asked else ended)
-        return
-    if not stopped.asked:
-        console().print(f"nobody runs the study {name!r}: it is {stopped.state}.")
-        return
-    console().print(f"the study {name!r} is {stopped.state}.")
-    if stopped.state == "interrupted":
         console().print(f"carry on with: {typed('resume', name, home)}")
 
 

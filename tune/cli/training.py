@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssl_core.measures import OVERCONFIDENT
 from ssl_core.system.errors import counted
 from tune import api
 from tune.cli.options import (
+    AddressOption,
     DataRootOption,
     DatasetOption,
     EpochsOption,
@@ -19,6 +22,7 @@ from tune.cli.options import (
     LabelsOption,
     MethodOption,
     NetworkOption,
+    PresetOption,
     SetOption,
     TrustOption,
 )
@@ -40,6 +44,7 @@ def train_command(
     network: NetworkOption = None,
     epochs: EpochsOption = None,
     seed: Annotated[int | None, typer.Option(help="Training seed [0]")] = None,
+    preset: PresetOption = None,
     settings: SetOption = None,
     config: Annotated[Path | None, typer.Option("--config", help="A file that `export` wrote")] = None,
     out: Annotated[
@@ -60,6 +65,7 @@ def train_command(
     data_root: DataRootOption = None,
     trust_method: TrustOption = False,
     home: HomeOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration; its result is that of the last epoch."""
@@ -70,6 +76,7 @@ def train_command(
         network=network,
         epochs=epochs,
         seed=seed,
+        preset=preset,
         settings=settings,
         config=config,
         out=out,
@@ -80,6 +87,7 @@ def train_command(
         data_root=data_root,
         home=home,
         trust_method=trust_method,
+        address=address,
         on_report=_show_report,
         say=_say,
     )
@@ -103,7 +111,8 @@ def _show_result(training: api.Training) -> None:
         f"{result.images_per_second:.0f} images/s; result in {training.folder / 'result.json'}"
     )
     if training.model is not None:
-        console().print(f"model: {training.model}; use it with: ssl-tune predict {training.model} IMAGES")
+        predict = shlex.join(["ssl-tune", "predict", str(training.model)])
+        console().print(f"model: {training.model}; use it with: {predict} IMAGES")
     if (expected := training.expected) is not None:
         same = "the same as exported" if expected == result.val_error else f"exported was {expected:.2f} %"
         console().print(f"val/error is {same}.")
@@ -119,10 +128,12 @@ def _show_report(report: Report) -> None:
     mask = f", mask rate {metrics['ssl/mask_rate']:.3f}" if "ssl/mask_rate" in metrics else ""
     accuracy = metrics.get("ssl/pseudo_label_accuracy")
     right = "" if accuracy is None else f", pseudo-labels right {100 * accuracy:.1f} %"
+    beyond = metrics.get("val/overconfidence", 0.0)
+    warned = f", overconfident by {beyond:.0f} points" if mask and beyond >= OVERCONFIDENT else ""
     validated = f"val/error {metrics['val/error']:.2f} %, " if "val/error" in metrics else ""
     print(  # noqa: T201
         f"epoch {report.epoch} ({phase}): {validated}train/loss "
-        f"{metrics['train/loss']:.4f}{mask}{right}, {metrics['time/epoch_seconds']:.1f} s",
+        f"{metrics['train/loss']:.4f}{mask}{right}{warned}, {metrics['time/epoch_seconds']:.1f} s",
         file=sys.stderr,
         flush=True,
     )

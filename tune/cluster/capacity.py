@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ssl_core.system.errors import ConfigError
 
+MOST_PLACES = 10_000
+"""As many as `--concurrent` takes at most: where Ray is to use whatever room a cluster has."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -63,17 +66,36 @@ def check_fit(machines: Sequence[Machine], threads: int, gpus: float) -> None:
 
 
 def share(
-    machines: Sequence[Machine], *, trials: int, gpus: float, concurrent: int | None, threads: int | None
+    machines: Sequence[Machine],
+    *,
+    trials: int,
+    gpus: float,
+    concurrent: int | None,
+    threads: int | None,
+    grows: bool = False,
 ) -> tuple[int, int]:
     """Trials side by side and threads of each, where neither, one or both are named.
 
     Without names: as many trials as there are places for at one thread (or at the GPUs of a trial), and then as
     many threads for each as leave room for them all.
 
+    Args:
+        machines: of the cluster.
+        trials: of the study.
+        gpus: of a trial.
+        concurrent, threads: as they are named; None: not.
+        grows: the cluster starts machines when trials wait for them, so none has to be there yet.
+
     Raises:
-        ConfigError: where no machine can hold one such trial.
+        ConfigError: where no machine can hold one such trial, and none is to come.
     """
-    check_fit(machines, threads or 1, gpus)
+    if grows and concurrent is None and not places(machines, threads or 1, gpus):
+        raise ConfigError(
+            "no machine of the cluster can hold a trial now. It starts machines by itself when trials wait for them: "
+            "say how many are to run side by side with --concurrent N."
+        )
+    if not grows:
+        check_fit(machines, threads or 1, gpus)
     if concurrent is None:
         concurrent = max(1, min(places(machines, threads or 1, gpus), trials))
     if threads is None:

@@ -17,12 +17,12 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 from ssl_core.config import from_document
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, MemoryExhaustedError, NonFiniteError
 from tune.cluster.capacity import Machine, places
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
@@ -227,26 +227,39 @@ class Room:
         return self._room
 
 
-def resolve_there(spec: StudySpec) -> tuple[dict[str, Any], dict[str, str]]:
-    """Device, precision and whether to compile, as a machine that holds a trial resolves them, and its fingerprint.
+def chosen_there(
+    document: Mapping[str, Any], threads: int, gpus: float
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Device, precision and whether to compile, as a machine that holds a training resolves them, and its fingerprint.
 
     The driver's machine often has no GPU, and may have another processor.
+
+    Args:
+        document: the training's configuration.
+        threads, gpus: that it takes.
 
     Raises:
         ConfigError: as `ssl_core.system.environment.choose_device` there.
     """
     ray = _ray()
-    task = ray.remote(_choose).options(
-        num_cpus=int(spec.config["threads"]), num_gpus=spec.gpus_per_trial, max_retries=3
-    )
+    task = ray.remote(_choose).options(num_cpus=threads, num_gpus=gpus, max_retries=3)
     try:
-        chosen, found = ray.get(task.remote(spec.config))
+        chosen, found = ray.get(task.remote(dict(document)))
     except ray.exceptions.RayTaskError as error:
-        cause = error.as_instanceof_cause()
-        if isinstance(cause, ConfigError):
-            raise ConfigError(str(error.cause)) from None
-        raise
+        raise_cause(error)
     return dict(chosen), dict(found)
+
+
+def raise_cause(error: Any) -> NoReturn:
+    """Raise what a task raised, as it raised it, where that is an error with a message of this project's.
+
+    Args:
+        error: Ray's `RayTaskError`, which is raised itself where it is another one.
+    """
+    cause = error.cause
+    if isinstance(cause, ConfigError | NonFiniteError | MemoryExhaustedError):
+        raise cause from None
+    raise error
 
 
 def _choose(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

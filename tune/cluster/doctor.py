@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from tune.cluster.connection import connected, is_open
 from tune.cluster.connection import machines as machines_there
 from tune.cluster.gpus import gpu_count
@@ -104,7 +104,7 @@ def _home(home: Home) -> Finding:
         home.check_writable()
     except ConfigError as error:
         return Finding("bad", "home", home.shown, str(error))
-    return Finding("good", "home", f"{home.shown}, {len(home.study_names())} studies")
+    return Finding("good", "home", f"{home.shown}, {counted(len(home.study_names()), 'study', 'studies')}")
 
 
 def _disk(home: Home) -> Finding:
@@ -180,7 +180,7 @@ def examine_cluster(address: str, home: Home) -> list[Finding]:
         server = uri if needs_network(uri) else None
         mine, machines = identity(), machines_there()
         probes = probe(shared, tracking_uri=server, look_at_gpus=True)
-        total = f"{len(machines)} machines, {sum(m.cpus for m in machines):g} processors, "
+        total = f"{counted(len(machines), 'machine')}, {sum(m.cpus for m in machines):g} processors, "
         total += f"{sum(m.gpus for m in machines):g} GPUs"
         found = [
             Finding("good", "cluster", f"{address}: {total}")

@@ -21,9 +21,7 @@ from ssl_core.config import from_document, options_of
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
-from tune.cluster.capacity import check_fit
-from tune.cluster.connection import machines
-from tune.cluster.gpus import check_gpus
+from tune.cluster.capacity import MOST_PLACES
 from tune.confirmation.document import (
     Candidate,
     FinalTraining,
@@ -43,13 +41,16 @@ from tune.findings.confirmation import PLAIN, TUNED, title
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
 from tune.images.study import read_images
+from tune.launch.preparation import check_machines
 from tune.launch.start import moved, tune_baseline
 from tune.store.home import Home
 from tune.store.layout import CONFIRM_FILE
 from tune.tracking.tracker import Tracker
+from tune.tracking.views import confirmation_view, experiment_event
 from tune.trials.record import TrialRecord
 
 BASELINES = ("tuned", "plain")
+NO_GPUS = "The study was searched with them: confirm it where they are, or on a cluster with --address."
 
 
 class ConfirmOptions(TypedDict, total=False):
@@ -104,17 +105,17 @@ def confirm(
         ServiceError: a driver has the study, or the search of the baseline was interrupted or failed.
     """
     place = home if isinstance(home, Home) else Home(home)
-    study = _study(name, baseline, place, address, trust_method, is_held=sitting is not None)
-    redrawn: Redrawn = "everything" if resample else _redrawn(study)
+    study = _study(name, baseline, place, sitting, address, trust_method, say)
+    redrawn: Redrawn = "everything" if resample else redrawn_of(study)
     chosen = _chosen(study, top, seeds, redrawn)
     with ExitStack() as stack:
         if sitting is None:
             sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress or Progress()))
-        candidates = [_candidate(study, record) for record in chosen]
+        candidates = [candidate_of(study, record) for record in chosen]
         candidates += _baseline(study, baseline, place, progress or Progress())
         tasks = trainings_of(study, candidates, seeds, redrawn)
         sitting.start_sender()
-        tracker, places = sitting.tracker, _places(study, place)
+        tracker, places = sitting.tracker, places_of(study, place)
         trained = _train(tasks, places, tracker, say)
         document = document_of(study, candidates, tasks, trained, redrawn)
         mine = _of_winner(document["winner"], tasks, trained)
@@ -122,32 +123,32 @@ def confirm(
             document, more = _refitted(document, [task for task, _ in mine], places, tracker, say)
             mine += more
         document |= _models(study, mine, places, tracker, say) if models and mine else {}
-        _keep(document, study, tracker)
+        keep(document, study, tracker)
         sitting.deliver(study.spec.tracking_timeout)
     return document
 
 
 def _study(
-    name: str, baseline: str, home: Home, address: str | None, trust_method: bool, *, is_held: bool
+    name: str,
+    baseline: str,
+    home: Home,
+    sitting: Sitting | None,
+    address: str | None,
+    trust_method: bool,
+    say: Callable[[str], None],
 ) -> Study:
-    """The study with its method loaded, to be trained where it was asked for; `is_held`: where its search is.
+    """The study with its method loaded, to be trained where it was asked for, or where its search is.
 
     Raises:
-        ConfigError: an unknown kind of baseline, or machines on which its trainings would wait for ever.
+        ConfigError: an unknown kind of baseline, a method file that is not trusted, or machines that cannot train it.
+        ServiceError: machines that do not share the home.
     """
     study = Study(home.existing_study_folder(name))
     if baseline not in BASELINES:
         raise ConfigError(f"baseline = {baseline!r}: must be tuned or plain.")
-    if not is_held:
+    if sitting is None:
         study.spec = moved(study.spec, address or "local")
-    gpus, threads = study.spec.gpus_per_trial, int(study.spec.config["threads"])
-    if study.spec.address is None:
-        check_gpus(
-            gpus,
-            "The study was searched with them: confirm it where they are, or on a cluster with --address.",
-        )
-    else:
-        check_fit(machines(), threads, gpus)
+        check_machines(study.spec, study.folder, say, NO_GPUS)
     study.load_method(trust_method=trust_method)
     return study
 
@@ -187,7 +188,7 @@ def _models(
     return {"models": found}
 
 
-def _redrawn(study: Study) -> Redrawn:
+def redrawn_of(study: Study) -> Redrawn:
     """What each seed draws anew: in the real protocol, and where all labels are used, the training alone."""
     if study.spec.protocol == "real":
         return "training"
@@ -199,11 +200,12 @@ def _redrawn(study: Study) -> Redrawn:
     return "training" if all_used and not is_plain else "labels"
 
 
-def _keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
+def keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
     """Write what was found into the study's folder; it is an artifact of the study's run, too."""
     path = study.folder.path / CONFIRM_FILE
     write_atomically(path, json.dumps(document, indent=1).encode())
     tracker.artifact(None, path)
+    tracker.log.append_many([experiment_event(study.spec.name, confirmation_view(study.spec))])
 
 
 def _train(
@@ -214,7 +216,7 @@ def _train(
         [_training(t) for t in tasks],
         places,
         say,
-        lambda number, outcome: _track(tracker, tasks[number], outcome),
+        lambda number, outcome: track(tracker, tasks[number], outcome),
     )
 
 
@@ -226,7 +228,7 @@ def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialR
     """
     if top < 1 or seeds < 1:
         raise ConfigError(f"top = {top}, seeds = {seeds}: both must be at least 1.")
-    chosen = _ranked(study, top)
+    chosen = ranked_of(study, top)
     if len(chosen) < top:
         raise ConfigError(
             f"--top {top}: the study {study.name!r} has {counted(len(chosen), 'trial')} with a result. Take at "
@@ -243,8 +245,11 @@ def _check_seeds(spec: StudySpec, seeds: int) -> None:
     check_fresh_sets(info, config, seeds)
 
 
-def _ranked(study: Study, top: int) -> list[TrialRecord]:
-    left, ranked = study.records(), list[TrialRecord]()
+def ranked_of(study: Study, top: int) -> list[TrialRecord]:
+    """The best trials of a study, a pinned one before all; fewer where there are fewer with a result."""
+    left, pinned = study.records(), study.pinned()
+    ranked = [r for r in left if r.trial == pinned]  # whoever recommends a trial means this one
+    left = [r for r in left if r.trial != pinned]
     while len(ranked) < top:
         record, _ = best_record(left)
         if record is None:
@@ -254,7 +259,8 @@ def _ranked(study: Study, top: int) -> list[TrialRecord]:
     return ranked
 
 
-def _candidate(study: Study, record: TrialRecord) -> Candidate:
+def candidate_of(study: Study, record: TrialRecord) -> Candidate:
+    """A trial as a configuration to be confirmed."""
     config = study.spec.trial_config(record.values)
     return Candidate(record.trial, config, record, study.name, record.trial)
 
@@ -270,14 +276,14 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
     outcome = tune_baseline(study, home, progress)
     if outcome.code in (Exit.INTERRUPTED, Exit.TERMINATED):
         raise ServiceError("the search of the tuned baseline was interrupted", outcome.code)
-    ranked = _ranked(outcome.study, 1)
+    ranked = ranked_of(outcome.study, 1)
     if not ranked:
         raise ServiceError(
             f"the tuned baseline, study {outcome.study.name}, has no trial with a result: see why with "
             f"`{outcome.study.folder.command('trials')}`, or take --baseline plain.",
             Exit.NO_TRIAL_SUCCEEDED,
         )
-    best = _candidate(outcome.study, ranked[0])
+    best = candidate_of(outcome.study, ranked[0])
     folder = f"{TUNED}-{outcome.study.name}-{best.who}"
     return [Candidate(TUNED, best.config, best.record, outcome.study.name, folder)]
 
@@ -287,14 +293,15 @@ def _training(task: FinalTraining) -> Training:
     return Training(f"{title(task.who)}, seed {task.number}{what}", task.config, task.out)
 
 
-def _places(study: Study, home: Home) -> Places:
+def places_of(study: Study, home: Home) -> Places:
+    """Where the final models of a study are trained: where its trials were."""
     from tune.cluster import local_ray  # loads Ray
 
     reserved = local_ray.resources(study.spec)
     return Places(
         home=home,
         data_root=study.spec.data_root,
-        concurrent=study.spec.concurrent,
+        concurrent=MOST_PLACES if study.spec.elastic else study.spec.concurrent,
         cpus=reserved["cpu"],
         gpus=reserved["gpu"],
         held_out=None if (images := read_images(study.folder.path)) is None else images.held_out,
@@ -302,7 +309,7 @@ def _places(study: Study, home: Home) -> Places:
     )
 
 
-def _track(tracker: Tracker, task: FinalTraining, outcome: Trained) -> None:
+def track(tracker: Tracker, task: FinalTraining, outcome: Trained) -> None:
     """Each confirmation is a run below its trial's (the baseline's below the study's), at the time it was trained.
 
     It is written when the training has ended, or later, by a `confirm` that finds it done.

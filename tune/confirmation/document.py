@@ -145,7 +145,7 @@ def document_of(
     config = study.spec.base_config()
     assert config.epochs and config.steps_per_epoch
     objective = study.spec.objective
-    rows = [_row(c, tasks, trained) for c in candidates]
+    rows = [row_of(c, tasks, trained) for c in candidates]
     test = {
         row["who"]: dict(zip(row["seeds"], row["test_error"], strict=True)) for row in rows if row["seeds"]
     }
@@ -163,14 +163,16 @@ def document_of(
         "baseline": next((row["who"] for row in rows if row["who"] in (PLAIN, TUNED)), None),
         "objective": objective,
         "redrawn": redrawn,
-        "winner": _winner(rows, objective),
+        "winner": winner_of([row for row in rows if row["who"] not in (PLAIN, TUNED)], objective),
         "rows": rows,
-        "comparisons": [_comparison(c) for c in compare_all(test)],
+        "comparisons": [comparison_document(c) for c in compare_all(test)],
     }
     return document | {"verdict": sentences(document)}
 
 
-def _row(candidate: Candidate, tasks: Sequence[FinalTraining], trained: Sequence[Trained]) -> dict[str, Any]:
+def row_of(
+    candidate: Candidate, tasks: Sequence[FinalTraining], trained: Sequence[Trained]
+) -> dict[str, Any]:
     mine = [(t, r) for t, r in zip(tasks, trained, strict=True) if t.who == candidate.who]
     results = [(t, r.result) for t, r in mine if r.result is not None]
     record = candidate.record
@@ -192,6 +194,8 @@ def _row(candidate: Candidate, tasks: Sequence[FinalTraining], trained: Sequence
         "val_error_balanced": _values(results, "val_error_balanced"),
         "test_error_balanced": _values(results, "test_error_balanced"),
         "val_loss": _values(results, "val_loss"),
+        "val_ece": _values(results, "val_ece"),
+        "val_overconfidence": _values(results, "val_overconfidence"),
         "test_error_by_class": _mean_by_class([r for _, r in results]),
         "test_mean": spread and spread.mean,
         "test_std": spread and spread.std,
@@ -219,15 +223,16 @@ def _mean_by_class(results: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: statistics.fmean(values) for name, values in named if None not in values}
 
 
-def _winner(rows: Sequence[dict[str, Any]], objective: str) -> str | None:
-    """The configuration with the lowest mean of the objective on the fresh seeds."""
+def winner_of(rows: Sequence[Mapping[str, Any]], objective: str) -> str | None:
+    """Of these rows the configuration with the lowest mean of the objective on the fresh seeds."""
     field = FIELDS[objective]
-    trials = [row for row in rows if row["who"] not in (PLAIN, TUNED) and row[field]]
-    best = min(trials, key=lambda row: statistics.fmean(row[field]), default=None)
+    best = min(
+        [row for row in rows if row[field]], key=lambda row: statistics.fmean(row[field]), default=None
+    )
     return None if best is None else str(best["who"])
 
 
-def _comparison(comparison: Comparison) -> dict[str, Any]:
+def comparison_document(comparison: Comparison) -> dict[str, Any]:
     difference = comparison.difference
     return {
         "one": comparison.one,

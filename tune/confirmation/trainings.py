@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -195,8 +196,11 @@ def each_of(
     with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD):
         ray = local_ray.ray
         remote = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(function)
-        waiting = {remote.remote(*each): place for place, each in enumerate(arguments)}
-        while waiting:
+        left, waiting = deque(enumerate(arguments)), dict[Any, int]()
+        while left or waiting:
+            while left and len(waiting) < places.concurrent:  # a cluster may hold more than were asked for
+                place, each = left.popleft()
+                waiting[remote.remote(*each)] = place
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             yield waiting.pop(ready), ray.get(ready)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ssl_core.measures import OVERCONFIDENT
 from tune.definition.objective import DEFAULT
 from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL, Spread
 
@@ -25,6 +27,7 @@ def sentences(document: Document) -> list[str]:
     found += _cost(document, rows, trials)
     images = "other" if document.get("redrawn") == "everything" else "the same"
     found += [_luck(rows[who], images) for who in trials if rows[who]["luck"] is not None]
+    found += [each for who in trials for each in _overconfident(rows[who])]
     for who, row in rows.items():
         if row["problems"]:
             found.append(
@@ -86,7 +89,7 @@ def _title(who: str) -> str:
 
 def _against_baseline(document: Document, who: str) -> str:
     baseline = document["baseline"]
-    comparison = _comparison(document, who, baseline)
+    comparison = comparison_of(document, who, baseline)
     mine, theirs = _title(who), _title(baseline)
     if comparison is None:
         return f"{mine} against {theirs}: no seed on which both have a result; cannot tell."
@@ -95,13 +98,13 @@ def _against_baseline(document: Document, who: str) -> str:
             f"{mine} against {theirs}: {comparison['difference']:+.2f} points of test error, "
             f"n = {comparison['n']}; cannot tell below {ENOUGH_SEEDS} seeds."
         )
-    facts = _facts(document, comparison)
+    known = facts(document, comparison)
     if not comparison["told_apart"]:
-        return f"{mine} cannot be told from {theirs}: {facts}."
-    return f"{mine} {'beats' if comparison['difference'] < 0 else 'is worse than'} {theirs}: {facts}."
+        return f"{mine} cannot be told from {theirs}: {known}."
+    return f"{mine} {'beats' if comparison['difference'] < 0 else 'is worse than'} {theirs}: {known}."
 
 
-def _comparison(document: Document, one: str, other: str) -> dict[str, Any] | None:
+def comparison_of(document: Document, one: str, other: str) -> dict[str, Any] | None:
     """The comparison of two rows, as a difference of `one` minus `other`."""
     for found in document["comparisons"]:
         if (found["one"], found["other"]) == (one, other):
@@ -113,7 +116,8 @@ def _comparison(document: Document, one: str, other: str) -> dict[str, Any] | No
     return None
 
 
-def _facts(document: Document, comparison: Mapping[str, Any]) -> str:
+def facts(document: Document, comparison: Mapping[str, Any]) -> str:
+    """A comparison's difference, interval, seeds and p-value; it has `ENOUGH_SEEDS` at least."""
     low, high = comparison["interval"]
     count = len(document["comparisons"])
     corrected = f", p = {comparison['p_holm']:.2g}"
@@ -129,15 +133,15 @@ def _among(document: Document, trials: Sequence[str]) -> list[str]:
     if len(trials) < 2:
         return []
     pairs = [(one, other) for place, one in enumerate(trials) for other in trials[place + 1 :]]
-    found = {pair: _comparison(document, *pair) for pair in pairs}
+    found = {pair: comparison_of(document, *pair) for pair in pairs}
     apart = [pair for pair, c in found.items() if c is not None and c["told_apart"]]
     if any(c is None or c["n"] < ENOUGH_SEEDS for c in found.values()):
-        return [f"which of trials {_listed(trials)} is better: cannot tell below {ENOUGH_SEEDS} seeds."]
+        return [f"which of trials {listed(trials)} is better: cannot tell below {ENOUGH_SEEDS} seeds."]
     winner = document["winner"]
     chosen = f"trial {winner} has the lowest {document.get('objective', DEFAULT)} on the fresh seeds"
     if not apart:
         return [
-            f"trials {_listed(trials)} cannot be told apart by their test errors (paired over seeds, level "
+            f"trials {listed(trials)} cannot be told apart by their test errors (paired over seeds, level "
             f"{100 * LEVEL:g} %, Holm's correction); {chosen}."
         ]
     told = []
@@ -153,7 +157,8 @@ def _among(document: Document, trials: Sequence[str]) -> list[str]:
     ]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``; two names at least."""
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -169,6 +174,19 @@ def _cost(document: Document, rows: Mapping[str, Any], trials: Sequence[str]) ->
     if not costs:
         return []
     return [f"a training costs: {', '.join(costs)}, the baseline {baseline['seconds']:.1f} s."]
+
+
+def _overconfident(row: Mapping[str, Any]) -> list[str]:
+    """A warning where the network is surer than it is right; nothing in documents of earlier versions."""
+    gaps, errors = row.get("val_overconfidence"), row.get("val_ece")
+    if not gaps or not errors or statistics.fmean(gaps) < OVERCONFIDENT:
+        return []
+    return [
+        f"{_title(row['who'])} is overconfident: on the validation images its confidence is "
+        f"{statistics.fmean(gaps):.1f} points above its accuracy (expected calibration error "
+        f"{statistics.fmean(errors):.1f} points), so pseudo-labels that pass a threshold are right less often than the "
+        "threshold says."
+    ]
 
 
 def _luck(row: Mapping[str, Any], images: str) -> str:

@@ -19,7 +19,7 @@ from search_spaces.ranges import EPOCHS, SHARE, choices
 from ssl_core.config import RunConfig, from_document
 from ssl_core.data.datasets import DatasetInfo
 from ssl_core.registry import method_of
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from tune.definition.inputs import with_overrides
 
 MOST_POINTS = 1024
@@ -122,5 +122,5 @@ def check_fresh_sets(info: DatasetInfo, config: RunConfig, seeds: int) -> None:
         raise ConfigError(
             f"{seeds} seeds need as many labelled sets, but beside {config.data.valid} validation images of "
             f"{info.name!r} only {sets} of {config.labels} images can be drawn. Take fewer labels, a smaller "
-            f"data.valid, or at most {sets} seeds."
+            f"data.valid, or at most {counted(sets, 'seed')}."
         )

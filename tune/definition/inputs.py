@@ -41,6 +41,22 @@ def parse_sets(assignments: Sequence[str], method: str, digest: str | None = Non
     return result
 
 
+def preset_of(name: str, method: str, digest: str | None = None) -> dict[str, Any]:
+    """The parameters of a method's preset by dotted name; the method as `get_method` takes it.
+
+    Raises:
+        ConfigError: the method has none of this name; says which it has.
+    """
+    chosen = get_method(method, digest)
+    if name not in chosen.presets:
+        there = ", ".join(chosen.presets) or "none"
+        raise ConfigError(
+            f"--preset {name}: the method {chosen.name!r} has no preset of this name (it has: {there}). Leave "
+            "--preset out, or set the parameters with --set."
+        )
+    return {f"{chosen.name}.{key}": value for key, value in chosen.presets[name].items()}
+
+
 def check_names(names: Iterable[str], method: str, where: str, digest: str | None = None) -> None:
     """Refuse dotted names that a method, as `get_method` takes it, does not have; `where` is named in the message.
 

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from search_spaces import SearchSpace, describe, load_yaml
 from search_spaces.ranges import EPOCHS, SHARE, holds
 from ssl_core.config import warmup_from_share
-from ssl_core.system.errors import ConfigError, unknown
+from ssl_core.system.errors import ConfigError, counted, unknown
 
 
 def read_points(path: Path) -> list[Mapping[str, Any]]:
@@ -76,5 +76,5 @@ def _share(warmup: Any, distribution: BaseDistribution, epochs: int, place: str)
             return float(share)
     raise ConfigError(
         f"{place}: {EPOCHS} = {warmup!r}: {SHARE} from {describe(distribution)} is searched, in runs of "
-        f"{epochs} epochs."
+        f"{counted(epochs, 'epoch')}."
     )

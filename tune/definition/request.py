@@ -23,12 +23,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, WithJsonSchema
 
 from ssl_core.config import Section
 from ssl_core.system.errors import ConfigError
-from tune.definition.inputs import DURATION, parse_duration
+from tune.definition.inputs import DURATION, parse_duration, preset_of
 from tune.definition.objective import DEFAULT, Objective
 from tune.definition.option import INHERITED, Option
 from tune.definition.refusals import refused
@@ -36,7 +37,13 @@ from tune.definition.refusals import refused
 if TYPE_CHECKING:
     from tune.definition.request_options import RequestOptions
 
+STARTUP_TRIALS = 5
+"""Random trials at the beginning of a study, whose length does not matter: it may grow (Optuna's default is 10)."""
+_UNCUT = "it runs as many trials as the method's study, and none may be cut off"
+ON_END, WEBHOOK = "SSL_TUNE_ON_END", "SSL_TUNE_WEBHOOK"
+"""Variables of the environment that stand for the options of these names where those are not given."""
 Sampler = Literal["tpe", "random", "gp", "grid"]
+Scheduler = Literal["asha", "median", "none"]
 
 
 def _seconds(value: object, info: ValidationInfo) -> float | None:
@@ -60,11 +67,37 @@ def _text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def _command(value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise ConfigError(
+            "--on-end is empty: write a command, such as --on-end 'mail -s done me@example.org'."
+        )
+    return value
+
+
+def _web_address(value: str | None) -> str | None:
+    """A web address, which may be a secret: no message shows it."""
+    if value is not None:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError("--webhook: an address that begins with http:// or https:// is expected.")
+    return value
+
+
 _TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": f"^({DURATION})$"}
 _TIMEOUT_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "number", "minimum": 0}, _TEXT_SCHEMA]}
 _BUDGET_SCHEMA: dict[str, Any] = {
     "anyOf": [{"type": "number", "exclusiveMinimum": 0}, _TEXT_SCHEMA, {"type": "null"}]
 }
+
+
+def _with_preset(values: dict[str, Any], model: type[SearchRequest]) -> dict[str, Any]:
+    """The values of a request, with the parameters of its preset below those that are set."""
+    preset = values.get("preset")
+    if not isinstance(preset, str):
+        return values
+    method = values.get("method", model.model_fields["method"].default)
+    return {**values, "settings": {**preset_of(preset, method), **(values.get("settings") or {})}}
 
 
 class Setting(Section):
@@ -94,6 +127,11 @@ class Setting(Section):
             baseline="the supervised space is searched", metavar="FILE|wide", otherwise="the method's default"
         ),
     ] = Field(None, description="Search space")
+    preset: Annotated[
+        str | None, Option(baseline="it is of the method's own parameters", otherwise="the method's defaults")
+    ] = Field(
+        None, description="A set of the method's parameters, such as vat's `report`; `--set` goes before it"
+    )
     settings: Annotated[
         Mapping[str, Any],
         Option(
@@ -116,12 +154,27 @@ class KeptOptions(Section):
     objective: Annotated[Objective, Option(baseline=INHERITED)] = Field(
         DEFAULT, description="What the search, early stopping and the choice of the best go by"
     )
-    startup_trials: Annotated[
-        int | None, Option(baseline=INHERITED, otherwise="a third of the trials, 4 to 10")
-    ] = Field(None, ge=0, le=1_000_000, description="Random trials before the sampler models anything")
+    startup_trials: Annotated[int | None, Option(baseline=INHERITED, otherwise=str(STARTUP_TRIALS))] = Field(
+        None, ge=0, le=1_000_000, description="Random trials before the sampler models anything"
+    )
+    repeats: Annotated[int, Option(baseline=INHERITED)] = Field(
+        1, ge=1, le=100, description="Training seeds of a trial, whose mean is its result"
+    )
+    scheduler: Annotated[Scheduler, Option(baseline=INHERITED)] = Field(
+        "asha", description="What stops trials early"
+    )
+    eta: Annotated[int, Option(baseline=INHERITED)] = Field(
+        3, ge=2, le=100, description="Of ASHA: one of so many trials goes on at a rung"
+    )
+    grace: Annotated[int | None, Option(baseline=INHERITED, otherwise="a share of the run")] = Field(
+        None, ge=1, le=1_000_000, description="Epochs after the warm-up before which no trial is stopped"
+    )
+    brackets: Annotated[int, Option(baseline=INHERITED)] = Field(
+        1, ge=1, le=10, description="Of ASHA: several are Hyperband's, each with fewer of the lowest rungs"
+    )
     warm_start: Annotated[
         str | None, Option(baseline="its trials are of the method's space", metavar="NAME")
-    ] = Field(None, description="Start from what an earlier study of this space learned")
+    ] = Field(None, description="Start from what an earlier study of an overlapping space learned")
     seed: Annotated[int, Option(baseline=INHERITED)] = Field(
         0, ge=0, lt=2**31, description="Seed of the sampler and of every training"
     )
@@ -134,13 +187,24 @@ class KeptOptions(Section):
         AfterValidator(_not_zero),
         WithJsonSchema(_BUDGET_SCHEMA),
         Option(
-            baseline="it runs as many trials as the method's study, and none may be cut off",
+            baseline=_UNCUT,
             metavar="TIME",
             typed=str,
             accepts="float | str | None",
             otherwise="no limit",
         ),
     ] = Field(None, description="End the study after this time, such as 90s, 15m or 2h")
+    epochs_budget: Annotated[int | None, Option(baseline=_UNCUT, otherwise="no limit")] = Field(
+        None, ge=1, le=1_000_000_000, description="End the study after so many epochs, of all trials together"
+    )
+    gpu_hours: Annotated[float | None, Option(baseline=_UNCUT, metavar="HOURS", otherwise="no limit")] = (
+        Field(
+            None,
+            gt=0,
+            le=10_000_000,
+            description="End the study after so many GPU hours: hours of training, times the GPUs of a trial",
+        )
+    )
     storage: Annotated[
         str | None, Option(baseline=INHERITED, metavar="URL", otherwise="a file in the study's folder")
     ] = Field(None, description="Database for the trials")
@@ -201,6 +265,27 @@ class SearchRequest(KeptOptions, Setting):
         "--with-baseline is)",
     )
 
+    on_end: Annotated[
+        str | None,
+        AfterValidator(_command),
+        Option(
+            baseline="its end is part of the study's",
+            metavar="CMD",
+            otherwise=f"{ON_END}, else none",
+            afterwards=True,
+        ),
+    ] = Field(None, description="Run this command at the end, with the outcome as JSON on its standard input")
+    webhook: Annotated[
+        str | None,
+        AfterValidator(_web_address),
+        Option(
+            baseline="its end is part of the study's",
+            metavar="URL",
+            otherwise=f"{WEBHOOK}, else none",
+            afterwards=True,
+        ),
+    ] = Field(None, description="Send the outcome to this address at the end, as JSON")
+
     if TYPE_CHECKING:
 
         def __init__(
@@ -211,6 +296,6 @@ class SearchRequest(KeptOptions, Setting):
 
         def __init__(self, **values: Any) -> None:
             try:
-                super().__init__(**values)
+                super().__init__(**_with_preset(values, type(self)))
             except ValidationError as error:
                 raise refused(error, type(self), values) from None

@@ -25,6 +25,10 @@ class RequestOptions(TypedDict, total=False):
     space: str | None
     """Search space [the method's default]."""
 
+    preset: str | None
+    """A set of the method's parameters, such as vat's `report`; `--set` goes before it [the method's
+    defaults]."""
+
     settings: Mapping[str, Any]
     """Fix a parameter, such as lr=0.01; it is then not searched."""
 
@@ -39,10 +43,25 @@ class RequestOptions(TypedDict, total=False):
     val/error_balanced or val/loss."""
 
     startup_trials: int | None
-    """Random trials before the sampler models anything [a third of the trials, 4 to 10; at least 0]."""
+    """Random trials before the sampler models anything [5; at least 0]."""
+
+    repeats: int
+    """Training seeds of a trial, whose mean is its result [1; 1 to 100]."""
+
+    scheduler: Literal["asha", "median", "none"]
+    """What stops trials early: asha (default), median or none."""
+
+    eta: int
+    """Of ASHA: one of so many trials goes on at a rung [3; 2 to 100]."""
+
+    grace: int | None
+    """Epochs after the warm-up before which no trial is stopped [a share of the run; at least 1]."""
+
+    brackets: int
+    """Of ASHA: several are Hyperband's, each with fewer of the lowest rungs [1; 1 to 10]."""
 
     warm_start: str | None
-    """Start from what an earlier study of this space learned."""
+    """Start from what an earlier study of an overlapping space learned."""
 
     seed: int
     """Seed of the sampler and of every training [0; at least 0]."""
@@ -52,6 +71,13 @@ class RequestOptions(TypedDict, total=False):
 
     time_budget: float | str | None
     """End the study after this time, such as 90s, 15m or 2h [no limit]."""
+
+    epochs_budget: int | None
+    """End the study after so many epochs, of all trials together [no limit; at least 1]."""
+
+    gpu_hours: float | None
+    """End the study after so many GPU hours: hours of training, times the GPUs of a trial [no limit; at
+    least 1]."""
 
     storage: str | None
     """Database for the trials [a file in the study's folder]."""
@@ -89,3 +115,10 @@ class RequestOptions(TypedDict, total=False):
     confirm_seeds: int | None
     """Then confirm the best on N fresh seeds, beside the supervised baseline (tuned where --with-baseline
     is) [at least 1]."""
+
+    on_end: str | None
+    """Run this command at the end, with the outcome as JSON on its standard input [SSL_TUNE_ON_END, else
+    none]."""
+
+    webhook: str | None
+    """Send the outcome to this address at the end, as JSON [SSL_TUNE_WEBHOOK, else none]."""

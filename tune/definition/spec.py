@@ -29,7 +29,9 @@ _ALWAYS_KEPT = (
     "tracking_timeout",
     "data_root",
 )  # options that every study was created with, also in the first version
-REDUCTION_FACTOR = 3  # ASHA's eta: a third of a rung goes on (Li et al. 2020 take 3 or 4)
+REDUCTION_FACTOR = (
+    3  # ASHA's eta where nothing is said: a third of a rung goes on (Li et al. 2020 take 3 or 4)
+)
 
 
 class SpaceSource(Section):
@@ -69,6 +71,9 @@ class StudySpec(KeptOptions, _Head):
     trials run side by side as the cluster can hold at the time.
     `protocol` says what plays the unlabelled images: images without a label, or images whose labels are hidden.
     `label` names the data set in MLflow; None in studies made before folders of one name were told apart.
+    `grid_levels` are those of each range of ``--sampler grid``; None in studies made before they were kept.
+    `no_work_twice`: a configuration whose bits are known is not trained again; studies made before that go on as they
+    were.
     `method_path` is where the file of a user's own method lay; the study goes on with the copy in its own folder.
     """
 
@@ -79,6 +84,8 @@ class StudySpec(KeptOptions, _Head):
     created: str
     uid: str = ""
     points: tuple[dict[str, Any], ...] = Field((), strict=False)
+    grid_levels: int | None = None
+    no_work_twice: bool = False
     split_hash: str | None = None
     fingerprint: dict[str, str] | None = None
     protocol: Literal["real", "simulated"] = "simulated"

@@ -19,16 +19,21 @@ from typing import Any
 
 from ssl_core.system.faults import fault
 from tune.delivery.drawing import FEWEST, Drawing
-from tune.delivery.mlflow_runs import DOUBTFUL, Destination
+from tune.delivery.mlflow_runs import DOUBTFUL, PARENT_TAG, Destination
 from tune.delivery.models import send_model
 from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
 from tune.store.event_log import EventLog
 from tune.store.events import Event
+from tune.tracking import history
 from tune.tracking.contents import FOLDER
+from tune.tracking.opening import ABOVE
 
 MAX_EVENTS = 250  # in memory at a time: with four metrics each they fill a call
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_BYTES = 1000, 100, 400_000  # MLflow: 1000, 100 and 1 MB a call
 FIGURE_LOOK_SECONDS = 0.1  # while figures are drawn, other events are looked for so often
+
+PLACED = "placed"
+"""A note in a study's log: below which run its own has been put (`place_below`)."""
 
 logger = logging.getLogger("tune.delivery.sender")
 
@@ -51,10 +56,12 @@ class Deliverer:
             "params": self._send_params,
             "dataset": self._send_dataset,
             "tags": self._send_tags,
+            "experiment": self._send_experiment,
             "text": self._send_text,
             "artifact": self._send_artifact,
             "model": self._send_model,
             "status": self._send_status,
+            history.KIND: self._send_history,
         }
 
     @property
@@ -199,6 +206,7 @@ class Deliverer:
 
     def _send_start(self, event: Event) -> None:
         self.place.begin(event.run)
+        place_below(self.place, event.run)
 
     def _send_params(self, event: Event) -> None:
         from mlflow.entities import Param  # loads MLflow
@@ -237,10 +245,19 @@ class Deliverer:
             self.place.run_id(event.run), tags=[RunTag(name, value) for name, value in tags.items()]
         )
 
+    def _send_experiment(self, event: Event) -> None:
+        tags: Any = event.payload["tags"]
+        for name, value in tags.items():
+            self._client.set_experiment_tag(self.place.experiment, name, value)
+
     def _send_text(self, event: Event) -> None:
         self._client.log_text(
             self.place.run_id(event.run), str(event.payload["text"]), str(event.payload["file"])
         )
+
+    def _send_history(self, event: Event) -> None:
+        text = history.as_text(history.notes(self.log, event.run))
+        self._client.log_text(self.place.run_id(event.run), text, history.FILE)
 
     def _send_artifact(self, event: Event) -> None:
         path = (self.folder / str(event.payload["path"])).resolve()
@@ -252,6 +269,7 @@ class Deliverer:
         send_model(self._client, self.log, self.place.run_id(event.run), event)
 
     def _send_status(self, event: Event) -> None:
+        place_below(self.place, event.run)
         from mlflow.entities import RunTag  # loads MLflow
 
         run_id = self.place.run_id(event.run)
@@ -286,3 +304,26 @@ def chunks(pairs: list[list[str]]) -> Iterator[list[list[str]]]:
         size += length
     if chunk:
         yield chunk
+
+
+def place_below(place: Destination, run: str) -> None:
+    """See that a study's run is below that of its comparison, where it has one and that run is there by now.
+
+    Called at the study's beginnings and ends, so that it does not matter which of the two logs is delivered first.
+
+    Args:
+        place: of the study.
+        run: the run's key; that of a trial is left where it is.
+    """
+    above = place.log.get_meta(ABOVE)
+    if above is None or "/" in run:
+        return
+    run_id = place.run_id(run)
+    if place.log.get_meta(PLACED) == f"{above} {run_id}":
+        return
+    found = place.client.search_runs([place.log.get_meta("experiment_id")], f"tags.`ssl.run_key` = '{above}'")
+    for parent in found:
+        if parent.data.tags["ssl.run_key"] == above:  # a server may not tell capital letters from small ones
+            place.client.set_tag(run_id, PARENT_TAG, parent.info.run_id)
+            place.log.set_meta(PLACED, f"{above} {run_id}")
+            return

@@ -53,6 +53,12 @@ class Destination:
         """MLflow's client; there is none before `connect`."""
         return self._client
 
+    @property
+    def experiment(self) -> str:
+        """The experiment's id; there is none before `connect`."""
+        assert self._experiment is not None
+        return self._experiment
+
     def connect(self) -> None:
         """Find or make the experiment. Nothing can be delivered without it, so no refusal here is final."""
         if self._experiment is not None:

@@ -10,6 +10,7 @@ from tune.delivery.refusals import AwayError, RejectedError, judged
 from tune.delivery.sender import configure_mlflow
 from tune.errors import Exit, ServiceError
 from tune.store.event_log import EventLog
+from tune.store.study_folder import StudyFolder
 
 ALIAS, MODEL_ID_TAG = "candidate", "ssl.model_id"
 
@@ -31,12 +32,13 @@ def register(events_db: Path, run: str, registered: str) -> str:
     """
     configure_mlflow()
     with EventLog(events_db, read_only=True) as log:
-        uri, study = log.get_meta("tracking_uri"), events_db.parent.name
+        uri = log.get_meta("tracking_uri")
         key = next((k for k, _ in log.metas(MODEL_ID) if k.endswith(f"/{run}")), None)
         model_id = None if key is None else log.get_meta(key)
     if uri is None or model_id is None:
         raise ConfigError(
-            f"the model of {run} is not in MLflow yet. Deliver it with `ssl-tune sync {study}`, then register it."
+            f"the model of {run} is not in MLflow yet. Deliver it with "
+            f"`{StudyFolder(events_db.parent).command('sync')}`, then register it."
         )
     try:
         with judged():

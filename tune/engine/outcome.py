@@ -23,6 +23,7 @@ class Outcome:
         refused: events that MLflow refused for good.
         trouble: what could not be written, where that is why the sitting ended.
         was_finished: the study had ended before, and nothing was run.
+        told: another process drives the study, and was told what is asked for: what it did.
     """
 
     study: Study
@@ -32,6 +33,7 @@ class Outcome:
     refused: int = 0
     trouble: str | None = None
     was_finished: bool = False
+    told: tuple[str, ...] = ()
 
     @property
     def interrupted(self) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tune.definition.objective import DEFAULT, in_words
 from tune.findings.ranking import best_record
-from tune.findings.words import parameters, result
+from tune.findings.words import duration, last_epochs, parameters, result
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tune.trials.record import TrialRecord
 
 REFRESH_SECONDS = 0.5
+LAST_EPOCHS = 4  # of a running trial, in the live table
 SHARE_OF_TIME = 20  # looking at all trials may cost a twentieth of the driver's time at most
 
 
@@ -86,7 +87,7 @@ class Progress:
             mean = sum(r.epoch for r in records if r.state != "running") / ended
             under_way = sum(max(0.0, mean - r.epoch) for r in records if r.state == "running")
             left = (mean * (self.spec.trials - len(records)) + under_way) / rate
-            parts.append(f"about {_duration(left)} left")
+            parts.append(f"about {duration(left)} left")
         if waiting := self._waiting():
             parts.append(waiting)
         return ", ".join(parts)
@@ -147,15 +148,14 @@ class LiveProgress(Progress):
             table.add_column(column, justify="right" if column != "state" else "left")
         table.add_column("searched")
         best, _ = best_record(records)
-        shown = [r for r in records if r.state == "running"] or []
+        shown = [r for r in records if r.state == "running"]
         finished = sorted(
             (r for r in records if r.state == "completed" and r.score is not None),
             key=lambda r: r.score or 0,
         )
         for record in [*finished[:5], *shown[-12:]]:
             style = "bold green" if best is not None and record.trial == best.trial else None
-            score = record.score
-            error = "" if score is None else in_words(record.objective, score).removesuffix(" %")
+            error = last_epochs(record, LAST_EPOCHS if record.state == "running" else 1)
             table.add_row(
                 record.trial, record.state, f"{record.epoch}", error, parameters(record.params), style=style
             )
@@ -182,9 +182,3 @@ def _line(record: TrialRecord) -> str:
         f"trial {record.trial} {record.state.replace('_', ' ')}{why} at epoch {record.epoch}: {result(record)}"
         f"  [{parameters(record.params)}]{what}"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

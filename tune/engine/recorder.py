@@ -28,6 +28,7 @@ from tune.engine.storage_faults import headline, is_storage_trouble
 from tune.engine.worker_deaths import HangWatch, MemoryKills
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
+from tune.trials.record import ENQUEUED
 from tune.trials.study_trials import StudyTrials
 from tune.worker.report_keys import (
     BALANCED,
@@ -74,7 +75,7 @@ class Recorder(Callback):
         """Why the whole sitting is being ended, once it is: user, time or storage."""
         self.trouble: str | None = None
         """What could not be written, once something could not."""
-        self.epochs_run = 0
+        self.epochs_run, self.seconds_run = 0, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray snapshots its experiment; this one is never restored
@@ -120,13 +121,13 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch, or an end without one. `result["done"]` without a stop reason is ASHA's decision."""
+        """An epoch, or an end without one. `result["done"]` without a stop reason is the scheduler's decision."""
         number = trial.config["trial"]
         if STORAGE in result:
             self.storage_failed(result[STORAGE])
         if self.trouble is not None:
             return  # the worker reports it again after `resume`
-        reason = result.get(STOP_REASON) or ("asha" if result.get("done") else None)
+        reason = result.get(STOP_REASON) or (self._who_stopped(number) if result.get("done") else None)
         with self.writing():
             if EPOCH in result:
                 self._epoch(number, result, reason)
@@ -134,6 +135,10 @@ class Recorder(Callback):
             if reason is not None:
                 self._end(number, reason, error=result.get(MESSAGE))
             self._watch()
+
+    def _who_stopped(self, number: int) -> str:
+        """Why the scheduler ended a trial: its own rule, or somebody asked for it."""
+        return "user" if number in self._records.stop_asked else self._records.spec.scheduler
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died or raised, and the trial is about to go on in another."""
@@ -196,19 +201,28 @@ class Recorder(Callback):
             self._end(trial.number, reason)
 
     def end_decided(self) -> None:
-        """End the trials whose end an earlier driver had noted, and no more, when it died."""
+        """End the trials whose end an earlier driver had noted, and no more, when it died; and those that somebody
+        stops."""
         for trial in self._records.unfinished():
             reason = trial.user_attrs.get("last", {}).get("stop_reason")
+            if reason is None and trial.number in self._records.stop_asked:
+                reason = "user"
+                self._start(trial.number)
             if reason is not None:
                 self._end(trial.number, reason)
 
     def _start(self, number: int) -> None:
         """Make the trial's run, if it has none yet."""
-        values = self._records.trial(number).params
+        trial = self._records.trial(number)
+        values = trial.params
         document = self._records.spec.trial_config(values).document()
         searched = self._records.space.resolve(values, self._records.epochs)
         self._tracker.trial_started(
-            str(number), searched, {k: v for k, v in document.items() if k != "method"}, dump_yaml(document)
+            str(number),
+            searched,
+            {k: v for k, v in document.items() if k != "method"},
+            dump_yaml(document),
+            tags={"ssl.origin": "user"} if ENQUEUED in trial.user_attrs else None,
         )
 
     def _epoch(self, number: int, result: dict[str, Any], reason: str | None) -> None:
@@ -236,6 +250,7 @@ class Recorder(Callback):
         self._spared.pop(number, None)
         self._hangs.reported(number, metrics["time/epoch_seconds"], warmup=SSL_EPOCH not in result)
         self.epochs_run += 1
+        self.seconds_run += metrics["time/epoch_seconds"]
 
     def _end(self, number: int, reason: str, *, error: str | None = None) -> None:
         self._hangs.ended(number)

@@ -1,66 +1,114 @@
-"""ASHA on the clock of epochs after the warm-up (Li et al. 2020), with rungs that survive a restart."""
+"""Early stopping on the clock of epochs after the warm-up, through Ray's own classes, with what they know kept.
+
+Ray loses what a scheduler has seen when the driver ends, and keys it by an id that changes with every sitting. Here it
+is keyed by the trial's number in the study, and filled again from the trials in Optuna.
+
+A trial that somebody stops (`tune.steering`) ends with its next report, whatever the scheduler is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler
+import numpy as np
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from ssl_core.system.faults import fault
 from tune.definition.objective import DEFAULT
-from tune.definition.rungs import rungs
-from tune.definition.spec import REDUCTION_FACTOR
+from tune.definition.rungs import ASHA, Stopping, stopping_of
+from tune.definition.spec import StudySpec, generator_seed
 from tune.trials.record import TrialRecord
 from tune.worker.report_keys import SSL_EPOCH
 
 
-class StudyASHA(AsyncHyperBandScheduler):
-    """Ray's ASHA, one bracket, whose rungs are keyed by the trial's number in the study.
+def make_scheduler(
+    spec: StudySpec, earlier: Iterable[TrialRecord], stop_asked: Collection[int]
+) -> TrialScheduler:
+    """The study's scheduler.
 
-    Ray loses its rungs when the driver ends, and keys them by an id that changes with every sitting. Here they are
-    filled again from the trials in Optuna.
+    Args:
+        spec: the study.
+        earlier: its trials so far.
+        stop_asked: numbers of trials that somebody stops; they may come and go.
+    """
+    epochs, stopping = int(spec.config["epochs"]), stopping_of(spec)
+    if stopping.scheduler == "none":
+        return StudyFIFO(stop_asked)
+    if stopping.scheduler == "median":
+        return StudyMedian(stopping.rungs(epochs)[0], earlier, spec.objective, stop_asked)
+    return StudyASHA(epochs, earlier, spec.objective, stop_asked, stopping=stopping, seed_of=spec)
+
+
+class StudyASHA(AsyncHyperBandScheduler):
+    """Ray's ASHA (Li et al. 2020). Which of several brackets has a trial follows from the study's seed and its number.
 
     Args:
         epochs: the study's full budget.
         earlier: the study's trials so far.
         objective: what the study goes by; its name is the key of its value in a worker's report.
+        stop_asked: numbers of trials that somebody stops; they may come and go.
+        stopping: rungs and brackets.
+        seed_of: the study that draws brackets; needed where there are several.
     """
 
-    def __init__(self, epochs: int, earlier: Iterable[TrialRecord] = (), objective: str = DEFAULT) -> None:
-        self._objective = objective
+    def __init__(
+        self,
+        epochs: int,
+        earlier: Iterable[TrialRecord] = (),
+        objective: str = DEFAULT,
+        stop_asked: Collection[int] = (),
+        *,
+        stopping: Stopping = ASHA,
+        seed_of: StudySpec | None = None,
+    ) -> None:
+        self._objective, self._stop_asked = objective, stop_asked
+        self._shares, self._seed_of = stopping.shares(epochs), seed_of
+        places = stopping.rungs(epochs)
         super().__init__(
             time_attr=SSL_EPOCH,
             metric=objective,
             mode="min",
-            max_t=rungs(epochs)[-1] * REDUCTION_FACTOR,
-            grace_period=rungs(epochs)[0],
-            reduction_factor=REDUCTION_FACTOR,
-            brackets=1,
+            max_t=places[-1] * stopping.eta,
+            grace_period=places[0],
+            reduction_factor=stopping.eta,
+            brackets=stopping.brackets,
             stop_last_trials=False,
         )
-        bracket = self._brackets[0]
         # Ray builds its own list up to max_t, which may come out one short by a rounding of its logarithm.
-        bracket._rungs = [(milestone, {}) for milestone in reversed(rungs(epochs))]
+        for bracket, milestones in zip(self._brackets, stopping.by_bracket(epochs), strict=True):
+            bracket._rungs = [(milestone, {}) for milestone in reversed(milestones)]
         for record in earlier:
-            shim = SimpleNamespace(trial_id=str(record.trial))
             for ssl_epoch, value in sorted(record.intermediate.items()):
                 if ssl_epoch > (record.ssl_epoch or 0):
                     continue  # its driver died while noting it: it is reported, and judged, again
-                bracket.on_result(shim, ssl_epoch, -value)  # type: ignore[arg-type]
+                self._judge(int(record.trial), ssl_epoch, value)
+
+    def bracket_of(self, number: int) -> int:
+        """The bracket of a trial."""
+        if len(self._brackets) == 1:
+            return 0
+        assert self._seed_of is not None
+        drawn = np.random.default_rng(generator_seed(self._seed_of, "bracket", number)).random()
+        return int(np.searchsorted(np.cumsum(self._shares)[:-1], drawn, side="right"))
+
+    def _judge(self, number: int, ssl_epoch: int, value: float) -> str:
+        shim: Any = SimpleNamespace(trial_id=str(number))
+        return str(self._brackets[self.bracket_of(number)].on_result(shim, ssl_epoch, -value))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Put the trial into the one bracket."""
-        self._trial_info[trial.trial_id] = self._brackets[0]
+        """Put the trial into its bracket."""
+        self._trial_info[trial.trial_id] = self._brackets[self.bracket_of(trial.config["trial"])]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Go on, or stop: the objective's value at a rung against those that came there before."""
+        if trial.config["trial"] in self._stop_asked:
+            return str(self.STOP)
         if SSL_EPOCH not in result or result.get(self._objective) is None:
             return str(self.CONTINUE)
-        shim = SimpleNamespace(trial_id=str(trial.config["trial"]))
         fault("rung:before")
-        decision = str(self._brackets[0].on_result(shim, result[SSL_EPOCH], -result[self._objective]))  # type: ignore[arg-type]
+        decision = self._judge(trial.config["trial"], result[SSL_EPOCH], result[self._objective])
         fault("rung:after")
         return decision
 
@@ -73,3 +121,89 @@ class StudyASHA(AsyncHyperBandScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Forget Ray's id; what the trial left in the rungs stays."""
         self._trial_info.pop(trial.trial_id, None)
+
+
+class TrialNumber(str):
+    """A trial's number in the study, where Ray's rule wants a trial."""
+
+    __slots__ = ()
+
+    @property
+    def trial_id(self) -> str:
+        """As Ray calls it."""
+        return str(self)
+
+
+class StudyMedian(MedianStoppingRule):
+    """Ray's median stopping rule (Golovin et al. 2017): a trial whose best value so far is worse than the median of the
+    other trials' running means ends.
+
+    Args:
+        grace: epochs after the warm-up before which no trial is stopped.
+        earlier: the study's trials so far.
+        objective: what the study goes by.
+        stop_asked: as of `StudyASHA`.
+    """
+
+    def __init__(
+        self,
+        grace: int,
+        earlier: Iterable[TrialRecord] = (),
+        objective: str = DEFAULT,
+        stop_asked: Collection[int] = (),
+    ) -> None:
+        self._objective, self._stop_asked = objective, stop_asked
+        super().__init__(time_attr=SSL_EPOCH, metric=objective, mode="min", grace_period=grace)
+        for record in earlier:
+            for ssl_epoch, value in sorted(record.intermediate.items()):
+                if ssl_epoch <= (record.ssl_epoch or 0):  # else it is reported, and judged, again
+                    self._results[record.trial].append(self._row(ssl_epoch, value))
+
+    def _row(self, ssl_epoch: int, value: float) -> dict[str, Any]:
+        return {SSL_EPOCH: ssl_epoch, self._objective: value}
+
+    def _news(self, trial: Any, result: dict[str, Any]) -> dict[str, Any] | None:
+        """What counts of a report; None where it says nothing new."""
+        if SSL_EPOCH not in result or result.get(self._objective) is None:
+            return None
+        known = self._results.get(str(trial.config["trial"]))
+        if known and known[-1][SSL_EPOCH] >= result[SSL_EPOCH]:
+            return None
+        return self._row(result[SSL_EPOCH], result[self._objective])
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Go on, or stop: Ray's rule, for the trial's number in the study."""
+        if trial.config["trial"] in self._stop_asked:
+            return str(self.STOP)
+        if (row := self._news(trial, result)) is None:
+            return str(self.CONTINUE)
+        fault("rung:before")
+        number: Any = TrialNumber(trial.config["trial"])
+        decision = str(super().on_trial_result(tune_controller, number, row))
+        fault("rung:after")
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Enter a last report, which Ray does not have judged."""
+        if (row := self._news(trial, result)) is not None:
+            self._results[str(trial.config["trial"])].append(row)
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        """Go on: Ray would let another trial have the place meanwhile."""
+        return str(self.CONTINUE)
+
+
+class StudyFIFO(FIFOScheduler):
+    """No early stopping but of trials that somebody stops.
+
+    Args:
+        stop_asked: as of `StudyASHA`.
+    """
+
+    def __init__(self, stop_asked: Collection[int] = ()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._stop_asked = stop_asked
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Go on, unless somebody stops it."""
+        return str(self.STOP if trial.config["trial"] in self._stop_asked else self.CONTINUE)

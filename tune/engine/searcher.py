@@ -7,7 +7,7 @@ asked for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from ray.tune.search import Searcher
 
+from ssl_core.system.errors import counted
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
+from tune.trials.record import INSTEAD_OF
 from tune.trials.study_trials import StudyTrials
 from tune.worker.task import trial_task
 
@@ -29,6 +31,7 @@ class StudySearcher(Searcher):
         folder: the study's folder.
         home: where decoded images lie.
         returned: numbers of trials that are to be handed out once more; `tune.engine.recorder` adds to them.
+        say: told which configurations were not trained again.
         writing: wraps each write: one that fails ends the sitting (`tune.engine.recorder.Recorder.writing`).
         identity: versions that a worker must have, where it may be on another machine.
         room: how many trials may run side by side at the moment; None: Ray is told once and for all.
@@ -42,12 +45,13 @@ class StudySearcher(Searcher):
         *,
         returned: deque[int] | None = None,
         writing: Callable[[], AbstractContextManager[None]] = nullcontext,
+        say: Callable[[str], None] = lambda message: None,
         identity: Mapping[str, str] | None = None,
         room: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(metric=records.spec.objective, mode="min")
         self._records, self._folder, self._home, self._writing = records, folder, home, writing
-        self._identity, self._room = identity, room
+        self._identity, self._room, self._say = identity, room, say
         self._running: set[str] = set()
         self._waiting = deque(records.unfinished())
         self._returned: deque[int] = deque() if returned is None else returned
@@ -69,10 +73,12 @@ class StudySearcher(Searcher):
         return self._waiting.popleft() if self._waiting else self._new()
 
     def _new(self) -> FrozenTrial | None:
-        if self._records.asked() < self._records.spec.trials:
+        if self._records.asked() < self._records.spec.trials and not self._records.exhausted:
             with self._writing():
                 trial = self._records.ask()
                 self._folder.commit()
+                if trial is not None and (known := trial.user_attrs.get(INSTEAD_OF)):
+                    self._say(_not_again(trial.number, known))
                 return trial
         return None
 
@@ -89,3 +95,12 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+def _not_again(number: int, known: Sequence[str]) -> str:
+    """That configurations were asked for which are known already."""
+    where = ", ".join(f"{'' if '/' in trial else 'trial '}{trial}" for trial in dict.fromkeys(known))
+    return (
+        f"{counted(len(known), 'configuration')} known already (of {where}) and not trained again: trial {number} has "
+        "another"
+    )

@@ -159,7 +159,7 @@ class Sitting:
             ServiceError: the trials' storage does not answer, or Ctrl-C before the first trial.
         """
         began = time.monotonic()
-        run = self._begin()
+        run = self.begin()
         state = "failed"
         pending = refused = 0
         try:
@@ -174,13 +174,18 @@ class Sitting:
                 self.folder.set_state(state)
             found = run.end(state)
             if not (stay and found and run.recorder.trouble is None):
-                pending, refused = self._finish(run)
+                pending, refused = self.finish(run)
         study = Study(self.folder.path)
-        code = _code(study, run, pending + refused)
+        code = code_of(study, run, pending + refused)
         seconds = time.monotonic() - began
         return Outcome(study, code, pending, seconds, refused, run.recorder.trouble)
 
-    def _begin(self) -> StudyRun:
+    def begin(self) -> StudyRun:
+        """What runs the study's trials; the study is running from here on.
+
+        Raises:
+            ServiceError: the trials' storage does not answer, or Ctrl-C meanwhile.
+        """
         try:
             from tune.engine.study_run import StudyRun  # loads Ray Tune and torch
 
@@ -190,7 +195,7 @@ class Sitting:
         except KeyboardInterrupt:
             raise self.interrupted_early() from None
 
-    def _finish(self, run: StudyRun) -> tuple[int, int]:
+    def finish(self, run: StudyRun) -> tuple[int, int]:
         """Wait for MLflow, as long as the way in which the search ended allows, and let the study go.
 
         Returns:
@@ -208,7 +213,8 @@ class Sitting:
         return pending, refused
 
 
-def _code(study: Study, run: StudyRun, undelivered: int) -> Exit:
+def code_of(study: Study, run: StudyRun, undelivered: int) -> Exit:
+    """What a command exits with after a run, where so many events are not delivered."""
     if run.recorder.trouble is not None:
         return Exit.STORAGE
     if run.interrupted:

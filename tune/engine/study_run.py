@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
@@ -10,9 +9,7 @@ from ssl_core.system.errors import counted
 from tune.cluster import local_ray  # before Ray Tune, which reads the environment that it sets
 
 # isort: split
-from ray import tune as ray_tune
-from ray.tune.execution import class_cache
-from ray.tune.stopper import Stopper
+from ray.tune.schedulers import TrialScheduler
 
 from ssl_core import method_file
 from tune.cluster.connection import Room
@@ -20,33 +17,29 @@ from tune.cluster.identity import identity
 from tune.definition.objective import FIELDS
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
-from tune.engine.recorder import DEATHS, Recorder
-from tune.engine.scheduler import StudyASHA
+from tune.engine.ray_loop import SittingStopper, ray_loop
+from tune.engine.recorder import Recorder
+from tune.engine.scheduler import make_scheduler
 from tune.engine.searcher import StudySearcher
+from tune.findings.elsewhere import HomeResults
 from tune.findings.ranking import best_record
 from tune.findings.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
+from tune.steering.steering import Steering
 from tune.store.home import Home
-from tune.store.layout import RAY_FOLDER, STUDY_FILE
+from tune.store.layout import STUDY_FILE
 from tune.store.study_folder import StudyFolder
+from tune.tracking import history
 from tune.tracking.contents import tell_summary
 from tune.tracking.news import TrackingNews
 from tune.tracking.text import study_parameters
 from tune.tracking.tracker import Tracker
+from tune.tracking.views import study_views
 from tune.trials.record import TrialRecord
+from tune.trials.repeats import MOST_REPEATS
 from tune.trials.study_trials import StudyTrials
 from tune.worker.task import PRELOAD
-from tune.worker.trainable import TrialTrainable
-
-# Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
-class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
-
-# At the end Ray lists the trials that it takes for failed, also one that was handed out again. The recorder says which
-# did fail.
-logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
 LOOK_SECONDS = 0.5
-MOST_PLACES = 10_000
-"""As `--concurrent` takes them at most."""
 
 
 class StudyRun:
@@ -76,8 +69,18 @@ class StudyRun:
         """The signal that interrupted the run, where one did."""
         self.tracker, self.log = tracker, tracker.log
         self.news = TrackingNews(self.log)
-        self.records = StudyTrials(folder, spec)
+        self.records = StudyTrials(folder, spec, HomeResults(home, spec))
         self.recorder = Recorder(self.records, self.tracker, folder, self._watch)
+        self.steering = Steering(
+            folder,
+            self.records,
+            self.log,
+            say=progress.say,
+            changed=self._change,
+            returned=self.recorder.returned.extend,
+        )
+        self._epochs_before = sum(r.epoch for r in self.records.all())
+        self._seconds_before = sum(r.seconds for r in self.records.all())
         self._elapsed_before = float(self.log.get_meta("elapsed") or 0)
         self._began = time.monotonic()
         self._noted = self._next_look = 0.0
@@ -92,27 +95,74 @@ class StudyRun:
     def run(self) -> str:
         """Run what is left; returns finished or interrupted."""
         with self.recorder.writing():
-            self.tracker.study_started(
-                study_parameters(self.spec), (self.folder.path / STUDY_FILE).read_text()
-            )
-            if self.spec.method_path is not None:
-                self.tracker.artifact(None, self.folder.path / method_file.COPY)
-            self.progress.begin(self.spec, self.records.all, self.news.waiting)
-            self.recorder.end_decided()
-            left = self.spec.trials - self.records.asked() + len(self.records.unfinished())
-            self._began = time.monotonic()
+            self.begin()
             try:
-                if left:
-                    self._tune()
+                self._tune_what_is_left()
             finally:
-                self.progress.end()
-                self._note_elapsed()
+                self.pause()
+        return self.conclude()
+
+    def begin(self) -> int:
+        """The study begins, or goes on; how many trials are left to run."""
+        self.tracker.study_started(
+            study_parameters(self.spec),
+            (self.folder.path / STUDY_FILE).read_text(),
+            study_views(self.spec),
+        )
+        if self.spec.method_path is not None:
+            self.tracker.artifact(None, self.folder.path / method_file.COPY)
+        self.progress.begin(self.spec, self.records.all, self.news.waiting)
+        self._began = time.monotonic()
+        self.steering.look()
+        self.recorder.returned.clear()  # they are among those that wait
+        self.recorder.end_decided()
+        return sum(self._left())
+
+    def pause(self) -> None:
+        """No trial runs any more: note how long they took."""
+        self.progress.end()
+        self._note_elapsed()
+
+    def conclude(self) -> str:
+        """How the run ended, finished or interrupted; where its time is up, trials that are under way end here."""
         if self.interrupted:
             return "interrupted"
         with self.recorder.writing():
             if self.recorder.stopping == "time":
                 self.recorder.end_running("time")
         return "interrupted" if self.interrupted else "finished"
+
+    def _tune_what_is_left(self) -> None:
+        """Run trials until there are none left, also those that are asked for while the last ones run."""
+        before = None
+        while self.recorder.stopping is None and (now := self._left()) != before and sum(now) > 0:
+            before = now
+            self.recorder.returned.clear()  # they are among those that wait
+            self._tune()
+            if self.recorder.stopping is None:
+                self.steering.look()
+        if self.records.exhausted and self.recorder.stopping is None:
+            self._say_exhausted()
+
+    def _left(self) -> tuple[int, int]:
+        """Trials to be asked for, and trials that wait to be carried on."""
+        new = 0 if self.records.exhausted else max(0, self.spec.trials - self.records.asked())
+        return new, len(self.records.unfinished())
+
+    def _say_exhausted(self) -> None:
+        """The study ends with fewer trials than it may have."""
+        said = (
+            f"the space is exhausted: {MOST_REPEATS} configurations in a row were known already. The study ends with "
+            f"{counted(self.records.asked(), 'trial')} of {self.spec.trials}"
+        )
+        if self.spec.sampler == "grid":
+            said = f"every point of the grid has been tried: {counted(self.records.asked(), 'trial')}"
+        self.progress.say(said)
+        history.note(self.log, self.spec.name, said, f"exhausted:{self.records.asked()}")
+
+    def _change(self, spec: StudySpec) -> None:
+        """The study's specification has changed."""
+        self.spec = self.progress.spec = spec
 
     @property
     def interrupted(self) -> bool:
@@ -169,62 +219,67 @@ class StudyRun:
 
     def _tune(self) -> None:
         with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD):
-            tuner = ray_tune.Tuner(
-                ray_tune.with_resources(TrialTrainable, local_ray.resources(self.spec)),
-                tune_config=ray_tune.TuneConfig(
-                    search_alg=self._searcher(),
-                    scheduler=StudyASHA(self.records.epochs, self.records.history(), self.spec.objective),
-                    num_samples=-1,  # the searcher says when there are no more; one may be handed out twice
-                    # Ray lets so many trials wait for a place, and without a number one: places fill one by one.
-                    # Where the places are those of the moment, the searcher holds back (`Room`).
-                    max_concurrent_trials=MOST_PLACES if self.spec.elastic else self.spec.concurrent,
-                    reuse_actors=True,
-                    trial_name_creator=lambda trial: f"trial-{trial.config['trial']}",
-                    trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']}",
-                ),
-                run_config=ray_tune.RunConfig(
-                    name=RAY_FOLDER,
-                    storage_path=str(self.folder.path),
-                    callbacks=[self.recorder],
-                    stop=_SittingStopper(self),
-                    failure_config=ray_tune.FailureConfig(max_failures=self.spec.max_failures + DEATHS),
-                    checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-                    verbose=0,
-                    log_to_file=False,
-                ),
+            ray_loop(
+                self.spec,
+                self.folder.path,
+                searcher=self.searcher(),
+                scheduler=self.scheduler(),
+                recorder=self.recorder,
+                stopper=SittingStopper(self),
             )
-            tuner.fit()
 
-    def _searcher(self) -> StudySearcher:
+    def scheduler(self) -> TrialScheduler:
+        """What ends trials early, with what it knows of earlier ones."""
+        return make_scheduler(self.spec, self.records.history(), self.records.stop_asked)
+
+    def searcher(self, *, alone: bool = True) -> StudySearcher:
+        """What hands out the study's trials.
+
+        Args:
+            alone: no other study has a share of the places, so the searcher counts those of a cluster itself.
+        """
         of_cluster: dict[str, Any] = {}
         if self.spec.address is not None:
-            room = Room(self.spec) if self.spec.elastic else None
+            room = Room(self.spec) if self.spec.elastic and alone else None
             of_cluster = {"identity": identity(), "room": room}
         return StudySearcher(
             self.records,
             self.folder,
             self.home,
             writing=self.recorder.writing,
+            say=self.progress.say,
             returned=self.recorder.returned,
             **of_cluster,
         )
 
     def should_stop(self) -> bool:
         """Whether the sitting is to end; looked at by Ray's loop many times a second."""
-        if self.recorder.stopping is None and self._time_is_up():
+        if self.recorder.stopping is None and (budget := self._spent_budget()) is not None:
             self.recorder.stopping = "time"
-            self.progress.say("the time budget is spent: running trials end here")
+            self.progress.say(f"the {budget} spent: running trials end here")
         if self.recorder.stopping is None and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
             if self.folder.stop_requested():
                 self.request_stop(None)
             elif (trouble := self.folder.trouble()) is not None:
                 self.recorder.storage_failed(trouble)
+            else:
+                with self.recorder.writing():
+                    self.steering.look()
         return self.recorder.stopping is not None
 
-    def _time_is_up(self) -> bool:
-        budget = self.spec.time_budget
-        return budget is not None and self._elapsed() >= budget
+    def _spent_budget(self) -> str | None:
+        """The budget that is spent, with its verb; None where all have something left."""
+        spec = self.spec
+        if spec.time_budget is not None and self._elapsed() >= spec.time_budget:
+            return "time budget is"
+        if (
+            spec.epochs_budget is not None
+            and self._epochs_before + self.recorder.epochs_run >= spec.epochs_budget
+        ):
+            return "budget of epochs is"
+        hours = (self._seconds_before + self.recorder.seconds_run) * spec.gpus_per_trial / 3600
+        return "GPU hours are" if spec.gpu_hours is not None and hours >= spec.gpu_hours else None
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._began
@@ -238,22 +293,6 @@ class StudyRun:
             self._note_elapsed()
         self._tell_news()
         self.progress.update()
-
-
-class _SittingStopper(Stopper):
-    """Ends all trials of this sitting. The recorder decides which of them are over and which wait for `resume`."""
-
-    def __init__(self, run: StudyRun) -> None:
-        self._run = run
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self._run.should_stop()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray snapshots its experiment; this one is never restored
 
 
 def _best_metrics(record: TrialRecord) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.axes import Axes
 
+from ssl_core.measures import OVERCONFIDENT
 from tune.figures.style import (
     BLACK,
     BLUE,
@@ -124,7 +125,10 @@ def pseudo_label_health(
         )
     for name, label, colour, style in SELECTION:
         _line(overall, with_labels, name, label, colour, style, factor=100)
-    dress(overall, title="All pseudo-labels", x="epoch", y="%")
+    _line(overall, with_labels, "val/ece", "calibration error (validation)", BLACK, ":")
+    beyond = with_labels[-1].metrics.get("val/overconfidence", 0.0)
+    warning = f": overconfident by {beyond:.0f} points" if beyond >= OVERCONFIDENT else ""
+    dress(overall, title=f"All pseudo-labels{warning}", x="epoch", y="%")
     overall.set_ylim(0, 102)
     _epochs(overall, reports, warmup)
     overall.legend(fontsize=9, frameon=False)

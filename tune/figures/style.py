@@ -17,31 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ssl_core.data.inspecting.lettering import readable
+from tune.figures.colours import BLACK as BLACK
+from tune.figures.colours import BLUE as BLUE
+from tune.figures.colours import CLASSES as CLASSES
+from tune.figures.colours import GREEN as GREEN
+from tune.figures.colours import GREY as GREY
+from tune.figures.colours import LIGHT as LIGHT
+from tune.figures.colours import ORANGE as ORANGE
+from tune.figures.colours import PURPLE as PURPLE
+from tune.figures.colours import SKY as SKY
+from tune.figures.colours import VERMILLION as VERMILLION
 
-# Okabe and Ito's palette.
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#000000",
-)
-GREY, LIGHT = "#777777", "#EEEEEE"
-# Paul Tol's "muted" scheme: one colour for each class that is drawn.
-CLASSES = (
-    "#332288",
-    "#88CCEE",
-    "#117733",
-    "#DDCC77",
-    "#CC6677",
-    "#AA4499",
-    "#44AA99",
-    "#999933",
-    "#882255",
-    "#777777",
-)
 DPI = 110
 
 

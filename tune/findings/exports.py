@@ -38,9 +38,10 @@ def export(
 ) -> dict[str, Any]:
     """Write a study's best configuration as YAML.
 
-    The best configuration is the winner of the study's confirmation; without a confirmation it is the best of the
-    search, and the document says so. If the method is the user's own file, a copy is written beside the YAML file
-    as ``<output's stem>.<method>.py``. Without an output, `method` names the copy in the study's folder.
+    The best configuration is the one that was pinned, else the winner of the study's confirmation; without a
+    confirmation it is the best of the search, and the document says so. If the method is the user's own file, a copy is
+    written beside the YAML file as ``<output's stem>.<method>.py``. Without an output, `method` names the copy in the
+    study's folder.
 
     Args:
         name: the study.
@@ -203,6 +204,7 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
             "objective": study.spec.objective,
             "protocol": study.spec.protocol,
             "trials": study.spec.trials,
+            **({} if study.spec.repeats == 1 else {"repeats": study.spec.repeats}),
             "classes": _classes(config),
             "confirmed": row is not None,
             "split_hash": study.spec.split_hash,
@@ -249,6 +251,8 @@ def _chosen(
     study: Study, trial: str | None, confirmation: Mapping[str, Any] | None
 ) -> tuple[TrialRecord, bool]:
     records = study.records()
+    if trial is None:
+        trial = study.pinned()
     if trial is None and confirmation is not None:
         trial = confirmation["winner"]
     if trial is None:
@@ -321,3 +325,14 @@ def differences(document: Mapping[str, Any], fingerprint: Mapping[str, str]) -> 
     """The differences in processor and versions from those with which an exported run was made, in words."""
     made = (document.get("origin") or {}).get("fingerprint") or {}
     return [f"{k}: {v} there, {fingerprint.get(k)} here" for k, v in made.items() if fingerprint.get(k) != v]
+
+
+def expected_error(document: Mapping[str, Any]) -> float | None:
+    """The `val/error` that an exported configuration promises.
+
+    None where it is the mean of several seeds (`--repeats`), of which this is one.
+    """
+    if (document.get("origin") or {}).get("repeats", 1) > 1:
+        return None
+    found: float | None = (document.get("expect") or {}).get("val_error")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tune.definition.spec import StudySpec
 from tune.store.event_log import EventLog
 from tune.store.integrity import read_json, whole
 from tune.store.layout import PLAN_FILE
@@ -27,3 +28,31 @@ def planned_and_actual(
     epochs = sum(r.epoch for r in records)
     used = sum(p.stat().st_size for p in folder.trials.rglob("*.ckpt"))
     return {"planned": planned, "actual": {"epochs": epochs, "seconds": elapsed, "disk_bytes": used}}
+
+
+def seconds_left(
+    spec: StudySpec, records: Sequence[TrialRecord], planned: dict[str, float] | None
+) -> float | None:
+    """How long a study will go on, in seconds, at the speed that its epochs had; None where nothing tells.
+
+    The trials that are left are taken to be as long as those that ended, on average; where none has, as long as
+    planned. Trials run side by side as the study allows.
+
+    Args:
+        spec: the study.
+        records: its trials.
+        planned: as `planned_and_actual` gives it.
+    """
+    epochs = sum(r.epoch for r in records)
+    ended = [r for r in records if r.state != "running"]
+    if ended:
+        mean = sum(r.epoch for r in ended) / len(ended)
+    elif planned is not None and spec.trials:
+        mean = planned["epochs"] / spec.trials
+    else:
+        return None
+    if not epochs:
+        return None if planned is None else planned["seconds"]
+    under_way = sum(max(0.0, mean - r.epoch) for r in records if r.state == "running")
+    left = mean * max(0, spec.trials - len(records)) + under_way
+    return left * sum(r.seconds for r in records) / epochs / spec.concurrent

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_core.system.errors import counted
 from ssl_core.trusted import load_kept
 from tune.errors import ServiceError
+from tune.findings.doubts import doubts_of
 from tune.findings.ranking import best_record, describe_best
-from tune.findings.spent import planned_and_actual
+from tune.findings.spent import planned_and_actual, seconds_left
 from tune.store.event_log import EventLog
+from tune.store.events import Event
 from tune.store.home import Home
 from tune.store.integrity import check_database, damaged
 from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
+from tune.tracking import history
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,6 +102,23 @@ class Study:
         record, full = best_record(self.records())
         return None if record is None else describe_best(record, full)
 
+    def pinned(self) -> str | None:
+        """The trial that somebody pinned as the recommendation; None: nobody has."""
+        if not self.folder.events_db.exists():
+            return None
+        with EventLog(self.folder.events_db, read_only=True) as log:
+            return history.pinned(history.notes(log, self.name))
+
+    def taken_over(self) -> list[TrialRecord]:
+        """Whole runs of other studies that this one took over instead of training them again."""
+        from tune.trials.reading import read_taken_over  # loads Optuna and SQLAlchemy
+
+        return read_taken_over(self.folder)
+
+    def doubts(self, records: Sequence[TrialRecord] | None = None) -> list[str]:
+        """Why the best should not be confirmed as it is: sentences; none where nothing is wrong."""
+        return doubts_of(self.folder, self.spec, self.records() if records is None else records)
+
     def status(self, records: Sequence[TrialRecord] | None = None) -> dict[str, Any]:
         """What ``ssl-tune status --json`` prints; `records` are the trials, where they have been read already."""
         return status(self, self.records() if records is None else records)
@@ -116,7 +137,7 @@ def check_reports(folder: StudyFolder, spec: StudySpec, records: Sequence[TrialR
         with EventLog(folder.events_db, read_only=True) as log:
             known = log.trials(spec.name)
     if lost := sorted(reported - known.keys()):
-        there = f"it lacks {len(lost)} trials that Optuna has (the first: {lost[0]})"
+        there = f"it lacks {counted(len(lost), 'trial')} that Optuna has (the first: {lost[0]})"
         raise damaged(
             folder.events_db, there if folder.events_db.exists() else f"there is no such file; {there}"
         )
@@ -136,7 +157,10 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
     return found, left_out
 
 
-_FIELDS = ("method", "dataset", "labels", "objective", "trials", "best", "tracking", "cost")
+_FIELDS = (
+    *("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running"),
+    *("seconds_left", "best", "pinned", "doubts", "tracking", "cost"),
+)
 
 
 def studies_status(home: Home) -> list[dict[str, Any]]:
@@ -168,13 +192,19 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
     states = Counter(r.state for r in records)
     record, full = best_record(records)
     pending, refused, problem = 0, 0, None
+    noted: list[Event] = []
     check_reports(study.folder, study.spec, records)
     if study.folder.events_db.exists():
         with EventLog(study.folder.events_db, read_only=True) as log:
             pending, refused, problem = log.pending(), log.refused(), log.get_meta("problem")
+            noted = history.notes(log, study.name)
+    pinned = next((r for r in records if r.trial == history.pinned(noted)), None)
+    state, cost = study.folder.state(), planned_and_actual(study.folder, records)
+    going_on = state in ("running", "interrupted")
     return {
         "study": study.name,
-        "state": study.folder.state(),
+        "state": state,
+        "created": study.spec.created,
         "method": study.spec.config["method"],
         "dataset": study.spec.config["dataset"],
         "protocol": study.spec.protocol,
@@ -184,12 +214,21 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
             "total": study.spec.trials,
             **{name: states[name] for name in ("completed", "stopped_early", "failed", "running")},
         },
+        "running": [
+            {name: getattr(r, name) for name in ("trial", "epoch", "ssl_epoch", "val_error", "params")}
+            for r in records
+            if r.state == "running"
+        ],
+        "seconds_left": seconds_left(study.spec, records, cost["planned"]) if going_on else None,
         "best": None if record is None else describe_best(record, full),
+        "pinned": None if pinned is None else describe_best(pinned, pinned.state == "completed"),
+        "history": history.as_documents(noted),
+        "doubts": doubts_of(study.folder, study.spec, records),
         "tracking": {
             "uri": study.spec.tracking_uri,
             "pending": pending,
             "refused": refused,
             "problem": problem if pending else None,
         },
-        "cost": planned_and_actual(study.folder, records),
+        "cost": cost,
     }

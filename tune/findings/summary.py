@@ -91,7 +91,7 @@ def description(
     lines = [
         f"Search of **{config['method']}** on {spec.dataset_tag} with {config['labels']} labels, {config['network']}, "
         f"{counted(config['epochs'], 'epoch')} at full budget; {PROTOCOLS[spec.protocol]}.",
-        f"{state.capitalize()}: {len(records)} of {spec.trials} trials begun ({by_state or 'none'}), "
+        f"{state.capitalize()}: {len(records)} of {counted(spec.trials, 'trial')} begun ({by_state or 'none'}), "
         f"{seconds / 60:.1f} minutes of training.",
     ]
     best, full = best_record(records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ssl_core.system.errors import counted
 from tune.images.study import StudyImages
 
 CLASSES_SHOWN = 20
@@ -22,7 +23,8 @@ def lines_of(images: StudyImages) -> list[str]:
     rows = images.by_class()
     shown = "; ".join(f"{_cut(row['class'])}: {counts_in_words(row)}" for row in rows[:CLASSES_SHOWN])
     more = f"; and {len(rows) - CLASSES_SHOWN} more" if len(rows) > CLASSES_SHOWN else ""
-    said = f"{images.protocol} protocol, {len(rows)} classes ({shown}{more}), {images.unlabelled} images without labels"
+    unlabelled = counted(images.unlabelled, "image")
+    said = f"{images.protocol} protocol, {len(rows)} classes ({shown}{more}), {unlabelled} without labels"
     return [said, *unequal(images)]
 
 

@@ -15,11 +15,13 @@ from ssl_core.data.datasets import describe
 from ssl_core.registry import method_of
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
+from ssl_core.system.peak import available_memory, peak_of
 from tune.cluster.connection import joined, machines_of
+from tune.cluster.readiness import autoscales
 from tune.definition.inputs import with_overrides
 from tune.definition.request import SearchRequest
-from tune.definition.rungs import expected_ends, expected_epochs, rungs
-from tune.definition.spec import REDUCTION_FACTOR, StudySpec, generator_seed
+from tune.definition.rungs import expected_ends, expected_epochs, stopping_of
+from tune.definition.spec import StudySpec, generator_seed
 from tune.findings.ranking import resolution
 from tune.images.held_out import held_out_before
 from tune.images.study import StudyImages, images_of
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 PLAN_SECONDS, SEARCH_SECONDS = 8.0, 0.5
 """How long `plan` may measure, and how long `search` does before its first trial; one point is always measured."""
+PROCESS_BYTES = 600_000_000
+"""What a process that trains takes before it has images: Python, torch, Ray."""
 POINTS = 8
 WARMUP_POINTS = 200
 EXAMPLE_ERRORS = (5.0, 20.0, 50.0)
@@ -53,6 +57,8 @@ class Expectation:
         seconds_per_epoch: after the warm-up, a mean over the space.
         seconds_per_warmup_epoch: likewise.
         disk_bytes: of the checkpoints that running and completed trials keep.
+        memory_bytes: that a trial takes on the host; None where the system does not tell.
+        device_bytes: that a trial takes on the GPU; 0 without one.
     """
 
     epochs: float
@@ -61,6 +67,8 @@ class Expectation:
     seconds_per_epoch: float
     seconds_per_warmup_epoch: float
     disk_bytes: int
+    memory_bytes: int | None = None
+    device_bytes: int = 0
 
 
 def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float) -> Expectation:
@@ -76,18 +84,24 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
     mean_warmup = fmean(
         _warmup(spec, config, values) for values in _points(spec, config.epochs, WARMUP_POINTS)
     )
-    epochs = expected_epochs(config.epochs, spec.trials, mean_warmup)
+    stopping = stopping_of(spec)
+    epochs = expected_epochs(config.epochs, spec.trials, mean_warmup, stopping)
     warmup_epochs = spec.trials * mean_warmup
-    warm, after, parameters = _price(spec, config, data, split, seconds)
-    kept = spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup)
+    with peak_of(config.device) as peak:
+        warm, after, parameters = _price(spec, config, data, split, seconds)
+    warm, after, parameters = spec.repeats * warm, spec.repeats * after, spec.repeats * parameters
+    # Two checkpoints of each trial that runs, one of each that has completed (`tune.worker.trial_files`).
+    kept = 2 * spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup, stopping)
     return Expectation(
         epochs=epochs,
         warmup_epochs=warmup_epochs,
         seconds=(warmup_epochs * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
         seconds_per_epoch=after,
         seconds_per_warmup_epoch=warm,
-        # parameters, average and momentum (of adamw two momenta), in the two newest checkpoints
-        disk_bytes=round(2 * (4 if config.optimizer == "adamw" else 3) * parameters * kept),
+        # parameters, average and momentum (of adamw two momenta)
+        disk_bytes=round((4 if config.optimizer == "adamw" else 3) * parameters * kept),
+        memory_bytes=None if peak.host is None else peak.host + PROCESS_BYTES,
+        device_bytes=peak.device,
     )
 
 
@@ -120,6 +134,7 @@ def _points(spec: StudySpec, epochs: int, count: int) -> Iterator[dict[str, Any]
     """Random points of the study's space, always the same."""
     import optuna  # takes a second to load
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for each study, on standard error
     distributions = spec.search_space().distributions(epochs)
     sampler = optuna.samplers.RandomSampler(seed=generator_seed(spec, "plan", 0))
     study = optuna.create_study(sampler=sampler)
@@ -137,10 +152,11 @@ def _warmup(spec: StudySpec, config: RunConfig, values: dict[str, Any]) -> int:
 
 def keep_expectation(
     folder: StudyFolder, spec: StudySpec, config: RunConfig, data: Dataset, split: Split
-) -> None:
+) -> Expectation:
     """Note beside a study what it is expected to take."""
-    document = dataclasses.asdict(expect(spec, config, data, split, SEARCH_SECONDS))
-    write_atomically(folder.path / PLAN_FILE, json.dumps(document, indent=1).encode())
+    expected = expect(spec, config, data, split, SEARCH_SECONDS)
+    write_atomically(folder.path / PLAN_FILE, json.dumps(dataclasses.asdict(expected), indent=1).encode())
+    return expected
 
 
 def warnings_of(spec: StudySpec) -> list[str]:
@@ -194,7 +210,8 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         ServiceError: a cluster that does not answer.
     """
     with joined(request.address):
-        spec = resolve_request(request, home, machines_of(request.address))
+        grows = request.address is not None and autoscales()
+        spec = resolve_request(request, home, machines_of(request.address), grows=grows)
     cache = home.cache if home.path.is_dir() else None  # a plan leaves nothing behind
     config, data, split, images, told = looked_at(spec, home, cache)
     assert config.epochs and config.steps_per_epoch and config.data.valid
@@ -224,7 +241,7 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
             {"name": p.name, "range": _range(p.distribution), "role": p.role}
             for p in spec.search_space().parameters
         ],
-        "rungs": {"after_ssl_epochs": rungs(config.epochs), "kept": f"best 1/{REDUCTION_FACTOR}"},
+        "rungs": _rungs(spec, config.epochs),
         "expected_epochs": round(expected.epochs, 1),
         "expected_warmup_epochs": round(expected.warmup_epochs, 1),
         "epochs_without_stopping": spec.trials * config.epochs,
@@ -232,8 +249,23 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         "seconds_per_warmup_epoch": expected.seconds_per_warmup_epoch,
         "expected_seconds": expected.seconds,
         "disk_bytes": expected.disk_bytes,
+        "memory_bytes": expected.memory_bytes,
+        "device_bytes": expected.device_bytes,
+        "memory_available": available_memory(),
         "resolution_points": {f"{e:g} %": resolution(config.data.valid, e) for e in EXAMPLE_ERRORS},
     }
+
+
+def _rungs(spec: StudySpec, epochs: int) -> dict[str, Any]:
+    """Where and how trials are stopped early."""
+    stopping = stopping_of(spec)
+    kept = {"asha": f"best 1/{stopping.eta}", "median": "better than the median", "none": "all"}
+    document = {"scheduler": stopping.scheduler, "after_ssl_epochs": stopping.rungs(epochs)}
+    document["kept"] = kept[stopping.scheduler]
+    if stopping.brackets > 1:
+        shares = zip(stopping.by_bracket(epochs), stopping.shares(epochs), strict=True)
+        document["brackets"] = [{"after_ssl_epochs": p, "share": round(share, 3)} for p, share in shares]
+    return document
 
 
 def _range(distribution: Any) -> str:

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
-from tune.cluster import connection, probe
-from tune.cluster.capacity import check_fit
+from tune.cluster import connection
 from tune.cluster.gpus import check_gpus
-from tune.cluster.identity import identity
-from tune.definition.inputs import shared_folder
+from tune.cluster.readiness import folders_of, make_ready, told_of_places
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
@@ -24,19 +22,24 @@ from tune.findings.study import Study
 from tune.images.held_out import keep_held_out
 from tune.images.study import read_images, write_images
 from tune.launch.counts import lines_of
-from tune.launch.plan import keep_expectation, looked_at, warnings_of
+from tune.launch.fitting import places_that_fit, price_lines
+from tune.launch.plan import Expectation, keep_expectation, looked_at, warnings_of
 from tune.store.home import Home
-from tune.store.layout import MLFLOW_DB, STUDY_FILE
+from tune.store.layout import COMPARISONS, MLFLOW_DB, STUDY_FILE
 from tune.store.study_folder import StudyFolder
 
 
-def create_study(spec: StudySpec, folder: StudyFolder) -> None:
-    """Make the folder of a new study, locked by this process, with the trials that it takes over.
+def create_study(
+    spec: StudySpec, folder: StudyFolder, say: Callable[[str], None] = lambda message: None
+) -> None:
+    """Make the folder of a new study, locked by this process, with the trials that it takes over; `say`: how many.
 
     Raises:
-        ConfigError: there is a study of this name, or the place cannot be used.
+        ConfigError: there is a study or a comparison of this name, or the place cannot be used.
         ServiceError: the trials' storage does not answer.
     """
+    if (folder.path.parents[1] / COMPARISONS / spec.name).exists():
+        raise ConfigError(f"there is a comparison {spec.name!r} already. Choose another --name.")
     if spec.storage is not None:
         from tune.trials.optuna_storage import check_name_is_free  # loads Optuna and SQLAlchemy
 
@@ -46,7 +49,7 @@ def create_study(spec: StudySpec, folder: StudyFolder) -> None:
         from tune.trials.handover import keep_warm_trials  # loads Optuna
 
         try:
-            keep_warm_trials(folder, spec)
+            say(keep_warm_trials(folder, spec))
         except (
             ConfigError,
             ServiceError,
@@ -88,7 +91,7 @@ def prepared(sitting: Sitting, undo: Callable[[], None]) -> Iterator[Sitting]:
         try:
             sitting.start_sender()
             sitting.start_ray()
-            check_machines(sitting.spec, sitting.folder)
+            check_machines(sitting.spec, sitting.folder, sitting.progress.say)
             is_new = sitting.spec.split_hash is None
             warned = warnings_of(sitting.spec) if is_new else []
             sitting.spec, told = with_data(sitting.spec, sitting.folder, sitting.home)
@@ -103,8 +106,19 @@ def prepared(sitting: Sitting, undo: Callable[[], None]) -> Iterator[Sitting]:
         yield sitting
 
 
-def check_machines(spec: StudySpec, folder: StudyFolder) -> None:
+def check_machines(
+    spec: StudySpec,
+    folder: StudyFolder,
+    say: Callable[[str], None],
+    remedy: str = "The study began with them: carry it on where they are.",
+) -> None:
     """Find what would make trials wait for ever, or fail on other machines, before any starts.
+
+    Args:
+        spec: the study.
+        folder: its folder.
+        say: told what is waited for, where a cluster has to start machines first.
+        remedy: what to do where this machine has too few GPUs.
 
     Raises:
         ConfigError: a machine that differs, or none that can hold a trial.
@@ -112,14 +126,14 @@ def check_machines(spec: StudySpec, folder: StudyFolder) -> None:
     """
     if spec.address is None:
         # Known of a new study, but this one may have begun elsewhere.
-        check_gpus(spec.gpus_per_trial, "The study began with them: carry it on where they are.")
+        check_gpus(spec.gpus_per_trial, remedy)
         return
-    place = shared_folder(spec.config["dataset"])
-    folders = [] if place is None else [place]
-    folders += [Path(spec.data_root)] if spec.data_root else []
     shared = folder.path if folder.remote is None else folder.remote.store
-    probe.check_probes(probe.probe(shared, folders), identity())
-    check_fit(connection.machines(), int(spec.config["threads"]), spec.gpus_per_trial)
+    threads, gpus = int(spec.config["threads"]), spec.gpus_per_trial
+    make_ready(shared, folders_of([spec.config["dataset"]], spec.data_root), threads, gpus, say)
+    if not spec.elastic:
+        for line in told_of_places(spec.concurrent, threads, gpus):
+            say(line)
 
 
 def with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[StudySpec, list[str]]:
@@ -156,7 +170,9 @@ def _with_new_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[St
     if spec.address is None:
         made_on = fingerprint(config.device)
     else:
-        chosen, made_on = connection.resolve_there(spec)
+        chosen, made_on = connection.chosen_there(
+            spec.config, int(spec.config["threads"]), spec.gpus_per_trial
+        )
         config = config.model_copy(update=chosen)
     spec = spec.model_copy(
         update={"config": config.document(), "split_hash": split.hash, "fingerprint": made_on}
@@ -164,9 +180,24 @@ def _with_new_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[St
     write_images(folder.path, images)
     folder.write_spec(spec)
     keep_held_out(home, config.dataset, images.membership)
+    said: list[str] = []
     if spec.address is None:  # how long a step takes here says nothing of a cluster's machines
-        keep_expectation(folder, spec, config, data, split)
-    return spec, [*lines_of(images), *[f"warning: {line}" for line in told]]
+        expected = keep_expectation(folder, spec, config, data, split)
+        fitting = places_that_fit(spec, expected)
+        if fitting < spec.concurrent:
+            told = [*told, _fewer(spec.concurrent, fitting, expected)]
+            spec = spec.model_copy(update={"concurrent": fitting})
+            folder.write_spec(spec)
+        said = price_lines(spec, expected)
+    return spec, [*lines_of(images), *[f"warning: {line}" for line in told], *said]
+
+
+def _fewer(asked: int, fitting: int, expected: Expectation) -> str:
+    assert expected.memory_bytes is not None
+    return (
+        f"--concurrent is {fitting} instead of {asked}: a trial takes about {expected.memory_bytes / 1e9:.1f} GB of "
+        "memory, and this machine does not hold more of them side by side."
+    )
 
 
 def say_if_method_changed(study: Study, progress: Progress) -> None:

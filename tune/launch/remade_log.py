@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +13,13 @@ from search_spaces import dump_yaml
 from tune.errors import DamagedError
 from tune.findings.study import Study
 from tune.store.event_log import EventLog
+from tune.store.events import unpacked
 from tune.store.home import Home
 from tune.store.layout import STUDY_FILE
 from tune.tracking.opening import open_log, open_tracker
 from tune.tracking.text import study_parameters
 from tune.tracking.tracker import Tracker
+from tune.tracking.views import study_views
 from tune.trials.reading import all_records
 from tune.trials.record import TrialRecord
 
@@ -41,7 +42,7 @@ def salvaged(path: Path) -> Salvaged:
     rows: list[tuple[object, ...]] = []
     notes: list[tuple[object, ...]] = []
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as old:
-        old.text_factory = bytes
+        old.text_factory = _Text
         with contextlib.suppress(sqlite3.Error):
             notes = [_as_text(row) for row in old.execute("SELECT key, value FROM meta NOT INDEXED")]
         last = 0
@@ -54,20 +55,25 @@ def salvaged(path: Path) -> Salvaged:
     return Salvaged(tuple(row for row in rows if _is_event(row)), tuple(notes))
 
 
+class _Text(bytes):
+    """A text of a damaged database, before it is known whether it is one; what is compressed comes as plain bytes."""
+
+
 def _as_text(row: tuple[object, ...]) -> tuple[object, ...]:
     """A row with its texts decoded; raises ValueError where one is none."""
-    return tuple(value.decode("utf-8") if isinstance(value, bytes) else value for value in row)
+    return tuple(value.decode("utf-8") if isinstance(value, _Text) else value for value in row)
 
 
 def _is_event(row: tuple[object, ...]) -> bool:
-    """Whether a row is what was written: its columns have their types, and its payload is JSON."""
+    """Whether a row is what was written: its columns have their types, and its payload can be read."""
     _, key, kind, run, payload, time_ms, *_ = row
-    if not all(isinstance(value, str) for value in (kind, run, payload)) or not isinstance(time_ms, int):
+    if not all(isinstance(value, str) for value in (kind, run)) or not isinstance(time_ms, int):
         return False
     try:
-        return isinstance(json.loads(str(payload)), dict) and isinstance(key, str | None)
+        unpacked(payload)
     except (ValueError, RecursionError):
         return False
+    return isinstance(key, str | None)
 
 
 def remake_log(study: Study, home: Home, kept: Salvaged) -> list[int]:
@@ -85,7 +91,8 @@ def remake_log(study: Study, home: Home, kept: Salvaged) -> list[int]:
     with open_log(study.folder, shared=spec.address is not None) as log:
         log.take(kept.rows, kept.notes)
         tracker = open_tracker(log, spec, home)
-        tracker.study_started(study_parameters(spec), (study.folder.path / STUDY_FILE).read_text())
+        text = (study.folder.path / STUDY_FILE).read_text()
+        tracker.study_started(study_parameters(spec), text, study_views(spec))
         records = all_records(study.folder, spec)
         partly = [int(r.trial) for r in records if not _tell(study, tracker, log, r)]
         tracker.study_ended(_state(study), {})
@@ -110,7 +117,10 @@ def _tell(study: Study, tracker: Tracker, log: EventLog, record: TrialRecord) ->
     fixed = {name: value for name, value in document.items() if name != "method"}
     tracker.trial_started(trial, record.params, fixed, dump_yaml(document))
     known = {report.epoch for report in log.reports(tracker.run_key(trial))}
-    for report in _history(study.folder.trials / trial):
+    history = (
+        _history(study.folder.trials / trial) if spec.repeats == 1 else []
+    )  # else it is one replicate's alone
+    for report in history:
         if report["epoch"] <= record.epoch and report["epoch"] not in known:
             tracker.report(
                 trial,

@@ -22,7 +22,8 @@ from tune.store.integrity import whole
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
 from tune.trials.optuna_storage import open_storage
-from tune.trials.study_trials import own_study, verdict
+from tune.trials.record import ENQUEUED
+from tune.trials.stored import own_study, verdict
 
 
 def remake_trials(folder: StudyFolder, spec: StudySpec, log: EventLog) -> int:
@@ -72,6 +73,10 @@ def _trial(spec: StudySpec, log: EventLog, number: int) -> FrozenTrial:
     values = {r.epoch - warmup: r.metrics[spec.objective] for r in reports if r.epoch > warmup}
     known = {step: value for step, value in values.items() if math.isfinite(value)}
     attributes: dict[str, Any] = {"last": _last(reports, warmup, reason)} if reports else {}
+    start = log.find(f"{run}:start")
+    tags: Any = {} if start is None else start.payload["tags"]
+    if tags.get("ssl.origin") == "user":
+        attributes[ENQUEUED] = True
     if reason is not None:
         attributes["stop_reason"] = reason
         if (error := log.last_text(run, "error.txt")) is not None:

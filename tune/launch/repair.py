@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.errors import ConfigError, counted
 from ssl_core.system.files import write_atomically
 from tune.errors import DamagedError, Exit, ServiceError
 from tune.findings.study import Study, check_reports
@@ -150,7 +150,9 @@ def _mend_trials(study: Study, mended: list[str], trust_method: bool) -> None:
     set_aside(folder.optuna_db)
     with EventLog(folder.events_db, read_only=True) as log:
         count = remake_trials(folder, spec, log)
-    mended.append(f"optuna.db: {count} trials from the event log; the sampler goes on from what they found")
+    mended.append(
+        f"optuna.db: {counted(count, 'trial')} from the event log; the sampler goes on from what they found"
+    )
 
 
 def _check_alone(study: Study) -> None:
@@ -174,9 +176,8 @@ def _mend_reports(study: Study, home: Home, mended: list[str]) -> None:
     set_aside(folder.events_db)
     lost = remake_log(study, home, kept)
     where = "; the curves of " + _listed(lost) + " have the objective alone" if lost else ""
-    mended.append(
-        f"{EVENTS_DB}: {len(kept.rows)} events of the old file, the others from Optuna and checkpoints{where}"
-    )
+    events = counted(len(kept.rows), "event")
+    mended.append(f"{EVENTS_DB}: {events} of the old file, the others from Optuna and checkpoints{where}")
 
 
 def _listed(trials: list[int]) -> str:

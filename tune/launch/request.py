@@ -24,7 +24,8 @@ from tune.cluster.capacity import Machine, gpu_places, share
 from tune.cluster.gpus import check_gpus, gpu_count
 from tune.definition.coherence import check_sense
 from tune.definition.inputs import with_absolute_place, with_overrides
-from tune.definition.request import KeptOptions, SearchRequest
+from tune.definition.request import STARTUP_TRIALS, KeptOptions, SearchRequest
+from tune.definition.rungs import stopping_of
 from tune.definition.spec import SpaceSource, StudySpec, dataset_label, dataset_tag, without
 from tune.store.home import Home
 from tune.store.layout import check_name
@@ -68,6 +69,8 @@ def resolve_request(
     home: Home,
     machines: Sequence[Machine] | None = None,
     places: Places | None = None,
+    *,
+    grows: bool = False,
 ) -> StudySpec:
     """The specification of the study that is asked for.
 
@@ -75,6 +78,7 @@ def resolve_request(
         request: what is asked for.
         home: the home folder.
         machines: of the cluster that it is to run on; None: this machine.
+        grows: that cluster starts machines by itself.
         places: where its trials run, where that is known already: no machine is looked at.
 
     Raises:
@@ -83,7 +87,7 @@ def resolve_request(
     asked = from_document(_document(request))
     trust_named(request.method)
     if places is None:
-        places = _places(request, asked, machines)
+        places = _places(request, asked, machines, grows)
     config, info, data_root = _resolved(request, asked, places.threads)
     assert config.epochs is not None
     searched, source = _space(request, config)
@@ -92,6 +96,7 @@ def resolve_request(
     home.check_writable()
     kept = {name: getattr(request, name) for name in KeptOptions.model_fields}
     kept["data_root"] = str(data_root) if data_root else None
+    kept["startup_trials"] = STARTUP_TRIALS if request.startup_trials is None else request.startup_trials
     spec = StudySpec(
         **kept,
         name=request.name or home.free_name(f"{dataset_tag(config.dataset)}@{config.labels}-{config.method}"),
@@ -106,24 +111,48 @@ def resolve_request(
         elastic=request.address is not None and request.concurrent is None,
         protocol=info.protocol,
         label=dataset_label(config.dataset),
+        no_work_twice=True,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+    stopping_of(spec).check(config.epochs)
     if spec.sampler == "grid":
-        from tune.trials.grid import grid_points
+        from tune.trials.grid import first_grid
 
-        points = grid_points(spec, searched.distributions(config.epochs))
-        spec = spec.model_copy(update={"trials": 1 + len(spec.points) + len(points)})
+        spec = spec.model_copy(update=first_grid(spec, searched))
     if spec.warm_start is not None:
         _check_warm_start(spec, home)
     return spec
 
 
-def _places(request: SearchRequest, asked: RunConfig, machines: Sequence[Machine] | None) -> Places:
+def places_of(
+    request: SearchRequest, machines: Sequence[Machine] | None = None, *, grows: bool = False
+) -> Places:
+    """Where the trials of a request run.
+
+    Args:
+        request: what is asked for.
+        machines: of the cluster that it is to run on; None: this machine.
+        grows: that cluster starts machines by itself.
+
+    Raises:
+        ConfigError: there are no such machines.
+    """
+    return _places(request, from_document(_document(request)), machines, grows)
+
+
+def _places(
+    request: SearchRequest, asked: RunConfig, machines: Sequence[Machine] | None, grows: bool
+) -> Places:
     """How many trials run at a time, and with how many threads and GPUs each."""
     gpus = _gpus(request, machines)
     if machines is not None:
         concurrent, threads = share(
-            machines, trials=request.trials, gpus=gpus, concurrent=request.concurrent, threads=asked.threads
+            machines,
+            trials=request.trials,
+            gpus=gpus,
+            concurrent=request.concurrent,
+            threads=asked.threads,
+            grows=grows,
         )
         return Places(concurrent, threads, gpus)
     cores = len(os.sched_getaffinity(0))
@@ -193,10 +222,16 @@ def _points(
 
 def _check_warm_start(spec: StudySpec, home: Home) -> None:
     from tune.store.specification import read_spec
-    from tune.trials.handover import check_warm_start
+    from tune.store.study_folder import StudyFolder
+    from tune.trials.handover import check_warm_start, overlap
+    from tune.trials.reading import ended_trials
 
     assert spec.warm_start is not None
-    for difference in check_warm_start(spec, read_spec(home.existing_study_folder(spec.warm_start))):
+    place = home.existing_study_folder(spec.warm_start)
+    earlier = read_spec(place)
+    told = check_warm_start(spec, earlier)
+    overlap(spec, earlier, ended_trials(StudyFolder(place)))
+    for difference in told:
         warnings.warn(difference, stacklevel=2)
 
 

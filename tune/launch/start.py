@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ssl_core.system.errors import counted
+from tune.cluster.capacity import gpu_places
 from tune.cluster.connection import joined, machines_of
+from tune.cluster.gpus import gpu_count
+from tune.cluster.readiness import autoscales
 from tune.definition.request import SearchRequest
 from tune.definition.spec import StudySpec
 from tune.delivery.check import require_tracking
@@ -28,6 +32,8 @@ from tune.launch.preparation import (
     say_if_password_kept,
 )
 from tune.launch.request import resolve_request
+from tune.steering import inbox
+from tune.steering.inbox import Wish
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 
@@ -46,12 +52,18 @@ def new_sitting(request: SearchRequest, home: Home, progress: Progress) -> Itera
         ServiceError: MLflow or a cluster does not answer; likewise. Or Ctrl-C; the study can be resumed.
     """
     with joined(request.address):
-        spec = resolve_request(request, home, machines_of(request.address))
+        grows = request.address is not None and autoscales()
+        spec = resolve_request(request, home, machines_of(request.address), grows=grows)
         check_afterwards(request, spec, home)
         if spec.require_tracking:
             require_tracking(spec.tracking_uri)
         folder, is_first = StudyFolder(home.study_folder(spec.name)), not home.path.exists()
-        create_study(spec, folder)
+        create_study(spec, folder, progress.say)
+        if spec.trials != request.trials:
+            progress.say(
+                f"the grid, with the points that are tried first, has {counted(spec.trials, 'trial')}, not "
+                f"{request.trials}"
+            )
         progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
 
         def undo() -> None:
@@ -69,8 +81,9 @@ def resumed_sitting(
     address: str | None = None,
     *,
     trust_method: bool = False,
+    wishes: Sequence[Wish] = (),
 ) -> Iterator[Sitting]:
-    """Prepare another sitting of a study that is not finished.
+    """Prepare another sitting of a study that is not finished, or that is to grow.
 
     Args:
         study: the study.
@@ -78,6 +91,7 @@ def resumed_sitting(
         progress: shows how it goes.
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
+        wishes: what is to be changed before the first trial, once the data are known to be the same.
 
     Raises:
         ConfigError: its data changed, machines do not fit, or its method file is not trusted.
@@ -100,17 +114,23 @@ def resumed_sitting(
         with prepared(Sitting(spec, folder, home, progress), folder.unlock) as sitting:
             if sitting.spec != study.spec:
                 folder.write_spec(sitting.spec)
+            for wish in wishes:
+                inbox.put(folder, wish)
             yield sitting
 
 
 def moved(spec: StudySpec, address: str | None) -> StudySpec:
-    """The study on another cluster, or on this machine."""
+    """The study on another cluster, or on this machine, which may hold fewer of its trials side by side."""
     if address is None:
         return spec
-    local = address == "local"
-    return spec.model_copy(
-        update={"address": None if local else address, "elastic": spec.elastic and not local}
-    )
+    if address != "local":
+        return spec.model_copy(update={"address": address})
+    here = spec.model_copy(update={"address": None, "elastic": False})
+    if spec.address is None:
+        return here
+    gpus, threads = spec.gpus_per_trial, int(spec.config["threads"])
+    room = gpu_places(gpu_count(), gpus) if gpus else len(os.sched_getaffinity(0)) // threads
+    return here.model_copy(update={"concurrent": max(1, min(spec.concurrent, room))})
 
 
 def start(request: SearchRequest, home: Home, progress: Progress) -> Outcome:
@@ -131,10 +151,15 @@ def carry_on(name: str, home: Home, progress: Progress, address: str | None = No
         ServiceError: as `resumed_sitting`.
     """
     study = Study(home.existing_study_folder(name))
-    if study.folder.state() == "finished":
+    if is_finished(study):
         return finished_before(study)
     with resumed_sitting(study, home, progress, address) as sitting:
         return sitting.search()
+
+
+def is_finished(study: Study) -> bool:
+    """Whether nothing is left of a study: it has ended, and nothing waits in its inbox."""
+    return study.folder.state() == "finished" and not inbox.waiting(study.folder)
 
 
 def finished_before(study: Study) -> Outcome:

@@ -11,6 +11,7 @@ from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError, counted
 from tune.definition.inputs import without_place
 from tune.definition.objective import DEFAULT, in_words
+from tune.definition.rungs import stopping_of
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
@@ -112,12 +113,17 @@ def _verdict(look: Look) -> list[str]:
     state = look.study.folder.state()
     standing = [] if state == "finished" else [f"The study is {state}: this is how it stands."]
     if look.confirmation is not None:
-        return [text[0].upper() + text[1:] for text in look.confirmation["verdict"]] + standing
+        said = [text[0].upper() + text[1:] for text in look.confirmation["verdict"]]
+        return said + look.study.doubts(look.records) + standing
+    doubts = look.study.doubts(look.records)
+    confirm = (
+        "To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "
+    )
     return [
-        f"Unconfirmed: trial {look.best.trial} is the best of {len(look.records)} trials on the validation images. Its "
-        "error there is too low on average, because it was selected by it; its test error is not known.",
-        f"To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "
-        f"{look.study.name}",
+        f"Unconfirmed: trial {look.best.trial} is the best of {counted(len(look.records), 'trial')} on the "
+        "validation images. Its error there is too low on average, because it was selected by it; its test error is "
+        "not known.",
+        *(doubts or [f"{confirm}{look.study.name}"]),
         *standing,
     ]
 
@@ -204,17 +210,18 @@ def _how_sure(look: Look) -> str:
 
 def _history(look: Look) -> Part:
     assert look.config.epochs
+    stopping = stopping_of(look.study.spec)
     rungs = Figure(
-        plots.rungs(look.records, look.config.epochs),
+        plots.rungs(look.records, stopping.rungs(look.config.epochs)),
         "Where early stopping looks: how many trials came to each rung, and how many were stopped there.",
     )
     caption = (
         f"Every trial in the order in which it was begun, at the {look.measured} of its last epoch. The line is the "
         "lowest at full budget so far."
     )
-    return Part(
-        "How the search went", items=[*shown(drawn.optimisation_history(look.records), caption), rungs]
-    )
+    drawn_rungs = [rungs] if stopping.scheduler == "asha" else []
+    items = [*shown(drawn.optimisation_history(look.records), caption), *drawn_rungs]
+    return Part("How the search went", items=items)
 
 
 def _curves(look: Look) -> Iterator[Part]:
@@ -291,7 +298,8 @@ def _environment(look: Look) -> Part:
         ["objective", spec.objective],
         [
             "side by side",
-            f"{spec.concurrent} trials, {config.threads} threads and {spec.gpus_per_trial:g} GPUs each",
+            f"{counted(spec.concurrent, 'trial')} of {counted(config.threads or 1, 'thread')} and "
+            f"{spec.gpus_per_trial:g} GPUs",
         ],
         ["an epoch", f"{statistics.median(seconds):.1f} s (median of the trials)" if seconds else ""],
         *[[k, v] for k, v in (spec.fingerprint or {}).items()],

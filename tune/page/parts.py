@@ -40,6 +40,21 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A picture as SVG, and a sentence that says what it shows.
+
+    Attributes:
+        svg: made by `tune.page.charts`, which escapes all text in it.
+        caption: the sentence.
+        wide: it needs the page's whole width.
+    """
+
+    svg: str
+    caption: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
 class Hidden:
     """Text that is shown only after a click on its title."""
 
@@ -47,7 +62,7 @@ class Hidden:
     text: str
 
 
-Item = Table | Figure | Hidden
+Item = Table | Figure | Chart | Hidden
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,8 @@ class Content:
         verdict: the outcome in words; the first sentence is set in bold.
         parts: the sections.
         closing: the line at the foot of the page.
+        refresh: seconds between two looks of a page that is served while the study runs; None: a page in a file, which
+            has no scripts.
     """
 
     study: str
@@ -78,6 +95,7 @@ class Content:
     verdict: Sequence[str]
     parts: Sequence[Part] = field(default_factory=tuple)
     closing: str = ""
+    refresh: float | None = None
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import optuna
 
-from tune.definition.rungs import rungs as rung_places
 from tune.figures.style import BLUE, GREY, ORANGE, drawing, dress, png, whole_numbers
 from tune.findings.confirmation import title
+from tune.findings.rungs import rung_counts
 from tune.trials.record import TrialRecord
 
 CONTOURS = 4
 """The largest number of parameters in a contour plot, which draws every pair."""
 
 
-def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
-    """How many trials reached each rung, and how many of them were stopped there."""
-    places = rung_places(epochs)
-    reached = [sum((r.ssl_epoch or 0) >= place for r in records) for place in places]
-    stopped = [sum(r.stop_reason == "asha" and r.ssl_epoch == place for r in records) for place in places]
-    finished = sum(r.state == "completed" for r in records)
-    names = ["begun", *[f"{place} after warm-up" for place in places], "full budget"]
-    came, ended = [len(records), *reached, finished], [0, *stopped, 0]
+def rungs(records: Sequence[TrialRecord], places: Sequence[int]) -> bytes:
+    """How many trials reached each rung, and how many of them were stopped there; `places` are the rungs."""
+    counts = rung_counts(records, places)
+    names = [rung.name for rung in counts]
+    came, ended = [rung.reached for rung in counts], [rung.stopped for rung in counts]
     went_on = [c - e for c, e in zip(came, ended, strict=True)]
     figure = drawing(8.5, 0.5 * len(names) + 1.1)
     axes = figure.subplots()
@@ -44,8 +41,13 @@ def rungs(records: Sequence[TrialRecord], epochs: int) -> bytes:
     return png(figure)
 
 
-def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
-    """Test error of every final model; a line joins the models of one seed. None if there is no final model."""
+def seeds(confirmation: Mapping[str, Any], named: Callable[[str], str] = title) -> bytes | None:
+    """Test error of every final model; a line joins the models of one seed. None if there is no final model.
+
+    Args:
+        confirmation: as ``confirm.json`` has it.
+        named: what a row is called.
+    """
     rows = [row for row in confirmation["rows"] if row["test_error"]]
     if not rows:
         return None
@@ -64,7 +66,7 @@ def seeds(confirmation: Mapping[str, Any]) -> bytes | None:
         if row["test_interval"] is not None:
             low, high = (min(max(end, 0.0), 100.0) for end in row["test_interval"])
             axes.plot([low, high], [place, place], color=colour, lw=5, alpha=0.25, zorder=2)
-    axes.set_yticks(range(len(rows)), [title(row["who"]) for row in rows])
+    axes.set_yticks(range(len(rows)), [named(row["who"]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     dress(axes, title="", x="test images misclassified, % (bar: 95 % interval of the mean)", y="")
     axes.grid(False, axis="y")

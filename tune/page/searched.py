@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssl_core.system.errors import counted
 from tune.figures import study as drawn
 from tune.figures.style import Drawing, png
 from tune.findings.summary import importances
@@ -29,7 +30,7 @@ def part(look: Look) -> Part:
     varied = sorted(name for name in look.best.values if len({str(t.params.get(name)) for t in trials}) > 1)
     if len(trials) < ENOUGH or not varied:
         few = (
-            f"{len(trials)} trials ran the full budget, too few"
+            f"{counted(len(trials), 'trial')} ran the full budget, too few"
             if len(trials) < ENOUGH
             else "All trials have the same parameters, so there is nothing"
         )

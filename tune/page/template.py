@@ -6,23 +6,36 @@ The page itself is the Jinja2 template ``page.html`` beside this module.
 from __future__ import annotations
 
 import base64
+import functools
 from importlib import resources
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
-from tune.page.parts import Content, Figure, Table
+from tune.page.parts import Chart, Content, Figure, Table
 from tune.tracking.uri import shown
 
 TEMPLATE = "page.html"
 
 
-def page(content: Content) -> str:
+def page(content: Content, nonce: str = "") -> str:
     """The page as HTML.
 
-    All text is escaped, and a password in a URL, which an error message may quote, is replaced by stars.
+    Args:
+        content: of the page.
+        nonce: of the only script that a page which refreshes itself has.
+
+    Returns:
+        The page. All text is escaped, and a password in a URL, which an error message may quote, is replaced by stars.
     """
-    template = resources.files("tune.page").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return _environment().from_string(template).render(content=content)
+    return _template().render(content=content, nonce=nonce)
+
+
+@functools.cache
+def _template() -> Template:
+    """The template, compiled once: a page that is served is made every few seconds."""
+    return _environment().from_string(
+        resources.files("tune.page").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    )
 
 
 def _environment() -> Environment:
@@ -36,6 +49,7 @@ def _environment() -> Environment:
     environment.filters["base64"] = _base64
     environment.tests["table"] = lambda item: isinstance(item, Table)
     environment.tests["figure"] = lambda item: isinstance(item, Figure)
+    environment.tests["chart"] = lambda item: isinstance(item, Chart)
     return environment
 
 

@@ -25,6 +25,7 @@ from ssl_core.config import (
 from ssl_core.data.datasets import DatasetInfo, describe
 from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError
+from tune.cluster import connection
 from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
 from tune.definition.spec import dataset_tag
 from tune.paper_tables.paper import DATASETS, NETWORK, SETTINGS, Cell
@@ -51,6 +52,7 @@ class Budget:
         settings: assignments as ``--set`` takes them.
         places: by the name of a data set, the data that are read for it, such as ``folder:PATH``.
         data_root: the folder of downloaded data.
+        gpus_there: GPUs of a training on the cluster that this process has joined; None: trainings are made here.
     """
 
     network: str | None = None
@@ -58,6 +60,7 @@ class Budget:
     settings: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict)
     data_root: Path | None = None
+    gpus_there: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +245,18 @@ def _resolved(document: Mapping[str, Any], dataset: str, budget: Budget) -> RunC
             f"--data {dataset}={budget.places.get(dataset, dataset)}: {dataset} has {DATASETS[dataset]} classes, "
             f"there are {info.num_classes}. Name a folder of {DATASETS[dataset]} classes."
         )
-    return choose_device(resolve(config, info))
+    config = resolve(config, info)
+    if budget.gpus_there is None:
+        return choose_device(config)
+    text = json.dumps(config.document(), sort_keys=True)
+    return config.model_copy(update=chosen_there(text, budget.gpus_there)[0])
+
+
+@functools.lru_cache(maxsize=1024)
+def chosen_there(document: str, gpus: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """What `tune.cluster.connection.chosen_there` says of a configuration, as JSON; each is asked for once."""
+    config = json.loads(document)
+    return connection.chosen_there(config, int(config["threads"]), gpus)
 
 
 def _sets_of(method: str, assignments: Sequence[str]) -> dict[str, Any]:

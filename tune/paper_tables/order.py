@@ -24,6 +24,8 @@ class Order:
         configs: folder of exported configurations that replace the published report's settings.
         search: number of trials of a search that tunes each column first; None: no search.
         concurrent: how many trainings run at a time; None: as many as the machine has room for.
+        trust_method: a method file in `configs` is run also where this user has not run it before.
+        address: of the cluster that this process has joined, where trainings and searches run; None: this machine.
     """
 
     tables: tuple[str, ...]
@@ -33,6 +35,8 @@ class Order:
     configs: Path | None = None
     search: int | None = None
     concurrent: int | None = None
+    trust_method: bool = False
+    address: str | None = None
 
     def wanted(self) -> list[Cell]:
         """The cells that are asked for."""

@@ -7,6 +7,7 @@ images are noise of the data set's size, so that nothing has to be downloaded fo
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from tune.paper_tables.order import Order, declared_of_report
 TEST_IMAGES = 10_000
 WARM_STEPS, STEPS = 1, 3
 """Steps of the first epoch, which is not measured (imports, allocations), and of the second, which is."""
+FEWER, LARGE = 4, 32
+"""Of a batch of so many labelled images, or more, a quarter is measured: a step's time goes with its images."""
 
 
-def cost(order: Order) -> dict[str, Any]:
+def cost(order: Order, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """What `reproduce --dry-run` prints: the steps and hours of every row, and the sum of the hours.
 
     The cost of searches is not included; `ssl-tune plan` estimates it.
@@ -35,9 +38,12 @@ def cost(order: Order) -> dict[str, Any]:
     declared = declared_of_report(order)
     speeds: dict[object, _Speed] = {}
     rows: list[dict[str, Any]] = []
-    for entry in declared.all():
+    entries = declared.all()
+    kinds = len({_speed_key(entry) for entry in entries})
+    for entry in entries:
         key = _speed_key(entry)
         if key not in speeds:
+            say(f"measuring {len(speeds) + 1} of {kinds}: {entry.config.method}, {entry.config.network}")
             speeds[key] = _measure(entry, order)
         seconds = _run_seconds(entry, speeds[key], order)
         rows.append(
@@ -57,8 +63,9 @@ def cost(order: Order) -> dict[str, Any]:
     what = "GPU-hours" if device == "cuda" else "hours on one processor"
     processor = fingerprint(device)["processor"]
     sentences = [
-        f"{total:,.1f} {what} in all, from {STEPS} real steps of each method measured on {processor}; an upper "
-        "estimate: it assumes that every unlabelled image is used."
+        f"{total:,.1f} {what} in all, from {STEPS} real steps of each method measured on {processor} (of "
+        "large batches with a quarter of their images); an upper estimate: it assumes that every unlabelled image is "
+        "used."
     ]
     if device != "cuda":
         sentences.append(
@@ -104,7 +111,8 @@ def _measure(entry: Entry, order: Order) -> _Speed:
 
     info = info_of(entry, order.budget)
     data, split = _noise(info.num_classes, info.image_size or 32, info.flip, entry.config)
-    run = Run(_short(entry.config), data, split)
+    config = _short(entry.config)
+    run = Run(config, data, split)
     reports = list(run_epochs(run))
     validated = len(split.valid)
     began = time.perf_counter()
@@ -114,7 +122,8 @@ def _measure(entry: Entry, order: Order) -> _Speed:
     seconds = reports[-1].metrics["time/epoch_seconds"] - validated * image
     if run.method.relabels:
         seconds -= len(split.unlabelled) * image
-    return _Speed(max(seconds, 0.0) / STEPS, image)
+    assert entry.config.batch_size and config.batch_size
+    return _Speed(max(seconds, 0.0) / STEPS * entry.config.batch_size / config.batch_size, image)
 
 
 def _short(config: RunConfig) -> RunConfig:
@@ -122,7 +131,9 @@ def _short(config: RunConfig) -> RunConfig:
     parameters = config.parameters
     if "threshold" in type(parameters).model_fields:  # every image is used, which makes a step most expensive
         parameters = parameters.model_copy(update={"threshold": 1e-9})
+    assert config.batch_size
     update = {
+        "batch_size": config.batch_size // FEWER if config.batch_size >= LARGE else config.batch_size,
         "epochs": 2,
         "steps_per_epoch": STEPS,
         "warmup_epochs": 1 if config.warmup_epochs else 0,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ssl_core.system.errors import counted
+
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
@@ -62,7 +64,7 @@ def _seconds(row: Document) -> str:
 def _setting(row: Document) -> str:
     words = ", ".join(f"{k}={_short(v)}" for k, v in row["parameters"].items())
     who = "" if row["source"] == "report" else f"{row['source']}: "
-    return f"{who}{words}, warm-up {row['warmup_epochs']} of {row['epochs']} epochs"
+    return f"{who}{words}, warm-up {row['warmup_epochs']} of {counted(row['epochs'], 'epoch')}"
 
 
 def _short(value: object) -> str:
@@ -120,7 +122,7 @@ def notes(document: Document) -> list[str]:
         )
     failed = sum(row["failed"] for row in rows)
     if failed:
-        found.append(f"{failed} runs turned NaN or infinite and are left out of the means.")
+        found.append(f"{counted(failed, 'run')} turned NaN or infinite: left out of the means.")
     found += document["choices"]
     made = document["fingerprint"]
     found.append(

@@ -8,6 +8,7 @@ trained again, also if another table or command needs it.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.system.errors import counted
+from tune.cluster.capacity import MOST_PLACES
 from tune.cluster.gpus import gpu_count
+from tune.cluster.readiness import ensure_room, folders_of, make_ready
 from tune.confirmation.trainings import (
     FIRST_SEED,
     Places,
@@ -32,7 +35,7 @@ from tune.definition.coherence import check_fresh_sets
 from tune.definition.spec import dataset_tag
 from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Spread
-from tune.paper_tables.entries import Entry, cut, info_of
+from tune.paper_tables.entries import Entry, chosen_there, cut, info_of
 from tune.paper_tables.order import Declared, Order, declared_of_report, key_of
 from tune.paper_tables.paper import SETTINGS, published
 from tune.paper_tables.searched import tuned_rows
@@ -71,11 +74,14 @@ def reproduce(
         ConfigError: anything in the order is invalid; raised before anything is trained.
         ServiceError: another `reproduce` runs in this home.
     """
+    if order.budget.gpus_there is not None:
+        ensure_room(1, order.budget.gpus_there, say)
     declared_of_report(order)  # an invalid order is refused before the home is made
     home.check_writable()
     with _alone(home):
         declared = declare(order, home, say)
         trainings = trainings_of(declared, order.seeds, home)
+        _check_machines(order, declared, home, say)
         say(
             f"{counted(len(trainings), 'run')}, {sum(finished(t) is not None for t in trainings)} of them done already"
         )
@@ -104,10 +110,24 @@ def _out(entry: Entry, number: int, home: Home) -> Path:
     return entry.folder(home.path / "reproduce") / f"seed-{number}"
 
 
+def _check_machines(order: Order, declared: Declared, home: Home, say: Say) -> None:
+    """Refuse a cluster on which the runs would fail; nothing where they are made here.
+
+    Raises:
+        ConfigError, ServiceError: its machines differ, share no folder, or none can hold a run.
+    """
+    gpus = order.budget.gpus_there
+    if gpus is not None:
+        folders = folders_of([e.config.dataset for e in declared.all()], order.budget.data_root)
+        make_ready(home.path / "reproduce", folders, 1, gpus, say)
+
+
 def places_of(order: Order, home: Home, count: int) -> Places:
     """How many runs train at a time, each on a GPU or on a processor core of its own."""
-    gpus = 1.0 if gpu_count() else 0.0
-    room = gpu_count() if gpus else len(os.sched_getaffinity(0))
+    gpus, room = order.budget.gpus_there, MOST_PLACES
+    if gpus is None:
+        gpus = 1.0 if gpu_count() else 0.0
+        room = gpu_count() if gpus else len(os.sched_getaffinity(0))
     root = order.budget.data_root
     return Places(
         home=home,
@@ -115,13 +135,12 @@ def places_of(order: Order, home: Home, count: int) -> Places:
         concurrent=max(1, min(order.concurrent or room, count)),
         cpus=1,
         gpus=gpus,
+        address=order.address,
     )
 
 
 def documents(order: Order, declared: Declared, home: Home) -> dict[str, dict[str, Any]]:
     """The tables as plain data, from the runs that are finished."""
-    from ssl_core.system.environment import fingerprint  # loads torch
-
     result = {}
     for table in dict.fromkeys(order.tables):
         entries = [e for e in declared.entries if e.table == table]
@@ -133,11 +152,21 @@ def documents(order: Order, declared: Declared, home: Home) -> dict[str, dict[st
             "title": SETTINGS[table].title,
             "rows": [_row(e, declared.baseline_of(e), order, home) for e in [*beside, *entries]],
             "choices": list(SETTINGS[table].choices),
-            "fingerprint": fingerprint(entries[0].config.device),
+            "fingerprint": _made_on(entries[0], order),
             "git_revision": git_revision(),
             "made": time.strftime("%Y-%m-%d", time.gmtime()),
         }
     return result
+
+
+def _made_on(entry: Entry, order: Order) -> dict[str, str]:
+    """The fingerprint of a machine that trains an entry."""
+    from ssl_core.system.environment import fingerprint  # loads torch
+
+    gpus, config = order.budget.gpus_there, entry.config
+    if gpus is None:
+        return fingerprint(config.device)
+    return chosen_there(json.dumps(config.document(), sort_keys=True), gpus)[1]
 
 
 def _row(entry: Entry, baseline: Entry, order: Order, home: Home) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def tuned_rows(order: Order, home: Home, say: Say) -> list[tuple[Entry, Entry]]:
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in order.wanted():
         groups.setdefault((cell.table, cell.column), []).append(cell)
-    exports = _read_folder(order.configs) if order.configs is not None else []
+    exports = [] if order.configs is None else _read_folder(order.configs, trust_method=order.trust_method)
     rows = []
     for cells in groups.values():
         if order.configs is not None:
@@ -88,14 +88,14 @@ def _budget_of(config: RunConfig) -> dict[str, Any]:
 # Exported configurations
 
 
-def _read_folder(folder: Path) -> list[tuple[Path, Mapping[str, Any]]]:
+def _read_folder(folder: Path, *, trust_method: bool) -> list[tuple[Path, Mapping[str, Any]]]:
     if not folder.is_dir():
         raise ConfigError(
             f"--configs {folder}: there is no such folder. `ssl-tune export --all DIR` makes one."
         )
     found = []
     for path in sorted(folder.glob("*.y*ml")):
-        _, document = read_exported(path)
+        _, document = read_exported(path, trust_method=trust_method)
         if document.get("format") == FORMAT:
             found.append((path, document))
     if not found:
@@ -144,7 +144,7 @@ def _match(
         return None
     best = min(matching, key=lambda d: (not (d["origin"] or {}).get("confirmed"), d["expect"]["val_error"]))
     origin = best["origin"]
-    trials = f" of {origin['trials']} trials" if "trials" in origin else ""
+    trials = f" of {counted(origin['trials'], 'trial')}" if "trials" in origin else ""
     return Found(dict(best["config"]), f"lowest val/error{trials} of study {origin['study']}")
 
 
@@ -175,7 +175,7 @@ def _search(cell: Cell, order: Order, home: Home, say: Say) -> Study:
     request = _request(cell, order)
     name = str(request.name)
     if home.has_study(name):
-        outcome = carry_on(name, home, make_progress())
+        outcome = carry_on(name, home, make_progress(), order.address)
     else:
         say(f"searching {cell.column} with {cell.method}: study {name}")
         outcome = start(request, home, make_progress())
@@ -206,4 +206,5 @@ def _request(cell: Cell, order: Order) -> SearchRequest:
         settings=settings,
         concurrent=order.concurrent,
         data_root=None if order.budget.data_root is None else str(order.budget.data_root),
+        address=order.address,
     )

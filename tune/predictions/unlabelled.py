@@ -87,5 +87,5 @@ def check_classes(study: Study, those: Sequence[str], mine: Sequence[str]) -> No
     what = "; ".join([*lacks[:3], *more[:3]]) or "their order differs"
     raise ConfigError(
         f"the model has other classes than the study {study.name!r}: {what}. Take a model of this study: "
-        f"`ssl-tune export {study.name} --model DIR`."
+        f"`{study.folder.command('export', '--model', 'DIR')}`."
     )

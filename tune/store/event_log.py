@@ -13,7 +13,6 @@ event, so a power cut may cost the last events, never their order or the file.
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tune.errors import Exit, ServiceError
-from tune.store.events import DeadLetter, Event, NewEvent, Report, event_of, integer, now_ms, row_of
+from tune.store.events import DeadLetter, Event, NewEvent, Report, event_of, integer, now_ms, row_of, unpacked
 from tune.store.integrity import connect_to_read, damaged, whole
 from tune.store.layout import LIMIT_FILE
 
@@ -42,8 +41,9 @@ CREATE INDEX IF NOT EXISTS events_refused ON events (id) WHERE error IS NOT NULL
 CREATE INDEX IF NOT EXISTS events_run ON events (run, kind, id);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-VERSION = 1
-"""The format of the file, as its `user_version` says; those of before it was noted have 0, and the same tables."""
+VERSION = 2
+"""The format of the file, as its `user_version` says. The tables are the same in all: in 1, and in 0 of before it was
+noted, no payload is compressed (`tune.store.events`)."""
 _OWED = "delivered_at IS NULL AND error IS NULL"
 _NO_LIMIT = 2**63 - 1
 _COLUMNS = "id, key, kind, run, payload, time_ms"
@@ -274,6 +274,11 @@ class EventLog:
         rows = self._rows(query, [run, kind])
         return self._event(rows[0]) if rows else None
 
+    def of_kind(self, run: str, kind: str) -> list[Event]:
+        """A run's events of one kind, oldest first."""
+        query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = ? ORDER BY id"
+        return [self._event(row) for row in self._rows(query, [run, kind])]
+
     def last_text(self, run: str, file: str) -> str | None:
         """The newest text artifact of a run with this file name."""
         query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND kind = 'text' ORDER BY id DESC"
@@ -304,7 +309,7 @@ class EventLog:
         reports = []
         for payload, time_ms in self._rows(query, [run]):
             with whole(self.path):
-                data = json.loads(str(payload))
+                data = unpacked(payload)
                 if "epoch" in data:  # a summary's metrics are no report
                     report = Report(
                         int(data["epoch"]), integer(time_ms), data["metrics"], data.get("classes", {})

@@ -9,6 +9,7 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
                   method.py                  the study's own copy of a method that does not come with the package
                   lock                       held by the one driver
                   stop                       there while somebody asks that driver to end its sitting
+                  inbox/                     what else somebody asks of it (`tune.steering.inbox`), until it is done
                   optuna.db                  trials: parameters, intermediate values, end states
                   events.db                  every report, and what tracking still owes
                   sender.lock, sender.log    of the process that delivers to MLflow
@@ -17,7 +18,10 @@ HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded imag
                   confirm.json, confirm/     what a confirmation found, and its trainings
                   models/                    models of the confirmed trainings
                   trials/N/                  checkpoints of a trial
-                  ray/                       what Ray Tune writes, and nobody reads
+                  ray/                       what Ray Tune writes while a sitting lasts, and nobody reads
+     comparisons/NAME/comparison.json        which studies answer one question together
+                      state.json, lock, stop, events.db, sender.*, ray/    as of a study
+                      confirm.json           their best on fresh seeds, and the answer
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ MLFLOW_DB = "mlflow.db"
 READINGS_FILE = "test-readings.jsonl"
 HELD_OUT = "held-out"
 """The folder of records of test images that were held out, one file for each data set."""
+COMPARISONS, COMPARISON_FILE = "comparisons", "comparison.json"
 STORE_FILE = "store-url"
 """In a working copy: the URL of its object store."""
 COPY_FILE = "copy"
@@ -44,6 +49,8 @@ COPY_FILE = "copy"
 
 STUDY_FILE, STATE_FILE = "study.yaml", "state.json"
 LOCK_FILE, STOP = "lock", "stop"
+INBOX = "inbox"
+"""The folder of wishes that no driver has carried out yet, one file each."""
 OPTUNA_DB, EVENTS_DB = "optuna.db", "events.db"
 SENDER_LOCK, SENDER_LOG = "sender.lock", "sender.log"
 IMAGES_FILE = "images.json"
@@ -52,6 +59,9 @@ PLAN_FILE = "plan.json"
 WARM_START_FILE = "warm-start.json"
 CONFIRM_FILE, CONFIRM_FOLDER, MODELS = "confirm.json", "confirm", "models"
 TRIALS, RAY_FOLDER = "trials", "ray"
+
+ERROR_FILE, FAILURES_FILE, VERDICT_FILE = FAILURE_FILES = "error.txt", "failures", "killed-for-memory.txt"
+"""What a worker leaves of a trial's failures in the trial's folder."""
 
 # A study in an object store, and the working copy of it
 
@@ -94,6 +104,14 @@ def stays_inside(name: str) -> bool:
     """Whether a name from a store or an archive, parts joined by "/", lies below the folder that it is joined to."""
     parts = name.split("/")
     return not any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts)
+
+
+_WISH = re.compile(r"[0-9]{16}-[0-9a-f]{32}\.json")
+
+
+def is_wish_name(name: str) -> bool:
+    """Whether a file of the inbox has this name: the time in microseconds, and a random word. Names sort by time."""
+    return _WISH.fullmatch(name) is not None
 
 
 IN_HOME = f"home:{MLFLOW_DB}"

@@ -7,7 +7,7 @@ import time
 
 from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
-from tune.store.layout import LIMIT_FILE, READINGS_FILE, STOP, STUDY_FILE, prefix_of
+from tune.store.layout import INBOX, LIMIT_FILE, READINGS_FILE, STOP, STUDY_FILE, is_wish_name, prefix_of
 from tune.store.lease import BEAT, LOOK, Lease, copy_name
 from tune.store.object_store import StoreError
 from tune.store.remote_study import LEASE, RemoteStudy
@@ -39,6 +39,7 @@ class Mirror:
         self._mutex, self._end = threading.Lock(), threading.Event()
         self._committed: object = None
         self._ended_trials: list[int] = []
+        self._wishes_done: dict[str, bool] = {}  # by name, whether the store has it still
         self._readings = 0
         self._unwritten: str | None = None
         self._lease = Lease(remote)
@@ -54,6 +55,7 @@ class Mirror:
             )
         if (self._folder / STUDY_FILE).exists():
             self.commit()
+        self._fetch_wishes()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._thread.start()
 
@@ -77,7 +79,24 @@ class Mirror:
             for trial in ended:  # only now nobody needs its checkpoints any more
                 self._store.remove_all(f"{self._prefix}/trials/{trial}")
                 self._ended_trials.remove(trial)
+            for name in [name for name, is_there in self._wishes_done.items() if is_there]:
+                self._store.remove(f"{self._prefix}/{INBOX}/{name}")
+                self._wishes_done[name] = False
             self._keep_readings()
+
+    def forget_wish(self, name: str) -> None:
+        """Remove a wish's object once what it asked for is committed."""
+        self._wishes_done[name] = True
+
+    def _fetch_wishes(self) -> None:
+        """Bring what other machines ask of this driver."""
+        for name in self._store.names(f"{self._prefix}/{INBOX}"):
+            path = self._folder / INBOX / name
+            if not is_wish_name(name) or name in self._wishes_done or path.exists():
+                continue
+            if (data := self._store.get(f"{self._prefix}/{INBOX}/{name}")) is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, data)
 
     def forget_trial(self, trial: int) -> None:
         """Remove a trial's objects once its end is committed."""
@@ -140,6 +159,7 @@ class Mirror:
                 self._lease.check()
                 if self._lease.stop_requested():
                     (self._folder / STOP).touch()
+                self._fetch_wishes()
                 if time.monotonic() >= next_beat:
                     self._lease.renew()
                     next_beat = time.monotonic() + BEAT

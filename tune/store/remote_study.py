@@ -10,6 +10,7 @@ so far: a snapshot may be older than they are, and loses nothing.
     studies/NAME/state/0000000012-SHA256.tar.gz   the newest snapshot and the one before
                  trials/7/epoch-000004.ckpt       checkpoints, a run's picture, its traceback
                  driver.json                      who drives it, and when that driver was last heard of
+                 inbox/                           what else somebody asks of that driver, one object each
                  stop                             there while somebody asks that driver to end its sitting
 
 An object store has no locks. A driver writes its name every few seconds (`tune.store.lease`) and is taken for gone
@@ -34,6 +35,7 @@ from ssl_core.system.files import write_atomically
 from tune.store.layout import (
     DRIVER,
     FETCH_LOCK,
+    INBOX,
     INCARNATION,
     KNOWN,
     LIMIT_FILE,
@@ -115,10 +117,22 @@ class RemoteStudy:
         """Ask the driver, wherever it is, to end its sitting resumably."""
         self.store.put(f"{self._prefix}/{STOP}", b"")
 
+    def put_wish(self, name: str, data: bytes) -> None:
+        """Ask something else of the driver, wherever it is (`tune.steering.inbox`)."""
+        self.store.put(f"{self._prefix}/{INBOX}/{name}", data)
+
+    def wishes(self) -> list[str]:
+        """Names of the wishes that the store has."""
+        return self.store.names(f"{self._prefix}/{INBOX}")
+
     def keep(self, trial: int, name: str) -> None:
         """Write a trial's file to the store, for the machine on which it goes on."""
         data = (self.folder / TRIALS / str(trial) / name).read_bytes()
         self.store.put(f"{self._prefix}/trials/{trial}/{name}", data)
+
+    def drop(self, trial: int, name: str) -> None:
+        """Remove a trial's file from the store."""
+        self.store.remove(f"{self._prefix}/trials/{trial}/{name}")
 
     def bring(self, trial: int, name: str) -> None:
         """Get a trial's file, where a worker elsewhere wrote one and it is not here yet."""

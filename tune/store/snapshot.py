@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tune.store.layout import (
     EVENTS_DB,
+    INBOX,
     INCARNATION,
     KNOWN,
     LIMIT_FILE,
@@ -32,7 +33,7 @@ from tune.store.layout import (
 )
 
 _OWN_FILES = {KNOWN, LIMIT_FILE, LOCK_FILE, SENDER_LOCK, STOP}  # of this machine alone
-_OWN_FOLDERS = {TRIALS, RAY_FOLDER}  # trials are objects of their own; nobody reads what Ray writes
+_OWN_FOLDERS = {TRIALS, RAY_FOLDER, INBOX}  # trials and wishes are objects of their own; nobody reads Ray's
 _OWN_ENDS = (".tmp", ".ckpt", ".damaged", "-wal", "-shm", "-journal", ".lock")
 _NAME = re.compile(r"[0-9]{10}-[0-9a-f]{32}\.tar\.gz")
 FEW, MOST = 2**28, 200

@@ -28,6 +28,7 @@ from tune.errors import Exit, ServiceError
 from tune.store.integrity import damaged, half_made, read_json
 from tune.store.layout import (
     EVENTS_DB,
+    INBOX,
     INCARNATION,
     LOCK_FILE,
     OPTUNA_DB,
@@ -101,8 +102,8 @@ class StudyFolder:
         if self.state() != "finished":
             return f"Carry it on with `{self.command('resume')}`, or choose another --name."
         return (
-            "It is finished: choose another --name, and begin from what it learned with "
-            f"`--warm-start {self.path.name}`."
+            f"It is finished: let it grow with `{self.command('resume', '--trials')} N`, or choose another --name and "
+            f"begin from what it learned with `--warm-start {self.path.name}`."
         )
 
     def _check_half_made(self) -> None:
@@ -203,6 +204,12 @@ class StudyFolder:
     def stop_requested(self) -> bool:
         """Whether somebody asked for that since the lock was taken."""
         return (self.path / STOP).exists()
+
+    def drop_wish(self, name: str) -> None:
+        """Remove a wish from the inbox once it is carried out (`tune.steering.inbox`)."""
+        if self._mirror is not None:
+            self._mirror.forget_wish(name)
+        (self.path / INBOX / name).unlink(missing_ok=True)
 
     def is_mine(self) -> bool:
         """Whether this object holds the lock."""

@@ -11,6 +11,9 @@ from tune.tracking.sender_process import SenderProcess
 from tune.tracking.text import dataset_input
 from tune.tracking.tracker import Tracker
 
+ABOVE = "above"
+"""A note in the log of a study that takes part in a comparison: the key of the comparison's run in MLflow."""
+
 
 def open_log(folder: StudyFolder, shared: bool | None = None) -> EventLog:
     """The study's event log, to be written by its driver; `shared` where other machines read it meanwhile."""

@@ -3,6 +3,7 @@
 TRIAL_STATUS = {
     "completed": "FINISHED",
     "asha": "KILLED",
+    "median": "KILLED",
     "user": "KILLED",
     "time": "KILLED",
     "nan": "FAILED",

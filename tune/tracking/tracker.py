@@ -10,6 +10,7 @@ Kinds of events, each a dictionary (`run` is the run's own key: the study's name
     params    {params: [[name, value], ...]}   in this order
     dataset   {name, digest, source_type, source, profile}    the run's dataset input
     tags      {tags}                           set, or set anew
+    experiment  {tags}                         the same, of the study's experiment
     text      {file, text}                     a text artifact
     artifact  {path, artifact_path}            a file artifact; relative paths are the study folder's
     model     {path}                           a model's folder, logged as a model of MLflow's
@@ -36,6 +37,7 @@ from tune.tracking.destination import note_destination
 from tune.tracking.sender_process import SenderProcess
 from tune.tracking.states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
 from tune.tracking.text import flat, headline, parameter_text, user
+from tune.tracking.views import experiment_event
 
 
 class Tracker:
@@ -75,9 +77,20 @@ class Tracker:
 
     # The study
 
-    def study_started(self, params: Mapping[str, object], config_yaml: str) -> None:
-        """The study begins, or goes on after an interruption."""
+    def study_started(
+        self,
+        params: Mapping[str, object],
+        config_yaml: str,
+        experiment_tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """The study begins, or goes on; `experiment_tags` are as `tune.tracking.views.study_views` makes them."""
         self._start(self.study, self.study, None, {"ssl.kind": "study"}, params, config_yaml)
+        if experiment_tags:
+            self.log.append_many([experiment_event(self.study, experiment_tags)])
+
+    def comparison_started(self, params: Mapping[str, object], config_yaml: str) -> None:
+        """As `study_started`, of a comparison: its run has those of its studies below it, which other logs hold."""
+        self._start(self.study, self.study, None, {"ssl.kind": "comparison"}, params, config_yaml)
 
     def study_ended(
         self, state: str, summary: Mapping[str, float], tags: Mapping[str, str] | None = None
@@ -180,7 +193,7 @@ class Tracker:
 
         Args:
             trial: the trial.
-            stop_reason: completed, asha, nan, oom, error, user or time.
+            stop_reason: completed, asha, median, nan, oom, error, user or time.
             summary: metrics of the whole run, logged at the step of its last epoch.
             error: the traceback of a failed trial: artifact `error.txt`, its last line the tag ssl.error.
             tags: more tags.

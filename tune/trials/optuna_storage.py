@@ -7,14 +7,21 @@ import functools
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialUserAttributeModel
+from optuna.storages._rdb.models import (
+    TrialIntermediateValueModel,
+    TrialModel,
+    TrialSystemAttributeModel,
+    TrialUserAttributeModel,
+    TrialValueModel,
+)
+from optuna.trial import TrialState
 from sqlalchemy import bindparam, delete, insert, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -263,6 +270,28 @@ def note_epoch(
             if connection.execute(_CHANGE_NOTE, text | {"of_trial": trial_id, "of_key": key}).rowcount == 0:
                 connection.execute(_ADD_NOTE, text | {"trial_id": trial_id, "key": key})
         fault("report:inside")
+
+
+_trials, _results = TrialModel.__table__, TrialValueModel.__table__
+_systems = TrialSystemAttributeModel.__table__
+
+
+def reopen(storage: RDBStorage, trial_id: int, notes: Collection[str]) -> None:
+    """Make a failed trial one that runs, in one transaction: its epochs stay. Optuna has no call for that.
+
+    Args:
+        storage: where it is.
+        trial_id: the trial.
+        notes: its attributes that speak of its end, which are removed.
+    """
+    with storage.engine.begin() as connection:
+        connection.execute(delete(_results).where(_results.c.trial_id == trial_id))
+        connection.execute(delete(_notes).where(_notes.c.trial_id == trial_id, _notes.c.key.in_(notes)))
+        connection.execute(
+            delete(_systems).where(_systems.c.trial_id == trial_id, _systems.c.key.startswith("constraints"))
+        )
+        again = {"state": TrialState.RUNNING, "datetime_complete": None}
+        connection.execute(update(_trials).where(_trials.c.trial_id == trial_id).values(again))
 
 
 def studies_in(storage: RDBStorage) -> list[str]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from optuna.trial import FrozenTrial, TrialState
 
+from ssl_core.system.errors import counted
 from tune.definition.spec import StudySpec
 from tune.errors import Exit, ServiceError
 from tune.store.event_log import EventLog
@@ -14,7 +15,7 @@ from tune.store.integrity import check_database, damaged
 from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import answering, open_to_read, shown, studies_in
-from tune.trials.record import TrialRecord, _record, is_own
+from tune.trials.record import SAME_BITS, TrialRecord, _record, is_own
 
 
 def read_records(folder: StudyFolder) -> list[TrialRecord]:
@@ -34,6 +35,18 @@ def all_records(folder: StudyFolder, spec: StudySpec) -> list[TrialRecord]:
     trials = all_trials(folder, spec)
     with read_whole(folder, spec):
         return _records(trials, spec)
+
+
+def read_taken_over(folder: StudyFolder) -> list[TrialRecord]:
+    """Whole runs of other studies that a study took over instead of training them to the same bits.
+
+    The number of each is the one that it has in this study's storage; `taken_from` says whose it is.
+    """
+    spec = read_spec(folder.path)
+    space, epochs = spec.search_space(), spec.config["epochs"]
+    trials = [t for t in stored_trials(folder, spec) if SAME_BITS in t.user_attrs]
+    with read_whole(folder, spec):
+        return [_record(t, space, epochs, spec.objective) for t in trials]
 
 
 def ended_trials(folder: StudyFolder) -> list[FrozenTrial]:
@@ -73,9 +86,8 @@ def check_nothing_lost(
     lost = sorted(n for n, has_ended in begun.items() if n not in there and (has_ended or not there))
     if not lost:
         return
-    reason = (
-        f"it holds {len(there)} trials, and lacks {len(lost)} that the event log has (the first: {lost[0]})"
-    )
+    trials = counted(len(there), "trial")
+    reason = f"it holds {trials}, and lacks {len(lost)} that the event log has (the first: {lost[0]})"
     if spec.storage is None:
         raise damaged(
             folder.optuna_db, reason if folder.optuna_db.exists() else f"there is no such file; {reason}"

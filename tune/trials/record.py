@@ -21,7 +21,7 @@ class TrialRecord:
     Attributes:
         trial: its Optuna number as a string.
         state: completed, stopped_early, failed or running (also while it waits for `resume`).
-        stop_reason: completed, asha, nan, oom, error, user or time; None while it runs.
+        stop_reason: completed, asha, median, nan, oom, error, user or time; None while it runs.
         val_error: percent, of the last finished epoch; None before the first.
         val_error_balanced: the mean of the classes' errors, likewise; None also where an earlier version trained it.
         val_loss: nats, likewise.
@@ -34,6 +34,9 @@ class TrialRecord:
         intermediate: the objective's values by ssl_epoch, as Optuna has them.
         deviation: standard deviation in points of `val_error_balanced` (`ssl_core.measures.balanced_deviation`).
         objective: what the study goes by.
+        instead_of: trials whose configurations were asked for first, and known already.
+        is_users: whether somebody enqueued its point.
+        taken_from: the study and trial of a run that was taken over; None of a study's own trial.
     """
 
     trial: str
@@ -51,6 +54,9 @@ class TrialRecord:
     val_error_balanced: float | None = None
     deviation: float | None = None
     objective: str = DEFAULT
+    instead_of: tuple[str, ...] = ()
+    is_users: bool = False
+    taken_from: str | None = None
 
     @property
     def score(self) -> float | None:
@@ -68,6 +74,7 @@ class TrialRecord:
 _STATES = {
     "completed": "completed",
     "asha": "stopped_early",
+    "median": "stopped_early",
     "time": "stopped_early",
     "user": "stopped_early",
     "nan": "failed",
@@ -96,6 +103,9 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int, objective: str 
         val_error_balanced=last.get("val_error_balanced"),
         deviation=last.get("deviation"),
         objective=objective,
+        instead_of=tuple(trial.user_attrs.get(INSTEAD_OF, ())),
+        is_users=ENQUEUED in trial.user_attrs,
+        taken_from=trial.user_attrs.get(TAKEN_OVER),
     )
 
 
@@ -103,8 +113,28 @@ TAKEN_OVER = "taken_over"
 """Attribute of a trial that another study ran: which one."""
 
 
+SAME_BITS = "same_bits"
+"""Attribute of a taken over trial whose configuration this study would have trained to the same bits."""
+
+
 ENQUEUED = "enqueued"
-"""Attribute of a trial whose point somebody enqueued through Optuna."""
+"""Attribute of a trial whose point somebody enqueued, through `ssl-tune enqueue` or through Optuna."""
+
+
+GIVEN = "given"
+"""Attribute of a trial that was given one of the points that are tried first: its place among them."""
+
+
+INSTEAD_OF = "instead_of"
+"""Attribute of a trial: the trials whose configurations were asked for before its own, and not trained again."""
+
+
+WISH = "wish"
+"""Attribute of a trial that a wish enqueued: which one, and its place there."""
+
+
+STOP_ASKED = "stop_asked"
+"""Attribute of a trial that somebody stops: it ends with its next report."""
 
 
 def is_own(trial: FrozenTrial, searched: Collection[str]) -> bool:

@@ -27,15 +27,16 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune.definition.spec import StudySpec, generator_seed
-from tune.trials.grid import grid_points
+from tune.trials.grid import grid_points, point_key
 from tune.trials.record import is_own, is_taken_over
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-STARTUP_SHARE = 1 / 3
-"""Share of a study's trials drawn at random before anything is modelled, between 4 and 10 trials (Optuna's
-default is 10, which would be most of a short study)."""
+EARLIER_STARTUP_SHARE = 1 / 3
+"""Studies of an earlier version drew this share of their trials at random, 4 to 10: see `startup_trials`."""
 
+AT_RANDOM = 10
+"""Attempts at a new point after which a model, which may prefer the same few, is not asked any more."""
 WORST: dict[str, float] = {"val/error": 100.0, "val/error_balanced": 100.0, "val/loss": 10.0}
 """The value of a trial without one, by objective. 10 nats are the loss of a uniform guess among 22,000 classes."""
 INFEASIBLE = "infeasible"
@@ -52,16 +53,20 @@ def is_memory_parameter(name: str) -> bool:
 
 
 def startup_trials(spec: StudySpec) -> int:
-    """Trials drawn at random before the sampler models anything."""
+    """Trials drawn at random before the sampler models anything.
+
+    A study has had their number in its specification since it can grow: it does not depend on how many trials follow.
+    One made before that has the share of the total that it began with.
+    """
     if spec.startup_trials is not None:
         return spec.startup_trials
-    return max(4, min(10, round(spec.trials * STARTUP_SHARE)))
+    return max(4, min(10, round(spec.trials * EARLIER_STARTUP_SHARE)))
 
 
-def make_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler for one ask."""
-    seed = generator_seed(spec, "ask", number)
-    if spec.sampler == "random":
+def make_sampler(spec: StudySpec, number: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
+    """The sampler for one ask; for a later attempt at it with a seed of its own, and from AT_RANDOM on a random one."""
+    seed = generator_seed(spec, f"ask/{attempt}" if attempt else "ask", number)
+    if spec.sampler == "random" or attempt >= AT_RANDOM:
         return optuna.samplers.RandomSampler(seed=seed)
     if spec.sampler == "gp":
         return optuna.samplers.GPSampler(
@@ -83,30 +88,62 @@ class Sampling:
     def __init__(self, spec: StudySpec, distributions: Mapping[str, BaseDistribution]) -> None:
         self._spec, self._distributions = spec, dict(distributions)
         self._view = optuna.create_study(direction="minimize")
+        self._asked = -1  # the newest number that was asked for here
         self._grid = grid_points(spec, self._distributions) if spec.sampler == "grid" else []
+        self._tried: set[str] = set()  # of a grid's study: the points that it has had
 
-    def ask(self, number: int, place: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters of a new trial.
+    def ask(self, number: int, fixed: Mapping[str, Any], attempt: int = 0) -> dict[str, Any] | None:
+        """Parameters of a new trial; None where a grid has no point left.
 
         Args:
             number: that it will have; all before it have been asked for or added.
-            place: its place in a grid: how many trials before it had no values given.
             fixed: values that are given: all, some or none.
+            attempt: how many points the trial was given before, which were trained already: this one replaces them.
         """
         if self._grid and not fixed:
-            fixed = self._grid[place % len(self._grid)]
-        if fixed:
-            self._view.enqueue_trial(dict(fixed))
-        self._view.sampler = make_sampler(self._spec, number)
-        asked = self._view.ask(self._distributions)
+            left = next(
+                (point for point in self._grid if point_key(self._spec, point) not in self._tried), None
+            )
+            if left is None:
+                return None
+            fixed = left
+        self._view.sampler = make_sampler(self._spec, number, attempt)
+        if self._asked == number:
+            asked = self._instead(number, fixed)
+        else:
+            if fixed:
+                self._view.enqueue_trial(dict(fixed))
+            asked = self._view.ask(self._distributions)
         assert asked.number == number
+        self._asked = number
+        self._note(asked.params)
         return dict(asked.params)
+
+    def _instead(self, number: int, fixed: Mapping[str, Any]) -> optuna.trial.Trial:
+        """Ask anew for a trial that has a point; as `optuna.Study.ask` does for one that has none."""
+        storage = self._view._storage
+        identity = storage.get_trial_id_from_study_id_trial_number(self._view._study_id, number)
+        blank = create_trial(
+            state=TrialState.RUNNING, system_attrs={"fixed_params": dict(fixed)} if fixed else {}
+        )
+        blank.number, blank._trial_id = number, identity
+        storage._set_trial(identity, blank)  # type: ignore[attr-defined]
+        self._view._thread_local.cached_all_trials = None
+        asked = optuna.trial.Trial(self._view, identity)
+        for name, distribution in self._distributions.items():
+            asked._suggest(name, distribution)
+        return asked
+
+    def _note(self, params: Mapping[str, Any]) -> None:
+        if self._grid:
+            self._tried.add(point_key(self._spec, params))
 
     def add(self, trial: FrozenTrial) -> None:
         """Take in a trial from the storage, running or ended; in order of numbers."""
         seen = None
         if is_own(trial, self._distributions) or is_taken_over(trial):
             seen = _running(trial) if not trial.state.is_finished() else self.as_seen(trial)
+            self._note(trial.params)
         self._view.add_trial(seen or _silent(trial))
 
     def end(self, trial: FrozenTrial) -> None:

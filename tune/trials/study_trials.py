@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ssl_core.system.errors import ConfigError
@@ -21,13 +19,24 @@ from ssl_core.system.faults import fault
 from tune.definition.objective import FIELDS
 from tune.definition.points import check_points
 from tune.definition.spec import StudySpec
-from tune.errors import Exit, ServiceError
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
-from tune.trials.optuna_storage import answering, note_epoch, open_storage, studies_in
+from tune.trials.optuna_storage import answering, note_epoch, open_storage, reopen
 from tune.trials.reading import _records, begun_trials, check_nothing_lost, read_whole
-from tune.trials.record import ENQUEUED, TrialRecord, _record, is_own
-from tune.trials.sampling import INFEASIBLE, Sampling, is_memory_parameter
+from tune.trials.record import (
+    ENQUEUED,
+    GIVEN,
+    INSTEAD_OF,
+    SAME_BITS,
+    STOP_ASKED,
+    TAKEN_OVER,
+    TrialRecord,
+    _record,
+    is_own,
+)
+from tune.trials.repeats import MOST_REPEATS, Elsewhere, Found, Known, nowhere
+from tune.trials.sampling import Sampling
+from tune.trials.stored import enqueue, own_study, trials_there, verdict
 
 
 class StudyTrials:
@@ -39,20 +48,24 @@ class StudyTrials:
     Args:
         folder: the study's folder.
         spec: the study's specification.
+        elsewhere: looks for a point's result in other studies.
 
     Raises:
         ServiceError: a storage that does not answer, or that holds another study of this name.
     """
 
-    def __init__(self, folder: StudyFolder, spec: StudySpec) -> None:
-        base = spec.base_config()
-        assert base.epochs is not None
-        self.spec, self.space, self.epochs = spec, spec.search_space(), base.epochs
+    def __init__(self, folder: StudyFolder, spec: StudySpec, elsewhere: Elsewhere = nowhere) -> None:
+        self._elsewhere = elsewhere
+        self.exhausted = False
+        """Whether no configuration was found any more that is not known."""
+        self.stop_asked: set[int] = set()
+        """Running trials that somebody stops."""
+        self.spec, self.space, self.epochs = spec, spec.search_space(), int(spec.config["epochs"])
         self._distributions = self.space.distributions(self.epochs)
         self._storage = open_storage(folder, spec.storage, shared=spec.address is not None)
         begun = begun_trials(folder, spec)
         with answering(folder, spec.storage), read_whole(folder, spec):
-            there = _trials_there(self._storage, spec)
+            there = trials_there(self._storage, spec)
             check_nothing_lost(folder, spec, begun, there)
             self._study_id = own_study(self._storage, spec)
             self._take_over(folder)
@@ -71,9 +84,15 @@ class StudyTrials:
         trials = self._storage.get_all_trials(self._study_id)
         own = [t for t in trials if is_own(t, self._distributions)]
         self._running = {t.number: t for t in own if not t.state.is_finished()}
+        self.stop_asked.clear()
+        self.stop_asked.update(n for n, t in self._running.items() if STOP_ASKED in t.user_attrs)
         self._sampling = self._sampling_after(trials)
+        self._known = Known(self.space, self.epochs, is_used=self.spec.no_work_twice)
+        for trial in trials:
+            self._known.add(trial)
         self._records = {t.number: self._record(t) for t in own}
-        self._enqueued = sum(ENQUEUED in t.user_attrs for t in own)
+        plain = sum(ENQUEUED not in t.user_attrs and GIVEN not in t.user_attrs for t in own)
+        self._place = max([plain, *(t.user_attrs[GIVEN] + 1 for t in trials if GIVEN in t.user_attrs)])
         self._seen = len(trials)
 
     def _sampling_after(self, trials: Sequence[FrozenTrial]) -> Sampling:
@@ -94,18 +113,22 @@ class StudyTrials:
         """Trials asked for so far."""
         return len(self._records)
 
-    def ask(self) -> FrozenTrial:
-        """A new trial. It is in the storage with all of its parameters, in one write, before this returns."""
+    def ask(self) -> FrozenTrial | None:
+        """A new trial. It is in the storage with all of its parameters, in one write, before this returns.
+
+        None: the space is exhausted, or the grid is.
+        """
         if self._storage.get_n_trials(self._study_id) != self._seen:
             self._load()  # somebody has enqueued a trial through Optuna, or added one
         if (enqueued := self._next_enqueued()) is not None:
             return enqueued
-        number, place = self._seen, self.asked() - self._enqueued
-        first = [self.space.baseline_for(self.epochs), *self.spec.points]
-        fixed = first[place] if place < len(first) else {}
-        params = self._sampling.ask(number, place - len(first), fixed)
+        if (chosen := self._chosen()) is None:
+            self.exhausted = True
+            return None
+        number = self._seen
+        params, notes = chosen
         trial = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=params, distributions=self._distributions
+            state=TrialState.RUNNING, params=params, distributions=self._distributions, user_attrs=notes
         )
         fault("ask:before")
         trial._trial_id = self._storage.create_new_trial(self._study_id, trial)
@@ -116,26 +139,70 @@ class StudyTrials:
             return self._running[trial.number]
         self._seen += 1
         self._running[number] = trial
+        self._known.add(trial)
         self._records[number] = self._record(trial)
         return trial
 
-    def _next_enqueued(self) -> FrozenTrial | None:
-        """The first trial that somebody enqueued through Optuna (`enqueue_trial`), as a trial of this study.
+    def _chosen(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The next point whose configuration is not known, and what is to be noted of it; None: there is none."""
+        first = [self.space.baseline_for(self.epochs), *self.spec.points]
+        repeated: list[str] = []
+        while len(repeated) < MOST_REPEATS:
+            fixed = first[self._place] if self._place < len(first) else {}
+            params = self._sampling.ask(self._seen, fixed, attempt=len(repeated))
+            if params is None:
+                return None
+            notes: dict[str, Any] = {GIVEN: self._place} if fixed else {}
+            self._place += 1 if fixed else 0
+            if (known := self._known.find(params)) is None:
+                found = self._elsewhere(params) if self.spec.no_work_twice else None
+                if found is None:
+                    return params, notes | ({INSTEAD_OF: repeated} if repeated else {})
+                known = found.where
+                if not self._known.is_warm(params):  # else the sampler has heard of it
+                    self._keep_found(params, found, notes)
+            repeated.append(known)
+        return None
 
-        What its point leaves open the sampler chooses. One that cannot be run is failed, and a warning says why.
+    def _keep_found(self, params: Mapping[str, Any], found: Found, notes: Mapping[str, Any]) -> None:
+        """Take over what another study knows of a point, for the sampler; it is no trial of this study."""
+        trial = optuna.trial.create_trial(
+            state=TrialState.COMPLETE,
+            value=found.value,
+            params=dict(params),
+            distributions=self._distributions,
+            user_attrs={
+                **notes,
+                TAKEN_OVER: found.where,
+                SAME_BITS: True,
+                "last": dict(found.last),
+                "stop_reason": "completed",
+            },
+            intermediate_values=dict(found.curve),
+        )
+        trial._trial_id = self._storage.create_new_trial(self._study_id, trial)
+        trial.number = self._seen
+        self._seen += 1
+        self._known.add(trial)
+        self._sampling.end(trial)
+
+    def _next_enqueued(self) -> FrozenTrial | None:
+        """The first trial that somebody enqueued (`ssl-tune enqueue`, Optuna's `enqueue_trial`), as one of the study.
+
+        What its point leaves open the sampler chooses. One that cannot be run, or that was trained already, is failed,
+        and a warning says why.
         """
         for trial in self._storage.get_all_trials(self._study_id, states=(TrialState.WAITING,)):
             given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
             try:
                 points = [given] if given else []
                 checked = check_points(points, self.space, self.epochs, f"enqueued trial {trial.number}")
+                params = self._filled_in(trial.number, checked[0] if checked else {})
             except ConfigError as error:
                 warnings.warn(f"{error} It is not run.", stacklevel=2)
                 self._storage.set_trial_user_attr(trial._trial_id, "refused", str(error))
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 continue
-            before = self._sampling_after(self._storage.get_all_trials(self._study_id)[: trial.number])
-            params = before.ask(trial.number, 0, checked[0] if checked else {})
             for name, distribution in self._distributions.items():
                 value = distribution.to_internal_repr(params[name])
                 self._storage.set_trial_param(trial._trial_id, name, value, distribution)
@@ -144,6 +211,49 @@ class StudyTrials:
             self._load()
             return self._running[trial.number]
         return None
+
+    def _filled_in(self, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All values of an enqueued trial.
+
+        Raises:
+            ConfigError: its configuration is known.
+        """
+        before = self._sampling_after(self._storage.get_all_trials(self._study_id)[:number])
+        for attempt in range(MOST_REPEATS):
+            params = before.ask(number, given, attempt)
+            known = None if params is None else self._known.find(params)
+            if params is not None and known is None:
+                return params
+            if params is None or params.keys() == given.keys():
+                break
+        raise ConfigError(f"enqueued trial {number}: trial {known} has this configuration already.")
+
+    def enqueue(self, points: Sequence[Mapping[str, Any]], wish: str) -> list[int]:
+        """Put points into the queue: see `tune.trials.stored.enqueue`."""
+        return enqueue(self._storage, self._study_id, points, wish)
+
+    def ask_to_stop(self, number: int) -> None:
+        """Note of a running trial that somebody stops it: it ends with its next report, or when it would go on."""
+        trial = self._running[number]
+        note_epoch(self._storage, trial._trial_id, None, {STOP_ASKED: True})
+        trial.user_attrs = trial.user_attrs | {STOP_ASKED: True}
+        self.stop_asked.add(number)
+
+    def reopen(self, number: int) -> None:
+        """Make a failed trial one that waits to be carried on, from its last epoch."""
+        if number in self._running:
+            return
+        identity = self._id(number)
+        last = self._storage.get_trial(identity).user_attrs.get("last")
+        if last is not None:
+            note_epoch(self._storage, identity, None, {"last": last | {"stop_reason": None}})
+        reopen(self._storage, identity, ("stop_reason", "error", STOP_ASKED))
+        self._load()
+
+    def change(self, spec: StudySpec) -> None:
+        """The study has another specification: a new total, a finer grid."""
+        self.spec, self.exhausted = spec, False
+        self._load()
 
     def trial(self, number: int) -> FrozenTrial:
         """A trial by its number."""
@@ -179,6 +289,8 @@ class StudyTrials:
         self._storage.set_trial_state_values(identity, trial.state, trial.values)
         fault("tell:after")
         del self._running[number]
+        self.stop_asked.discard(number)
+        self._known.add(trial)
         self._records[number] = self._record(trial)
         self._sampling.end(trial)
 
@@ -196,57 +308,3 @@ class StudyTrials:
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-
-
-def _trials_there(storage: RDBStorage, spec: StudySpec) -> Collection[int]:
-    """Numbers of the trials that a storage holds of a study."""
-    if spec.name not in studies_in(storage):
-        return []
-    study_id = storage.get_study_id_from_name(spec.name)
-    return {t.number for t in storage.get_all_trials(study_id, deepcopy=False)}
-
-
-def own_study(storage: RDBStorage, spec: StudySpec) -> int:
-    """The study's id in its storage; made where it is not there yet.
-
-    Raises:
-        ServiceError: the storage holds another study of this name.
-    """
-    name = spec.name
-    if name not in studies_in(storage):
-        storage.create_new_study([StudyDirection.MINIMIZE], name)
-    study_id = storage.get_study_id_from_name(name)
-    known = storage.get_study_user_attrs(study_id).get("ssl.uid")
-    if known is None and not storage.get_n_trials(study_id):  # a driver died in between
-        storage.set_study_user_attr(study_id, "ssl.uid", spec.uid)
-    elif (known or "") != spec.uid:
-        raise ServiceError(
-            f"the study {name!r} in {spec.storage or 'this storage'} is another one of the same name. Bring the "
-            "right storage back, or start a new study.",
-            Exit.STORAGE,
-        )
-    return study_id
-
-
-def verdict(
-    trial: FrozenTrial, stop_reason: str, objective: str, distributions: Collection[str]
-) -> tuple[TrialState, list[float] | None]:
-    """How Optuna hears of an end; marks a trial infeasible that the sampler should not try again.
-
-    Args:
-        trial: with its last epoch and its values.
-        stop_reason: why it ended.
-        objective: what the study goes by.
-        distributions: names of the searched parameters.
-    """
-    known = trial.intermediate_values
-    last = [known[max(known)]] if known else None
-    if stop_reason == "completed":
-        return TrialState.COMPLETE, [trial.user_attrs["last"][FIELDS[objective]]]
-    if stop_reason in ("asha", "time", "user"):
-        return TrialState.PRUNED, last
-    to_blame = stop_reason == "oom" and any(map(is_memory_parameter, distributions))
-    if stop_reason == "nan" or to_blame:
-        trial.set_constraint(INFEASIBLE, 1.0)
-        return TrialState.PRUNED, last
-    return TrialState.FAIL, None

@@ -1,12 +1,13 @@
-"""Names in what a worker reports, and of the files that it leaves beside a trial's checkpoints. Loads nothing."""
+"""Names in what a worker reports, and of the files that it leaves beside a trial's checkpoints."""
 
 from __future__ import annotations
+
+from tune.store.layout import ERROR_FILE as ERROR_FILE
+from tune.store.layout import FAILURES_FILE as FAILURES_FILE
+from tune.store.layout import VERDICT_FILE as VERDICT_FILE
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
 BALANCED = "val/error_balanced"
 
 
 STOP_REASON, MESSAGE, METRICS, CLASSES, STORAGE = "stop_reason", "message", "metrics", "classes", "storage"
-
-
-ERROR_FILE, FAILURES_FILE, VERDICT_FILE = "error.txt", "failures", "killed-for-memory.txt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core import method_file
@@ -39,6 +40,7 @@ class Task:
         system_metrics: whether use of processor, memory and GPU is reported, too.
         held_out: the record of held-out test images (`Membership.document`); None: the data set brings its own.
         identity: versions that the worker must have, where it may be on another machine (`tune.cluster.identity`).
+        repeats: on how many training seeds the configuration is trained (`tune.worker.replicates`).
     """
 
     trial: int
@@ -55,6 +57,7 @@ class Task:
     system_metrics: bool
     held_out: Mapping[str, Any] | None = None
     identity: Mapping[str, str] | None = None
+    repeats: int = 1
 
     def as_config(self) -> dict[str, Any]:
         """As Ray Tune has it: the `config` of its trial, a dictionary of the fields."""
@@ -64,6 +67,11 @@ class Task:
     def from_config(cls, config: Mapping[str, Any]) -> Task:
         """The task of a `config` of Ray Tune's."""
         return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls)})
+
+
+def study_of(config: Mapping[str, Any]) -> str:
+    """The study of a trial, from its `config` in Ray Tune: the name of the folder that holds the trials' own."""
+    return Path(config["folder"]).parent.parent.name
 
 
 def trial_task(
@@ -98,4 +106,5 @@ def trial_task(
         system_metrics=spec.system_metrics,
         held_out=None if (images := read_images(folder.path)) is None else images.held_out,
         identity=identity,
+        repeats=spec.repeats,
     )

@@ -30,14 +30,13 @@ from ssl_core.pictures import panels as pictures
 from ssl_core.pictures.file import FILE_NAME as PICTURE
 from ssl_core.system.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.system.files import write_atomically
-from ssl_core.training import checkpoint
-from ssl_core.training.loop import run_epochs
 from ssl_core.training.result import prepare
 from ssl_core.training.run import Report, Run
 from tune.cluster.identity import identity
 from tune.errors import FULL
 from tune.images.held_out import membership_of_document
 from tune.store.layout import STUDY_FILE
+from tune.worker.replicates import FOLDER, load, reports_of, seeds_of, together
 from tune.worker.report_keys import (
     BALANCED,
     CLASSES,
@@ -127,22 +126,21 @@ class TrialTrainable(ray_tune.Trainable):
             raise RuntimeError(
                 f"this worker's split is {split.hash}, the study's is {task.split_hash}: its data differ"
             )
-        run = self._run = Run(config, data, split)
-        self._last_epoch = config.last_epoch
-        folder = self._store.folder
-        self._store.fetch()
-        if (folder / VERDICT_FILE).exists():
-            raise MemoryError((folder / VERDICT_FILE).read_text())
-        checkpoint.load_newest(folder, run.load_state)
-        # The last report is given again even if it is known: the driver may have died before it noted the end.
-        known = task.known_epoch
-        yield from [r for r in run.history if r.epoch > known or r.epoch == self._last_epoch]
+        last = self._last_epoch = config.last_epoch
+        stores = [self._store, *(trial_store(task, FOLDER.format(more)) for more in range(1, task.repeats))]
+        for store in stores:
+            store.fetch()
+        verdict = self._store.folder / VERDICT_FILE
+        if verdict.exists():
+            raise MemoryError(verdict.read_text())
+        runs = [Run(each, data, split) for each in seeds_of(config, task.repeats)]
+        self._run = runs[0]
+        done = min(load(run, store) for run, store in zip(runs, stores, strict=True))
         monitor = SystemMetrics(config.device) if task.system_metrics else None
-        for report in run_epochs(run):
-            checkpoint.save(folder, report.epoch, run.state())
-            self._store.keep_checkpoint(report.epoch)
+        pairs = zip(runs, stores, strict=True)
+        for report in together([reports_of(run, store, task.known_epoch, last) for run, store in pairs]):
             # Beside the report, not in it: they are no part of what makes a run the same run.
-            self._system = monitor.sample() if monitor is not None else {}
+            self._system = monitor.sample() if monitor is not None and report.epoch > done else {}
             yield report
 
     def _failed(self, error: Exception) -> dict[str, Any]:

@@ -18,8 +18,14 @@ from tune.store.layout import INCARNATION, TRIALS, prefix_of
 from tune.store.object_store import ObjectStore
 from tune.worker.task import Task
 
-KEPT = 2
-"""Checkpoints of a trial, as `ssl_core.training.checkpoint.save` keeps them."""
+
+def checkpoints_kept(epoch: int, last_epoch: int) -> int:
+    """How many checkpoints of a trial are kept after an epoch.
+
+    While it runs two, since the newer one may be damaged when it is needed. Once it is complete nobody carries it on,
+    and thousands of trials fill a disk.
+    """
+    return 1 if epoch == last_epoch else 2
 
 
 class TrialStore(Protocol):
@@ -39,8 +45,8 @@ class TrialStore(Protocol):
     def keep(self, name: str) -> None:
         """Keep a file of the folder where other machines find it, if there is one of this name."""
 
-    def keep_checkpoint(self, epoch: int) -> None:
-        """Keep the checkpoint after an epoch where the machine finds it on which the trial goes on."""
+    def keep_checkpoint(self, epoch: int, kept: int) -> None:
+        """Keep the checkpoint after an epoch where the machine finds it on which the trial goes on, one of `kept`."""
 
 
 class SharedFolder:
@@ -55,7 +61,7 @@ class SharedFolder:
     def keep(self, name: str) -> None:
         """Nothing: other machines see the same file."""
 
-    def keep_checkpoint(self, epoch: int) -> None:
+    def keep_checkpoint(self, epoch: int, kept: int) -> None:
         """Nothing: other machines see the same checkpoint."""
 
 
@@ -65,14 +71,17 @@ class RemoteTrial:
     Args:
         place: what `tune.store.remote_study.RemoteStudy.place` says.
         number: the trial's.
+        below: a folder in its folder; "": that itself.
     """
 
-    def __init__(self, place: Mapping[str, str], number: int) -> None:
+    def __init__(self, place: Mapping[str, str], number: int, below: str = "") -> None:
         home = Home(place["url"])
         study = home.studies / place["study"]
         self.folder, self.cache = study / TRIALS / str(number), home.cache
         self._store = ObjectStore(place["url"])
         self._prefix = f"{prefix_of(place['study'])}/trials/{number}"
+        if below:
+            self.folder, self._prefix = self.folder / below, f"{self._prefix}/{below}"
         self._study, self._incarnation = study, place["incarnation"]
         self._kept: list[int] | None = None
 
@@ -109,12 +118,12 @@ class RemoteTrial:
         if path.exists():
             self._store.put(f"{self._prefix}/{name}", path.read_bytes())
 
-    def keep_checkpoint(self, epoch: int) -> None:
+    def keep_checkpoint(self, epoch: int, kept: int) -> None:
         """See `TrialStore`."""
         assert self._kept is not None
         self.keep(checkpoint.path_of(self.folder, epoch).name)
         self._kept = [old for old in self._kept if old != epoch] + [epoch]
-        while len(self._kept) > KEPT:
+        while len(self._kept) > kept:
             old = checkpoint.path_of(self.folder, self._kept.pop(0))
             self._store.remove(f"{self._prefix}/{old.name}")
 
@@ -128,8 +137,8 @@ class RemoteTrial:
         write_atomically(mark, self._incarnation.encode())
 
 
-def trial_store(task: Task) -> TrialStore:
-    """Where the files of a task's trial go."""
+def trial_store(task: Task, below: str = "") -> TrialStore:
+    """Where the files of a task's trial go, or of a replicate of it, which has a folder in the trial's."""
     if task.store is None:
-        return SharedFolder(Path(task.folder), Path(task.cache))
-    return RemoteTrial(task.store, task.trial)
+        return SharedFolder(Path(task.folder) / below, Path(task.cache))
+    return RemoteTrial(task.store, task.trial, below)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_core.model.calibration import BINS, expected_calibration_error, fit_temperature
+from ssl_core.measures import BINS, expected_calibration_error, overconfidence
+from ssl_core.model.calibration import fit_temperature
 
 
 def test_two_classes_by_hand() -> None:
@@ -58,6 +59,13 @@ def test_the_expected_calibration_error_by_hand() -> None:
     logits = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64).log()
     found = expected_calibration_error(logits, torch.tensor([0, 1, 1]))
     assert found == pytest.approx(100 * (0.8 + 0.4) / 3, abs=1e-9)
+
+
+def test_overconfidence_by_hand() -> None:
+    logits = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64).log()
+    # Mean confidence 0.8. One right: 0.8 - 1/3; all right: 0.8 - 1.
+    assert overconfidence(logits, torch.tensor([0, 1, 0])) == pytest.approx(100 * (0.8 - 1 / 3), abs=1e-9)
+    assert overconfidence(logits, torch.tensor([0, 0, 1])) == pytest.approx(-20, abs=1e-9)
 
 
 def test_the_expected_calibration_error_against_a_slow_version() -> None:

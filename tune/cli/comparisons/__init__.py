@@ -1,0 +1,1 @@
+"""The command `compare`, and what other commands print of a comparison."""

@@ -1,0 +1,1 @@
+"""Commands that keep house: delete, clean, pack, unpack."""

@@ -1,0 +1,1 @@
+"""Commands that serve pages on this machine: ui, and the live page of a study."""

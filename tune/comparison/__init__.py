@@ -1,0 +1,1 @@
+"""Several methods, one question: which is best for these images?"""

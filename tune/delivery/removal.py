@@ -1,0 +1,89 @@
+"""The runs of a study taken out of MLflow: marked as deleted there, as a click on "Delete" does."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ssl_core.system.faults import fault
+from tune.delivery.mlflow_runs import RUN_ID
+from tune.delivery.refusals import AwayError, RejectedError, judged
+from tune.delivery.sender import _only_sender, configure_mlflow
+from tune.errors import Exit, ServiceError
+from tune.store.event_log import EventLog
+from tune.store.layout import EVENTS_DB
+from tune.tracking.views import VIEW_TAG, view_key
+
+SENDER_SECONDS = 30.0
+"""How long a sender that still delivers is waited for: it would bring back what is deleted under its hands."""
+
+
+def delete_runs(study_folder: Path) -> int:
+    """Delete a study's runs in MLflow, those of its confirmations included; returns how many were there.
+
+    Doing it again deletes what is left. The study must not be driven meanwhile.
+
+    Raises:
+        ServiceError: MLflow does not answer or refuses; or the study's sender is still at work.
+    """
+    if not (study_folder / EVENTS_DB).exists():
+        return 0
+    deadline = time.monotonic() + SENDER_SECONDS
+    with _only_sender(study_folder, lambda: time.monotonic() < deadline) as alone:
+        if not alone:
+            raise ServiceError(
+                f"the study {study_folder.name!r} is still being delivered to MLflow: nothing was deleted. Try again "
+                "later.",
+                Exit.IN_USE,
+            )
+        with EventLog(study_folder / EVENTS_DB, read_only=True) as log:
+            uri, experiment = log.get_meta("tracking_uri"), log.get_meta("experiment_id")
+            key, noted = log.get_meta("study_id"), [run_id for _, run_id in log.metas(RUN_ID)]
+        if uri is None or experiment is None:
+            return 0
+        configure_mlflow()
+        try:
+            return _delete(uri, experiment, study_folder.name, f"{key}:", noted)
+        except (AwayError, RejectedError) as error:
+            raise ServiceError(
+                f"the runs of {study_folder.name!r} cannot be deleted in MLflow ({error}). The study is still there; "
+                "without --tracking it is deleted alone.",
+                Exit.UNREACHABLE,
+            ) from None
+
+
+def _delete(uri: str, experiment: str, study: str, key: str, noted: list[str]) -> int:
+    from mlflow.tracking import MlflowClient  # loads MLflow
+
+    client = MlflowClient(tracking_uri=uri)
+    deleted = 0
+    for run_id in dict.fromkeys([*noted, *_tagged(client, experiment, study, key)]):
+        try:
+            with judged():
+                client.delete_run(run_id)
+                deleted += 1
+        except RejectedError as rejection:
+            if rejection.code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # gone already
+                raise
+        fault("delete:run")
+    with judged():
+        tags = client.get_experiment(experiment).tags
+    for what in ("trials", "confirmed"):
+        name = VIEW_TAG + view_key(study, what)
+        if name in tags:
+            with judged():
+                client.set_experiment_tag(experiment, name, "{}")
+    return deleted
+
+
+def _tagged(client: Any, experiment: str, study: str, key: str) -> list[str]:
+    """Runs in use that bear the study's name and its own key: also such as the log does not know."""
+    found, token = [], None
+    while True:
+        with judged():
+            page = client.search_runs([experiment], f"tags.ssl.study = '{study}'", page_token=token)
+        found += [run.info.run_id for run in page if run.data.tags.get("ssl.run_key", "").startswith(key)]
+        token = page.token
+        if not token:
+            return found

@@ -1,0 +1,1 @@
+"""Studies deleted, packed and moved, and what can go of a home."""

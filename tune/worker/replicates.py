@@ -1,0 +1,92 @@
+"""Replicates of a trial (`--repeats`): the same configuration on several training seeds, side by side in one worker.
+
+Each has its own checkpoints. After each epoch of all of them the trial reports their mean, so that early stopping, the
+sampler and the tables go by it. The first replicate is the trial as it would be without the others, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from ssl_core.config import RunConfig
+from ssl_core.training import checkpoint
+from ssl_core.training.loop import run_epochs
+from ssl_core.training.run import Report, Run
+from tune.worker.trial_files import TrialStore, checkpoints_kept
+
+FOLDER = "seed-{}"
+"""Where the checkpoints of a further replicate lie, within the trial's folder."""
+_SUMMED = ("time/epoch_seconds",)
+_SPREAD = "val/error"
+
+
+def seeds_of(config: RunConfig, repeats: int) -> list[RunConfig]:
+    """The configurations of a trial's replicates: its own first, then those with the seeds that follow."""
+    return [config.model_copy(update={"seed": config.seed + more}) for more in range(repeats)]
+
+
+def load(run: Run, store: TrialStore) -> int:
+    """Load a run's newest checkpoint, where there is one; returns how many epochs it has finished."""
+    checkpoint.load_newest(store.folder, run.load_state)
+    return run.history[-1].epoch if run.history else 0
+
+
+def reports_of(run: Run, store: TrialStore, known: int, last: int) -> Iterator[Report]:
+    """A run's reports, from where it was loaded on, with a checkpoint after each.
+
+    Args:
+        run: the run, its newest checkpoint loaded (`load`).
+        store: where its checkpoints lie.
+        known: the last epoch that the driver has; those of the checkpoint that come after it are given again.
+        last: the last epoch of the run, which is given again also where it is known: the driver may have died before it
+            noted the end.
+    """
+    yield from [r for r in run.history if r.epoch > known or r.epoch == last]
+    for report in run_epochs(run):
+        kept = checkpoints_kept(report.epoch, last)
+        checkpoint.save(store.folder, report.epoch, run.state(), keep=kept)
+        store.keep_checkpoint(report.epoch, kept)
+        yield report
+
+
+def together(replicates: Sequence[Iterator[Report]]) -> Iterator[Report]:
+    """The means of several runs' reports, epoch by epoch.
+
+    A run whose newest checkpoint was damaged begins earlier than the others: it catches up first.
+    """
+    while True:
+        try:
+            reports = [next(reports) for reports in replicates]
+            epoch = max(report.epoch for report in reports)
+            for place, run in enumerate(replicates):
+                while reports[place].epoch < epoch:
+                    reports[place] = next(run)
+        except StopIteration:
+            return
+        yield mean(reports)
+
+
+def mean(reports: Sequence[Report]) -> Report:
+    """One report for several of the same epoch: the mean of each metric that all have, sums of counts and seconds."""
+    first = reports[0]
+    if len(reports) == 1:
+        return first
+    names = [name for name in first.metrics if all(name in report.metrics for report in reports)]
+    metrics = {}
+    for name in names:
+        values = [report.metrics[name] for report in reports]
+        metrics[name] = sum(values) if name in _SUMMED else fmean(values)
+    if _SPREAD in metrics:
+        metrics[f"{_SPREAD}_std"] = stdev(report.metrics[_SPREAD] for report in reports)
+    shared = [name for name in first.classes if all(name in report.classes for report in reports)]
+    classes = {name: _added([report.classes[name] for report in reports]) for name in shared}
+    return Report(first.epoch, first.ssl_epoch, metrics, classes, max(report.time_ms for report in reports))
+
+
+def _added(counts: Sequence[Any]) -> Any:
+    """Counts, or rows of counts, added place by place."""
+    if isinstance(counts[0], list | tuple):
+        return [_added(each) for each in zip(*counts, strict=True)]
+    return sum(counts)
