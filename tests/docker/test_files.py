@@ -294,7 +294,7 @@ def run_entry(name: str, *words: str, **environment: str) -> subprocess.Complete
         env=kept | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

@@ -133,7 +133,7 @@ class MlflowServer:
             assert self._loaded.stdin is not None and self._loaded.stdout is not None
             print(f"{port}{words}", file=self._loaded.stdin, flush=True)
             self._pids[port] = int(self._loaded.stdout.readline())
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()

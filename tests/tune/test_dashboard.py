@@ -49,7 +49,7 @@ def test_optuna_dashboard_reads_the_study_also_while_it_runs(home: Home) -> None
 
 
 def _ask(port: int, what: str, server: subprocess.Popen[bytes]) -> Any:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{what}", timeout=30) as answer:

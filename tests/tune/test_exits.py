@@ -28,7 +28,7 @@ def shell(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
@@ -88,7 +88,7 @@ def test_ctrl_c_within_the_first_second_is_one_line(home: Home, seconds: float) 
             assert process.stdout is not None and process.stdout.read(1) == "."
             time.sleep(seconds)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=120)
+            _, err = process.communicate(timeout=240)
         finally:
             process.kill()  # a search that goes on would take the processors of all tests that follow
     assert process.returncode == 130, err

@@ -34,7 +34,7 @@ def killed_at(point: str, *words: object) -> None:
         env={**os.environ, "SSL_TUNE_FAULT": point},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == -signal.SIGKILL, (done.returncode, done.stdout, done.stderr)
 

@@ -125,7 +125,7 @@ _ssl_tune_completion ssl-tune
 printf '%s\\n' "${{COMPREPLY[@]}}"
 complete -p ssl-tune
 """
-    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=240)
     assert done.stdout.splitlines()[0] == "alpha", done.stderr
     assert "_ssl_tune_completion" in done.stdout.splitlines()[1]
 
@@ -271,7 +271,7 @@ def test_a_wait_that_lasts_says_for_what(capsys: pytest.CaptureFixture[str]) -> 
         pass
     assert capsys.readouterr().err == ""
     with waiting("a server", seconds=0.01):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 240
         said = ""
         while "a server" not in said and time.monotonic() < deadline:
             time.sleep(0.01)

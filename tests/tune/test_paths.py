@@ -169,7 +169,7 @@ def test_a_local_ray_with_a_long_tmpdir_listens_on_loopback_alone(ready_home: Ho
             if at.status == psutil.CONN_LISTEN
         }
         process.terminate()
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=240)
     assert process.returncode == 143, err
     assert "raylet" in {name for name, _ in listening}
     assert {ip for _, ip in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, listening

@@ -96,7 +96,7 @@ def seen(home: Home) -> Study:
 
 def soon(condition: Callable[[], object]) -> None:
     """Wait for what a thread does."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -470,7 +470,7 @@ def test_a_study_whose_machine_is_lost_goes_on_elsewhere_and_equals_one_that_was
 
     on("two")
     with driver("resume", "shapes", "--home", home) as process:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=240)
     assert process.returncode == Exit.IN_USE and "last heard of" in errors, (output, errors)
     silence(home, "shapes")
     with driver("resume", "shapes", "--home", home) as process:

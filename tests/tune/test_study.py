@@ -70,7 +70,7 @@ def search_until_import(
     words = [str(home.path / "studies" / "s"), modules, str(number), str(told)]
     words += ["search", "--home", str(home.path), *OPTIONS.split()]
     command = [sys.executable, "-c", AT_THE_FIRST_IMPORT, *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
 
 
 def test_folder_lock_and_specification_come_before_torch_and_a_kill_then_is_resumed(

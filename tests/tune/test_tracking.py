@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import socket
 import subprocess
@@ -36,7 +37,7 @@ def test_the_sender_leaves_the_processors_to_the_training_until_the_study_is_ove
         pytest.skip("this kernel does not schedule by session")
 
     def becomes(nice: int) -> bool:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 240
         while not (heavy := weight.read_text().split()[-1] == str(nice)) and time.monotonic() < deadline:
             time.sleep(0.02)
         return heavy
@@ -45,7 +46,9 @@ def test_the_sender_leaves_the_processors_to_the_training_until_the_study_is_ove
     tracked.log.set_meta("complete", "1")
     with contextlib.suppress(OSError):  # gone, when all was delivered
         assert becomes(0)
-    assert tracker.sender.close(60) == 0
+        if os.geteuid() == 0:  # others may not take back what they gave
+            assert os.getpriority(os.PRIO_PROCESS, tracker.sender.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+    assert tracker.sender.close(240) == 0
 
 
 def test_a_study_lands_in_mlflow_exactly_as_it_happened(tracked: Home) -> None:
@@ -66,7 +69,7 @@ def test_a_study_lands_in_mlflow_exactly_as_it_happened(tracked: Home) -> None:
     tracker.report("0/confirm-7", 1, {"val/error": math.nan, "val/loss": math.inf})
     tracker.trial_ended("0/confirm-7", "completed")
     tracker.study_ended("finished", {"best/val_error": 10.0}, {"ssl.best_trial": "0"})
-    assert tracker.sender.close(60) == 0
+    assert tracker.sender.close(240) == 0
     assert tracked.log.dead() == []
 
     runs = tracked.runs()
@@ -396,7 +399,7 @@ def test_the_sender_delivers_and_ends_when_its_driver_is_killed(tracked: Home) -
     driver = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert driver.returncode == -9
     sender = int(driver.stdout)
-    deadline = time.monotonic() + 120  # it imports MLflow at the lowest priority, beside other tests
+    deadline = time.monotonic() + 240  # it imports MLflow at the lowest priority, beside other tests
     while time.monotonic() < deadline and Path(f"/proc/{sender}").exists():
         time.sleep(0.1)
     assert not Path(f"/proc/{sender}").exists()

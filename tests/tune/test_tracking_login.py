@@ -77,7 +77,7 @@ def test_a_login_serves_and_is_written_nowhere(
     arguments = Path(f"/proc/{tracker.sender.pid}/cmdline").read_bytes()
     start(tracker, "0")
     gate.answer = lambda number: "500" if number == 3 else "pass"  # a failure is logged
-    assert tracker.sender.close(60) == 0
+    assert tracker.sender.close(240) == 0
     assert gate.refused == 0
     check_exact(served)
     log = (served.study / "sender.log").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from tune.comparison.record import Comparison, Record
 from tune.definition.spec import StudySpec
 from tune.engine.sitting import Sitting
 from tune.store.event_log import EventLog
-from tune.tracking.opening import ABOVE, note_where
+from tune.tracking.opening import ABOVE, BELOW, note_where
 from tune.tracking.sender_process import SenderProcess
 from tune.tracking.tracker import Tracker
 
@@ -53,6 +54,7 @@ def tracked(comparison: Comparison, sittings: Sequence[Sitting]) -> Iterator[Tra
     """
     with EventLog(comparison.folder.events_db) as log:
         tracker = tracker_of(comparison, log)
+        log.set_meta(BELOW, json.dumps([_run_key(sitting, comparison) for sitting in sittings]))
         for sitting in sittings:
             sitting.log.set_meta(ABOVE, f"{log.get_meta('study_id')}:{comparison.name}")
         spec, record = sittings[0].spec, comparison.record
@@ -62,6 +64,12 @@ def tracked(comparison: Comparison, sittings: Sequence[Sitting]) -> Iterator[Tra
             yield tracker
         finally:
             tracker.sender.kill()
+
+
+def _run_key(sitting: Sitting, comparison: Comparison) -> str:
+    """The key of the run of a sitting's study, whose log may not have been written to yet."""
+    note_where(sitting.log, sitting.spec, comparison.home)
+    return f"{sitting.log.get_meta('study_id')}:{sitting.spec.name}"
 
 
 def _parameters(record: Record, spec: StudySpec) -> dict[str, object]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from tune.store.event_log import EventLog
 from tune.store.events import Event
 from tune.tracking import history
 from tune.tracking.contents import FOLDER
-from tune.tracking.opening import ABOVE
+from tune.tracking.opening import ABOVE, BELOW
 
 MAX_EVENTS = 250  # in memory at a time: with four metrics each they fill a call
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_BYTES = 1000, 100, 400_000  # MLflow: 1000, 100 and 1 MB a call
@@ -207,6 +208,7 @@ class Deliverer:
     def _send_start(self, event: Event) -> None:
         self.place.begin(event.run)
         place_below(self.place, event.run)
+        place_those_below(self.place, event.run)
 
     def _send_params(self, event: Event) -> None:
         from mlflow.entities import Param  # loads MLflow
@@ -269,9 +271,10 @@ class Deliverer:
         send_model(self._client, self.log, self.place.run_id(event.run), event)
 
     def _send_status(self, event: Event) -> None:
-        place_below(self.place, event.run)
         from mlflow.entities import RunTag  # loads MLflow
 
+        place_below(self.place, event.run)
+        place_those_below(self.place, event.run)
         run_id = self.place.run_id(event.run)
         tags: Any = event.payload["tags"]
         dropped: Any = event.payload["drop_tags"]
@@ -309,7 +312,8 @@ def chunks(pairs: list[list[str]]) -> Iterator[list[list[str]]]:
 def place_below(place: Destination, run: str) -> None:
     """See that a study's run is below that of its comparison, where it has one and that run is there by now.
 
-    Called at the study's beginnings and ends, so that it does not matter which of the two logs is delivered first.
+    Each of the two has a log and a sender of its own, and either may be first: both see to it when a run begins and
+    ends, so that whichever comes second finds the other's.
 
     Args:
         place: of the study.
@@ -321,9 +325,26 @@ def place_below(place: Destination, run: str) -> None:
     run_id = place.run_id(run)
     if place.log.get_meta(PLACED) == f"{above} {run_id}":
         return
-    found = place.client.search_runs([place.log.get_meta("experiment_id")], f"tags.`ssl.run_key` = '{above}'")
-    for parent in found:
-        if parent.data.tags["ssl.run_key"] == above:  # a server may not tell capital letters from small ones
-            place.client.set_tag(run_id, PARENT_TAG, parent.info.run_id)
-            place.log.set_meta(PLACED, f"{above} {run_id}")
-            return
+    parent = _found(place, above)
+    if parent is not None:
+        place.client.set_tag(run_id, PARENT_TAG, parent.info.run_id)
+        place.log.set_meta(PLACED, f"{above} {run_id}")
+
+
+def place_those_below(place: Destination, run: str) -> None:
+    """As `place_below`, from the comparison's side: the runs of its studies that are there by now."""
+    below = place.log.get_meta(BELOW)
+    if below is None or "/" in run:
+        return
+    run_id = place.run_id(run)
+    for key in json.loads(below):
+        child = _found(place, key)
+        if child is not None and child.data.tags.get(PARENT_TAG) != run_id:
+            place.client.set_tag(child.info.run_id, PARENT_TAG, run_id)
+
+
+def _found(place: Destination, key: str) -> Any:
+    """The run with a key in the experiment; None where there is none yet."""
+    runs = place.client.search_runs([place.log.get_meta("experiment_id")], f"tags.`ssl.run_key` = '{key}'")
+    # A server may not tell capital letters from small ones.
+    return next((run for run in runs if run.data.tags["ssl.run_key"] == key), None)

@@ -31,6 +31,7 @@ FIRST_PAUSE, LONGEST_PAUSE, LAST_PAUSE = 0.5, 30.0, 5.0
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 0.1
 REQUEST_TIMEOUT = 10
 NICE = 10  # training comes first
+_OWN_NICE = os.getpriority(os.PRIO_PROCESS, 0)  # as the process was started
 
 logger = logging.getLogger("tune.delivery.sender")
 
@@ -108,7 +109,7 @@ def serve(log: EventLog, parent: int | None) -> None:
         # Read before delivering: what was appended before it was set is delivered below.
         last = complete() or orphaned()
         if last:
-            _weigh_session(0)  # nothing trains any more, and somebody waits
+            _set_priority(_OWN_NICE)  # nothing trains any more, and somebody waits
         began = time.monotonic()
         try:
             if sender.place.replaced():
@@ -184,12 +185,14 @@ def configure_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _weigh_session(nice: int) -> None:
-    """Set what share of the processors this process's session gets, as a nice value.
+def _set_priority(nice: int) -> None:
+    """Set what share of the processors this process gets, as a nice value; taking more again needs a privilege.
 
     Linux may schedule each session as a whole (sched(7), autogroup): a process's own nice value then counts within its
     session alone, and the sender has one to itself, out of the reach of Ctrl-C.
     """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(nice))
 
@@ -206,13 +209,13 @@ def main(arguments: Iterable[str] | None = None) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     configure_mlflow()
-    os.nice(max(0, NICE - os.nice(0)))
-    _weigh_session(NICE)
     # A driver that resumes may find the sender of the one before it on its last delivery: wait for it.
     with (
         _only_sender(options.study_folder, lambda: os.getppid() == options.parent) as alone,
         EventLog(options.study_folder / EVENTS_DB) as log,
     ):
+        if log.get_meta("complete") is None:
+            _set_priority(max(NICE, _OWN_NICE))
         try:
             if alone:
                 importlib.import_module("mlflow.tracking")  # takes seconds, which no event has to wait for
@@ -220,6 +223,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
             return 0
         except ReplacedError:
             logger.warning("the database file was deleted or replaced: starting afresh")
+    _set_priority(_OWN_NICE)  # the one that takes its place has it as its own
     command = [
         sys.executable,
         "-P",

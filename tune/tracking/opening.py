@@ -13,6 +13,8 @@ from tune.tracking.tracker import Tracker
 
 ABOVE = "above"
 """A note in the log of a study that takes part in a comparison: the key of the comparison's run in MLflow."""
+BELOW = "below"
+"""A note in the log of a comparison: the keys of its studies' runs in MLflow, a list in JSON."""
 
 
 def open_log(folder: StudyFolder, shared: bool | None = None) -> EventLog:

@@ -173,9 +173,9 @@ def test_processes_that_race_all_succeed(folder: Path, tmp_path: Path, locks: bo
     processes = [context.Process(target=load_in_a_process, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
-    outcomes = [results.get(timeout=30) for _ in processes]
+    outcomes = [results.get(timeout=240) for _ in processes]
     for process in processes:
-        process.join(timeout=30)
+        process.join(timeout=240)
         assert process.exitcode == 0
     assert {(fingerprint, mapped) for fingerprint, mapped, _ in outcomes} == {
         (data.load_train(name).fingerprint, True)
@@ -234,7 +234,7 @@ def test_a_lock_file_removed_by_its_holder_is_no_lock(tmp_path: Path) -> None:
     assert waiting.is_alive()  # it waits for the holder
     path.rename(tmp_path / "removed")  # as unlinking does, but the inode's number cannot be used again
     os.close(holder)
-    waiting.join(timeout=10)
+    waiting.join(timeout=240)
     assert results[0] is not None
     assert os.fstat(results[0]).st_ino == path.stat().st_ino
     os.close(results[0])

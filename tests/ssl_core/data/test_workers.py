@@ -113,7 +113,7 @@ print(worker._process.pid, flush=True)
 os._exit(0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 240
     while is_running(int(done.stdout)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not is_running(int(done.stdout))
