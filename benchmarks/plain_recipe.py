@@ -12,6 +12,7 @@ B: labelled images of a step, U = mu * B unlabelled ones, C classes.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from benchmarks.plain_views import PlainViews
 from benchmarks.setting import Cell, config_of, data_of
 from ssl_core.data.datasets import Dataset as Images
+from ssl_core.methods.vat import EPS_SHARE
 from ssl_core.networks.registry import build_network
 from ssl_core.registry import method_of
 
@@ -102,14 +104,18 @@ def _untracked(network: nn.Module) -> Iterator[None]:
         layer.track_running_stats = True
 
 
-def vat_loss(xi: float, eps: float, iterations: int) -> Loss:
-    """Virtual adversarial training; xi and eps are L2 norms of an image, no iteration is a random direction."""
+def vat_loss(xi: float, eps: float | None, iterations: int) -> Loss:
+    """Virtual adversarial training; xi and eps are L2 norms of an image, no iteration is a random direction.
+
+    Without eps, that of the method's default: a share of the norm of images of this size.
+    """
 
     def loss(network: nn.Module, x: Tensor, y: Tensor, u: Any, targets: Tensor | None) -> Tensor:
         with _untracked(network):
             with torch.no_grad():
                 prediction = functional.softmax(network(u).logits, dim=1)
             d = _unit(torch.rand_like(u) - 0.5)
+            length = EPS_SHARE * math.sqrt(u[0].numel()) if eps is None else eps
             for _ in range(iterations):
                 d.requires_grad_()
                 log_moved = functional.log_softmax(network(u + xi * d).logits, dim=1)
@@ -118,7 +124,7 @@ def vat_loss(xi: float, eps: float, iterations: int) -> Loss:
                 assert d.grad is not None
                 d = _unit(d.grad)
                 network.zero_grad()
-            log_moved = functional.log_softmax(network(u + eps * d.detach()).logits, dim=1)
+            log_moved = functional.log_softmax(network(u + length * d.detach()).logits, dim=1)
             lds = functional.kl_div(log_moved, prediction, reduction="batchmean")
         return functional.cross_entropy(network(x).logits, y) + lds
 
