@@ -71,6 +71,9 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_TUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(
+        "tune.cli.show.MOMENT", 600.0
+    )  # what is said does not depend on how busy the machine is
     monkeypatch.setenv("SSL_TUNE_FIGURES", "0")  # seconds a study; the study `finished` has them
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FAILED_SHOWN = 5
 """Failed trials in a table of the best."""
 WIDTH_ELSEWHERE = 140  # columns where standard output is no terminal
+MOMENT = 1.5  # seconds of waiting of which nothing is said
 
 
 def console(*, to_error: bool = False) -> Console:
@@ -44,14 +45,15 @@ def typed(verb: str, name: str | None, home: str | None, *more: str) -> str:
 
 
 @contextmanager
-def waiting(what: str, seconds: float = 1.5) -> Iterator[None]:
+def waiting(what: str, seconds: float | None = None) -> Iterator[None]:
     """Say on standard error what a block waits for, where that takes longer than a moment.
 
     Args:
         what: that is waited for, as it follows "waiting for".
-        seconds: how long nothing is said.
+        seconds: how long nothing is said; None: `MOMENT`.
     """
-    timer = threading.Timer(seconds, lambda: print(f"ssl-tune: waiting for {what} ...", file=sys.stderr))  # noqa: T201
+    text = f"ssl-tune: waiting for {what} ..."
+    timer = threading.Timer(MOMENT if seconds is None else seconds, lambda: print(text, file=sys.stderr))  # noqa: T201
     timer.daemon = True
     timer.start()
     try:
