@@ -20,6 +20,7 @@ FENCED = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLACES = ("MLFLOW_TRACKING_URI", "SSL_TUNE_DATA", "SSL_TUNE_FAULT", "SSL_TUNE_HOME")
 
 
+@pytest.mark.timeout(1600)  # two dozen small trainings: three minutes on an idle machine of two cores
 @pytest.mark.parametrize("page", ["python.md"])
 def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
@@ -28,8 +29,12 @@ def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     # Blank lines take the place of the prose, so that a traceback names the page's own lines.
     lines = [""] * len(text.splitlines())
     # One Ray for the whole page, as a notebook may have one: searches that start their own are tested elsewhere.
+    # Senders, figures and workers do not wait for all tests that run beside them (tests.tune.at_once).
     lines[0] = (
-        "from tune.cluster import local_ray; from tune.worker.task import PRELOAD; local_ray.start_ray(2, PRELOAD)"
+        "from tune.cluster import local_ray; from tune.worker.task import PRELOAD; "
+        "from tests.tune.at_once import started_at_once; from tune.delivery import drawing; "
+        "from tune.tracking import sender_process; sender_process.Popen = drawing.Popen = started_at_once; "
+        "local_ray.start_ray(2, PRELOAD)"
     )
     for match in FENCED.finditer(text):
         first = text[: match.start(1)].count("\n")
@@ -41,10 +46,11 @@ def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, script.name],
         cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT), "SSL_TUNE_FIGURES": "0"},  # drawn in tests of their own
+        # Figures are drawn in tests of their own.
+        env={**environment, "PYTHONPATH": str(ROOT), "SSL_TUNE_FIGURES": "0", "RAY_worker_niceness": "0"},
         capture_output=True,
         text=True,
-        timeout=560,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

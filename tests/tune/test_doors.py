@@ -135,7 +135,7 @@ def test_no_secret_of_the_environment_is_kept_anywhere(ready_home: Home, tmp_pat
         words += ["--set", f"{name}={value}"]
     ray = Path("/tmp") / f"r{os.getpid()}"
     done = subprocess.run(
-        [SSL_TUNE, *words, "--tracking-timeout", "60s"],
+        [SSL_TUNE, *words, "--tracking-timeout", "400s"],
         env=os.environ | secrets | {"SSL_TUNE_HOME": str(ready_home.path), "RAY_TMPDIR": str(ray)},
         capture_output=True,
         text=True,
