@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ssl_core.config import BackboneConfig, DataConfig, RunConfig, common_fields
+from ssl_core.config import RunConfig, common_fields
 from ssl_core.methods.base import AnyMethod
+from ssl_core.schema import SECTIONS
 
 UNITS = {
     "labels": "images",
@@ -67,10 +67,9 @@ def parameters_of(method: AnyMethod) -> list[Parameter]:
 
 
 def _common() -> Iterator[tuple[str, FieldInfo]]:
-    sections: dict[str, type[BaseModel]] = {"data": DataConfig, "backbone": BackboneConfig}
     for name, field in RunConfig.model_fields.items():
-        if name in sections:
-            for inner, part in sections[name].model_fields.items():
+        if name in SECTIONS:
+            for inner, part in SECTIONS[name].model_fields.items():
                 yield f"{name}.{inner}", part
         else:
             yield name, field

@@ -32,6 +32,7 @@ from tests.tune.test_kill_points import drive, events, make_spec_again, outcome
 from tune.api.searching import run_resume, run_search
 from tune.api.steering.commands import enqueue, export_points, pin, stop_trial
 from tune.definition.request import SearchRequest
+from tune.engine.study_run import StudyRun
 from tune.findings.study import load_study
 from tune.launch.growing.changes import Change, checked
 from tune.launch.start import is_finished
@@ -471,6 +472,34 @@ def test_a_warm_start_takes_over_the_trials_inside_of_the_new_ranges(home: Home,
 
 
 # For real
+
+
+def test_a_study_that_is_asked_for_as_many_more_between_two_rounds_runs_them(
+    local_ray: None, ready_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many trials are left then as before the first round, which is no sign that nothing was done."""
+    tune_round, rounds = StudyRun._tune, []
+
+    def and_ask_for_more(run: StudyRun) -> None:
+        tune_round(run)
+        rounds.append(run.records.asked())
+        if len(rounds) == 1:
+            inbox.put(run.folder, Wish("grow", {"trials": 2}))
+
+    monkeypatch.setattr(StudyRun, "_tune", and_ask_for_more)
+    request = SearchRequest(
+        dataset=f"folder:{make_pictures(tmp_path / 'shapes')}",
+        labels=12,
+        network="wrn-10-1",
+        epochs=1,
+        trials=1,
+        name="live",
+        concurrent=1,
+        settings=SMALL | {"warmup_epochs": 0},
+    )
+    study = run_search(request, ready_home).study
+    assert rounds == [1, 2] and [r.state for r in study.records()] == ["completed"] * 2
+    assert study.status()["state"] == "finished"
 
 
 def test_a_real_study_grows_while_it_runs_and_after_it_but_not_on_other_data(

@@ -57,9 +57,11 @@ def _delete(uri: str, experiment: str, study: str, key: str, noted: list[str]) -
     from mlflow.tracking import MlflowClient  # loads MLflow
 
     client = MlflowClient(tracking_uri=uri)
-    deleted = 0
-    for run_id in dict.fromkeys([*noted, *_tagged(client, experiment, study, key)]):
+    deleted, tagged = 0, _tagged(client, experiment, study, key)
+    for run_id in dict.fromkeys([*noted, *tagged]):
         try:
+            if run_id not in tagged and not _is_in_use(client, run_id):
+                continue
             with judged():
                 client.delete_run(run_id)
                 deleted += 1
@@ -75,6 +77,12 @@ def _delete(uri: str, experiment: str, study: str, key: str, noted: list[str]) -
             with judged():
                 client.set_experiment_tag(experiment, name, "{}")
     return deleted
+
+
+def _is_in_use(client: Any, run_id: str) -> bool:
+    """Whether a run has not been deleted; its tags may be gone."""
+    with judged():
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
 
 
 def _tagged(client: Any, experiment: str, study: str, key: str) -> list[str]:

@@ -130,12 +130,15 @@ class StudyRun:
         with self.recorder.writing():
             if self.recorder.stopping == "time":
                 self.recorder.end_running("time")
-        return "interrupted" if self.interrupted else "finished"
+        # What was asked for in the last moment is left for `resume`.
+        is_left = self.recorder.stopping is None and sum(self._left()) > 0
+        return "interrupted" if self.interrupted or is_left else "finished"
 
     def _tune_what_is_left(self) -> None:
         """Run trials until there are none left, also those that are asked for while the last ones run."""
         before = None
-        while self.recorder.stopping is None and (now := self._left()) != before and sum(now) > 0:
+        # As many may be left as before the round, if it was asked for more meanwhile: what counts is what it has done.
+        while self.recorder.stopping is None and (now := self._done()) != before and sum(self._left()) > 0:
             before = now
             self.recorder.returned.clear()  # they are among those that wait
             self._tune()
@@ -148,6 +151,11 @@ class StudyRun:
         """Trials to be asked for, and trials that wait to be carried on."""
         new = 0 if self.records.exhausted else max(0, self.spec.trials - self.records.asked())
         return new, len(self.records.unfinished())
+
+    def _done(self) -> tuple[int, int]:
+        """Trials asked for so far, and those of them that have ended."""
+        asked = self.records.asked()
+        return asked, asked - len(self.records.unfinished())
 
     def _say_exhausted(self) -> None:
         """The study ends with fewer trials than it may have."""
