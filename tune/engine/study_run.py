@@ -100,7 +100,8 @@ class StudyRun:
                 self._tune_what_is_left()
             finally:
                 self.pause()
-        return self.conclude()
+        # What was asked for in the last moment is left for `resume`.
+        return "interrupted" if self.has_more else self.conclude()
 
     def begin(self) -> int:
         """The study begins, or goes on; how many trials are left to run."""
@@ -130,9 +131,7 @@ class StudyRun:
         with self.recorder.writing():
             if self.recorder.stopping == "time":
                 self.recorder.end_running("time")
-        # What was asked for in the last moment is left for `resume`.
-        is_left = self.recorder.stopping is None and sum(self._left()) > 0
-        return "interrupted" if self.interrupted or is_left else "finished"
+        return "interrupted" if self.interrupted else "finished"
 
     def _tune_what_is_left(self) -> None:
         """Run trials until there are none left, also those that are asked for while the last ones run."""
@@ -151,6 +150,11 @@ class StudyRun:
         """Trials to be asked for, and trials that wait to be carried on."""
         new = 0 if self.records.exhausted else max(0, self.spec.trials - self.records.asked())
         return new, len(self.records.unfinished())
+
+    @property
+    def has_more(self) -> bool:
+        """Whether trials are left to run, and nothing has told the run to end."""
+        return self.recorder.stopping is None and sum(self._left()) > 0
 
     def _done(self) -> tuple[int, int]:
         """Trials asked for so far, and those of them that have ended."""

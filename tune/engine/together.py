@@ -109,7 +109,7 @@ class Together:
             for run in self._runs:
                 with run.recorder.writing():
                     run.pause()
-        return [run.conclude() for run in self._runs]
+        return ["interrupted" if run.has_more else run.conclude() for run in self._runs]
 
     def _tune(self) -> None:
         spec = min(
