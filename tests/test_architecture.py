@@ -382,3 +382,13 @@ def test_status_and_trials_read_a_study_without_what_runs_it(tmp_path: Path) -> 
         loaded = loaded_by_command(*words, "--home", tmp_path / "home")
         assert "optuna" in loaded
         assert not loaded & HEAVY
+
+
+def test_side_by_side_the_tests_of_a_file_stay_in_one_process(request: pytest.FixtureRequest) -> None:
+    """They share clusters, servers and studies, each of which would be made once a process.
+
+    pytest-xdist notes a test's group in its id, which pytest 9.2 does not let it do.
+    """
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("the tests run one after the other")
+    assert request.node.nodeid.endswith("@test_architecture")

@@ -227,10 +227,11 @@ def test_added_files_move_no_test_image_into_training(
     assert after is not None and all(set(before.test[name]) < set(after.test[name]) for name in "abc")
 
 
-def search_words(folder: Path, home: Home, *more: object) -> list[object]:
+def search_words(folder: Path, home: Home, *more: object, labels: int = 9) -> list[object]:
     small = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
     return [
-        *("--method", "supervised", "--dataset", f"folder:{folder}", "--labels", 9, "--home", home.path),
+        *("--method", "supervised", "--dataset", f"folder:{folder}", "--labels", labels),
+        *("--home", home.path),
         *("--network", "wrn-10-1", "--epochs", 1, "--trials", 1, *small, *more),
     ]
 
@@ -282,7 +283,7 @@ def test_unequal_classes_are_counted_and_drawn_in_proportion(
     folder = make_pictures(tmp_path / "shapes", train=30)
     for file in sorted((folder / "train" / "c").iterdir())[6:]:
         file.unlink()
-    words = search_words(folder, home, "--labels", 33, "--set", "data.valid=9")
+    words = search_words(folder, home, "--set", "data.valid=9", labels=33)
     plan = ssl_tune("plan", *words, "--json").document
     rows = {row["class"]: row for row in plan["classes"]}
     assert [rows[name]["labelled"] for name in "abc"] == [16, 15, 2]  # 3 of 6 images of c are for validation
@@ -293,7 +294,7 @@ def test_unequal_classes_are_counted_and_drawn_in_proportion(
     assert "class c" in printed and "2 labelled" in printed and line in printed
     done = ssl_tune("plan", *words, "--set", "data.split=balanced")
     assert done.code == 2 and "class 'c'" in done.err
-    done = ssl_tune("plan", *search_words(folder, home, "--labels", 60, "--set", "data.valid=30"))
+    done = ssl_tune("plan", *search_words(folder, home, "--set", "data.valid=30", labels=60))
     assert done.code == 2 and "66 training images (a: 30, b: 30, c: 6)" in done.err
 
 

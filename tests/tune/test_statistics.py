@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tune.confirmation.document import comparison_document
 from tune.confirmation.verdicts import sentences
 from tune.findings.comparisons import Spread, compare_all, holm, paired_p, selection_luck
 
@@ -111,8 +112,6 @@ def test_luck_is_what_fresh_seeds_do_worse() -> None:
 
 def document(errors: dict[str, list[float]], **more: object) -> dict[str, object]:
     """A confirmation as `tune.confirmation.confirm` writes it, from test errors alone."""
-    from tune.confirmation.document import _comparison
-
     by_seed = {who: dict(enumerate(values)) for who, values in errors.items()}
     rows = [
         {
@@ -132,7 +131,7 @@ def document(errors: dict[str, list[float]], **more: object) -> dict[str, object
         "seeds": list(range(max(len(v) for v in errors.values()))),
         "baseline": next((who for who in errors if not who.isdigit()), None),
         "winner": min(trials, key=lambda who: sum(errors[who])),
-        "comparisons": [_comparison(c) for c in compare_all(by_seed)],
+        "comparisons": [comparison_document(c) for c in compare_all(by_seed)],
         **more,
     }
 

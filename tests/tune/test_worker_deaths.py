@@ -153,4 +153,4 @@ def test_out_of_memory_reads_no_other_trial_and_the_sampler_asks_what_a_resumed_
         records.end(number, "oom", error="it is full")
         assert not reads
     again = StudyTrials(folder, spec)
-    assert records.ask().params == again._sampling.ask(8, 7, {})
+    assert records.ask().params == again._sampling.ask(8, {})
