@@ -125,8 +125,15 @@ def _document(
         "winner": winner_of(rows, spec.objective),
         "rows": rows,
         "comparisons": [comparison_document(each) for each in compare_all(test)],
+        "left_race": _left_race(comparison),
     }
     return document | {"verdict": answer(document)}
+
+
+def _left_race(comparison: Comparison) -> list[str]:
+    """Methods that left the race, whose searches so had fewer epochs."""
+    methods = {member.study: member.method for member in comparison.record.members}
+    return [methods[left.study] for left in comparison.record.left]
 
 
 def _row(final: _Final, results: Mapping[int, Trained]) -> dict[str, Any]:
@@ -150,6 +157,11 @@ def answer(document: Mapping[str, Any]) -> list[str]:
     """
     methods = [row["who"] for row in document["rows"]]
     said = _winner(document, methods)
+    if document["winner"] is not None and document["winner"] in document.get("left_race", ()):
+        said.append(
+            f"careful: {document['winner']} had left the race, so its search had fewer epochs than the others', and "
+            "the race was wrong about it: compare again without --race before you rely on the order."
+        )
     said += [_against(document, method) for method in methods if method != document["baseline"]]
     for row in document["rows"]:
         if row["problems"]:

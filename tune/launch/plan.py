@@ -50,7 +50,7 @@ class Expectation:
     """What a study is expected to take.
 
     Attributes:
-        epochs: of all trials, if each rung lets the best third go on.
+        epochs: of all trials, if each rung lets the best third go on; at most the budget of epochs.
         warmup_epochs: those of them that are warm-up.
         seconds: of the whole study; with several trials side by side a lower estimate, since they share the
             machine's memory bandwidth.
@@ -87,11 +87,15 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
     stopping = stopping_of(spec)
     epochs = expected_epochs(config.epochs, spec.trials, mean_warmup, stopping)
     warmup_epochs = spec.trials * mean_warmup
+    ends = expected_ends(config.epochs, spec.trials, mean_warmup, stopping)
+    if spec.epochs_budget is not None and epochs > spec.epochs_budget:
+        share = spec.epochs_budget / epochs
+        epochs, warmup_epochs, ends = share * epochs, share * warmup_epochs, share * ends
     with peak_of(config.device) as peak:
         warm, after, parameters = _price(spec, config, data, split, seconds)
     warm, after, parameters = spec.repeats * warm, spec.repeats * after, spec.repeats * parameters
     # Two checkpoints of each trial that runs, one of each that has completed (`tune.worker.trial_files`).
-    kept = 2 * spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup, stopping)
+    kept = 2 * spec.concurrent + ends
     return Expectation(
         epochs=epochs,
         warmup_epochs=warmup_epochs,

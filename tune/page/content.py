@@ -102,7 +102,7 @@ def _facts(look: Look) -> Iterator[tuple[str, str]]:
                 yield f"test/error, {title(row['who'])}", f"{_spread(row['test_error'])} %"
     states = Counter(r.state for r in look.records)
     ended = ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in sorted(states.items()))
-    yield f"trials: {ended}", f"{len(look.records)} of {look.study.spec.trials}"
+    yield f"trials: {ended}", str(len(look.records)) + look.study.spec.out_of.replace("/", " of ")
     hours = sum(r.seconds for r in look.records) / 3600
     yield "training time of all trials", f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
     without = look.study.spec.trials * (look.config.epochs or 0)
