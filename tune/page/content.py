@@ -114,7 +114,8 @@ def _verdict(look: Look) -> list[str]:
     standing = [] if state == "finished" else [f"The study is {state}: this is how it stands."]
     if look.confirmation is not None:
         said = [text[0].upper() + text[1:] for text in look.confirmation["verdict"]]
-        return said + look.study.doubts(look.records) + standing
+        text = " ".join(said)  # the study may have grown since, and a doubt have come
+        return said + [doubt for doubt in look.study.doubts(look.records) if doubt not in text] + standing
     doubts = look.study.doubts(look.records)
     confirm = (
         "To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "
