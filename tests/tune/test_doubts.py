@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 
@@ -21,6 +20,7 @@ from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
+from tune.tracking.history import note
 from tune.trials.reading import read_records
 from tune.trials.study_trials import StudyTrials
 
@@ -97,15 +97,16 @@ def test_a_confirmation_s_verdict_says_it_too(ssl_tune: Command, home: Home) -> 
     assert document["doubts"] == study.doubts() and len(study.doubts()) == 3
     said = [sentence for sentence in document["verdict"] if sentence.startswith("careful: ")]
     assert said == [f"careful: {doubt}" for doubt in study.doubts()]
-    keep_readable(folder, document)
-    assert ssl_tune("report", "s").code in (0, 5)  # and the page does not say it twice
+    (folder.path / "confirm.json").write_text(json.dumps(document))
+    with EventLog(folder.events_db) as log:
+        note(log, "s", "trial 0 is pinned: it is the recommendation", "pin", pinned="0")
+    assert ssl_tune("report", "s").code in (0, 5)
     page = (home.study_folder("s") / "report.html").read_text()
     verdict = page.partition('<div class="verdict">')[2].partition("</div>")[0]
-    assert verdict.count("at chance level") == verdict.count("hardly fell") == 1
-
-
-def keep_readable(folder: StudyFolder, document: dict[str, Any]) -> None:
-    (folder.path / "confirm.json").write_text(json.dumps(document))
+    assert verdict.count("at chance level") == verdict.count("hardly fell") == 1  # not twice
+    assert "Trial 0 is pinned, so it is the recommendation" in verdict and "it is the best, too" in verdict
+    history = page.partition("History of the study</h2>")[2].partition("</table>")[0]
+    assert "trial 0 is pinned: it is the recommendation" in history and "T" in history and "Z</td>" in history
 
 
 def test_a_comparison_s_answer_names_the_method_that_is_doubtful() -> None:

@@ -27,7 +27,7 @@ from tune.findings.ranking import (
 )
 from tune.findings.study import Study
 from tune.findings.words import PROTOCOLS, certainty, parameters_in_words, value
-from tune.page import by_class, plots, searched
+from tune.page import by_class, plots, searched, steered
 from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table
 from tune.page.searched import shown
 from tune.revision import git_revision
@@ -86,6 +86,7 @@ def _parts(look: Look) -> Iterator[Part]:
     yield from _curves(look)
     yield by_class.part(look)
     yield _failures(look)
+    yield steered.part(look)
     yield _environment(look)
 
 
@@ -111,7 +112,8 @@ def _facts(look: Look) -> Iterator[tuple[str, str]]:
 
 def _verdict(look: Look) -> list[str]:
     state = look.study.folder.state()
-    standing = [] if state == "finished" else [f"The study is {state}: this is how it stands."]
+    standing = steered.pinned(look)
+    standing += [] if state == "finished" else [f"The study is {state}: this is how it stands."]
     if look.confirmation is not None:
         said = [text[0].upper() + text[1:] for text in look.confirmation["verdict"]]
         text = " ".join(said)  # the study may have grown since, and a doubt have come
