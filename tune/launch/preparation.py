@@ -182,7 +182,7 @@ def _with_new_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[St
     keep_held_out(home, config.dataset, images.membership)
     said: list[str] = []
     if spec.address is None:  # how long a step takes here says nothing of a cluster's machines
-        expected = keep_expectation(folder, spec, config, data, split)
+        expected = keep_expectation(folder, spec, config, data, split, home)
         fitting = places_that_fit(spec, expected)
         if fitting < spec.concurrent:
             told = [*told, _fewer(spec.concurrent, fitting, expected)]
