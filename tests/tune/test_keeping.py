@@ -58,7 +58,9 @@ def test_runs_in_mlflow_are_deleted_with_tracking(copied: Home) -> None:
     assert mlflow_runs(copied, "shapes") == {}
 
 
-def test_trials_in_a_database_of_storage_go_with_their_study_and_no_other_s(home: Home, tmp_path: Path) -> None:
+def test_trials_in_a_database_of_storage_go_with_their_study_and_no_other_s(
+    home: Home, tmp_path: Path
+) -> None:
     storage = f"sqlite:///{tmp_path}/trials.db"
     for name in ("one", "two"):
         folder, spec = make_study(home, name=name, storage=storage)

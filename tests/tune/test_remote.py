@@ -208,7 +208,9 @@ def test_a_study_that_comes_to_nothing_leaves_nothing_in_the_store(machine: Mach
 # Who may drive it
 
 
-def test_a_study_that_is_deleted_is_gone_for_every_machine(machine: Machine, url: str, ssl_tune: Command) -> None:
+def test_a_study_that_is_deleted_is_gone_for_every_machine(
+    machine: Machine, url: str, ssl_tune: Command
+) -> None:
     folder = begin(machine("one"))
     ask(folder, 2)
     begin(machine("one"), "other").unlock()
