@@ -259,7 +259,7 @@ class _Driver:
             Notes(self._shown),
             comparison.folder.stop_requested,
             epochs_left=self._epochs_left(found),
-            **self._race(found, tracker),
+            referee=self._race(found, tracker),
         )
         try:
             outcomes = together.search() if open_ones else []
@@ -289,11 +289,11 @@ class _Driver:
         spent = sum(record.epoch for records in found.values() for record in records)
         return None if budget is None else max(0, budget - spent)
 
-    def _race(self, found: Mapping[str, Sequence[TrialRecord]], tracker: Tracker) -> dict[str, Race]:
-        """The referee of the studies, where there is a race."""
+    def _race(self, found: Mapping[str, Sequence[TrialRecord]], tracker: Tracker) -> Race | None:
+        """The referee of the studies; None where there is no race."""
         record = self._comparison.record
         if not record.race:
-            return {}
+            return None
         for left in record.left:  # a driver may have died before it noted the last one
             self._note(left, tracker)
         images = read_images(self._sittings[0].folder.path)
@@ -302,7 +302,7 @@ class _Driver:
                 f"{self._sittings[0].folder.path / IMAGES_FILE} is missing: it says how many validation images there "
                 "are. Restore it from a backup."
             )
-        race = Race(
+        return Race(
             {sitting.spec.name: sitting.spec for sitting in self._sittings},
             found,
             validation_images(self._spec.objective, images),
@@ -310,7 +310,6 @@ class _Driver:
             record.left,
             lambda left: self._left(left, tracker),
         )
-        return {"referee": race}
 
     def _left(self, left: Left, tracker: Tracker) -> None:
         """A method has left the race: keep that, and note it in the histories of the comparison and of its study."""

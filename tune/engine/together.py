@@ -38,7 +38,7 @@ class Together:
         progress: told what concerns all of them.
         stop_requested: whether somebody asked all of them to stop.
         epochs_left: how many epochs they may train together; None: any number.
-        referee: decides which of them get no more trials.
+        referee: decides which of them get no more trials; None: all go on.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Together:
         stop_requested: Callable[[], bool] = lambda: False,
         *,
         epochs_left: int | None = None,
-        referee: Referee = NO_RACE,
+        referee: Referee | None = None,
     ) -> None:
         self._sittings, self._folder, self._progress = list(sittings), folder, progress
         self._stop_requested, self._next_look = stop_requested, 0.0
-        self._epochs_left, self._referee = epochs_left, referee
+        self._epochs_left, self._referee = epochs_left, referee or NO_RACE
         self._runs: list[StudyRun] = []
         self._began = time.monotonic()
 
