@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,12 +178,22 @@ def loop(
             heapq.heappush(places, (now + 1, number, trial))
 
 
-@pytest.fixture
-def in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def in_virtual_time() -> Iterator[None]:
     """No Ray and no sender."""
-    monkeypatch.setattr(together, "ray_loop", loop)
-    monkeypatch.setattr(together.local_ray, "running", lambda *_: nullcontext())
-    monkeypatch.setattr(SenderProcess, "start", lambda self: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(together, "ray_loop", loop)
+        patch.setattr(together.local_ray, "running", lambda *_: nullcontext())
+        patch.setattr(SenderProcess, "start", lambda self: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def raced(in_virtual_time: None, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with a comparison whose race is over; to be read."""
+    home = make(tmp_path_factory.mktemp("raced") / "home")
+    assert sit(home) == Exit.TRACKING_PENDING
+    return home
 
 
 def make(path: Path, *, race: bool = True, concurrent: int = 1) -> Home:
@@ -247,10 +258,10 @@ def comparison_of(home: Home) -> Comparison:
 
 
 def test_the_epochs_are_for_all_together_and_those_of_a_method_that_left_go_to_the_others(
-    tmp_path: Path,
+    tmp_path: Path, raced: Home
 ) -> None:
-    plain, raced = make(tmp_path / "plain", race=False), make(tmp_path / "raced")
-    assert sit(plain) == sit(raced) == Exit.TRACKING_PENDING
+    plain = make(tmp_path / "plain", race=False)
+    assert sit(plain) == Exit.TRACKING_PENDING
     alike, handed = epochs(plain), epochs(raced)
     assert sum(alike.values()) == sum(handed.values()) == BUDGET
     assert max(alike.values()) - min(alike.values()) <= EPOCHS
@@ -265,9 +276,8 @@ def test_the_epochs_are_for_all_together_and_those_of_a_method_that_left_go_to_t
     assert "race" in {row["stop_reason"] for row in studies(raced)["entropy_minimisation"]}
 
 
-def test_what_is_decided_stands_in_document_table_history_and_description(tmp_path: Path) -> None:
-    home = make(tmp_path / "home")
-    sit(home)
+def test_what_is_decided_stands_in_document_table_history_and_description(raced: Home) -> None:
+    home = raced
     status = tune.status("which", home=home.path)
     assert status["epochs_budget"] == BUDGET and [each["method"] for each in status["race"]] == [
         "entropy_minimisation"
@@ -285,10 +295,9 @@ def test_what_is_decided_stands_in_document_table_history_and_description(tmp_pa
 
 
 def test_a_driver_that_dies_at_any_moment_makes_the_same_decisions_and_the_same_trials(
-    tmp_path: Path,
+    tmp_path: Path, raced: Home
 ) -> None:
-    whole, broken = make(tmp_path / "whole"), make(tmp_path / "broken")
-    sit(whole)
+    whole, broken = raced, make(tmp_path / "broken")
     before = [("report:inside", 4), ("ask:after", 3), ("race:before", 1)]
     after_it = [("rung:after", 6), ("tell:before", 2), ("tell:after", 3), ("report:inside", 10)]
     for point, count in before:
@@ -299,14 +308,21 @@ def test_a_driver_that_dies_at_any_moment_makes_the_same_decisions_and_the_same_
     sit(broken)
     assert studies(broken) == studies(whole)
     assert comparison_of(broken).record.left == comparison_of(whole).record.left
-    after = make(tmp_path / "after")
-    assert killed(after, "race:after", 1) == signal.SIGKILL
-    assert len(comparison_of(after).record.left) == 1
-    sit(after)
-    assert studies(after) == studies(whole)
-    for home in (broken, after):
-        status = load_study("which-entropy_minimisation", home=home.path).status()
-        assert len(status["history"]) == 1
+    status = load_study("which-entropy_minimisation", home=broken.path).status()
+    assert len(status["history"]) == 1
+
+
+def test_a_decision_that_is_kept_and_not_noted_yet_is_noted_by_the_next_driver(
+    tmp_path: Path, raced: Home
+) -> None:
+    home = make(tmp_path / "after")
+    assert killed(home, "race:kept", 1) == signal.SIGKILL
+    (left,) = comparison_of(home).record.left
+    study = load_study("which-entropy_minimisation", home=home.path)
+    assert study.status()["history"] == []
+    assert sit(home) == Exit.TRACKING_PENDING
+    assert studies(home) == studies(raced) and comparison_of(home).record.left == (left,)
+    assert len(study.status()["history"]) == 1
 
 
 def test_trials_beside_the_one_that_decides_it_end_with_their_next_report(tmp_path: Path) -> None:

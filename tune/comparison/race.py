@@ -167,7 +167,6 @@ class Race:
         while self._unwritten:
             fault("race:before")
             self._write(self._unwritten[0])
-            fault("race:after")
             self._unwritten.pop(0)
 
     def _take_in(self, study: str, record: TrialRecord) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.faults import fault
 from tune.cluster.connection import joined
 from tune.comparison.confirm import Entrant, confirm_best
 from tune.comparison.making import free_name, new_sittings, resolved, study_name
@@ -318,6 +319,7 @@ class _Driver:
         left = replace(left, epochs=epochs)
         others = [each for each in comparison.record.left if each.study != left.study]
         comparison.keep(replace(comparison.record, left=(*others, left)))
+        fault("race:kept")
         self._shown.say(self._note(left, tracker))
 
     def _note(self, left: Left, tracker: Tracker) -> str:
