@@ -25,7 +25,7 @@ from tune.launch.counts import lines_of
 from tune.launch.fitting import places_that_fit, price_lines
 from tune.launch.plan import Expectation, keep_expectation, looked_at, warnings_of
 from tune.store.home import Home
-from tune.store.layout import COMPARISONS, MLFLOW_DB, STUDY_FILE
+from tune.store.layout import COMPARISONS, MEASURED_FILE, MLFLOW_DB, STUDY_FILE
 from tune.store.study_folder import StudyFolder
 
 
@@ -71,8 +71,10 @@ def remove_study(folder: StudyFolder, home: Home, *, is_first: bool) -> None:
     if is_first and not home.studies.exists():  # nobody else has begun one
         for database in home.path.glob(f"{MLFLOW_DB}*"):  # the sender may have made its tables
             database.unlink()
-        with suppress(OSError):
-            home.path.rmdir()
+        (home.cache / MEASURED_FILE).unlink(missing_ok=True)
+        for folder_of_home in (home.cache, home.path):
+            with suppress(OSError):
+                folder_of_home.rmdir()
 
 
 @contextmanager
