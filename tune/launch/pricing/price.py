@@ -96,7 +96,8 @@ def _measured(
 ) -> EpochPrice:
     from ssl_core.training.run import Run  # loads torch
 
-    began, prices = time.monotonic(), list[Price]()
+    began = time.monotonic()
+    prices: list[Price] = []
     parameters, images = 0, 1.0
     long = LONG if seconds > 1 else 0.0
     with peak_of(config.device) as peak:
