@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ssl_core.price import Price
 
 POINTS = 8
-LONG = 0.25
+LONG = 0.05
 """Seconds for each kind of step where there is time: the fastest of many repeats itself better than that of two."""
 NO_MATTER = ("seed", "epochs", "warmup_epochs", "lr", "weight_decay")
 """Parameters on which the time of a step does not depend."""
