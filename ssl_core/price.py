@@ -80,7 +80,7 @@ def measure(run: Run, steps: int = 2, seconds: float = 0.0) -> Price:
         run.method_state, _ = run.method.start_epoch(config.parameters, run.method_state, relabel)
     step = _step_seconds(run, after, steps, seconds)
     sample = run.valid[: config.eval_batch_size].to(run.device)
-    evaluated = _fastest(run, lambda: run.evaluated_by_index(sample), 1, seconds) / len(sample)
+    evaluated = _fastest(run, lambda: run.evaluated_by_index(sample), 0, seconds) / len(sample)
     return Price(
         warmup_step=warmup,
         step=step,
@@ -110,7 +110,7 @@ def _fastest(run: Run, action: Callable[[], object], times: int, seconds: float)
     took: list[float] = []
     while len(took) < times or (sum(took) < seconds and len(took) < MOST_REPEATS):
         took.append(_seconds(run, action))
-    return min(took)
+    return min(took, default=first)
 
 
 def _seconds(run: Run, action: Callable[[], object]) -> float:

@@ -209,7 +209,7 @@ def test_a_large_batch_is_measured_with_a_quarter_of_its_images(monkeypatch: pyt
     for batch, images in ((64, 4.0), (8, 1.0)):
         config, data, split = prepare(common | {"batch_size": batch})
         whole = measure(Run(config, data, split))
-        price, run, times = _at(config, data, split, 0.0)
+        price, run, times = _at(config, data, split)
         assert times == images and run.config.batch_size == batch / images
         assert price.step == pytest.approx(whole.step, rel=0.01)
         assert price.warmup_step == pytest.approx(whole.warmup_step, rel=0.01)

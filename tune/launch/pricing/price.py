@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ssl_core.price import Price
 
 POINTS = 8
-LONG = 0.05
-"""Seconds for each kind of step where there is time: the fastest of many repeats itself better than that of two."""
 NO_MATTER = ("seed", "epochs", "warmup_epochs", "lr", "weight_decay")
 """Parameters on which the time of a step does not depend."""
 
@@ -99,13 +97,12 @@ def _measured(
     began = time.monotonic()
     prices: list[Price] = []
     parameters, images = 0, 1.0
-    long = LONG if seconds > 1 else 0.0
     with peak_of(config.device) as peak:
         for document in documents:
             if prices and time.monotonic() - began > seconds:
                 break
             try:
-                price, run, images = _at(from_document(document), data, split, long)
+                price, run, images = _at(from_document(document), data, split)
             except NonFiniteError:
                 continue  # such a trial ends soon
             parameters = sum(p.numel() * p.element_size() for p in run.network.parameters())
@@ -118,7 +115,7 @@ def _measured(
     return EpochPrice(warm, after, parameters, *_memory(peak, parameters, images))
 
 
-def _at(config: RunConfig, data: Dataset, split: Split, seconds: float) -> tuple[Price, Any, float]:
+def _at(config: RunConfig, data: Dataset, split: Split) -> tuple[Price, Any, float]:
     """The price of a configuration, a run of it, and how many times as many images its steps have as the measured ones.
 
     A large batch is measured with a quarter of its images, and whole only where that does not take long.
@@ -133,7 +130,7 @@ def _at(config: RunConfig, data: Dataset, split: Split, seconds: float) -> tuple
         if price.step > SLOW_STEP_SECONDS:
             return price, small, config.batch_size / (config.batch_size // FEWER)
     run = Run(config, data, split)
-    return measure(run, seconds=seconds), run, 1.0
+    return measure(run), run, 1.0
 
 
 def _memory(peak: Peak, parameters: int, images: float) -> tuple[int | None, int]:
