@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,33 +13,59 @@ from ssl_core.training.run import Run
 from ssl_core.training.step import finite_guard, train_step
 
 SLOW_STEP_SECONDS = 1.0
+MOST_REPEATS = 100
+FEWER, LARGE = 4, 32
+"""Of a batch of so many labelled images, or more, a quarter is measured first: a step's time goes with its images."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """Seconds of an epoch.
+    """Seconds, as measured.
 
     Attributes:
-        warmup_epoch: of the warm-up, on labelled images alone.
-        epoch: after it; an upper estimate, because a method may use fewer unlabelled images than mu * B a step.
+        warmup_step: of a step of the warm-up, on labelled images alone.
+        step: after it; an upper estimate, because a method may use fewer unlabelled images than mu * B a step.
+        image: to evaluate an image.
+        steps: of an epoch.
+        evaluated: images that are evaluated after an epoch of the warm-up.
+        relabelled: unlabelled images that are evaluated besides after every other epoch.
     """
 
-    warmup_epoch: float
-    epoch: float
+    warmup_step: float
+    step: float
+    image: float
+    steps: int
+    evaluated: int
+    relabelled: int
+
+    @property
+    def warmup_epoch(self) -> float:
+        """Seconds of an epoch of the warm-up."""
+        return self.steps * self.warmup_step + self.evaluated * self.image
+
+    @property
+    def epoch(self) -> float:
+        """Seconds of an epoch after it."""
+        return self.steps * self.step + (self.evaluated + self.relabelled) * self.image
+
+    def times(self, images: float) -> Price:
+        """The price of steps of so many times as many images."""
+        return replace(self, warmup_step=images * self.warmup_step, step=images * self.step)
 
 
-def measure(run: Run, steps: int = 2) -> Price:
+def measure(run: Run, steps: int = 2, seconds: float = 0.0) -> Price:
     """Measure the price of a run. Its weights change, so it cannot be used afterwards.
 
     Args:
         run: not begun yet.
-        steps: how many to measure of each kind, after one that warms up; where that one takes more than a second,
-            it is the only one.
+        steps: how many to measure of each kind at least, after one that warms up; the fastest counts. Where that one
+            takes more than a second, it is the only one.
+        seconds: go on for as long with each kind: the fastest of many steps repeats itself better than that of two.
     """
     config = run.config
     assert config.steps_per_epoch and config.batch_size
     run.network.train()
-    warmup = _step_seconds(run, _progress(run, after_warmup=False), steps)
+    warmup = _step_seconds(run, _progress(run, after_warmup=False), steps, seconds)
     after = _progress(run, after_warmup=True)
     if run.method.relabels:
         pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
@@ -52,13 +78,16 @@ def measure(run: Run, steps: int = 2) -> Price:
 
         relabel = Relabel(pool=pool, predict=predict, progress=after)
         run.method_state, _ = run.method.start_epoch(config.parameters, run.method_state, relabel)
-    step = _step_seconds(run, after, steps)
+    step = _step_seconds(run, after, steps, seconds)
     sample = run.valid[: config.eval_batch_size].to(run.device)
-    evaluated = _seconds(run, lambda: run.evaluated_by_index(sample)) / len(sample)
-    valid, pool_size = len(run.valid), len(run.unlabelled) if run.method.relabels else 0
+    evaluated = _fastest(run, lambda: run.evaluated_by_index(sample), 0, seconds) / len(sample)
     return Price(
-        warmup_epoch=config.steps_per_epoch * warmup + valid * evaluated,
-        epoch=config.steps_per_epoch * step + (valid + pool_size) * evaluated,
+        warmup_step=warmup,
+        step=step,
+        image=evaluated,
+        steps=config.steps_per_epoch,
+        evaluated=len(run.valid),
+        relabelled=len(run.unlabelled) if run.method.relabels else 0,
     )
 
 
@@ -68,12 +97,20 @@ def _progress(run: Run, *, after_warmup: bool) -> Progress:
     )
 
 
-def _step_seconds(run: Run, progress: Progress, steps: int) -> float:
+def _step_seconds(run: Run, progress: Progress, steps: int, seconds: float) -> float:
     guard = finite_guard(run, progress.epoch)
-    first = _seconds(run, lambda: train_step(run, progress, guard))
+    return _fastest(run, lambda: train_step(run, progress, guard), steps, seconds)
+
+
+def _fastest(run: Run, action: Callable[[], object], times: int, seconds: float) -> float:
+    """The seconds of the fastest of some repetitions, after a first one that is not counted unless it is slow."""
+    first = _seconds(run, action)
     if first > SLOW_STEP_SECONDS:
         return first
-    return min(_seconds(run, lambda: train_step(run, progress, guard)) for _ in range(steps))
+    took: list[float] = []
+    while len(took) < times or (sum(took) < seconds and len(took) < MOST_REPEATS):
+        took.append(_seconds(run, action))
+    return min(took, default=first)
 
 
 def _seconds(run: Run, action: Callable[[], object]) -> float:

@@ -34,7 +34,7 @@ from tune.comparison.record import is_comparison, load_comparison
 from tune.comparison.request import CompareRequest
 from tune.comparison.run import resolved
 from tune.confirmation.document import comparison_document
-from tune.engine.together import SharedSearcher
+from tune.engine.sharing import SharedSearcher
 from tune.errors import ServiceError
 from tune.findings.comparisons import compare_all
 from tune.findings.confirmation import confirmed
@@ -73,6 +73,15 @@ def test_supervised_takes_part_and_settings_go_to_the_methods_that_have_them() -
     assert request.of("vat", "a-vat").confirm_seeds == 5
 
 
+def test_a_budget_of_epochs_is_for_all_methods_together_and_bounds_the_trials_of_each() -> None:
+    request = CompareRequest(methods="vat", epochs_budget=90, race=True)
+    request.check()
+    assert (request.of("vat", "v").trials, request.of("vat", "v").epochs_budget) == (90, 90)
+    bounded = CompareRequest(methods="vat", epochs_budget=90, trials=4)
+    assert bounded.of("vat", "v").trials == 4
+    assert CompareRequest(methods="vat").of("vat", "v").trials == CompareRequest(methods="vat").trials == 16
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -85,6 +94,13 @@ def test_supervised_takes_part_and_settings_go_to_the_methods_that_have_them() -
         ({"methods": "vat", "space": "mine.yaml"}, "a comparison takes each method's own space"),
         ({"methods": "vat", "settings": {"vat.epsilon": 3}}, "vat.eps"),
         ({"methods": 3}, "methods = 3"),
+        ({"methods": "vat", "race": True}, "race: what it shares out is a number of epochs"),
+        ({"methods": "vat", "race": 2, "epochs_budget": 90}, "race = 2"),
+        ({"methods": "vat,uda", "epochs_budget": 2}, "epochs_budget = 2: 3 methods share it"),
+        (
+            {"methods": "vat", "race": True, "epochs_budget": 90, "objective": "val/loss"},
+            "'val/loss' is none",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(options: dict[str, Any], said: str, home: Home) -> None:
@@ -135,15 +151,20 @@ class Hands:
         self.running.discard(trial_id)
 
 
-def shared(trials: Mapping[str, int], before: Mapping[str, int] | None = None) -> tuple[SharedSearcher, Any]:
+def shared(
+    trials: Mapping[str, int],
+    before: Mapping[str, int] | None = None,
+    waiting: Mapping[str, int] | None = None,
+) -> tuple[SharedSearcher, Any]:
     runs: dict[str, Any] = {
         name: SimpleNamespace(
             spec=SimpleNamespace(objective="val/error"),
             searcher=lambda alone, name=name, count=count: Hands(name, count),
             records=SimpleNamespace(
-                all=lambda name=name: [SimpleNamespace(epoch=(before or {}).get(name, 0))]
+                all=lambda name=name: [SimpleNamespace(epoch=(before or {}).get(name, 0))],
+                unfinished=lambda name=name: [None] * (waiting or {}).get(name, 0),
             ),
-            recorder=SimpleNamespace(epochs_run=0),
+            recorder=SimpleNamespace(epochs_run=0, returned=deque()),
         )
         for name, count in trials.items()
     }
@@ -174,6 +195,11 @@ def test_places_go_to_the_study_that_has_had_least_and_to_the_others_once_it_has
 def test_a_study_that_had_more_in_an_earlier_sitting_waits_for_its_turn() -> None:
     searcher, _ = shared({"a": 2, "b": 2}, before={"a": 10, "b": 1})
     assert searcher.suggest("0")["study"] == "b"
+
+
+def test_trials_that_an_interruption_left_come_first_whatever_their_study_has_had() -> None:
+    searcher, _ = shared({"a": 2, "b": 2}, before={"a": 10, "b": 1}, waiting={"a": 1})
+    assert [searcher.suggest(str(n))["study"] for n in range(2)] == ["a", "b"]
 
 
 # A whole comparison

@@ -23,6 +23,7 @@ from tune.errors import ServiceError
 from tune.findings.study import load_study
 from tune.launch.keeping.packing import FORMAT, MANIFEST
 from tune.store.home import Home
+from tune.trials.study_trials import StudyTrials
 
 Command = Callable[..., Done]
 
@@ -55,6 +56,23 @@ def test_a_deleted_study_is_gone_and_its_runs_stay_unless_asked(ssl_tune: Comman
 def test_runs_in_mlflow_are_deleted_with_tracking(copied: Home) -> None:
     assert tune.delete("shapes", tracking=True, home=copied.path).runs == 7
     assert mlflow_runs(copied, "shapes") == {}
+
+
+def test_trials_in_a_database_of_storage_go_with_their_study_and_no_other_s(
+    home: Home, tmp_path: Path
+) -> None:
+    storage = f"sqlite:///{tmp_path}/trials.db"
+    for name in ("one", "two"):
+        folder, spec = make_study(home, name=name, storage=storage)
+        records = StudyTrials(folder, spec)
+        records.ask()
+        records.close()
+    tune.delete("one", home=home.path)
+    assert home.study_names() == ["two"] and len(load_study("two", home=home.path).records()) == 1
+    folder, spec = make_study(home, name="one", storage=storage)  # the name is free, in the database, too
+    records = StudyTrials(folder, spec)
+    assert records.all() == []
+    records.close()
 
 
 def test_delete_asks_and_takes_no_answer_for_no(ssl_tune: Command, copied: Home) -> None:

@@ -6,8 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
+from ssl_core.system.peak import Peak
 from tests.tune.helpers import Done
+from tune.definition.request import SearchRequest
+from tune.launch.plan import keep_expectation, looked_at
+from tune.launch.pricing.price import _memory
+from tune.launch.request import resolve_request
 from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 
 KEYS = {
     "study",
@@ -146,3 +152,71 @@ def test_a_price_knows_the_passes_that_a_method_makes_and_the_warmup_s_are_cheap
     assert 1.5 * one < five and 2 * warmup < one
     _, pseudo_label = price("pseudo_label", threshold=0.99)  # every image is taken for accepted
     assert warmup < pseudo_label < five
+
+
+def test_a_plan_repeats_itself_and_a_search_takes_what_it_measured(
+    ssl_tune: Callable[..., Done], home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.path.mkdir()
+    first = ssl_tune("plan", *OPTIONS, "--json").document
+    assert home.measured is not None and home.measured.exists()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ssl_core.price.measure", refuse)
+        again = ssl_tune("plan", *OPTIONS, "--seed", "3", "--set", "lr=0.01", "--json")
+        names = ("seconds_per_epoch", "seconds_per_warmup_epoch", "memory_bytes", "device_bytes")
+        assert {n: again.document[n] for n in names} == {n: first[n] for n in names}
+        request = {"epochs": 18, "trials": 9, "concurrent": 2, "name": "s"}
+        settings = {"batch_size": 4, "mu": 1, "steps_per_epoch": 5}
+        spec = resolve_request(SearchRequest(**request, settings=settings), home)
+        config, data, split, _, _ = looked_at(spec, home, home.cache)
+        folder = StudyFolder(home.study_folder("s"))
+        folder.create(spec)
+        expected = keep_expectation(folder, spec, config, data, split, home)
+        folder.unlock()
+        assert expected.seconds_per_epoch == first["seconds_per_epoch"]
+    other = ssl_tune("plan", *OPTIONS, "--set", "mu=2", "--json").document
+    assert other["seconds_per_epoch"] != first["seconds_per_epoch"]
+    home.measured.write_text("damaged")
+    assert ssl_tune("plan", *OPTIONS, "--json").document["seconds_per_epoch"] > 0
+
+
+def test_a_large_batch_is_measured_with_a_quarter_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ssl_core.price import measure
+    from ssl_core.training.result import prepare
+    from ssl_core.training.run import Run
+    from tune.launch.pricing.price import _at
+
+    def operations(run: Run, action: Callable[[], object]) -> float:
+        with FlopCounterMode(display=False) as counter:
+            action()
+        return float(counter.get_total_flops())
+
+    monkeypatch.setattr("ssl_core.price._seconds", operations)  # every step is slow
+    common = {
+        "method": "fixmatch",
+        "network": "wrn-10-1",
+        "mu": 2,
+        "steps_per_epoch": 10,
+        "threads": 1,
+        "epochs": 4,
+    }
+    for batch, images in ((64, 4.0), (8, 1.0)):
+        config, data, split = prepare(common | {"batch_size": batch})
+        whole = measure(Run(config, data, split))
+        price, run, times = _at(config, data, split)
+        assert times == images and run.config.batch_size == batch / images
+        assert price.step == pytest.approx(whole.step, rel=0.01)
+        assert price.warmup_step == pytest.approx(whole.warmup_step, rel=0.01)
+        assert price.epoch == pytest.approx(whole.epoch, rel=0.01)
+
+
+def test_memory_of_a_quarter_is_scaled_but_for_what_does_not_go_with_the_images() -> None:
+    assert _memory(Peak(host=900, device=0), parameters=20, images=4.0) == (900 + 3 * 800, 0)
+    assert _memory(Peak(host=None, device=500), parameters=20, images=4.0) == (None, 500 + 3 * 400)
+    assert _memory(Peak(host=900, device=500), parameters=20, images=1.0) == (900, 500)

@@ -208,6 +208,23 @@ def test_a_study_that_comes_to_nothing_leaves_nothing_in_the_store(machine: Mach
 # Who may drive it
 
 
+def test_a_study_that_is_deleted_is_gone_for_every_machine(
+    machine: Machine, url: str, ssl_tune: Command
+) -> None:
+    folder = begin(machine("one"))
+    ask(folder, 2)
+    begin(machine("one"), "other").unlock()
+    machine("two")
+    done = ssl_tune("delete", "s", "--yes", "--home", url)
+    assert done.code == Exit.IN_USE and "in use" in done.err  # its driver lives
+    folder.unlock()
+    assert ssl_tune("delete", "s", "--yes", "--home", url).code == 0
+    assert not any("studies/s/" in name for name in ObjectStore(url).all_below(""))
+    assert not machine("one").has_study("s") and machine("one").study_names() == ["other"]
+    begin(machine("one")).unlock()  # the name is free
+    assert seen(machine("two")).records() == []
+
+
 def test_a_second_driver_is_refused_and_told_who_the_first_one_is(machine: Machine) -> None:
     first = begin(machine("one"))
     study = seen(machine("two"))
@@ -558,6 +575,7 @@ def test_a_store_that_goes_away_ends_the_sitting_which_is_carried_on_later(
         (["train", "--method", "supervised"], "train keeps its files in a folder: name one with --home"),
         (["reproduce", "table1"], "reproduce keeps its files in a folder"),
         (["ui"], "ui keeps its files in a folder"),
+        (["compare", "--methods", "vat"], "compare keeps its files in a folder"),
         (["status", "nothing"], "no study 'nothing' in file://"),
     ],
 )

@@ -70,6 +70,7 @@ def compare(
     home: Path | str | None = None,
     quiet: bool = False,
     say: Say = _nothing,
+    race: bool = False,
     **options: Unpack[RequestOptions],
 ) -> dict[str, Any]:
     """Which of several methods is best on a data set: a study of each, side by side, and their best on fresh seeds.
@@ -82,7 +83,9 @@ def compare(
         home: the home folder; None: SSL_TUNE_HOME, else ./ssl-tune-home.
         quiet: show no progress.
         say: told as each training of the confirmation ends.
-        options: the other options, as of `search`. `trials` is the number of each method; `name` is the comparison's;
+        race: hand the epochs of methods that cannot win any more to the others; needs `epochs_budget`.
+        options: the other options, as of `search`. `trials` is the number of each method; with `epochs_budget` they
+            have so many epochs together, and as many trials as fit into them; `name` is the comparison's;
             `confirm_seeds` is 5 where it is not given, and 0 leaves the confirmation out. `points`, `warm_start` and
             `with_baseline` are not taken, and `space` may be "wide" alone.
 
@@ -95,7 +98,7 @@ def compare(
             trial or within the confirmation.
     """
     listed = [methods] if isinstance(methods, str) else list(methods)
-    request = CompareRequest(methods=",".join(listed), dataset=dataset, **options)
+    request = CompareRequest(methods=",".join(listed), dataset=dataset, race=race, **options)
     return status_of(run_compare(request, Home(home), make_shown(quiet=quiet), say).comparison)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.measured import Measured
 from tune.cluster.connection import joined, machines_of
 from tune.signals import resumable
 from tune.store.home import Home
@@ -118,9 +119,12 @@ def price(
     *tables: str,
     say: Callable[[str], None] | None = None,
     address: str | None = None,
+    home: Path | str | None = None,
     **order: Any,
 ) -> dict[str, Any]:
     """What `reproduce` with these arguments would cost, from steps measured on this machine; trains nothing.
+
+    What was measured is kept in the home, where there is one, so asking again is quick and gives the same.
 
     Raises:
         ConfigError: anything wrong with what is asked for, or an `address`: a cluster is not measured.
@@ -132,4 +136,4 @@ def price(
             f"--address {address}: --dry-run measures steps on the machine that it is called on. Leave --address out, "
             "or call it on a machine of the cluster."
         )
-    return cost(order_of(tables, **order), say or (lambda _: None))
+    return cost(order_of(tables, **order), say or (lambda _: None), Measured(Home(home).measured))

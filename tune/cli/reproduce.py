@@ -75,7 +75,7 @@ def reproduce_command(
         "trust_method": trust_method,
     }
     if dry_run:
-        _print_cost(api.price(*tables, say=_say, address=address, **order), as_json)
+        _print_cost(api.price(*tables, say=_say, address=address, home=home, **order), as_json)
         return
     words = shlex.join(["ssl-tune", *sys.argv[1:]])
     documents = api.reproduce(

@@ -26,7 +26,7 @@ from tune.confirmation.document import (
     winner_of,
 )
 from tune.confirmation.trainings import FIRST_SEED, Redrawn, Trained, Training, train_all
-from tune.confirmation.verdicts import comparison_of, facts, listed
+from tune.confirmation.verdicts import comparison_of, doubtful, facts, listed
 from tune.definition.objective import DEFAULT
 from tune.engine.sitting import Sitting
 from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL, compare_all
@@ -125,8 +125,15 @@ def _document(
         "winner": winner_of(rows, spec.objective),
         "rows": rows,
         "comparisons": [comparison_document(each) for each in compare_all(test)],
+        "left_race": _left_race(comparison),
     }
     return document | {"verdict": answer(document)}
+
+
+def _left_race(comparison: Comparison) -> list[str]:
+    """Methods that left the race, whose searches so had fewer epochs."""
+    methods = {member.study: member.method for member in comparison.record.members}
+    return [methods[left.study] for left in comparison.record.left]
 
 
 def _row(final: _Final, results: Mapping[int, Trained]) -> dict[str, Any]:
@@ -139,7 +146,7 @@ def _row(final: _Final, results: Mapping[int, Trained]) -> dict[str, Any]:
         "epochs": sum(record.epoch for record in records),
         "seconds": sum(record.seconds for record in records),
     }
-    return row | {"search": search}
+    return row | {"search": search, "doubts": final.entrant.study.doubts(records)}
 
 
 def answer(document: Mapping[str, Any]) -> list[str]:
@@ -150,6 +157,13 @@ def answer(document: Mapping[str, Any]) -> list[str]:
     """
     methods = [row["who"] for row in document["rows"]]
     said = _winner(document, methods)
+    if document["winner"] is not None and document["winner"] in document.get("left_race", ()):
+        said.append(
+            f"careful: {document['winner']} had left the race, so its search had fewer epochs than the others', and "
+            "the race was wrong about it: compare again without --race before you rely on the order."
+        )
+    for row in document["rows"]:
+        said += doubtful(row.get("doubts", ()), row["who"])
     said += [_against(document, method) for method in methods if method != document["baseline"]]
     for row in document["rows"]:
         if row["problems"]:

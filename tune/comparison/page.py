@@ -126,6 +126,7 @@ def _parts(comparison: Comparison, status: Mapping[str, Any]) -> Iterator[Part]:
             f"{confirmation['objective']} on these seeds; the test set was not used to choose. Against supervised: "
             "difference of the test errors in points, paired over the seeds, with its 95 % interval."
         ]
+    sentences += [left["said"] for left in status["race"] or []]
     yield Part("The methods", sentences, [Table(COLUMNS, rows, frozenset({2, 3}), strong)])
     picture = None if confirmation is None else plots.seeds(confirmation, str)
     if picture is not None:

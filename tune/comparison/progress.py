@@ -122,7 +122,7 @@ class _Row(Progress):
         best, _ = best_record(records)
         found = "" if best is None or best.score is None else in_words(best.objective, best.score)
         self._shown.rows[self._method] = (
-            f"{sum(states.values())}/{self.spec.trials}",
+            f"{sum(states.values())}{self.spec.out_of}",
             str(running),
             found,
             str(sum(record.epoch for record in records)),

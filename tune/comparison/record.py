@@ -11,11 +11,12 @@ import shutil
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.files import write_atomically
+from tune.comparison.race import Left
 from tune.definition.spec import StudySpec
 from tune.errors import DamagedError
 from tune.findings.study import Study
@@ -43,6 +44,9 @@ class Record:
         created: when, in UTC.
         uid: tells it from another of the same name.
         complete: all of its studies have been made. One that is not was being made when its driver ended.
+        epochs_budget: epochs that all methods have together; None: no limit.
+        race: methods that cannot win any more get no more of them.
+        left: those that have left the race, in order.
     """
 
     name: str
@@ -51,12 +55,23 @@ class Record:
     created: str
     uid: str
     complete: bool = False
+    epochs_budget: int | None = None
+    race: bool = False
+    left: tuple[Left, ...] = ()
 
 
-def new_record(name: str, members: tuple[Member, ...], confirm_seeds: int) -> Record:
+def new_record(
+    name: str,
+    members: tuple[Member, ...],
+    confirm_seeds: int,
+    *,
+    epochs_budget: int | None = None,
+    race: bool = False,
+) -> Record:
     """The record of a new comparison."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Record(name, members, confirm_seeds, now, uuid.uuid4().hex)
+    made = Record(name, members, confirm_seeds, now, uuid.uuid4().hex)
+    return replace(made, epochs_budget=epochs_budget, race=race)
 
 
 class Comparison:
@@ -151,7 +166,8 @@ def load_comparison(name: str, home: Home) -> Comparison:
     try:
         document = json.loads(path.read_text())
         members = tuple(Member(**each) for each in document.pop("members"))
-        return Comparison(Record(members=members, **document), home)
+        left = tuple(Left(**each) for each in document.pop("left", ()))  # earlier versions had no race
+        return Comparison(Record(members=members, left=left, **document), home)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(
             f"{path} is damaged ({error}): it says which studies belong together. Restore it from a backup, or carry "

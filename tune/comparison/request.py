@@ -33,7 +33,8 @@ def _listed(value: object) -> object:
 class CompareRequest(SearchRequest):
     """What `ssl-tune compare` takes: the options of a search, each for all of the methods.
 
-    `trials` is the number of each method. With `epochs_budget` the methods share so many epochs of training.
+    `trials` is the number of each method. With `epochs_budget` the methods share so many epochs of training, and
+    `trials`, where it is given too, bounds each. With `race` those that cannot win any more get no more of them.
 
     Raises:
         ConfigError: a value that cannot be; says which, and what is accepted.
@@ -48,6 +49,11 @@ class CompareRequest(SearchRequest):
         5,
         ge=0,
         description="Then train the best of each method on N fresh seeds, and read the test set; 0: do not",
+    )
+
+    race: Annotated[bool, Option(baseline="it never leaves the race")] = Field(
+        False,
+        description="Hand the epochs of methods that cannot win any more to the others; needs --epochs-budget",
     )
 
     def __init__(self, **values: Any) -> None:
@@ -71,6 +77,31 @@ class CompareRequest(SearchRequest):
             raise ConfigError(
                 f"space = {self.space!r}: a comparison takes each method's own space, or with wide its wide one."
             )
+        self._check_race()
+
+    def _check_race(self) -> None:
+        if self.epochs_budget is not None and self.epochs_budget < (count := len(self.all_methods())):
+            raise ConfigError(
+                f"epochs_budget = {self.epochs_budget}: {count} methods share it, supervised among them, and each "
+                f"needs an epoch. Give at least {count}, better the epochs of some whole trials."
+            )
+        if self.race and self.epochs_budget is None:
+            raise ConfigError(
+                "race: what it shares out is a number of epochs. Give one for all methods together, such as "
+                "--epochs-budget 600."
+            )
+        if self.race and self.objective == "val/loss":
+            raise ConfigError(
+                "race: it judges by errors on validation images, and objective = 'val/loss' is none. Take val/error "
+                "or val/error_balanced."
+            )
+
+    @property
+    def trials_each(self) -> int:
+        """The most trials of a method: where only a number of epochs is given, as many, since a trial takes one."""
+        if self.epochs_budget is not None and "trials" not in self.model_fields_set:
+            return min(1_000_000, self.epochs_budget)
+        return self.trials
 
     def all_methods(self) -> tuple[str, ...]:
         """The methods that take part, the baseline first."""
@@ -83,11 +114,12 @@ class CompareRequest(SearchRequest):
         Settings that the method does not have are left out of it: they belong to another.
         """
         known = parameter_names(get_method(method))
-        left_out = {*LEFT_OUT, "confirm_seeds", "settings", "name"}
+        left_out = {*LEFT_OUT, "confirm_seeds", "settings", "name", "trials"}
         values = {n: getattr(self, n) for n in SearchRequest.model_fields if n not in left_out}
         settings = {key: value for key, value in self.settings.items() if key in known}
         seeds = self.confirm_seeds or None
-        return SearchRequest(method=method, name=name, settings=settings, confirm_seeds=seeds, **values)
+        values |= {"confirm_seeds": seeds, "trials": self.trials_each}
+        return SearchRequest(method=method, name=name, settings=settings, **values)
 
 
 def _check_methods(methods: Sequence[str]) -> None:

@@ -6,16 +6,18 @@ and runs, so `status`, `trials`, `report` and `export` read it like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
-from tune.cluster.connection import joined, machines_of
-from tune.cluster.readiness import autoscales
+from ssl_core.system.faults import fault
+from tune.cluster.connection import joined
 from tune.comparison.confirm import Entrant, confirm_best
+from tune.comparison.making import free_name, new_sittings, resolved, study_name
 from tune.comparison.progress import Notes, Shown
+from tune.comparison.race import Left, Race, in_a_sentence, validation_images
 from tune.comparison.record import (
     Comparison,
     Member,
@@ -24,26 +26,22 @@ from tune.comparison.record import (
     new_record,
     remove,
 )
-from tune.comparison.request import CompareRequest, short_name
+from tune.comparison.request import BASELINE, CompareRequest
 from tune.comparison.table import description, metrics_of
 from tune.comparison.tracking import tracked
-from tune.definition.spec import StudySpec, dataset_tag
-from tune.delivery.check import require_tracking
 from tune.engine.outcome import INTERRUPTIONS, Outcome, worse
-from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
 from tune.errors import DamagedError, Exit, ServiceError
 from tune.findings.study import Study
-from tune.launch.afterwards import check_afterwards
-from tune.launch.preparation import create_study, prepared
-from tune.launch.request import places_of, resolve_request
+from tune.images.study import read_images
 from tune.launch.start import resumed_sitting
 from tune.signals import resumable
 from tune.store.home import Home
-from tune.store.layout import CONFIRM_FILE
-from tune.store.study_folder import StudyFolder
+from tune.store.layout import CONFIRM_FILE, IMAGES_FILE
+from tune.tracking import history
 from tune.tracking.contents import describe
 from tune.tracking.tracker import Tracker
+from tune.trials.record import TrialRecord
 from tune.worker.task import PRELOAD
 
 INTERRUPTED_TRACKING_SECONDS = 10.0
@@ -107,14 +105,21 @@ def compare(
             s.model_copy(update={"name": study_name(name, m)}) for s, m in zip(specs, methods, strict=True)
         ]
         members = tuple(Member(m, s.name) for m, s in zip(methods, specs, strict=True))
-        comparison = make_comparison(new_record(name, members, request.confirm_seeds or 0), home)
+        record = new_record(
+            name,
+            members,
+            request.confirm_seeds or 0,
+            epochs_budget=request.epochs_budget,
+            race=request.race,
+        )
+        comparison = make_comparison(record, home)
         stack.callback(comparison.folder.unlock)
         shown.say(
             f"comparison {name}: {', '.join(methods)}; reading {specs[0].config['dataset']}, starting Ray"
         )
         try:
             with ExitStack() as held:
-                sittings = _new_sittings(specs, comparison, shown, held)
+                sittings = new_sittings(specs, comparison, shown, held)
                 comparison.keep(replace(comparison.record, complete=True))
                 stack.push(held.pop_all())
         except (ConfigError, ServiceError) as error:
@@ -126,66 +131,6 @@ def compare(
             raise
         begun(name)
         return _Driver(comparison, sittings, shown, say).run()
-
-
-def study_name(name: str, method: str) -> str:
-    """The name of the study of one of a comparison's methods."""
-    return f"{name}-{short_name(method)}"
-
-
-def free_name(spec: StudySpec, home: Home) -> str:
-    """``digits@100-compare``, or with ``-2``, ``-3``, ... behind it: a name that nothing has here."""
-    wanted = f"{dataset_tag(spec.config['dataset'])}@{spec.config['labels']}-compare"
-    name, number = wanted, 1
-    while (home.path / "comparisons" / name).exists() or (home.studies / name).exists():
-        number += 1
-        name = f"{wanted}-{number}"
-    return name
-
-
-def resolved(request: CompareRequest, home: Home) -> list[StudySpec]:
-    """The specifications of the studies: the same data, split, places, seed and number of trials.
-
-    Raises:
-        ConfigError: anything wrong with what is asked for that can be told without decoding images.
-    """
-    machines, methods = machines_of(request.address), request.all_methods()
-    searches = [request.of(method, study_name(request.name or "compare", method)) for method in methods]
-    together = searches[0].model_copy(update={"trials": min(1_000_000, len(methods) * request.trials)})
-    grows = request.address is not None and autoscales()
-    places = places_of(together, machines, grows=grows)
-    specs = [resolve_request(search, home, machines, places) for search in searches]
-    for search, spec in zip(searches, specs, strict=True):
-        check_afterwards(search, spec, home)
-    if specs[0].require_tracking:
-        require_tracking(specs[0].tracking_uri)
-    return specs
-
-
-def _new_sittings(
-    specs: Sequence[StudySpec], comparison: Comparison, shown: Shown, held: ExitStack
-) -> list[Sitting]:
-    """Sittings of the studies, made here and ready for their first trials; Ray is starting meanwhile."""
-    from tune.cluster import local_ray  # loads Ray
-
-    held.enter_context(local_ray.starting(local_ray.cpus_for(specs[0]), PRELOAD))
-    sittings = list[Sitting]()
-    for member, spec in zip(comparison.record.members, specs, strict=True):
-        folder = StudyFolder(comparison.home.study_folder(spec.name))
-        create_study(spec, folder)
-        # What is to be said of the images is said once.
-        progress = shown.of(member.method) if not sittings else Progress()
-        sitting = Sitting(spec, folder, comparison.home, progress)
-        held.enter_context(prepared(sitting, lambda: None))
-        sitting.progress = shown.of(member.method)
-        sittings.append(sitting)
-    splits = {sitting.spec.split_hash for sitting in sittings}
-    if len(splits) > 1:
-        raise ConfigError(
-            f"the methods would be trained on different splits ({', '.join(sorted(map(str, splits)))}): the data "
-            "changed while they were read. Start again."
-        )
-    return sittings
 
 
 def resume(
@@ -308,8 +253,14 @@ class _Driver:
 
         comparison = self._comparison
         open_ones = [s for s in self._sittings if s.folder.state() != "finished"]
+        found = {study.name: study.records() for study in comparison.studies()}
         together = Together(
-            open_ones, comparison.folder.path, Notes(self._shown), comparison.folder.stop_requested
+            open_ones,
+            comparison.folder.path,
+            Notes(self._shown),
+            comparison.folder.stop_requested,
+            epochs_left=self._epochs_left(found),
+            referee=self._race(found, tracker),
         )
         try:
             outcomes = together.search() if open_ones else []
@@ -332,6 +283,52 @@ class _Driver:
             code=code,
             undelivered=undelivered,
         )
+
+    def _epochs_left(self, found: Mapping[str, Sequence[TrialRecord]]) -> int | None:
+        """Of the epochs that the methods have together; of a budget that is spent, none."""
+        budget = self._comparison.record.epochs_budget
+        spent = sum(record.epoch for records in found.values() for record in records)
+        return None if budget is None else max(0, budget - spent)
+
+    def _race(self, found: Mapping[str, Sequence[TrialRecord]], tracker: Tracker) -> Race | None:
+        """The referee of the studies; None where there is no race."""
+        record = self._comparison.record
+        if not record.race:
+            return None
+        for left in record.left:  # a driver may have died before it noted the last one
+            self._note(left, tracker)
+        images = read_images(self._sittings[0].folder.path)
+        if images is None:
+            raise DamagedError(
+                f"{self._sittings[0].folder.path / IMAGES_FILE} is missing: it says how many validation images there "
+                "are. Restore it from a backup."
+            )
+        return Race(
+            {sitting.spec.name: sitting.spec for sitting in self._sittings},
+            found,
+            validation_images(self._spec.objective, images),
+            [member.study for member in record.members if member.method == BASELINE],
+            record.left,
+            lambda left: self._left(left, tracker),
+        )
+
+    def _left(self, left: Left, tracker: Tracker) -> None:
+        """A method has left the race: keep that, and note it in the histories of the comparison and of its study."""
+        comparison = self._comparison
+        epochs = sum(r.epoch for r in Study(comparison.home.study_folder(left.study)).records())
+        left = replace(left, epochs=epochs)
+        others = [each for each in comparison.record.left if each.study != left.study]
+        comparison.keep(replace(comparison.record, left=(*others, left)))
+        fault("race:kept")
+        self._shown.say(self._note(left, tracker))
+
+    def _note(self, left: Left, tracker: Tracker) -> str:
+        methods = {member.study: member.method for member in self._comparison.record.members}
+        said = in_a_sentence(left, methods, self._spec.objective)
+        history.note(tracker.log, self._comparison.name, said, f"race:{left.study}")
+        (own,) = (sitting for sitting in self._sittings if sitting.spec.name == left.study)
+        history.note(own.log, left.study, said, f"race:{left.study}")
+        return said
 
     def _confirm(self, tracker: Tracker) -> dict[str, Any] | None:
         comparison = self._comparison

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
+from tune.comparison.race import in_a_sentence
 from tune.comparison.record import Comparison
 from tune.confirmation.verdicts import comparison_of
 from tune.definition.objective import FIELDS, in_words
@@ -45,10 +47,23 @@ def status_of(comparison: Comparison) -> dict[str, Any]:
         "labels": config["labels"],
         "objective": studies[0].spec.objective,
         "confirm_seeds": comparison.record.confirm_seeds,
+        "epochs_budget": comparison.record.epochs_budget,
+        "race": race_of(comparison, studies[0].spec.objective),
         "methods": rows,
         "confirmation": comparison.confirmation(),
         "seconds_in_training": sum(row["cost"]["seconds"] for row in rows),
     }
+
+
+def race_of(comparison: Comparison, objective: str) -> list[dict[str, Any]] | None:
+    """The methods that left the race, in order, each with the reason as a sentence; None where there is no race."""
+    if not comparison.record.race:
+        return None
+    methods = {member.study: member.method for member in comparison.record.members}
+    return [
+        {**asdict(left), "method": methods[left.study], "said": f"{in_a_sentence(left, methods, objective)}."}
+        for left in comparison.record.left
+    ]
 
 
 def _row(method: str, study: Study) -> dict[str, Any]:
@@ -60,6 +75,7 @@ def _row(method: str, study: Study) -> dict[str, Any]:
         "study": study.name,
         "state": found["state"],
         "trials": found["trials"],
+        "ended_of": study.spec.out_of,
         "best": None if best is None else describe_best(best, full),
         "tracking": found["tracking"],
         "cost": {
@@ -81,7 +97,13 @@ def table_of(status: Mapping[str, Any]) -> list[list[str]]:
     confirmation = status["confirmation"]
     rows = {} if confirmation is None else {row["who"]: row for row in confirmation["rows"]}
     return [
-        _cells(each, rows.get(each["method"]), confirmation, status["objective"])
+        _cells(
+            each,
+            rows.get(each["method"]),
+            confirmation,
+            status["objective"],
+            left_race=any(left["method"] == each["method"] for left in status["race"] or []),
+        )
         for each in status["methods"]
     ]
 
@@ -91,11 +113,14 @@ def _cells(
     row: Mapping[str, Any] | None,
     confirmation: Mapping[str, Any] | None,
     objective: str,
+    *,
+    left_race: bool,
 ) -> list[str]:
     best = each["best"]
     ended = sum(each["trials"][state] for state in ("completed", "stopped_early", "failed"))
     cost = each["cost"]
-    search = f"{ended}/{each['trials']['total']} trials, {cost['epochs']} epochs, {cost['seconds']:.0f} s"
+    search = f"{ended}{each['ended_of']} trials, {cost['epochs']} epochs, {cost['seconds']:.0f} s"
+    search += ", left the race" if left_race else ""
     if row is None:
         value = None if best is None else best[FIELDS[objective]]
         found = "" if value is None else f"{in_words(objective, value)} (search)"
@@ -141,9 +166,10 @@ def description(comparison: Comparison) -> str:
     ]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table_of(status)]
-    confirmation = status["confirmation"]
-    if confirmation is not None:
-        lines += ["", *[f"- {sentence}" for sentence in confirmation["verdict"]]]
+    said = [left["said"] for left in status["race"] or []]
+    said += [] if status["confirmation"] is None else status["confirmation"]["verdict"]
+    if said:
+        lines += ["", *[f"- {sentence}" for sentence in said]]
     return "\n".join(lines)
 
 

@@ -77,7 +77,10 @@ def _parameters(record: Record, spec: StudySpec) -> dict[str, object]:
     methods = [member.method for member in record.members]
     shared = {name: spec.config[name] for name in _SHARED if name in spec.config}
     seeds = {"confirm_seeds": record.confirm_seeds, "seed": spec.seed}
-    return {"methods": methods, "trials": spec.trials, "concurrent": spec.concurrent, **seeds, **shared}
+    amount: dict[str, object] = {} if spec.ends_by_epochs else {"trials": spec.trials}
+    if record.epochs_budget is not None:
+        amount |= {"epochs_budget": record.epochs_budget, "race": record.race}
+    return {"methods": methods, **amount, "concurrent": spec.concurrent, **seeds, **shared}
 
 
 def _document(record: Record) -> dict[str, Any]:
@@ -85,4 +88,6 @@ def _document(record: Record) -> dict[str, Any]:
         "comparison": record.name,
         "studies": {member.method: member.study for member in record.members},
         "confirm_seeds": record.confirm_seeds,
+        "epochs_budget": record.epochs_budget,
+        "race": record.race,
     }

@@ -166,6 +166,7 @@ def document_of(
         "winner": winner_of([row for row in rows if row["who"] not in (PLAIN, TUNED)], objective),
         "rows": rows,
         "comparisons": [comparison_document(c) for c in compare_all(test)],
+        "doubts": study.doubts(),
     }
     return document | {"verdict": sentences(document)}
 

@@ -15,7 +15,7 @@ Document = Mapping[str, Any]
 
 
 def sentences(document: Document) -> list[str]:
-    """What a confirmation says: against the baseline, among the configurations, cost, luck, failures.
+    """What a confirmation says: against the baseline, among the configurations, doubts, cost, luck, failures.
 
     The test images are the same for all seeds, so the intervals are about training and labelled sets, not
     about other images.
@@ -23,7 +23,7 @@ def sentences(document: Document) -> list[str]:
     rows = {row["who"]: row for row in document["rows"]}
     trials = [who for who in rows if who not in BASELINES]
     found = [_against_baseline(document, who) for who in trials if document["baseline"]]
-    found += _among(document, trials)
+    found += _among(document, trials) + doubtful(document.get("doubts", ()))
     found += _cost(document, rows, trials)
     images = "other" if document.get("redrawn") == "everything" else "the same"
     found += [_luck(rows[who], images) for who in trials if rows[who]["luck"] is not None]
@@ -35,6 +35,16 @@ def sentences(document: Document) -> list[str]:
                 "infinite and are left out."
             )
     return found + _protocol(document) + _redrawn(document) + _refit(document)
+
+
+def doubtful(doubts: Sequence[str], of: str = "") -> list[str]:
+    """Why the best of a search may be worth nothing (`tune.findings.doubts`), as a verdict says it.
+
+    Args:
+        doubts: the sentences; none in documents of earlier versions.
+        of: the method, where several are spoken of.
+    """
+    return [f"careful{f' ({of})' if of else ''}: {doubt}" for doubt in doubts]
 
 
 def _protocol(document: Document) -> list[str]:

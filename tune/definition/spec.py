@@ -101,6 +101,16 @@ class StudySpec(KeptOptions, _Head):
                     raise ValueError(f"{name} is missing")
         return document
 
+    @property
+    def ends_by_epochs(self) -> bool:
+        """Whether its budget of epochs ends the study, not its number of trials: a trial takes an epoch at least."""
+        return self.epochs_budget is not None and self.trials >= self.epochs_budget
+
+    @property
+    def out_of(self) -> str:
+        """What is written behind a number of trials: ``/16``; nothing where their number does not end the study."""
+        return "" if self.ends_by_epochs else f"/{self.trials}"
+
     def base_config(self) -> RunConfig:
         """The configuration that all trials share, before the searched values are filled in."""
         return from_document(self.config, where=f"study {self.name}")

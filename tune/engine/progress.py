@@ -69,7 +69,7 @@ class Progress:
         """One line: trials by state, best so far, epochs a second, time left, what waits for MLflow."""
         states = Counter(r.state for r in records)
         ended = sum(n for state, n in states.items() if state != "running")
-        parts = [f"{ended}/{self.spec.trials} trials ended"]
+        parts = [f"{ended}{self.spec.out_of} trials ended"]
         parts += [f"{n} {state.replace('_', ' ')}" for state, n in sorted(states.items())]
         best, full = best_record(records)
         if best is not None and best.score is not None:
@@ -83,7 +83,7 @@ class Progress:
         epochs = sum(r.epoch for r in records)
         rate = (epochs - self._epochs_before) / seconds if seconds else 0.0
         parts.append(f"{rate:.2f} epochs/s")
-        if rate and ended:
+        if rate and ended and not self.spec.ends_by_epochs:
             mean = sum(r.epoch for r in records if r.state != "running") / ended
             under_way = sum(max(0.0, mean - r.epoch) for r in records if r.state == "running")
             left = (mean * (self.spec.trials - len(records)) + under_way) / rate

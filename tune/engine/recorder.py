@@ -75,6 +75,8 @@ class Recorder(Callback):
         """Why the whole sitting is being ended, once it is: user, time or storage."""
         self.trouble: str | None = None
         """What could not be written, once something could not."""
+        self.left_race = False
+        """Whether the study's method left the race of its comparison: each trial ends with its next report."""
         self.epochs_run, self.seconds_run = 0, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,8 +139,10 @@ class Recorder(Callback):
             self._watch()
 
     def _who_stopped(self, number: int) -> str:
-        """Why the scheduler ended a trial: its own rule, or somebody asked for it."""
-        return "user" if number in self._records.stop_asked else self._records.spec.scheduler
+        """Why the scheduler ended a trial: its own rule, the race of a comparison, or somebody asked for it."""
+        if number in self._records.stop_asked:
+            return "user"
+        return "race" if self.left_race else self._records.spec.scheduler
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died or raised, and the trial is about to go on in another."""

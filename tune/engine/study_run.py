@@ -285,13 +285,15 @@ class StudyRun:
         spec = self.spec
         if spec.time_budget is not None and self._elapsed() >= spec.time_budget:
             return "time budget is"
-        if (
-            spec.epochs_budget is not None
-            and self._epochs_before + self.recorder.epochs_run >= spec.epochs_budget
-        ):
+        if spec.epochs_budget is not None and self.epochs >= spec.epochs_budget:
             return "budget of epochs is"
         hours = (self._seconds_before + self.recorder.seconds_run) * spec.gpus_per_trial / 3600
         return "GPU hours are" if spec.gpu_hours is not None and hours >= spec.gpu_hours else None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the study's trials have trained."""
+        return self._epochs_before + self.recorder.epochs_run
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._began

@@ -109,6 +109,13 @@ class Study:
         with EventLog(self.folder.events_db, read_only=True) as log:
             return history.pinned(history.notes(log, self.name))
 
+    def history(self) -> list[dict[str, Any]]:
+        """What was done to the study besides running it: rows of time and what, oldest first."""
+        if not self.folder.events_db.exists():
+            return []
+        with EventLog(self.folder.events_db, read_only=True) as log:
+            return history.as_documents(history.notes(log, self.name))
+
     def taken_over(self) -> list[TrialRecord]:
         """Whole runs of other studies that this one took over instead of training them again."""
         from tune.trials.reading import read_taken_over  # loads Optuna and SQLAlchemy

@@ -4,43 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.config import RunConfig, from_document, options_of
+from ssl_core.config import RunConfig, options_of
 from ssl_core.data.datasets import describe
 from ssl_core.registry import method_of
-from ssl_core.system.errors import NonFiniteError
 from ssl_core.system.files import write_atomically
-from ssl_core.system.peak import available_memory, peak_of
+from ssl_core.system.measured import Measured
+from ssl_core.system.peak import available_memory
 from tune.cluster.connection import joined, machines_of
 from tune.cluster.readiness import autoscales
-from tune.definition.inputs import with_overrides
 from tune.definition.request import SearchRequest
 from tune.definition.rungs import expected_ends, expected_epochs, stopping_of
-from tune.definition.spec import StudySpec, generator_seed
+from tune.definition.spec import StudySpec
 from tune.findings.ranking import resolution
 from tune.images.held_out import held_out_before
 from tune.images.study import StudyImages, images_of
 from tune.launch.counts import unequal
+from tune.launch.pricing.price import points, price_of
 from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.layout import PLAN_FILE
 from tune.store.study_folder import StudyFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ssl_core.data.datasets import Dataset, Split
 
 PLAN_SECONDS, SEARCH_SECONDS = 8.0, 0.5
 """How long `plan` may measure, and how long `search` does before its first trial; one point is always measured."""
 PROCESS_BYTES = 600_000_000
 """What a process that trains takes before it has images: Python, torch, Ray."""
-POINTS = 8
 WARMUP_POINTS = 200
 EXAMPLE_ERRORS = (5.0, 20.0, 50.0)
 
@@ -50,7 +46,7 @@ class Expectation:
     """What a study is expected to take.
 
     Attributes:
-        epochs: of all trials, if each rung lets the best third go on.
+        epochs: of all trials, if each rung lets the best third go on; at most the budget of epochs.
         warmup_epochs: those of them that are warm-up.
         seconds: of the whole study; with several trials side by side a lower estimate, since they share the
             machine's memory bandwidth.
@@ -71,7 +67,9 @@ class Expectation:
     device_bytes: int = 0
 
 
-def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float) -> Expectation:
+def expect(
+    spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float, home: Home
+) -> Expectation:
     """Measure steps at the baseline and at random points of the space, and add up.
 
     Args:
@@ -79,19 +77,23 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
         config: resolved, that all trials share.
         data, split: its images.
         seconds: how long to go on measuring at further points.
+        home: keeps what was measured on this machine.
     """
     assert config.epochs is not None
     mean_warmup = fmean(
-        _warmup(spec, config, values) for values in _points(spec, config.epochs, WARMUP_POINTS)
+        _warmup(spec, config, values) for values in points(spec, config.epochs, WARMUP_POINTS)
     )
     stopping = stopping_of(spec)
     epochs = expected_epochs(config.epochs, spec.trials, mean_warmup, stopping)
     warmup_epochs = spec.trials * mean_warmup
-    with peak_of(config.device) as peak:
-        warm, after, parameters = _price(spec, config, data, split, seconds)
-    warm, after, parameters = spec.repeats * warm, spec.repeats * after, spec.repeats * parameters
+    ends = expected_ends(config.epochs, spec.trials, mean_warmup, stopping)
+    if spec.epochs_budget is not None and epochs > spec.epochs_budget:
+        share = spec.epochs_budget / epochs
+        epochs, warmup_epochs, ends = share * epochs, share * warmup_epochs, share * ends
+    price = price_of(spec, config, data, split, seconds, Measured(home.measured))
+    warm, after, parameters = (spec.repeats * n for n in (price.warmup_epoch, price.epoch, price.parameters))
     # Two checkpoints of each trial that runs, one of each that has completed (`tune.worker.trial_files`).
-    kept = 2 * spec.concurrent + expected_ends(config.epochs, spec.trials, mean_warmup, stopping)
+    kept = 2 * spec.concurrent + ends
     return Expectation(
         epochs=epochs,
         warmup_epochs=warmup_epochs,
@@ -100,46 +102,9 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
         seconds_per_warmup_epoch=warm,
         # parameters, average and momentum (of adamw two momenta)
         disk_bytes=round((4 if config.optimizer == "adamw" else 3) * parameters * kept),
-        memory_bytes=None if peak.host is None else peak.host + PROCESS_BYTES,
-        device_bytes=peak.device,
+        memory_bytes=None if price.host is None else price.host + PROCESS_BYTES,
+        device_bytes=price.device,
     )
-
-
-def _price(
-    spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float
-) -> tuple[float, float, int]:
-    """Mean seconds of an epoch of the warm-up and of one after it, and bytes of the network's parameters."""
-    from ssl_core.price import Price, measure  # loads torch
-    from ssl_core.training.run import Run  # loads torch
-
-    assert config.epochs is not None
-    began, prices, parameters = time.monotonic(), list[Price](), 0
-    space = spec.search_space()
-    for values in (space.baseline_for(config.epochs), *_points(spec, config.epochs, POINTS - 1)):
-        if prices and time.monotonic() - began > seconds:
-            break
-        overrides = space.resolve(values, config.epochs)
-        run = Run(from_document(with_overrides(config.document(), overrides)), data, split)
-        parameters = sum(p.numel() * p.element_size() for p in run.network.parameters())
-        try:
-            prices.append(measure(run))
-        except NonFiniteError:
-            continue  # such a trial ends soon
-    if not prices:
-        return 0.0, 0.0, parameters
-    return fmean(p.warmup_epoch for p in prices), fmean(p.epoch for p in prices), parameters
-
-
-def _points(spec: StudySpec, epochs: int, count: int) -> Iterator[dict[str, Any]]:
-    """Random points of the study's space, always the same."""
-    import optuna  # takes a second to load
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for each study, on standard error
-    distributions = spec.search_space().distributions(epochs)
-    sampler = optuna.samplers.RandomSampler(seed=generator_seed(spec, "plan", 0))
-    study = optuna.create_study(sampler=sampler)
-    for _ in range(count):
-        yield dict(study.ask(distributions).params)
 
 
 def _warmup(spec: StudySpec, config: RunConfig, values: dict[str, Any]) -> int:
@@ -151,10 +116,10 @@ def _warmup(spec: StudySpec, config: RunConfig, values: dict[str, Any]) -> int:
 
 
 def keep_expectation(
-    folder: StudyFolder, spec: StudySpec, config: RunConfig, data: Dataset, split: Split
+    folder: StudyFolder, spec: StudySpec, config: RunConfig, data: Dataset, split: Split, home: Home
 ) -> Expectation:
     """Note beside a study what it is expected to take."""
-    expected = expect(spec, config, data, split, SEARCH_SECONDS)
+    expected = expect(spec, config, data, split, SEARCH_SECONDS, home)
     write_atomically(folder.path / PLAN_FILE, json.dumps(dataclasses.asdict(expected), indent=1).encode())
     return expected
 
@@ -215,7 +180,7 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
     cache = home.cache if home.path.is_dir() else None  # a plan leaves nothing behind
     config, data, split, images, told = looked_at(spec, home, cache)
     assert config.epochs and config.steps_per_epoch and config.data.valid
-    expected = expect(spec, config, data, split, PLAN_SECONDS)
+    expected = expect(spec, config, data, split, PLAN_SECONDS, home)
     return {
         "study": spec.name,
         "method": config.method,

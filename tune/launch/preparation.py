@@ -25,7 +25,7 @@ from tune.launch.counts import lines_of
 from tune.launch.fitting import places_that_fit, price_lines
 from tune.launch.plan import Expectation, keep_expectation, looked_at, warnings_of
 from tune.store.home import Home
-from tune.store.layout import COMPARISONS, MLFLOW_DB, STUDY_FILE
+from tune.store.layout import COMPARISONS, MEASURED_FILE, MLFLOW_DB, STUDY_FILE
 from tune.store.study_folder import StudyFolder
 
 
@@ -71,8 +71,10 @@ def remove_study(folder: StudyFolder, home: Home, *, is_first: bool) -> None:
     if is_first and not home.studies.exists():  # nobody else has begun one
         for database in home.path.glob(f"{MLFLOW_DB}*"):  # the sender may have made its tables
             database.unlink()
-        with suppress(OSError):
-            home.path.rmdir()
+        (home.cache / MEASURED_FILE).unlink(missing_ok=True)
+        for folder_of_home in (home.cache, home.path):
+            with suppress(OSError):
+                folder_of_home.rmdir()
 
 
 @contextmanager
@@ -182,7 +184,7 @@ def _with_new_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[St
     keep_held_out(home, config.dataset, images.membership)
     said: list[str] = []
     if spec.address is None:  # how long a step takes here says nothing of a cluster's machines
-        expected = keep_expectation(folder, spec, config, data, split)
+        expected = keep_expectation(folder, spec, config, data, split, home)
         fitting = places_that_fit(spec, expected)
         if fitting < spec.concurrent:
             told = [*told, _fewer(spec.concurrent, fitting, expected)]

@@ -27,7 +27,7 @@ from tune.findings.ranking import (
 )
 from tune.findings.study import Study
 from tune.findings.words import PROTOCOLS, certainty, parameters_in_words, value
-from tune.page import by_class, plots, searched
+from tune.page import by_class, plots, searched, steered
 from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table
 from tune.page.searched import shown
 from tune.revision import git_revision
@@ -86,6 +86,7 @@ def _parts(look: Look) -> Iterator[Part]:
     yield from _curves(look)
     yield by_class.part(look)
     yield _failures(look)
+    yield steered.part(look)
     yield _environment(look)
 
 
@@ -102,7 +103,7 @@ def _facts(look: Look) -> Iterator[tuple[str, str]]:
                 yield f"test/error, {title(row['who'])}", f"{_spread(row['test_error'])} %"
     states = Counter(r.state for r in look.records)
     ended = ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in sorted(states.items()))
-    yield f"trials: {ended}", f"{len(look.records)} of {look.study.spec.trials}"
+    yield f"trials: {ended}", str(len(look.records)) + look.study.spec.out_of.replace("/", " of ")
     hours = sum(r.seconds for r in look.records) / 3600
     yield "training time of all trials", f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
     without = look.study.spec.trials * (look.config.epochs or 0)
@@ -111,10 +112,12 @@ def _facts(look: Look) -> Iterator[tuple[str, str]]:
 
 def _verdict(look: Look) -> list[str]:
     state = look.study.folder.state()
-    standing = [] if state == "finished" else [f"The study is {state}: this is how it stands."]
+    standing = steered.pinned(look)
+    standing += [] if state == "finished" else [f"The study is {state}: this is how it stands."]
     if look.confirmation is not None:
         said = [text[0].upper() + text[1:] for text in look.confirmation["verdict"]]
-        return said + look.study.doubts(look.records) + standing
+        text = " ".join(said)  # the study may have grown since, and a doubt have come
+        return said + [doubt for doubt in look.study.doubts(look.records) if doubt not in text] + standing
     doubts = look.study.doubts(look.records)
     confirm = (
         "To train it on fresh seeds beside a supervised baseline and to read the test set: ssl-tune confirm "

@@ -6,7 +6,6 @@ images are noise of the data set's size, so that nothing has to be downloaded fo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,20 +14,29 @@ import numpy as np
 from ssl_core.config import RunConfig
 from ssl_core.data.datasets import Dataset, Split
 from ssl_core.registry import method_of
+from ssl_core.system.measured import Measured
 from tune.paper_tables.entries import Entry, info_of
 from tune.paper_tables.order import Order, declared_of_report
 
 TEST_IMAGES = 10_000
-WARM_STEPS, STEPS = 1, 3
-"""Steps of the first epoch, which is not measured (imports, allocations), and of the second, which is."""
-FEWER, LARGE = 4, 32
-"""Of a batch of so many labelled images, or more, a quarter is measured: a step's time goes with its images."""
+NOTHING = Measured(None)
+IMAGES = 16
+"""Images of a measured step at most, two of them with labels: a step's time goes with its images."""
+VALID = 32
+"""Images whose evaluation is measured."""
 
 
-def cost(order: Order, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def cost(
+    order: Order, say: Callable[[str], None] = lambda _: None, kept: Measured = NOTHING
+) -> dict[str, Any]:
     """What `reproduce --dry-run` prints: the steps and hours of every row, and the sum of the hours.
 
     The cost of searches is not included; `ssl-tune plan` estimates it.
+
+    Args:
+        order: what is asked for.
+        say: told what is being measured.
+        kept: what was measured on this machine before.
 
     Raises:
         ConfigError: as `reproduce` would.
@@ -43,8 +51,7 @@ def cost(order: Order, say: Callable[[str], None] = lambda _: None) -> dict[str,
     for entry in entries:
         key = _speed_key(entry)
         if key not in speeds:
-            say(f"measuring {len(speeds) + 1} of {kinds}: {entry.config.method}, {entry.config.network}")
-            speeds[key] = _measure(entry, order)
+            speeds[key] = _speed(entry, order, kept, say, f"{len(speeds) + 1} of {kinds}")
         seconds = _run_seconds(entry, speeds[key], order)
         rows.append(
             {
@@ -63,9 +70,8 @@ def cost(order: Order, say: Callable[[str], None] = lambda _: None) -> dict[str,
     what = "GPU-hours" if device == "cuda" else "hours on one processor"
     processor = fingerprint(device)["processor"]
     sentences = [
-        f"{total:,.1f} {what} in all, from {STEPS} real steps of each method measured on {processor} (of "
-        "large batches with a quarter of their images); an upper estimate: it assumes that every unlabelled image is "
-        "used."
+        f"{total:,.1f} {what} in all, from real steps of each method measured on {processor}, with {IMAGES} images at "
+        "most and scaled to the whole batch; an upper estimate: it assumes that every unlabelled image is used."
     ]
     if device != "cuda":
         sentences.append(
@@ -102,40 +108,50 @@ def _run_seconds(entry: Entry, speed: _Speed, order: Order) -> float:
     return config.total_steps * speed.step + evaluated * speed.image
 
 
-def _measure(entry: Entry, order: Order) -> _Speed:
-    """Train a few steps of an entry on noise, and time a step and the evaluation of an image."""
-    import torch  # loads for seconds
+def _speed(entry: Entry, order: Order, kept: Measured, say: Callable[[str], None], which: str) -> _Speed:
+    """The speed of an entry, measured here or kept from before."""
+    from ssl_core.system.environment import fingerprint  # loads torch
 
-    from ssl_core.training.loop import run_epochs
+    config = _short(entry.config)
+    left_out = {"seed", "lr", "weight_decay", "dataset", "labels", "data"}
+    info = info_of(entry, order.budget)
+    what = {
+        "step of": {k: v for k, v in config.document().items() if k not in left_out},
+        "images": [info.num_classes, info.image_size],
+        "on": fingerprint(config.device),
+    }
+    numbers = kept.get(what)
+    if numbers is None or len(numbers) != 2:
+        say(f"measuring {which}: {config.method}, {config.network}")
+        numbers = _measure(entry, config, order)
+        kept.keep(what, numbers)
+    step, image = numbers
+    assert entry.config.batch_size and config.batch_size
+    return _Speed(step * entry.config.batch_size / config.batch_size, image)
+
+
+def _measure(entry: Entry, config: RunConfig, order: Order) -> list[float]:
+    """Train a few steps of an entry on noise: seconds of a step, and of the evaluation of an image."""
+    from ssl_core.price import measure  # loads torch
     from ssl_core.training.run import Run
 
     info = info_of(entry, order.budget)
-    data, split = _noise(info.num_classes, info.image_size or 32, info.flip, entry.config)
-    config = _short(entry.config)
-    run = Run(config, data, split)
-    reports = list(run_epochs(run))
-    validated = len(split.valid)
-    began = time.perf_counter()
-    pixels = torch.arange(min(500, len(data.labels)))
-    run.evaluated_by_index(pixels)
-    image = (time.perf_counter() - began) / len(pixels)
-    seconds = reports[-1].metrics["time/epoch_seconds"] - validated * image
-    if run.method.relabels:
-        seconds -= len(split.unlabelled) * image
-    assert entry.config.batch_size and config.batch_size
-    return _Speed(max(seconds, 0.0) / STEPS * entry.config.batch_size / config.batch_size, image)
+    data, split = _noise(info.num_classes, info.image_size or 32, info.flip, config)
+    price = measure(Run(config, data, split))
+    return [price.step, price.image]
 
 
 def _short(config: RunConfig) -> RunConfig:
-    """A run of two epochs of a few steps. The second is measured; the method's own loss is active in it."""
+    """The same with fewer images in a step."""
     parameters = config.parameters
     if "threshold" in type(parameters).model_fields:  # every image is used, which makes a step most expensive
         parameters = parameters.model_copy(update={"threshold": 1e-9})
-    assert config.batch_size
+    assert config.batch_size and config.mu is not None
     update = {
-        "batch_size": config.batch_size // FEWER if config.batch_size >= LARGE else config.batch_size,
+        "batch_size": max(2, min(config.batch_size, IMAGES // (1 + config.mu))),
+        "eval_batch_size": VALID,
         "epochs": 2,
-        "steps_per_epoch": STEPS,
+        "steps_per_epoch": 2,
         "warmup_epochs": 1 if config.warmup_epochs else 0,
         "parameters": parameters,
     }
@@ -145,7 +161,7 @@ def _short(config: RunConfig) -> RunConfig:
 def _noise(classes: int, side: int, flip: bool, config: RunConfig) -> tuple[Any, Any]:
     """As many images of noise as a step takes, and a few for validation."""
     assert config.batch_size and config.mu
-    valid = 10 * classes
+    valid = max(VALID, classes)
     count = valid + max(config.batch_size * (config.mu + 1), classes)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)

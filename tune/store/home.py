@@ -18,6 +18,7 @@ from tune.store.layout import (
     ARTIFACTS,
     CACHE,
     LOCK_FILE,
+    MEASURED_FILE,
     MLFLOW_DB,
     READINGS_FILE,
     STORE_FILE,
@@ -69,6 +70,11 @@ class Home:
     def cache(self) -> Path:
         """Decoded images, shared by all processes of the machine through memory maps."""
         return self.path / CACHE
+
+    @property
+    def measured(self) -> Path | None:
+        """The file of what was measured on this machine; None where there is no home yet: a plan makes none."""
+        return self.cache / MEASURED_FILE if self.path.is_dir() else None
 
     @property
     def test_readings(self) -> Path:

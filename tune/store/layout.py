@@ -1,6 +1,7 @@
 """Names of the files and folders of a home and of its studies, in one place.
 
 HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded images
+     cache/measured.json                     how long steps of training took on this machine: `tune.launch.pricing`
      test-readings.jsonl                     every reading of a test set
      held-out/DATASET-DIGEST.json            test images of a data set that brings none: never trained on again
      studies/NAME/study.yaml                 what was asked, resolved
@@ -37,6 +38,7 @@ from ssl_core.system.errors import ConfigError
 STUDIES, CACHE, ARTIFACTS = "studies", "cache", "mlartifacts"
 MLFLOW_DB = "mlflow.db"
 READINGS_FILE = "test-readings.jsonl"
+MEASURED_FILE = "measured.json"
 HELD_OUT = "held-out"
 """The folder of records of test images that were held out, one file for each data set."""
 COMPARISONS, COMPARISON_FILE = "comparisons", "comparison.json"

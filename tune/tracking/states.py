@@ -5,6 +5,7 @@ TRIAL_STATUS = {
     "asha": "KILLED",
     "median": "KILLED",
     "user": "KILLED",
+    "race": "KILLED",
     "time": "KILLED",
     "nan": "FAILED",
     "oom": "FAILED",

@@ -77,6 +77,7 @@ _STATES = {
     "median": "stopped_early",
     "time": "stopped_early",
     "user": "stopped_early",
+    "race": "stopped_early",
     "nan": "failed",
     "oom": "failed",
     "error": "failed",

@@ -63,7 +63,7 @@ def verdict(
     last = [known[max(known)]] if known else None
     if stop_reason == "completed":
         return TrialState.COMPLETE, [trial.user_attrs["last"][FIELDS[objective]]]
-    if stop_reason in ("asha", "median", "time", "user"):
+    if stop_reason in ("asha", "median", "time", "user", "race"):
         return TrialState.PRUNED, last
     to_blame = stop_reason == "oom" and any(map(is_memory_parameter, distributions))
     if stop_reason == "nan" or to_blame:

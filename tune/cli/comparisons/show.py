@@ -26,6 +26,8 @@ def print_comparison(status: Mapping[str, Any], home: str | None) -> None:
     title = f"comparison {status['comparison']}: {status['dataset']}, {status['labels']} labels, {seeds}"
     print_table(COLUMNS, table_of(status), title)
     out = console()
+    for left in status["race"] or []:
+        out.print(left["said"])
     for sentence in [] if confirmation is None else confirmation["verdict"]:
         out.print(sentence)
     if confirmation is None and status["state"] == "finished":

@@ -76,7 +76,7 @@ class LiveStudy:
         states = Counter(r.state for r in records)
         ended = sum(n for state, n in states.items() if state != "running")
         words = ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in sorted(states.items())) or "none"
-        yield f"trials ended ({words})", f"{ended} of {self.spec.trials}"
+        yield f"trials ended ({words})", str(ended) + self.spec.out_of.replace("/", " of ")
         left = seconds_left(self.spec, records, self._planned)
         if left is not None and self.study.folder.state() == "running":
             yield "left, at this speed", f"about {duration(left)}"
