@@ -50,16 +50,28 @@ def measure(run: Run, steps: int = 2) -> Price:
         def predict(indices: torch.Tensor) -> torch.Tensor:
             return confident.expand(len(indices), -1).to(run.device)
 
-        relabel = Relabel(pool=pool, predict=predict, progress=after)
+        relabel = Relabel(
+            pool=pool,
+            predict=predict,
+            progress=after,
+            setup=run.setup,
+            steps=config.steps_per_epoch,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
         run.method_state, _ = run.method.start_epoch(config.parameters, run.method_state, relabel)
     step = _step_seconds(run, after, steps)
     sample = run.valid[: config.eval_batch_size].to(run.device)
     evaluated = _seconds(run, lambda: run.evaluated_by_index(sample)) / len(sample)
-    valid, pool_size = len(run.valid), len(run.unlabelled) if run.method.relabels else 0
+    valid, pool_size = len(run.valid), _predicted(run, len(run.unlabelled)) if run.method.relabels else 0
     return Price(
         warmup_epoch=config.steps_per_epoch * warmup + valid * evaluated,
         epoch=config.steps_per_epoch * step + (valid + pool_size) * evaluated,
     )
+
+
+def _predicted(run: Run, pool: int) -> int:
+    """How many images the method predicts before an epoch."""
+    return run.method.predicted(run.config.parameters, pool, run.setup, run.config.steps_per_epoch or 1)
 
 
 def _progress(run: Run, *, after_warmup: bool) -> Progress:
