@@ -1,0 +1,60 @@
+"""The whole study against stock wiring, at a small size, through its real commands; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.stock_study import STOCK, Row, Work, check_equal_work, main, table
+
+
+def small_folder(root: Path) -> Path:
+    """Three classes of 8x8 pictures, 30 for training and 2 to test each."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 2)):
+        for name in ("circle", "square", "star"):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def test_every_contender_does_the_same_work_and_has_its_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"folder:{small_folder(tmp_path / 'images')}", "--json", "--contenders", STOCK, "ours"]
+    words += ["--labels", "6", "--trials", "2", "--epochs", "2", "--steps", "2", "--batch-size", "4"]
+    main([*words, "--mu", "2", "--workers", "0"])
+    found = json.loads(capsys.readouterr().out)
+    assert "cores" in found["machine"] and found["work"]["trials"] == 2
+    assert [row["contender"] for row in found["rows"]] == [STOCK, "ours"]
+    for row in found["rows"]:
+        assert row["epochs"] == [2, 2] and row["seconds"] > 0
+        assert len(row["val_error"]) == 2 and all(0 <= error <= 100 for error in row["val_error"])
+
+
+ROWS = [
+    Row(STOCK, 0, 40.0, [3, 3]),
+    Row(STOCK, 1, 60.0, [3, 3]),
+    Row("ours", 0, 10.0, [3, 3]),
+    Row("ours", 1, 30.0, [3, 3]),
+]
+
+
+def test_the_table_compares_within_a_round() -> None:
+    *_, stock, ours = table(ROWS, "a machine")
+    assert stock == "| stock | 2 | 2 | 6 | 50.0 | 8.33 | 1.00 |"
+    assert ours == "| ours | 2 | 2 | 6 | 20.0 | 3.33 | 3.00 |"  # the median of 4 and 2
+
+
+def test_contenders_that_did_other_work_are_not_compared() -> None:
+    work = Work(dataset="", trials=2, epochs=3)
+    check_equal_work(ROWS, work)
+    with pytest.raises(RuntimeError, match=r"ours, round 0: its trials have \[3, 1\] epochs"):
+        check_equal_work([*ROWS, Row("ours", 0, 1.0, [3, 1])], work)
