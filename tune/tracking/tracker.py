@@ -32,7 +32,7 @@ from pathlib import Path
 from ssl_core.model.card import CARD_FILE
 from tune.store.event_log import EventLog
 from tune.store.events import NewEvent, now_ms
-from tune.tracking.contents import run_figures
+from tune.tracking.contents import is_drawn, run_figures
 from tune.tracking.destination import note_destination
 from tune.tracking.sender_process import SenderProcess
 from tune.tracking.states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
@@ -211,6 +211,8 @@ class Tracker:
             own_tags["ssl.error"] = headline(error)
         if self._end(run, TRIAL_STATUS[stop_reason], own_tags, summary or {}, time_ms):
             completed = stop_reason == "completed"
+            if not is_drawn(trial, completed=completed):
+                return
             kept = self._stored(picture) if completed and picture is not None and picture.exists() else None
             self.log.append_many(
                 run_figures(
