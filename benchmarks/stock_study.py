@@ -145,9 +145,10 @@ class Study:
                 return self._stock(Path(folder), number)
             return self._ours(Path(folder), contender, number)
 
-    def _stock(self, folder: Path, number: int) -> Row:
+    def plan(self, folder: Path) -> dict[str, Any]:
+        """The stock study's, which writes into this folder."""
         work = self.work
-        plan = {
+        return {
             "images": str(self.place / "images.npz"),
             "folder": str(folder),
             "out": str(folder / "result.json"),
@@ -160,7 +161,9 @@ class Study:
             "concurrent": work.concurrent,
             "workers": work.workers,
         }
-        (folder / "plan.json").write_text(json.dumps(plan))
+
+    def _stock(self, folder: Path, number: int) -> Row:
+        (folder / "plan.json").write_text(json.dumps(self.plan(folder)))
         seconds = _timed([sys.executable, "-m", "benchmarks.stock_wiring", str(folder / "plan.json")])
         trials = json.loads((folder / "result.json").read_text())["trials"]
         return Row(STOCK, number, seconds, [t["epochs"] for t in trials], [t["val_error"] for t in trials])

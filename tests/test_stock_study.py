@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks.stock_study import STOCK, Row, Work, check_equal_work, main, table
+from benchmarks.stock_study import STOCK, Row, Study, Work, check_equal_work, main, table
+from benchmarks.stock_wiring import Plan, Training
 
 
 def small_folder(root: Path) -> Path:
@@ -37,6 +39,31 @@ def test_every_contender_does_the_same_work_and_has_its_time(
     for row in found["rows"]:
         assert row["epochs"] == [2, 2] and row["seconds"] > 0
         assert len(row["val_error"]) == 2 and all(0 <= error <= 100 for error in row["val_error"])
+
+
+def test_the_stock_training_takes_the_images_that_the_method_says(tmp_path: Path) -> None:
+    work = Work(
+        dataset=f"folder:{small_folder(tmp_path / 'images')}",
+        labels=6,
+        trials=2,
+        steps=3,
+        batch_size=4,
+        mu=2,
+        workers=0,
+    )
+    (tmp_path / "place").mkdir()
+    plan = Plan(**Study(work, tmp_path / "place").plan(tmp_path))
+    assert plan.thresholds == (0.1, 0.02)
+    training = Training(plan, threshold=0.1)
+    before = [weight.clone() for weight in training.network.parameters()]
+    warm, after = training.epoch(1), training.epoch(2)
+    assert warm["images"] == 3 * 4 and warm["accepted"] == 0
+    assert after["accepted"] == 90 - 6 - 6  # all but labelled and validation images
+    assert after["images"] == 3 * (4 + 2 * 4)  # round(4 * 78 / 6) = 52 images a step, but at most mu * B
+    assert all(0 <= metrics["val_error"] <= 100 for metrics in (warm, after))
+    assert any(not torch.equal(a, b) for a, b in zip(before, training.network.parameters(), strict=True))
+    training.threshold = 1.0
+    assert training.epoch(3)["images"] == 3 * 4
 
 
 ROWS = [
