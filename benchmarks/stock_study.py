@@ -164,7 +164,7 @@ class Study:
 
     def _stock(self, folder: Path, number: int) -> Row:
         (folder / "plan.json").write_text(json.dumps(self.plan(folder)))
-        seconds = _timed([sys.executable, "-m", "benchmarks.stock_wiring", str(folder / "plan.json")])
+        seconds = _timed([sys.executable, "-m", "benchmarks.stock_wiring", str(folder / "plan.json")], folder)
         trials = json.loads((folder / "result.json").read_text())["trials"]
         return Row(STOCK, number, seconds, [t["epochs"] for t in trials], [t["val_error"] for t in trials])
 
@@ -182,7 +182,7 @@ class Study:
             words += ["--points", str(self.place / "points.yaml")]
         for name, value in (work.settings() | CONTENDERS[contender]).items():
             words += ["--set", f"{name}={value}"]
-        seconds = _timed([sys.executable, "-c", "from tune.cli import main; main()", *words])
+        seconds = _timed([sys.executable, "-c", "from tune.cli import main; main()", *words], folder)
         study = load_study("ours", home=home)
         records = study.records()
         if study.spec.split_hash != self.split_hash:
@@ -196,15 +196,15 @@ class Study:
         )
 
 
-def _timed(words: list[str]) -> float:
-    """Wall seconds of a program from its start to its exit.
+def _timed(words: list[str], place: Path) -> float:
+    """Wall seconds of a program, run in this folder, from its start to its exit.
 
     Raises:
         RuntimeError: it failed; the message has the end of what it said.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     began = time.perf_counter()
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     if done.returncode:
         said = (done.stdout + done.stderr)[-3000:]
@@ -288,6 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true")
     options = vars(parser.parse_args(arguments))
     as_json, rounds, contenders = (options.pop(name) for name in ("json", "rounds", "contenders"))
+    if options["dataset"].startswith("folder:"):  # the programs run elsewhere
+        options["dataset"] = f"folder:{Path(options['dataset'].removeprefix('folder:')).resolve()}"
     work, machine = Work(**options), machine_name()
     rows = measure(work, rounds, contenders)
     if as_json:

@@ -128,7 +128,7 @@ class _View(optuna.Study):
         """Let samplers see a trial as the storage has it now, as far as the bound allows."""
         trial = self._storage.get_trial(self.identity(number))
         if trial.state == TrialState.FAIL:
-            self.hide(number)
+            self._drop(number)
             return
         self._seen[number] = trial
         if trial.state.is_finished() and self._most is not None:
@@ -143,8 +143,12 @@ class _View(optuna.Study):
         left += [-heapq.heappop(self._best)[1]] if len(self._best) > best else []
         for other in left:
             if other not in self._newest and all(-negated != other for _, negated in self._best):
-                self.hide(other)
-                self.overwrite(other, _silent())
+                self._drop(other)
+
+    def _drop(self, number: int) -> None:
+        """Let go of a trial that no sampler will see."""
+        self.hide(number)
+        self.overwrite(number, _silent())
 
 
 def _rank(trial: FrozenTrial) -> tuple[float, ...]:
