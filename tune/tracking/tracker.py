@@ -209,10 +209,8 @@ class Tracker:
         if error is not None:
             self.log.append("text", run, {"file": "error.txt", "text": error})
             own_tags["ssl.error"] = headline(error)
-        if self._end(run, TRIAL_STATUS[stop_reason], own_tags, summary or {}, time_ms):
-            completed = stop_reason == "completed"
-            if not is_drawn(trial, completed=completed):
-                return
+        ended, completed = TRIAL_STATUS[stop_reason], stop_reason == "completed"
+        if self._end(run, ended, own_tags, summary or {}, time_ms) and is_drawn(trial, completed=completed):
             kept = self._stored(picture) if completed and picture is not None and picture.exists() else None
             self.log.append_many(
                 run_figures(
