@@ -76,7 +76,14 @@ def measure(run: Run, steps: int = 2, seconds: float = 0.0) -> Price:
         def predict(indices: torch.Tensor) -> torch.Tensor:
             return confident.expand(len(indices), -1).to(run.device)
 
-        relabel = Relabel(pool=pool, predict=predict, progress=after)
+        relabel = Relabel(
+            pool=pool,
+            predict=predict,
+            progress=after,
+            setup=run.setup,
+            steps=config.steps_per_epoch,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
         run.method_state, _ = run.method.start_epoch(config.parameters, run.method_state, relabel)
     step = _step_seconds(run, after, steps, seconds)
     sample = run.valid[: config.eval_batch_size].to(run.device)
@@ -87,8 +94,13 @@ def measure(run: Run, steps: int = 2, seconds: float = 0.0) -> Price:
         image=evaluated,
         steps=config.steps_per_epoch,
         evaluated=len(run.valid),
-        relabelled=len(run.unlabelled) if run.method.relabels else 0,
+        relabelled=_predicted(run, len(run.unlabelled)) if run.method.relabels else 0,
     )
+
+
+def _predicted(run: Run, pool: int) -> int:
+    """How many images the method predicts before an epoch."""
+    return run.method.predicted(run.config.parameters, pool, run.setup, run.config.steps_per_epoch or 1)
 
 
 def _progress(run: Run, *, after_warmup: bool) -> Progress:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pkgutil
 
-_NOT_METHODS = frozenset({"base", "consistency", "output", "running", "scene", "views"})
+_NOT_METHODS = frozenset({"base", "consistency", "output", "running", "sampled_pool", "scene", "views"})
 
 
 def method_names() -> list[str]:

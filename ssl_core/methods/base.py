@@ -91,6 +91,7 @@ class PseudoLabels:
     labels: torch.Tensor
     accepted: torch.Tensor
     weights: torch.Tensor | None = None
+    pool: int | None = None
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,22 @@ class Relabel:
         predict: gives the class probabilities (n, C) of images by index: one pass of the evaluated (EMA)
             model, evaluation mode, un-augmented.
         progress: of the epoch's first step.
+        setup: of the run.
+        steps: of an epoch.
+        generator: the method's own random numbers, on the CPU. Use no other source of noise.
     """
 
     pool: torch.Tensor
     predict: Callable[[torch.Tensor], torch.Tensor]
     progress: Progress
+    setup: Setup | None = None
+    steps: int = 0
+    generator: torch.Generator | None = None
+
+    @property
+    def draws(self) -> int:
+        """Unlabelled images that an epoch draws at most: mu * B a step."""
+        return self.steps * self.setup.mu * self.setup.batch_size if self.setup else 0
 
 
 @dataclass(frozen=True)
@@ -195,7 +207,7 @@ class Method(ABC, Generic[ConfigT, StateT]):
     warmup_share: ClassVar[float] = 0.0
     """Default length of the warm-up, as a share of the run."""
     relabels: ClassVar[bool] = False
-    """Whether `start_epoch` predicts all unlabelled images: this adds to the price of an epoch."""
+    """Whether `start_epoch` predicts unlabelled images: this adds to the price of an epoch (see `predicted`)."""
     unlabelled_views: ClassVar[tuple[str, ...]] = ()
     """Views of the unlabelled images that `compute_loss` reads, one of a kind: "weak", "strong"."""
     default_mu: ClassVar[int | None] = None
@@ -255,6 +267,17 @@ class Method(ABC, Generic[ConfigT, StateT]):
     ) -> tuple[StateT, PseudoLabels | None]:
         """Called before each epoch after the warm-up; returns the new state and its pseudo-labels."""
         return state, None
+
+    def predicted(self, config: ConfigT, pool: int, setup: Setup, steps: int) -> int:
+        """How many images of a pool of this size `start_epoch` predicts, of a method that `relabels`: for the price.
+
+        Args:
+            config: the method's parameters.
+            pool: how many images have no label.
+            setup: of the run.
+            steps: of an epoch.
+        """
+        return pool
 
     def draw(
         self, config: ConfigT, state: StateT, setup: Setup, progress: Progress, seed: int

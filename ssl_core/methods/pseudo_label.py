@@ -11,6 +11,9 @@ both, with at most mu*B images of X a step.
 
 The report's algorithm rebuilds X every epoch, its text "accumulates" it; `accumulate` does what the text says.
 
+With `pool: sampled` the pass ends as soon as it has found as many images of X as the epoch draws, and |X| is estimated
+(`ssl_core.methods.sampled_pool`).
+
 All images of a step go through the network in one pass, so that BatchNorm sees the union, as the loss does. With
 `statistics: labelled` there are two passes, each with its batch's statistics, of which the labelled one alone moves the
 running statistics, as in google-research/fixmatch (pseudo_label.py) and USB.
@@ -28,6 +31,7 @@ from pydantic import Field
 
 from ssl_core import losses
 from ssl_core.methods.base import Draw, LossOutput, Method, Progress, PseudoLabels, Relabel, Setup, Step
+from ssl_core.methods.sampled_pool import Sampled, at_most, images_of_a_step, predict_sampled
 from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
 
@@ -46,14 +50,27 @@ class PseudoLabelConfig(MethodConfig):
         description="which images move BatchNorm's running statistics: all of a step, in one pass; or the labelled "
         "ones, the others having a pass of their own (google-research/fixmatch, USB)",
     )
+    pool: Literal["all", "sampled"] = Field(
+        "all",
+        description="which images are predicted before an epoch: all that have no label; or as many, in random order, "
+        "as it takes to find those that the epoch draws (`accumulate` keeps all)",
+    )
 
 
 @dataclass
 class PseudoLabelState:
-    """X: indices into the training images and their pseudo-labels, both (|X|,) int64, sorted by index."""
+    """X: indices into the training images and their pseudo-labels, both (x,) int64, sorted by index.
+
+    `total` is |X|: x where the whole pool was predicted, else its estimate.
+    """
 
     indices: torch.Tensor
     targets: torch.Tensor
+    total: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.total is None:  # a checkpoint of a version without `pool`
+            self.total = float(len(self.indices))
 
 
 def select(probabilities: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,9 +82,8 @@ def select(probabilities: torch.Tensor, threshold: float) -> tuple[torch.Tensor,
     return predicted, confidence > threshold
 
 
-def images_of_a_step(accepted: int, labelled: int, batch_size: int, mu: int) -> int:
-    """min(mu*B, round(B*|X| / |L|)): how many images of X a step draws."""
-    return min(mu * batch_size, round(batch_size * accepted / labelled))
+def _samples(config: PseudoLabelConfig) -> bool:
+    return config.pool == "sampled" and not config.accumulate
 
 
 class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
@@ -81,7 +97,12 @@ class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
     unlabelled_views = ("weak",)
 
     def idle(self, config: PseudoLabelConfig) -> Mapping[str, str]:
-        return {"accumulate": "pseudo_label.threshold = 1"} if config.threshold == 1 else {}
+        idle = {"accumulate": "pseudo_label.threshold = 1"} if config.threshold == 1 else {}
+        return idle | ({"pool": "pseudo_label.accumulate = true"} if config.accumulate else {})
+
+    def predicted(self, config: PseudoLabelConfig, pool: int, setup: Setup, steps: int) -> int:
+        """With `pool: sampled`, as many as tell the size of a step."""
+        return at_most(pool, setup, steps) if _samples(config) else pool
 
     def init_state(self, config: PseudoLabelConfig, setup: Setup) -> PseudoLabelState:
         empty = torch.empty(0, dtype=torch.int64)
@@ -91,6 +112,8 @@ class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
         self, config: PseudoLabelConfig, state: PseudoLabelState, relabel: Relabel
     ) -> tuple[PseudoLabelState, PseudoLabels]:
         """Predict the pool again; with `accumulate` an earlier pseudo-label stays until a newer one is accepted."""
+        if _samples(config) and relabel.draws < len(relabel.pool):
+            return self._sampled(config, relabel)
         predicted, accepted = select(relabel.predict(relabel.pool), config.threshold)
         predicted, accepted = predicted.cpu(), accepted.cpu()
         if config.accumulate:
@@ -105,17 +128,34 @@ class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
         state = PseudoLabelState(indices=relabel.pool[accepted], targets=predicted[accepted])
         return state, PseudoLabels(indices=relabel.pool, labels=predicted, accepted=accepted)
 
+    def _sampled(self, config: PseudoLabelConfig, relabel: Relabel) -> tuple[PseudoLabelState, PseudoLabels]:
+        """Predict the pool until the draws of an epoch are covered."""
+        assert relabel.setup is not None and relabel.generator is not None
+
+        def judge(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            predicted, accepted = select(relabel.predict(relabel.pool[places]), config.threshold)
+            return predicted.cpu(), accepted.cpu()
+
+        order = torch.randperm(len(relabel.pool), generator=relabel.generator)
+        found: Sampled = predict_sampled(order, judge, relabel.setup, relabel.steps)
+        indices = relabel.pool[found.places]
+        state = PseudoLabelState(
+            indices=indices[found.accepted], targets=found.labels[found.accepted], total=found.total
+        )
+        pseudo = PseudoLabels(indices, found.labels, found.accepted, pool=len(relabel.pool))
+        return state, pseudo
+
     def draw(
         self, config: PseudoLabelConfig, state: PseudoLabelState, setup: Setup, progress: Progress, seed: int
     ) -> Draw:
         """Accepted images of a step, shuffled anew each epoch; none where none was accepted."""
         from ssl_core.training.rng import Shuffled  # delayed: it loads torch
 
-        accepted = len(state.indices)
-        size = images_of_a_step(accepted, setup.labelled, setup.batch_size, setup.mu)
+        assert state.total is not None
+        size = images_of_a_step(state.total, setup.labelled, setup.batch_size, setup.mu)
         if size == 0:
             return Draw(indices=state.indices[:0], targets=state.targets[:0])
-        order = Shuffled(accepted, seed, "order/unlabelled", progress.epoch)
+        order = Shuffled(len(state.indices), seed, "order/unlabelled", progress.epoch)
         chosen = order.batch(progress.step_in_epoch, size)
         return Draw(indices=state.indices[chosen], targets=state.targets[chosen])
 

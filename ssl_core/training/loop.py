@@ -25,6 +25,7 @@ from ssl_core.system import memory
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.training.monitors import EpochMonitor
 from ssl_core.training.optim import learning_rate
+from ssl_core.training.rng import generator
 from ssl_core.training.run import Report, Run
 from ssl_core.training.step import checked_state, finite_guard, train_step
 
@@ -115,7 +116,14 @@ def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
         return run.evaluated_by_index(indices).softmax(dim=1)
 
     pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
-    relabel = Relabel(pool=pool, predict=predict, progress=progress)
+    relabel = Relabel(
+        pool=pool,
+        predict=predict,
+        progress=progress,
+        setup=run.setup,
+        steps=run.config.steps_per_epoch or 1,
+        generator=generator(run.config.seed, "noise", progress.step, 1),  # the step's own has no second place
+    )
     state, pseudo = run.method.start_epoch(run.config.parameters, run.method_state, relabel)
     run.method_state = checked_state(run.method, run.method_state, state, "start_epoch")
     if pseudo is not None:

@@ -37,6 +37,7 @@ class EpochMonitor:
         # Of methods that weigh pseudo-labels: the sum of the weights, and of those of the right ones.
         self._weights: torch.Tensor | None = None
         self._has_pseudo = False
+        self._pool: int | None = None
         self._has_truth = not bool((true_labels < 0).any())  # images without a label have no true one
 
     def add(self, output: LossOutput[Any]) -> None:
@@ -53,7 +54,7 @@ class EpochMonitor:
         indices, labels = pseudo.indices.to(device), pseudo.labels.to(device)
         unlabelled = ~self._is_labelled[indices]
         accepted = pseudo.accepted.to(device) & unlabelled
-        self._has_pseudo = True
+        self._has_pseudo, self._pool = True, pseudo.pool
         self._seen = self._seen + unlabelled.sum()
         right = accepted & (labels == self._true[indices])
         self._right = self._right + torch.zeros_like(self._counts).scatter_add(0, labels, right.long())
@@ -81,6 +82,8 @@ class EpochMonitor:
         accepted, seen = sum(counts), int(self._seen)
         weight, right_weight = self._weights.tolist() if self._weights is not None else (accepted, None)
         result["ssl/mask_rate"] = weight / seen if seen else 0.0
+        if self._pool is not None:
+            result["ssl/pool_predicted"] = seen / self._pool
         if weight and right is not None:
             result["ssl/pseudo_label_accuracy"] = (
                 sum(right) if right_weight is None else right_weight

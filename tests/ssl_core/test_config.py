@@ -146,7 +146,12 @@ def test_a_document_comes_back_as_the_same_configuration(method: str) -> None:
 
 def test_a_method_s_parameters_are_in_the_document_under_its_name() -> None:
     document = config(method="pseudo_label", pseudo_label={"threshold": 0.8}).document()
-    assert document["pseudo_label"] == {"threshold": 0.8, "accumulate": False, "statistics": "all"}
+    assert document["pseudo_label"] == {
+        "threshold": 0.8,
+        "accumulate": False,
+        "statistics": "all",
+        "pool": "all",
+    }
     assert "parameters" not in document
     assert "supervised" not in config().document()
 

@@ -11,12 +11,8 @@ import torch
 from torch.nn import functional
 
 from ssl_core.methods.base import Batch, LossOutput, Progress, PseudoLabels, Relabel, Setup, Step
-from ssl_core.methods.pseudo_label import (
-    PseudoLabelConfig,
-    PseudoLabelState,
-    images_of_a_step,
-    select,
-)
+from ssl_core.methods.pseudo_label import PseudoLabelConfig, PseudoLabelState, select
+from ssl_core.methods.sampled_pool import images_of_a_step
 from ssl_core.registry import get_method
 from ssl_core.training.monitors import MAX_CLASSES_SHOWN, EpochMonitor
 from ssl_core.training.run import Run

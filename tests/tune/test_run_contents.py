@@ -69,6 +69,21 @@ def test_the_archives_are_those_that_torchvision_downloads() -> None:
         assert source["url"] == owner.url
 
 
+def test_of_very_many_trials_only_completed_ones_are_drawn(
+    tracked: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_TUNE_FIGURES", "1")
+    tracker = tracked.tracker()
+    tracker.study_started({}, "study\n")
+    for trial in ("999", "1000", "1001"):
+        tracker.trial_started(trial, {}, {}, "trial\n")
+        tracker.report(trial, 1, {"val/error": 50.0})
+    tracker.trial_ended("999", "asha")
+    tracker.trial_ended("1000", "asha")
+    tracker.trial_ended("1001", "completed")
+    assert [event.run for event in tracked.log.owed_figures(99)] == ["s/999", "s/1001"]
+
+
 def test_a_study_is_described_in_words_and_anew_when_more_is_known(tracked: Home) -> None:
     tracker = tracked.tracker()
     tracker.study_started({}, "study\n")

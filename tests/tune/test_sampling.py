@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
+import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import GPSampler, TPESampler
@@ -12,8 +15,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import make_spec
+from tune.definition.coherence import check_sampler
 from tune.definition.spec import StudySpec
+from tune.steering.checks import Spent, grown
 from tune.store.home import Home
+from tune.trials import sampling as module
 from tune.trials.grid import grid_points
 from tune.trials.sampling import INFEASIBLE, Sampling, is_memory_parameter, make_sampler
 
@@ -165,3 +171,88 @@ def test_a_grid_sets_the_number_of_trials(home: Home) -> None:
     found = [sampling.ask(number, {}) for number in range(3)]
     grid = grid_points(spec, spec.search_space().distributions(6))
     assert found == grid[:3]
+
+
+def random_end(chance: random.Random, number: int, params: dict[str, Any]) -> FrozenTrial:
+    reason = chance.choice(["completed", "asha", "asha", "nan", "error"])
+    return ended(number, params, reason, None if reason == "error" else round(chance.uniform(5, 90), 1))
+
+
+def seen_by(sampling: Sampling) -> list[tuple[int, str]]:
+    return [(t.number, t.state.name) for t in sampling._view._get_trials(deepcopy=False)]
+
+
+def by_hand(trials: list[FrozenTrial], running: list[int], best: int, newest: int) -> list[int]:
+    """Numbers of the trials that TPE is to see."""
+    taught = [t for t in trials if t.state != TrialState.FAIL]
+
+    def rank(trial: FrozenTrial) -> tuple[int, float, int]:
+        if INFEASIBLE in trial.constraints:
+            return 2, 0.0, trial.number
+        return int(trial.state != TrialState.COMPLETE), float(trial.intermediate_values[2]), trial.number
+
+    chosen = [t.number for t in sorted(taught, key=rank)[:best]]
+    return sorted({*chosen, *sorted(t.number for t in taught)[-newest:], *running})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_view_of_a_long_study_is_bounded_and_follows_from_what_is_stored(
+    home: Home, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Trials end in any order; after each a driver that begins anew sees and asks the same."""
+    monkeypatch.setattr(module, "BEST", 4)
+    monkeypatch.setattr(module, "NEWEST", 6)
+    spec, chance = make_spec(home, startup_trials=3), random.Random(seed)
+    sampling = Sampling(spec, SPACE)
+    running: dict[int, dict[str, Any]] = {}
+    stored: dict[int, FrozenTrial] = {}
+    for number in range(45):
+        asked_for = sampling.ask(number, {})
+        assert asked_for is not None
+        running[number] = asked_for
+        while len(running) > 5:
+            ends = chance.choice(list(running))
+            stored[ends] = random_end(chance, ends, running.pop(ends))
+            sampling.end(stored[ends])
+        expected = by_hand(list(stored.values()), list(running), 4, 6)
+        assert [n for n, _ in seen_by(sampling)] == expected
+        if number % 11 == 0:
+            again = Sampling(spec, SPACE)
+            for n in range(number + 1):
+                again.add(stored.get(n) or under_way(n, running[n]))
+            assert seen_by(again) == seen_by(sampling)
+            assert again.ask(number + 1, {}) == copy.deepcopy(sampling).ask(number + 1, {})
+    dropped = [t for t in sampling._view._storage.get_all_trials(0) if t.number not in expected]
+    assert len(dropped) > 20 and all(not t.params for t in dropped)  # their content is let go
+
+
+def under_way(number: int, params: dict[str, Any]) -> FrozenTrial:
+    trial = create_trial(state=TrialState.RUNNING, params=params, distributions=SPACE)
+    trial.number = number
+    return trial
+
+
+def test_a_study_within_the_bound_is_asked_what_optuna_asks(home: Home) -> None:
+    """Optuna's own study in memory, told the same, asks for the same points."""
+    spec, space = make_spec(home, startup_trials=3), {"lr": SPACE["lr"], "batch_size": SPACE["batch_size"]}
+    sampling, plain, chance = Sampling(spec, space), optuna.create_study(), random.Random(0)
+    for number in range(12):
+        plain.sampler = make_sampler(spec, number)
+        theirs = plain.ask(space)
+        assert sampling.ask(number, {}) == theirs.params
+        trial = ended(number, theirs.params, chance.choice(["completed", "asha"]), chance.uniform(5, 90))
+        sampling.end(trial)
+        for step, value in trial.intermediate_values.items():
+            theirs.report(value, step)
+        plain.tell(theirs, trial.value if trial.state == TrialState.COMPLETE else None, state=trial.state)
+
+
+def test_a_gaussian_process_is_refused_more_trials_than_it_can_take(home: Home) -> None:
+    check_sampler("gp", 1000)
+    check_sampler("tpe", 100_000)
+    with pytest.raises(ConfigError, match=r"--sampler gp with --trials 1001.*--sampler tpe.*--trials 1000"):
+        check_sampler("gp", 1001)
+    spec, cost = make_spec(home, sampler="gp", trials=900), Spent(0.0, 0, 0.0)
+    assert grown(spec, {"trials": 1000}, [], cost).trials == 1000
+    with pytest.raises(ConfigError, match=r"--sampler gp with --trials 2000"):
+        grown(spec, {"trials": 2000}, [], cost)

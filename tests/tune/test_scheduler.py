@@ -125,6 +125,15 @@ def test_decisions_are_those_of_rays_own_asha(epochs: int, seed: int) -> None:
         ]
 
 
+def test_filling_rungs_again_looks_at_each_value_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judging takes a quantile of all values in a rung; of earlier sittings nothing is judged again."""
+    records = [the_record(n, {epoch: float(n) for epoch in range(1, 20)}) for n in range(30)]
+    bracket = type(StudyASHA(27)._brackets[0])
+    monkeypatch.setattr(bracket, "cutoff", lambda self, recorded: pytest.fail("judged again"))
+    scheduler = StudyASHA(27, records)
+    assert [len(values) for values in filled(scheduler).values()] == [30, 30]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_rungs_are_filled_again_as_they_were(seed: int) -> None:
     straight = StudyASHA(27)

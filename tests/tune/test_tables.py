@@ -76,11 +76,8 @@ def test_a_cell_is_declared_in_the_reports_own_setting() -> None:
     config = report_entry(cell, Budget()).config
     assert (config.network, config.epochs, config.warmup_epochs) == ("wrn-28-2", 300, 10)
     assert (config.batch_size, config.mu, config.steps_per_epoch) == (64, 7, 103)  # 46,000 / 448, rounded up
-    assert config.document()["pseudo_label"] == {
-        "threshold": 0.6,
-        "accumulate": False,
-        "statistics": "all",
-    }
+    own = {"threshold": 0.6, "accumulate": False, "statistics": "all", "pool": "all"}
+    assert config.document()["pseudo_label"] == own
     assert cut(report_entry(cell, Budget()), Budget()) == []
     (cell,) = chosen(cells_of("table2"), ["cifar100@2500"])
     config = report_entry(cell, Budget()).config

@@ -29,6 +29,24 @@ MOST_EPOCHS = 100_000
 """The longest run that a configuration allows: stands for one whose length is not known yet."""
 
 
+MOST_FOR_GP = 1000
+"""Trials that a Gaussian process is fitted to at most: the time of an ask grows with the cube of their number."""
+
+
+def check_sampler(sampler: str, trials: int) -> None:
+    """Refuse a Gaussian process for a study in which its asks would take longer than the trials.
+
+    Raises:
+        ConfigError: it has too many trials.
+    """
+    if sampler == "gp" and trials > MOST_FOR_GP:
+        raise ConfigError(
+            f"--sampler gp with --trials {trials}: at each ask a Gaussian process is fitted to all trials so far, "
+            f"which takes minutes beyond {MOST_FOR_GP}. Take --sampler tpe (or random), or at most --trials "
+            f"{MOST_FOR_GP}."
+        )
+
+
 def check_sense(space: SearchSpace, config: RunConfig) -> None:
     """Refuse a space that may ask for a configuration that is none, or that searches what changes nothing.
 

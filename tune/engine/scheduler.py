@@ -83,7 +83,7 @@ class StudyASHA(AsyncHyperBandScheduler):
             for ssl_epoch, value in sorted(record.intermediate.items()):
                 if ssl_epoch > (record.ssl_epoch or 0):
                     continue  # its driver died while noting it: it is reported, and judged, again
-                self._judge(int(record.trial), ssl_epoch, value)
+                self._enter(int(record.trial), ssl_epoch, value)
 
     def bracket_of(self, number: int) -> int:
         """The bracket of a trial."""
@@ -92,6 +92,17 @@ class StudyASHA(AsyncHyperBandScheduler):
         assert self._seed_of is not None
         drawn = np.random.default_rng(generator_seed(self._seed_of, "bracket", number)).random()
         return int(np.searchsorted(np.cumsum(self._shares)[:-1], drawn, side="right"))
+
+    def _enter(self, number: int, ssl_epoch: int, value: float) -> None:
+        """Note a value that was judged in an earlier sitting, in the rung where Ray's bracket noted it.
+
+        Judging it again would take the quantile of all values that came there before, of which nothing is wanted.
+        """
+        name = str(number)
+        for milestone, recorded in self._brackets[self.bracket_of(number)]._rungs:  # the highest first
+            if ssl_epoch >= milestone:
+                recorded.setdefault(name, -value)
+                return
 
     def _judge(self, number: int, ssl_epoch: int, value: float) -> str:
         shim: Any = SimpleNamespace(trial_id=str(number))

@@ -22,7 +22,7 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import trust_named
 from tune.cluster.capacity import Machine, gpu_places, share
 from tune.cluster.gpus import check_gpus, gpu_count
-from tune.definition.coherence import check_sense
+from tune.definition.coherence import check_sampler, check_sense
 from tune.definition.inputs import with_absolute_place, with_overrides
 from tune.definition.request import STARTUP_TRIALS, KeptOptions, SearchRequest
 from tune.definition.rungs import stopping_of
@@ -53,6 +53,7 @@ def check_request(request: SearchRequest) -> None:
     Raises:
         ConfigError: anything wrong.
     """
+    check_sampler(request.sampler, request.trials)
     config = from_document(_document(request))
     trust_named(request.method)
     space = load_space(request.method, request.space)
@@ -84,6 +85,7 @@ def resolve_request(
     Raises:
         ConfigError: anything wrong that can be known without decoding images.
     """
+    check_sampler(request.sampler, request.trials)
     asked = from_document(_document(request))
     trust_named(request.method)
     if places is None:

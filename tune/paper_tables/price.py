@@ -146,6 +146,8 @@ def _short(config: RunConfig) -> RunConfig:
     parameters = config.parameters
     if "threshold" in type(parameters).model_fields:  # every image is used, which makes a step most expensive
         parameters = parameters.model_copy(update={"threshold": 1e-9})
+    if "pool" in type(parameters).model_fields:  # the whole pool's seconds are taken off those of the epoch
+        parameters = parameters.model_copy(update={"pool": "all"})
     assert config.batch_size and config.mu is not None
     update = {
         "batch_size": max(2, min(config.batch_size, IMAGES // (1 + config.mu))),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_core.system.errors import ConfigError, counted
+from tune.definition.coherence import check_sampler
 from tune.definition.points import check_points
 from tune.definition.spec import StudySpec
 from tune.store.event_log import EventLog
@@ -51,7 +52,7 @@ def grown(
         cost: what it has taken so far.
 
     Raises:
-        ConfigError: fewer trials than there are, or a budget that is spent already.
+        ConfigError: fewer trials than there are, more than a Gaussian process takes, or a budget that is spent already.
     """
     update: dict[str, Any] = {}
     if (total := content.get("trials")) is not None:
@@ -60,6 +61,8 @@ def grown(
                 f"--trials {total}: the study {spec.name!r} has {counted(len(records), 'trial')} already, and --trials "
                 f"is the new total. Give at least {max(len(records), 1)}."
             )
+        if total > spec.trials:
+            check_sampler(spec.sampler, total)
         update = {"trials": total, "startup_trials": startup_trials(spec)}
         if spec.sampler == "grid":
             update |= finer_grid(spec, total, [r.values for r in records])

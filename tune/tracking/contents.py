@@ -4,8 +4,8 @@ A figure event says `figure` (what), `file` (its name among the run's artifacts)
 log and the study's folder. The sender has it drawn (`tune.delivery.drawing`), when nothing else is owed.
 Nothing is drawn here.
 
-Thousands of trials stay cheap: one that was stopped or failed has its learning curves alone; one that ran its
-whole budget also the health of its pseudo-labels and its method's own picture.
+Thousands of trials stay cheap: one that was stopped or failed has its learning curves alone, and from the thousandth on
+no figure; one that ran its whole budget also the health of its pseudo-labels and its method's own picture.
 """
 
 from __future__ import annotations
@@ -20,6 +20,14 @@ from tune.tracking.text import flat, parameter_text
 
 FOLDER = "figures"
 STUDY_FIGURES = ("optimisation_history", "parameter_importances", "slices", "learning_curves")
+
+CURVES_OF_ALL = 1000
+"""Trials of a study whose learning curves are drawn however they ended; of later ones only if they are completed."""
+
+
+def is_drawn(trial: str, *, completed: bool) -> bool:
+    """Whether an ended trial gets figures by itself: `ssl-tune figures NAME --trial T` draws any trial's."""
+    return completed or not trial.isdigit() or int(trial) < CURVES_OF_ALL
 
 
 def run_figures(

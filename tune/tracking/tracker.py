@@ -32,7 +32,7 @@ from pathlib import Path
 from ssl_core.model.card import CARD_FILE
 from tune.store.event_log import EventLog
 from tune.store.events import NewEvent, now_ms
-from tune.tracking.contents import run_figures
+from tune.tracking.contents import is_drawn, run_figures
 from tune.tracking.destination import note_destination
 from tune.tracking.sender_process import SenderProcess
 from tune.tracking.states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
@@ -209,8 +209,8 @@ class Tracker:
         if error is not None:
             self.log.append("text", run, {"file": "error.txt", "text": error})
             own_tags["ssl.error"] = headline(error)
-        if self._end(run, TRIAL_STATUS[stop_reason], own_tags, summary or {}, time_ms):
-            completed = stop_reason == "completed"
+        ended, completed = TRIAL_STATUS[stop_reason], stop_reason == "completed"
+        if self._end(run, ended, own_tags, summary or {}, time_ms) and is_drawn(trial, completed=completed):
             kept = self._stored(picture) if completed and picture is not None and picture.exists() else None
             self.log.append_many(
                 run_figures(

@@ -11,13 +11,18 @@ can say to each sampler what that sampler understands:
 - A Gaussian process models complete trials only. To it a trial that was stopped early is a complete one with
   the value that it had, an upper estimate of what it would have reached.
 
+What the sampler sees of a long study is bounded (`_View`): all running trials, the NEWEST that ended, and the BEST.
+TPE's good trials are the 25 best, which are the same as without the bound; of the others it weighs old ones least.
+
 The view is a function of what the storage says, so that a driver that resumes asks what it would have asked.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import heapq
+import math
+from collections.abc import Container, Mapping
 from typing import Any
 
 import optuna
@@ -41,6 +46,9 @@ WORST: dict[str, float] = {"val/error": 100.0, "val/error_balanced": 100.0, "val
 """The value of a trial without one, by objective. 10 nats are the loss of a uniform guess among 22,000 classes."""
 INFEASIBLE = "infeasible"
 """Name of the constraint that a trial violates which the sampler should not try again."""
+
+BEST, NEWEST = 100, 2000
+"""Ended trials that TPE sees: the best, and those asked for last."""
 
 # What the memory of a training step depends on; lr or a threshold does not move it by a byte.
 _MEMORY = {"batch_size", "mu", "eval_batch_size", "network", "precision", "data.image_size"}
@@ -77,6 +85,106 @@ def make_sampler(spec: StudySpec, number: int, attempt: int = 0) -> optuna.sampl
     )
 
 
+class _View(optuna.Study):
+    """A study in memory of which a sampler sees a part: running trials, the `newest` ended ones and the `best`.
+
+    Which trials these are follows from the set of ended trials alone, whatever the order in which they ended: one that
+    has fallen out of both never comes back, and its content is dropped.
+
+    Args:
+        best, newest: how many; None: all.
+    """
+
+    def __init__(self, best: int | None = None, newest: int | None = None) -> None:
+        storage = optuna.storages.InMemoryStorage()
+        made = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE])
+        super().__init__(storage.get_study_name_from_id(made), storage)
+        self._most = None if best is None or newest is None else (best, newest)
+        self._seen: dict[int, FrozenTrial] = {}  # by number, ascending
+        self._newest: list[int] = []
+        self._best: list[tuple[tuple[float, ...], int]] = []  # ranks negated: the worst comes first
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        """What Optuna's samplers read."""
+        found = [trial for trial in self._seen.values() if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def identity(self, number: int) -> int:
+        """The storage's id of a trial."""
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def overwrite(self, number: int, trial: FrozenTrial) -> None:
+        """Put another trial in a number's place; no call of Optuna's does."""
+        trial.number, trial._trial_id = number, self.identity(number)
+        self._storage._set_trial(trial._trial_id, trial)  # type: ignore[attr-defined]
+
+    def hide(self, number: int) -> None:
+        """Let samplers not see a trial."""
+        self._seen.pop(number, None)
+
+    def show(self, number: int) -> None:
+        """Let samplers see a trial as the storage has it now, as far as the bound allows."""
+        trial = self._storage.get_trial(self.identity(number))
+        if trial.state == TrialState.FAIL:
+            self._drop(number)
+            return
+        self._seen[number] = trial
+        if trial.state.is_finished() and self._most is not None:
+            self._bound(number, trial)
+
+    def _bound(self, number: int, trial: FrozenTrial) -> None:
+        assert self._most is not None
+        best, newest = self._most
+        heapq.heappush(self._newest, number)
+        heapq.heappush(self._best, (tuple(-part for part in _rank(trial)), -number))
+        left = [heapq.heappop(self._newest)] if len(self._newest) > newest else []
+        left += [-heapq.heappop(self._best)[1]] if len(self._best) > best else []
+        for other in left:
+            if other not in self._newest and all(-negated != other for _, negated in self._best):
+                self._drop(other)
+
+    def _drop(self, number: int) -> None:
+        """Let go of a trial that no sampler will see."""
+        self.hide(number)
+        self.overwrite(number, _silent())
+
+
+def _rank(trial: FrozenTrial) -> tuple[float, ...]:
+    """How good TPE takes an ended trial for, the best first (Optuna's `_split_trials`).
+
+    Complete ones by value, then those that were stopped by how far they came and by value, then infeasible ones.
+    """
+    if any(violation > 0 for violation in trial.constraints.values()):
+        return 2, 0.0, 0.0
+    if trial.state == TrialState.COMPLETE:
+        return 0, 0.0, float(trial.value)  # type: ignore[arg-type]
+    if not trial.intermediate_values:
+        return 1, 1.0, 0.0
+    step, value = max(trial.intermediate_values.items())
+    return 1, -float(step), math.inf if math.isnan(value) else value
+
+
+class _Searched:
+    """The search space that a sampler models: the same for all trials of a study.
+
+    Optuna finds it by comparing the distributions of all trials at each ask.
+
+    Args:
+        distributions: what is searched, by name.
+        states: of the trials that a sampler learns from; before the first of them it models nothing.
+    """
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution], *states: TrialState) -> None:
+        self._distributions, self._states = dict(sorted(distributions.items())), states
+
+    def calculate(self, study: optuna.Study, use_cache: bool = False) -> dict[str, BaseDistribution]:
+        """As of `optuna.search_space.IntersectionSearchSpace`."""
+        known = study._get_trials(deepcopy=False, states=self._states)
+        return dict(self._distributions) if known else {}
+
+
 class Sampling:
     """The sampler's view of a study, and what it asks for. Trials have the numbers that they have in the study.
 
@@ -87,7 +195,8 @@ class Sampling:
 
     def __init__(self, spec: StudySpec, distributions: Mapping[str, BaseDistribution]) -> None:
         self._spec, self._distributions = spec, dict(distributions)
-        self._view = optuna.create_study(direction="minimize")
+        # A Gaussian process has few trials anyway (`tune.definition.coherence.check_sampler`).
+        self._view = _View() if spec.sampler == "gp" else _View(BEST, NEWEST)
         self._asked = -1  # the newest number that was asked for here
         self._grid = grid_points(spec, self._distributions) if spec.sampler == "grid" else []
         self._tried: set[str] = set()  # of a grid's study: the points that it has had
@@ -107,7 +216,7 @@ class Sampling:
             if left is None:
                 return None
             fixed = left
-        self._view.sampler = make_sampler(self._spec, number, attempt)
+        self._view.sampler = self._modelling(make_sampler(self._spec, number, attempt))
         if self._asked == number:
             asked = self._instead(number, fixed)
         else:
@@ -116,20 +225,27 @@ class Sampling:
             asked = self._view.ask(self._distributions)
         assert asked.number == number
         self._asked = number
+        self._view.show(number)
         self._note(asked.params)
         return dict(asked.params)
 
+    def _modelling(self, sampler: optuna.samplers.BaseSampler) -> optuna.samplers.BaseSampler:
+        """A sampler that need not find out what is searched."""
+        complete = TrialState.COMPLETE
+        if isinstance(sampler, optuna.samplers.TPESampler):
+            sampler._search_space = _Searched(self._distributions, complete, TrialState.PRUNED)  # type: ignore[assignment]
+        elif isinstance(sampler, optuna.samplers.GPSampler):
+            sampler._intersection_search_space = _Searched(self._distributions, complete)  # type: ignore[assignment]
+        return sampler
+
     def _instead(self, number: int, fixed: Mapping[str, Any]) -> optuna.trial.Trial:
         """Ask anew for a trial that has a point; as `optuna.Study.ask` does for one that has none."""
-        storage = self._view._storage
-        identity = storage.get_trial_id_from_study_id_trial_number(self._view._study_id, number)
         blank = create_trial(
             state=TrialState.RUNNING, system_attrs={"fixed_params": dict(fixed)} if fixed else {}
         )
-        blank.number, blank._trial_id = number, identity
-        storage._set_trial(identity, blank)  # type: ignore[attr-defined]
-        self._view._thread_local.cached_all_trials = None
-        asked = optuna.trial.Trial(self._view, identity)
+        self._view.hide(number)
+        self._view.overwrite(number, blank)
+        asked = optuna.trial.Trial(self._view, self._view.identity(number))
         for name, distribution in self._distributions.items():
             asked._suggest(name, distribution)
         return asked
@@ -144,24 +260,26 @@ class Sampling:
         if is_own(trial, self._distributions) or is_taken_over(trial):
             seen = _running(trial) if not trial.state.is_finished() else self.as_seen(trial)
             self._note(trial.params)
-        self._view.add_trial(seen or _silent(trial))
+        self._view.add_trial(seen or _silent())
+        self._view.show(trial.number)
 
     def end(self, trial: FrozenTrial) -> None:
         """A running trial has ended, as the storage now says."""
-        seen, storage = self.as_seen(trial) or _silent(trial), self._view._storage
-        identity = storage.get_trial_id_from_study_id_trial_number(self._view._study_id, trial.number)
+        seen, storage = self.as_seen(trial) or _silent(), self._view._storage
+        identity = self._view.identity(trial.number)
         if seen.params not in (
             trial.params,
             {},
         ):  # out of memory: no call of Optuna's changes what was asked for
             asked = copy.copy(storage.get_trial(identity))
             asked.params = seen.params
-            storage._set_trial(identity, asked)  # type: ignore[attr-defined]
+            self._view.overwrite(trial.number, asked)
         for key, value in seen.system_attrs.items():
             storage.set_trial_system_attr(identity, key, value)
         for step, value in seen.intermediate_values.items():
             storage.set_trial_intermediate_value(identity, step, value)
         storage.set_trial_state_values(identity, seen.state, seen.values)
+        self._view.show(trial.number)
 
     def as_seen(self, trial: FrozenTrial) -> FrozenTrial | None:
         """An ended trial as the sampler should see it; None: not at all."""
@@ -200,6 +318,6 @@ def _running(trial: FrozenTrial) -> FrozenTrial:
     return create_trial(state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions)
 
 
-def _silent(trial: FrozenTrial) -> FrozenTrial:
+def _silent() -> FrozenTrial:
     """What keeps a trial's number and says nothing."""
     return create_trial(state=TrialState.FAIL)
