@@ -18,6 +18,7 @@ from tune.cli.options import (
     JsonOption,
     SetOption,
     TrustOption,
+    WarmupCacheOption,
 )
 from tune.cli.show import console, print_json, print_table
 
@@ -51,6 +52,7 @@ def reproduce_command(
         Path | None, typer.Option("-o", "--output", help="Folder of the tables [HOME/tables]")
     ] = None,
     data_root: DataRootOption = None,
+    warmup_cache: WarmupCacheOption = None,
     trust_method: TrustOption = False,
     home: HomeOption = None,
     address: AddressOption = None,
@@ -72,6 +74,7 @@ def reproduce_command(
         "trials": trials,
         "concurrent": concurrent,
         "data_root": data_root,
+        "warmup_cache": warmup_cache,
         "trust_method": trust_method,
     }
     if dry_run:

@@ -26,6 +26,7 @@ from tune.findings.ranking import resolution
 from tune.images.held_out import held_out_before
 from tune.images.study import StudyImages, images_of
 from tune.launch.counts import unequal
+from tune.launch.planning.shared_warmups import expected_shared
 from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.layout import PLAN_FILE
@@ -59,6 +60,7 @@ class Expectation:
         disk_bytes: of the checkpoints that running and completed trials keep.
         memory_bytes: that a trial takes on the host; None where the system does not tell.
         device_bytes: that a trial takes on the GPU; 0 without one.
+        shared_epochs: those of the warm-up that another trial of the study has trained: they take no time.
     """
 
     epochs: float
@@ -69,6 +71,7 @@ class Expectation:
     disk_bytes: int
     memory_bytes: int | None = None
     device_bytes: int = 0
+    shared_epochs: float = 0.0
 
 
 def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seconds: float) -> Expectation:
@@ -81,12 +84,12 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
         seconds: how long to go on measuring at further points.
     """
     assert config.epochs is not None
-    mean_warmup = fmean(
-        _warmup(spec, config, values) for values in _points(spec, config.epochs, WARMUP_POINTS)
-    )
+    points = list(_points(spec, config.epochs, WARMUP_POINTS))
+    mean_warmup = fmean(_warmup(spec, config, values) for values in points)
     stopping = stopping_of(spec)
     epochs = expected_epochs(config.epochs, spec.trials, mean_warmup, stopping)
     warmup_epochs = spec.trials * mean_warmup
+    shared = 0.0 if spec.warmup_cache == 0 else expected_shared(spec, config, points)
     with peak_of(config.device) as peak:
         warm, after, parameters = _price(spec, config, data, split, seconds)
     warm, after, parameters = spec.repeats * warm, spec.repeats * after, spec.repeats * parameters
@@ -95,13 +98,14 @@ def expect(spec: StudySpec, config: RunConfig, data: Dataset, split: Split, seco
     return Expectation(
         epochs=epochs,
         warmup_epochs=warmup_epochs,
-        seconds=(warmup_epochs * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
+        seconds=((warmup_epochs - shared) * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
         seconds_per_epoch=after,
         seconds_per_warmup_epoch=warm,
         # parameters, average and momentum (of adamw two momenta)
         disk_bytes=round((4 if config.optimizer == "adamw" else 3) * parameters * kept),
         memory_bytes=None if peak.host is None else peak.host + PROCESS_BYTES,
         device_bytes=peak.device,
+        shared_epochs=shared,
     )
 
 
@@ -244,6 +248,7 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         "rungs": _rungs(spec, config.epochs),
         "expected_epochs": round(expected.epochs, 1),
         "expected_warmup_epochs": round(expected.warmup_epochs, 1),
+        "expected_shared_epochs": round(expected.shared_epochs, 1),
         "epochs_without_stopping": spec.trials * config.epochs,
         "seconds_per_epoch": expected.seconds_per_epoch,
         "seconds_per_warmup_epoch": expected.seconds_per_warmup_epoch,

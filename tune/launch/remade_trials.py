@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from tune.store.integrity import whole
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
 from tune.trials.optuna_storage import open_storage
-from tune.trials.record import ENQUEUED
+from tune.trials.record import ENQUEUED, shared_so_far
 from tune.trials.stored import own_study, verdict
 
 
@@ -140,6 +141,7 @@ def _last(reports: list[Report], warmup: int, reason: str | None) -> dict[str, A
         "deviation": deviation,
         "val_loss": last.metrics["val/loss"],
         "seconds": sum(r.metrics.get("time/epoch_seconds", 0.0) for r in reports),
+        **functools.reduce(lambda noted, report: shared_so_far(noted, report.metrics), reports, {}),
         "stop_reason": reason,
     }
     json.dumps(summary)  # as Optuna keeps it

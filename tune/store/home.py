@@ -23,6 +23,7 @@ from tune.store.layout import (
     STORE_FILE,
     STUDIES,
     STUDY_FILE,
+    WARMUPS,
     check_name,
     is_plain_name,
     sqlite_url,
@@ -69,6 +70,11 @@ class Home:
     def cache(self) -> Path:
         """Decoded images, shared by all processes of the machine through memory maps."""
         return self.path / CACHE
+
+    @property
+    def warmups(self) -> Path:
+        """Warm-ups that trainings share."""
+        return self.cache / WARMUPS
 
     @property
     def test_readings(self) -> Path:

@@ -14,6 +14,8 @@ from ssl_core.config import RunConfig
 from ssl_core.training import checkpoint
 from ssl_core.training.loop import run_epochs
 from ssl_core.training.run import Report, Run
+from ssl_core.training.warmups.names import SAVED
+from ssl_core.training.warmups.sharing import WarmupSharing
 from tune.worker.trial_files import TrialStore, checkpoints_kept
 
 FOLDER = "seed-{}"
@@ -27,18 +29,26 @@ def seeds_of(config: RunConfig, repeats: int) -> list[RunConfig]:
     return [config.model_copy(update={"seed": config.seed + more}) for more in range(repeats)]
 
 
-def load(run: Run, store: TrialStore) -> int:
-    """Load a run's newest checkpoint, where there is one; returns how many epochs it has finished."""
+def load(run: Run, store: TrialStore, sharing: WarmupSharing) -> int:
+    """Load a run's newest checkpoint or, where there is none, the warm-up that another run has trained.
+
+    Returns:
+        How many epochs the run has finished.
+    """
     checkpoint.load_newest(store.folder, run.load_state)
-    return run.history[-1].epoch if run.history else 0
+    sharing.take()
+    return run.epoch
 
 
-def reports_of(run: Run, store: TrialStore, known: int, last: int) -> Iterator[Report]:
+def reports_of(
+    run: Run, store: TrialStore, sharing: WarmupSharing, known: int, last: int
+) -> Iterator[Report]:
     """A run's reports, from where it was loaded on, with a checkpoint after each.
 
     Args:
         run: the run, its newest checkpoint loaded (`load`).
         store: where its checkpoints lie.
+        sharing: keeps its warm-up for other runs.
         known: the last epoch that the driver has; those of the checkpoint that come after it are given again.
         last: the last epoch of the run, which is given again also where it is known: the driver may have died before it
             noted the end.
@@ -48,6 +58,7 @@ def reports_of(run: Run, store: TrialStore, known: int, last: int) -> Iterator[R
         kept = checkpoints_kept(report.epoch, last)
         checkpoint.save(store.folder, report.epoch, run.state(), keep=kept)
         store.keep_checkpoint(report.epoch, kept)
+        sharing.keep()
         yield report
 
 
@@ -78,6 +89,8 @@ def mean(reports: Sequence[Report]) -> Report:
     for name in names:
         values = [report.metrics[name] for report in reports]
         metrics[name] = sum(values) if name in _SUMMED else fmean(values)
+    if saved := [report.metrics[SAVED] for report in reports if SAVED in report.metrics]:
+        metrics[SAVED] = sum(saved)  # perhaps not all of them were taken over
     if _SPREAD in metrics:
         metrics[f"{_SPREAD}_std"] = stdev(report.metrics[_SPREAD] for report in reports)
     shared = [name for name in first.classes if all(name in report.classes for report in reports)]

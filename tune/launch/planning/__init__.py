@@ -1,0 +1,1 @@
+"""Parts of what a plan adds up."""
