@@ -37,7 +37,7 @@ def load(run: Run, store: TrialStore, sharing: WarmupSharing) -> int:
     """
     checkpoint.load_newest(store.folder, run.load_state)
     sharing.take()
-    return run.epoch
+    return run.history[-1].epoch if run.history else 0
 
 
 def reports_of(

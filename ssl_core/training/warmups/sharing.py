@@ -33,14 +33,17 @@ class WarmupSharing:
     """
 
     def __init__(self, run: Run, store: WarmupStore | None) -> None:
-        assert run.epoch == 0
         self._run, self._store, self._key = run, store, ""
+        if store is None or store.is_off:
+            self._store = None
+            return
+        assert run.epoch == 0
         length = warmup_length(run.config)
         # The last epoch is always trained: what is measured after it is more than after the others.
         self._most_taken = min(length, run.config.last_epoch - 1)
         is_warmup = run.method.has_warmup
         self._most_kept = length if is_warmup else min(length, longest_shared(run.config.epochs or 1))
-        if store is None or store.is_off or length == 0:
+        if length == 0:
             self._store = None
         else:
             self._key = key_of(run)

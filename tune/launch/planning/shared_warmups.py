@@ -17,7 +17,8 @@ def expected_shared(spec: StudySpec, config: RunConfig, points: Sequence[Mapping
     """Epochs of the warm-up that trials are expected to take over from earlier trials of the same study.
 
     The trials are played through in turn. Each finds what those have trained that began so much earlier that they no
-    longer run beside it. What earlier studies have left is not counted: it may be gone when it is wanted.
+    longer run beside it. What earlier studies have left is not counted: it may be gone when it is wanted. Nor is what
+    the trials of a method without a warm-up share: two of them hardly ever have the same learning rate.
 
     Args:
         spec: the study.
@@ -25,8 +26,10 @@ def expected_shared(spec: StudySpec, config: RunConfig, points: Sequence[Mapping
         points: random points of its space; used again and again where the study has more trials.
     """
     assert config.epochs is not None
+    if not method_of(config).has_warmup:
+        return 0.0
     space = spec.search_space()
-    found = [_part(config, space.resolve(values, config.epochs)) for values in points]
+    found = [warmup_of(config, space.resolve(values, config.epochs)) for values in points]
     longest: dict[str, int] = {}
     under_way: list[tuple[str, int]] = []
     shared = 0
@@ -40,8 +43,13 @@ def expected_shared(spec: StudySpec, config: RunConfig, points: Sequence[Mapping
     return float(shared)
 
 
-def _part(base: RunConfig, overrides: Mapping[str, Any]) -> tuple[str, int]:
-    """What the warm-up of a trial depends on, as text, and how many epochs of it can be taken over."""
+def warmup_of(base: RunConfig, overrides: Mapping[str, Any]) -> tuple[str, int]:
+    """What the warm-up of a trial depends on, as text, and how many epochs of it can be taken over.
+
+    Args:
+        base: the configuration that all trials share.
+        overrides: the trial's own values by dotted name, the warm-up in epochs.
+    """
     from ssl_core.training.warmups.key import shared_part, warmup_length  # loads torch
 
     config = from_document(with_overrides(base.document(), overrides))
