@@ -104,7 +104,7 @@ def _digest_of_network(run: Run) -> str:
     digest = hashlib.sha256(str(run.network).encode())
     for name, value in run.network.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

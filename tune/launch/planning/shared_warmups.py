@@ -29,7 +29,7 @@ def expected_shared(spec: StudySpec, config: RunConfig, points: Sequence[Mapping
     if not method_of(config).has_warmup:
         return 0.0
     space = spec.search_space()
-    found = [warmup_of(config, space.resolve(values, config.epochs)) for values in points]
+    found = [warmup_of(config, space.resolve(values, config.epochs)) for values in points[: spec.trials]]
     longest: dict[str, int] = {}
     under_way: list[tuple[str, int]] = []
     shared = 0
