@@ -7,6 +7,7 @@ import random
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -364,7 +365,7 @@ def test_entries_that_are_damaged_at_random_change_no_bit(store: WarmupStore) ->
     assert len(taken) > 2  # the damage was sometimes at the end, sometimes everywhere
 
 
-def forged(store: WarmupStore, key: str, epoch: int, **parts: Any) -> None:
+def forge(store: WarmupStore, key: str, epoch: int, parts: dict[str, Any]) -> None:
     """A file of the store with the right checksum, and other parts."""
     path = checkpoint.path_of(store.folder / key, epoch)
     state = checkpoint.read(path)
@@ -393,7 +394,7 @@ def test_what_has_the_right_checksum_but_does_not_fit_is_removed_and_trained(
     finish(alone)
     go(make_run("vat", warmup_epochs=2), store, until=2)
     key = key_of(make_run("vat"))
-    forged(store, key, 2, **parts)
+    forge(store, key, 2, parts)
     run = make_run("vat", warmup_epochs=2)
     with pytest.warns(UserWarning, match="removed and trained again"):
         assert len(go(run, store)) == 1
@@ -457,7 +458,7 @@ def test_the_default_bound_is_a_share_of_the_disk_that_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, free = WarmupStore(tmp_path), 10**9
-    monkeypatch.setattr("shutil.disk_usage", lambda _: (2 * free, free, free))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     assert store.bound(0) == int(SHARE * free)
     assert store.bound(10**8) == int(SHARE * (free + 10**8))  # what the store itself takes counts as free
 
