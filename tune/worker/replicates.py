@@ -14,13 +14,13 @@ from ssl_core.config import RunConfig
 from ssl_core.training import checkpoint
 from ssl_core.training.loop import run_epochs
 from ssl_core.training.run import Report, Run
-from ssl_core.training.warmups.names import SAVED
+from ssl_core.training.warmups.names import SAVED, SECONDS
 from ssl_core.training.warmups.sharing import WarmupSharing
 from tune.worker.trial_files import TrialStore, checkpoints_kept
 
 FOLDER = "seed-{}"
 """Where the checkpoints of a further replicate lie, within the trial's folder."""
-_SUMMED = ("time/epoch_seconds",)
+_SUMMED = (SECONDS, SAVED)  # an epoch counts as taken over where all replicates took it over
 _SPREAD = "val/error"
 
 
@@ -89,8 +89,6 @@ def mean(reports: Sequence[Report]) -> Report:
     for name in names:
         values = [report.metrics[name] for report in reports]
         metrics[name] = sum(values) if name in _SUMMED else fmean(values)
-    if saved := [report.metrics[SAVED] for report in reports if SAVED in report.metrics]:
-        metrics[SAVED] = sum(saved)  # perhaps not all of them were taken over
     if _SPREAD in metrics:
         metrics[f"{_SPREAD}_std"] = stdev(report.metrics[_SPREAD] for report in reports)
     shared = [name for name in first.classes if all(name in report.classes for report in reports)]
