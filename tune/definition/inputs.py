@@ -115,9 +115,11 @@ def parse_size(text: str, option: str) -> int:
     found = re.fullmatch(SIZE, text.strip())
     if found is None:
         raise ConfigError(f"{option} {text!r}: write a size such as 500M, 20G or 2GiB.")
-    number, unit = re.match(r"[\d.]+", found[0]), (found[2] or "").lower()
+    unit = (found[2] or "").lower()
+    number = float(found[0].rstrip("kKmMgGtTiIbB \t"))
     base = 1024 if "i" in unit else 1000
-    return round(float(number[0] if number else 0) * base ** ("bkmgt".index(unit[0]) if unit else 0))
+    power = "bkmgt".index(unit[0]) if unit else 0
+    return round(number * float(base**power))
 
 
 _KINDS = ("folder:", "table:")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Mapping
@@ -133,6 +132,9 @@ def _last(reports: list[Report], warmup: int, reason: str | None) -> dict[str, A
     last = reports[-1]
     counts = last.classes if "images" in last.classes else None
     deviation = None if counts is None else balanced_deviation(counts["images"], counts["wrong"])
+    shared: dict[str, Any] = {}
+    for report in reports:
+        shared = shared_so_far(shared, report.metrics)
     summary = {
         "epoch": last.epoch,
         "ssl_epoch": last.epoch - warmup if last.epoch > warmup else None,
@@ -141,7 +143,7 @@ def _last(reports: list[Report], warmup: int, reason: str | None) -> dict[str, A
         "deviation": deviation,
         "val_loss": last.metrics["val/loss"],
         "seconds": sum(r.metrics.get("time/epoch_seconds", 0.0) for r in reports),
-        **functools.reduce(lambda noted, report: shared_so_far(noted, report.metrics), reports, {}),
+        **shared,
         "stop_reason": reason,
     }
     json.dumps(summary)  # as Optuna keeps it

@@ -125,13 +125,14 @@ def machine_of(device: str) -> dict[str, Any]:
         "dtype": str(torch.get_default_dtype()),
         "matmul": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "onednn": torch.backends.mkldnn.is_available(),
+        "onednn": bool(torch._C._has_mkldnn),
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
     }
     if device == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
         share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: None)()
-        told |= {"cudnn": torch.backends.cudnn.version(), "memory": total, "share": share}
+        version = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        told |= {"cudnn": version, "memory": total, "share": share}
         told["tf32"] = [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
     return {**environment.fingerprint(device), **_library_versions(), **told}
 
