@@ -133,7 +133,7 @@ def train(
         on_report: called with the report of every epoch.
         membership: the record of test images that earlier runs held out of this data set; a run that is resumed
             keeps its own, which lies in `out`.
-        warmups: warm-ups that runs share: what another run has trained of this one's is taken over (the same bits).
+        warmups: warm-ups that runs share: what another has trained of this one's is taken over (the same bits).
 
     Raises:
         ConfigError: anything wrong with the configuration or the data, an `out` that is in use, `final` without a
@@ -152,14 +152,12 @@ def train(
             "refit: the model is trained on the validation images too, so the test set alone can measure it: train it "
             "with --final (final=True), once everything is chosen."
         )
-    done, recorded = (
-        _from_before(out, config, final, readings) if resume and out is not None else (None, None)
-    )
+    found = _from_before(out, config, final, readings) if resume and out is not None else (None, None)
+    done, recorded = found
     if done is not None:
         return done
     config, data, split = prepare(config, data_root=data_root, cache=cache, membership=membership)
-    wants_test = final and recorded is None
-    test = _opened_test(config, data, data_root, cache, membership) if wants_test else None
+    test = _opened_test(config, data, data_root, cache, membership) if final and recorded is None else None
     run = Run(config, data, split)
     _train_in(run, out, resume, on_report, WarmupSharing(run, warmups))
     reading = _read_test(run, test, out, readings) if test is not None else recorded

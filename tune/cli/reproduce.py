@@ -58,10 +58,7 @@ def reproduce_command(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the report's tables again (Markdown, LaTeX, CSV, PNG), beside its own and published values.
-
-    The report is named in docs/report.md.
-    """
+    """Make the tables of the report (docs/report.md) again (Markdown, LaTeX, CSV, PNG), beside published values."""
     order: dict[str, Any] = {
         "cells": cell or (),
         "data": data or (),

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import ssl_core
 from ssl_core.methods.supervised import METHOD as SUPERVISED
 from ssl_core.registry import method_of
 from ssl_core.schema import RunConfig
@@ -25,6 +24,8 @@ from ssl_core.system import environment
 if TYPE_CHECKING:
     from ssl_core.training.run import Run
 
+PACKAGE = Path(__file__).parents[2]
+"""The folder of this package's code."""
 FORMAT = 1
 """Of the key and of what is stored under it."""
 WITHOUT = frozenset({"method", "method_digest", "warmup_epochs", "stop_after_epoch", "mu"})
@@ -151,7 +152,7 @@ def _library_versions() -> dict[str, str]:
 @cache
 def code_digest() -> str:
     """Of all the code of this package: another version of it may train to other bits."""
-    root = Path(ssl_core.__file__).parent
+    root = PACKAGE
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
