@@ -177,7 +177,7 @@ def study(uri: str | None, options: argparse.Namespace) -> dict[str, float]:
         began = time.monotonic()
         found = tune.search(
             "supervised", labels=20, trials=options.trials, epochs=options.reports, concurrent=CONCURRENT,
-            sampler="random", name=f"bench-{time.time_ns()}", settings=settings, home=place, quiet=True,
+            sampler="random", name=f"bench-{time.time_ns()}", settings=settings, home=place, quiet=True, warmup_cache=0,
             tracking_uri=uri or f"sqlite:///{place}/none.db",
         )  # fmt: skip
         end = time.monotonic()

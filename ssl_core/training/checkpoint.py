@@ -28,10 +28,15 @@ class DamagedCheckpointError(RuntimeError):
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """Write one checkpoint: tensors, numbers, text, and lists and dicts of them."""
+    write_atomically(path, packed(state))
+
+
+def packed(state: dict[str, Any]) -> bytes:
+    """A checkpoint as the bytes of its file."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
-    write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+    return MAGIC + hashlib.sha256(payload).digest() + payload
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from ssl_core.training.reading import (
     recorded_reading,
 )
 from ssl_core.training.run import Report, Run, differences
+from ssl_core.training.warmups.sharing import WarmupSharing
+from ssl_core.training.warmups.store import WarmupStore
 
 CONFIG_FILE, RESULT_FILE, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 HELD_OUT_FILE = "held-out.json"
@@ -115,6 +117,7 @@ def train(
     readings: Path | None = None,
     on_report: Callable[[Report], None] | None = None,
     membership: Membership | None = None,
+    warmups: WarmupStore | None = None,
 ) -> Result:
     """Train one configuration.
 
@@ -130,6 +133,7 @@ def train(
         on_report: called with the report of every epoch.
         membership: the record of test images that earlier runs held out of this data set; a run that is resumed
             keeps its own, which lies in `out`.
+        warmups: warm-ups that runs share: what another has trained of this one's is taken over (the same bits).
 
     Raises:
         ConfigError: anything wrong with the configuration or the data, an `out` that is in use, `final` without a
@@ -148,16 +152,14 @@ def train(
             "refit: the model is trained on the validation images too, so the test set alone can measure it: train it "
             "with --final (final=True), once everything is chosen."
         )
-    done, recorded = (
-        _from_before(out, config, final, readings) if resume and out is not None else (None, None)
-    )
+    found = _from_before(out, config, final, readings) if resume and out is not None else (None, None)
+    done, recorded = found
     if done is not None:
         return done
     config, data, split = prepare(config, data_root=data_root, cache=cache, membership=membership)
-    wants_test = final and recorded is None
-    test = _opened_test(config, data, data_root, cache, membership) if wants_test else None
+    test = _opened_test(config, data, data_root, cache, membership) if final and recorded is None else None
     run = Run(config, data, split)
-    _train_in(run, out, resume, on_report)
+    _train_in(run, out, resume, on_report, WarmupSharing(run, warmups))
     reading = _read_test(run, test, out, readings) if test is not None else recorded
     result = result_of(run, reading)
     if out is not None:
@@ -185,13 +187,23 @@ def _opened_test(
     return test
 
 
-def _train_in(run: Run, out: Path | None, resume: bool, on_report: Callable[[Report], None] | None) -> None:
-    """Train to the end, with a checkpoint in `out` after every epoch."""
+def _train_in(
+    run: Run,
+    out: Path | None,
+    resume: bool,
+    on_report: Callable[[Report], None] | None,
+    sharing: WarmupSharing,
+) -> None:
+    """Train to the end, with a checkpoint in `out` after every epoch that is trained here."""
     if out is not None:
         _open_folder(out, run, resume)
+    for report in sharing.take():
+        if on_report is not None:
+            on_report(report)
     for report in run_epochs(run):
         if out is not None:
             checkpoint.save(out / CHECKPOINTS, report.epoch, run.state())
+        sharing.keep()
         if on_report is not None:
             on_report(report)
 

@@ -27,7 +27,7 @@ DATA = Path(__file__).parent / "data"
 BEFORE: dict[str, Any] = json.loads((DATA / f"{NAME}.json").read_text())
 
 
-SINCE = ("val/error_balanced", "val/ece", "val/overconfidence")
+SINCE = ("val/error_balanced", "val/ece", "val/overconfidence", "time/seconds_saved")
 """Metrics that later versions measure in addition."""
 
 

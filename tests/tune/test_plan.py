@@ -36,6 +36,7 @@ KEYS = {
     "rungs",
     "expected_epochs",
     "expected_warmup_epochs",
+    "expected_shared_epochs",
     "epochs_without_stopping",
     "seconds_per_epoch",
     "seconds_per_warmup_epoch",
@@ -63,10 +64,10 @@ OPTIONS = [
 
 
 def test_a_plan_says_what_would_run_and_leaves_nothing(ssl_tune: Callable[..., Done], home: Home) -> None:
-    done = ssl_tune("plan", *OPTIONS, "--set", "warmup_epochs=2", "--json")
+    done = ssl_tune("plan", *OPTIONS, "--set", "warmup_epochs=2", "--warmup-cache", "0", "--json")
     assert done.code == 0
     plan = done.document
-    assert set(plan) == KEYS
+    assert set(plan) == KEYS and plan["expected_shared_epochs"] == 0
     assert plan["study"] == "digits@100-pseudo_label" and plan["network"] == "wrn-10-1"
     assert plan["images"] == {"labelled": 100, "valid": 100, "unlabelled": 1338}
     assert len(plan["classes"]) == 10 and plan["notes"] == []
@@ -85,6 +86,19 @@ def test_a_plan_says_what_would_run_and_leaves_nothing(ssl_tune: Callable[..., D
     # parameters, average and momentum in two checkpoints of each of the 2 trials that run, one of that which completes
     assert plan["disk_bytes"] == pytest.approx(3 * 4 * 77_850 * (2 * 2 + 1), rel=0.02)
     assert not home.path.exists()
+
+
+def test_a_plan_takes_off_the_warm_ups_that_are_trained_once(
+    ssl_tune: Callable[..., Done], home: Home
+) -> None:
+    plan = ssl_tune("plan", *OPTIONS, "--set", "warmup_epochs=2", "--json").document
+    # Two trials side by side train it; the other seven take it over.
+    assert plan["expected_warmup_epochs"] == 9 * 2 and plan["expected_shared_epochs"] == 7 * 2
+    after = plan["expected_epochs"] - 9 * 2
+    seconds = 2 * 2 * plan["seconds_per_warmup_epoch"] + after * plan["seconds_per_epoch"]
+    assert plan["expected_seconds"] == pytest.approx(seconds / 2)
+    done = ssl_tune("plan", *OPTIONS, "--set", "warmup_epochs=2")
+    assert "14 of 18 epochs of warm-up" in done.out
 
 
 def test_a_plan_for_people_names_the_same_things(ssl_tune: Callable[..., Done], home: Home) -> None:

@@ -41,10 +41,11 @@ def clean(
     dry_run: bool = False,
     home: Place = None,
 ) -> tuple[Found, list[str]]:
-    """Remove what can go of a home: decoded images, checkpoints of trials that have ended, logs, leftovers.
+    """Remove what can go of a home: decoded images, warm-ups, checkpoints of trials that have ended, logs, leftovers.
 
     Args:
-        cache_age: decoded images that were not read for so long can go: seconds, or text such as "30d".
+        cache_age: decoded images that were not read for so long can go, and warm-ups that were not taken: seconds, or
+            text such as "30d".
         cache_size: bytes that decoded images may take together; None: any number.
         dry_run: remove nothing.
         home: the home folder.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.measured import Measured
 from tune.cluster.connection import joined, machines_of
+from tune.definition.inputs import parse_size
 from tune.signals import resumable
 from tune.store.home import Home
 
@@ -34,12 +35,15 @@ def order_of(
     data_root: Path | str | None = None,
     trust_method: bool = False,
     address: str | None = None,
+    warmup_cache: int | str | None = None,
 ) -> Order:
     """What `reproduce` and `price` take as an object; the arguments are those of `reproduce`.
 
     Args:
         trust_method: a method file in `configs` is run also where this user has not run it before.
         address: of a Ray cluster that this process has joined; None: this machine.
+        warmup_cache: what warm-ups that trainings share may take of the home's disk, in bytes or as text such as
+            ``"2GiB"``; 0: none are shared; None: 5 % of the free disk.
 
     Raises:
         ConfigError: an unknown table or cell, a setting or place that cannot be read, or both configs and search.
@@ -67,6 +71,7 @@ def order_of(
         concurrent=concurrent,
         trust_method=trust_method,
         address=address,
+        warmup_cache=parse_size(str(warmup_cache), "--warmup-cache") if warmup_cache is not None else None,
     )
 
 

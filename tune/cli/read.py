@@ -118,6 +118,9 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         ["MLflow", f"{tracking['uri']}, {counted(tracking['pending'], 'event')} to deliver"],
         ["cost so far", cost(document["cost"]["actual"])],
     ]
+    if shared := document["cost"]["actual"]["shared_epochs"]:
+        saved = duration(document["cost"]["actual"]["seconds_saved"])
+        rows.append(["warm-ups taken over", f"{counted(shared, 'epoch')} of those, {saved} saved"])
     if document["cost"]["planned"] is not None:
         rows.append(["expected", cost(document["cost"]["planned"])])
     if document["seconds_left"] is not None:

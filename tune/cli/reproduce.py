@@ -18,6 +18,7 @@ from tune.cli.options import (
     JsonOption,
     SetOption,
     TrustOption,
+    WarmupCacheOption,
 )
 from tune.cli.show import console, print_json, print_table
 
@@ -51,15 +52,13 @@ def reproduce_command(
         Path | None, typer.Option("-o", "--output", help="Folder of the tables [HOME/tables]")
     ] = None,
     data_root: DataRootOption = None,
+    warmup_cache: WarmupCacheOption = None,
     trust_method: TrustOption = False,
     home: HomeOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the report's tables again (Markdown, LaTeX, CSV, PNG), beside its own and published values.
-
-    The report is named in docs/report.md.
-    """
+    """Make the tables of the report (docs/report.md) again (Markdown, LaTeX, CSV, PNG), beside published values."""
     order: dict[str, Any] = {
         "cells": cell or (),
         "data": data or (),
@@ -72,6 +71,7 @@ def reproduce_command(
         "trials": trials,
         "concurrent": concurrent,
         "data_root": data_root,
+        "warmup_cache": warmup_cache,
         "trust_method": trust_method,
     }
     if dry_run:

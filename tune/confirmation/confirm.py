@@ -306,6 +306,7 @@ def places_of(study: Study, home: Home) -> Places:
         gpus=reserved["gpu"],
         held_out=None if (images := read_images(study.folder.path)) is None else images.held_out,
         address=study.spec.address,
+        warmup_cache=study.spec.warmup_cache,
     )
 
 

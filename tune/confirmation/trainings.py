@@ -23,6 +23,7 @@ from ssl_core.system.files import write_atomically
 from tune.images.held_out import membership_of_document
 from tune.store.events import Report
 from tune.store.home import Home
+from tune.store.layout import WARMUPS
 from tune.worker.task import PRELOAD
 
 FIRST_SEED = 1000
@@ -89,6 +90,7 @@ class Places:
         cpus, gpus: that Ray reserves for one.
         address: of the Ray cluster that this process has joined and they run on; None: this machine.
         held_out: the record of held-out test images (`Membership.document`); None: the data set brings its own.
+        warmup_cache: bytes that stored warm-ups may take; 0: none are stored or taken; None: a share of the free disk.
     """
 
     home: Home
@@ -98,6 +100,7 @@ class Places:
     gpus: float
     address: str | None = None
     held_out: Mapping[str, Any] | None = None
+    warmup_cache: int | None = None
 
 
 Redrawn = Literal["training", "labels", "everything"]
@@ -217,7 +220,7 @@ def _arguments(training: Training, places: Places) -> tuple[Any, ...]:
     home, root, digest = places.home, places.data_root, training.config.method_digest
     text = None if digest is None else method_file.text_of(digest)
     place = str(home.cache), str(training.out), str(home.test_readings)
-    return training.config.document(), text, root, *place, places.held_out
+    return training.config.document(), text, root, *place, places.held_out, places.warmup_cache
 
 
 def _train(
@@ -228,9 +231,11 @@ def _train(
     out: str,
     readings: str,
     held_out: Mapping[str, Any] | None,
+    warmup_cache: int | None,
 ) -> Trained:
     """One training, here or on a worker: goes on where it was, and reads the test set once."""
     from ssl_core import train  # loads torch
+    from ssl_core.training.warmups.store import WarmupStore  # loads torch
 
     folder = Path(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -250,6 +255,7 @@ def _train(
                 final=True,
                 readings=Path(readings),
                 membership=membership_of_document(held_out),
+                warmups=WarmupStore(Path(cache) / WARMUPS, warmup_cache),
             )
         except NonFiniteError as error:
             noted.write_text(str(error))

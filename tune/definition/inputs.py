@@ -102,6 +102,26 @@ def parse_duration(text: str, option: str) -> float:
     raise ConfigError(f"{option} {text!r}: write a time such as 90s, 15m, 2h or 1h30m.")
 
 
+SIZE = r"\d+(\.\d+)?\s*([kKmMgGtT]([iI]?[bB])?|[bB])?"
+"""The text of a size, as a regular expression."""
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes of ``500M``, ``20G`` or ``20 GB``, of ``2GiB`` 2 * 2**30.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    found = re.fullmatch(SIZE, text.strip())
+    if found is None:
+        raise ConfigError(f"{option} {text!r}: write a size such as 500M, 20G or 2GiB.")
+    unit = (found[2] or "").lower()
+    number = float(found[0].rstrip("kKmMgGtTiIbB \t"))
+    base = 1024 if "i" in unit else 1000
+    power = "bkmgt".index(unit[0]) if unit else 0
+    return round(number * float(base**power))
+
+
 _KINDS = ("folder:", "table:")
 
 

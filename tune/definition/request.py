@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 
 from ssl_core.config import Section
 from ssl_core.system.errors import ConfigError
-from tune.definition.inputs import DURATION, parse_duration, preset_of
+from tune.definition.inputs import DURATION, SIZE, parse_duration, parse_size, preset_of
 from tune.definition.objective import DEFAULT, Objective
 from tune.definition.option import INHERITED, Option
 from tune.definition.refusals import refused
@@ -63,6 +63,13 @@ def _not_zero(value: float | None) -> float | None:
     return value
 
 
+def _bytes(value: object, info: ValidationInfo) -> object:
+    """Bytes of a number or of text such as ``2GiB``; the field refuses anything else."""
+    if isinstance(value, str):
+        return parse_size(value, f"--{str(info.field_name).replace('_', '-')}")
+    return value
+
+
 def _text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
@@ -86,6 +93,13 @@ def _web_address(value: str | None) -> str | None:
 
 _TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": f"^({DURATION})$"}
 _TIMEOUT_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "number", "minimum": 0}, _TEXT_SCHEMA]}
+_SIZE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": f"^({SIZE})$"},
+        {"type": "null"},
+    ]
+}
 _BUDGET_SCHEMA: dict[str, Any] = {
     "anyOf": [{"type": "number", "exclusiveMinimum": 0}, _TEXT_SCHEMA, {"type": "null"}]
 }
@@ -225,6 +239,22 @@ class KeptOptions(Section):
         BeforeValidator(_text),
         Option(baseline=INHERITED, metavar="FOLDER", accepts="str | Path | None", otherwise="SSL_TUNE_DATA"),
     ] = Field(None, description="Where downloaded data lie")
+    warmup_cache: Annotated[
+        int | None,
+        BeforeValidator(_bytes),
+        WithJsonSchema(_SIZE_SCHEMA),
+        Option(
+            baseline=INHERITED,
+            metavar="SIZE",
+            typed=str,
+            accepts="int | str | None",
+            otherwise="5 % of the free disk",
+        ),
+    ] = Field(
+        None,
+        ge=0,
+        description="What warm-ups that trials share may take of the home's disk, such as 2GiB; 0: none are shared",
+    )
     address: Annotated[
         str | None,
         Option(baseline=INHERITED, metavar="HOST:PORT|auto", otherwise="this machine", sent=False),

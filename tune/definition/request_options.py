@@ -94,6 +94,10 @@ class RequestOptions(TypedDict, total=False):
     data_root: str | Path | None
     """Where downloaded data lie [SSL_TUNE_DATA]."""
 
+    warmup_cache: int | str | None
+    """What warm-ups that trials share may take of the home's disk, such as 2GiB; 0: none are shared [5 %
+    of the free disk; at least 0]."""
+
     address: str | None
     """A Ray cluster that this machine belongs to [this machine]."""
 

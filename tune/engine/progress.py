@@ -42,7 +42,7 @@ class Progress:
         self._began = time.monotonic()
         self._next_look = 0.0
         earlier = records()
-        self._epochs_before = sum(r.epoch for r in earlier)
+        self._epochs_before = sum(r.trained for r in earlier)
         self._ended = {r.trial for r in earlier if r.state != "running"}
 
     def update(self) -> None:
@@ -80,12 +80,12 @@ class Progress:
                 f"(trial {best.trial}{'' if full else ', not at full budget'})"
             )
         seconds = time.monotonic() - self._began
-        epochs = sum(r.epoch for r in records)
+        epochs = sum(r.trained for r in records)
         rate = (epochs - self._epochs_before) / seconds if seconds else 0.0
         parts.append(f"{rate:.2f} epochs/s")
         if rate and ended and not self.spec.ends_by_epochs:
-            mean = sum(r.epoch for r in records if r.state != "running") / ended
-            under_way = sum(max(0.0, mean - r.epoch) for r in records if r.state == "running")
+            mean = sum(r.trained for r in records if r.state != "running") / ended
+            under_way = sum(max(0.0, mean - r.trained) for r in records if r.state == "running")
             left = (mean * (self.spec.trials - len(records)) + under_way) / rate
             parts.append(f"about {duration(left)} left")
         if waiting := self._waiting():

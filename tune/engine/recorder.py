@@ -24,11 +24,12 @@ from ray.tune.result import NODE_IP
 from search_spaces import dump_yaml
 from ssl_core.measures import balanced_deviation
 from ssl_core.pictures.file import FILE_NAME as PICTURE
+from ssl_core.training.warmups.names import is_shared
 from tune.engine.storage_faults import headline, is_storage_trouble
 from tune.engine.worker_deaths import HangWatch, MemoryKills
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
-from tune.trials.record import ENQUEUED
+from tune.trials.record import ENQUEUED, shared_so_far
 from tune.trials.study_trials import StudyTrials
 from tune.worker.report_keys import (
     BALANCED,
@@ -243,6 +244,7 @@ class Recorder(Callback):
             "deviation": _deviation(result.get(CLASSES) or {}),
             "val_loss": result[LOSS],
             "seconds": last["seconds"] + metrics["time/epoch_seconds"],
+            **shared_so_far(last, metrics),
             "stop_reason": reason,  # in the one write that makes the epoch known
         }
         # The event log goes first: if the driver dies in between, the worker reports this epoch again, the log
@@ -252,7 +254,10 @@ class Recorder(Callback):
         self._records.report(number, summary)
         self._last[number] = summary
         self._spared.pop(number, None)
-        self._hangs.reported(number, metrics["time/epoch_seconds"], warmup=SSL_EPOCH not in result)
+        if is_shared(metrics):  # nothing was trained: that tells nothing of how long an epoch takes
+            self._hangs.started(number, warmup=SSL_EPOCH not in result)
+        else:
+            self._hangs.reported(number, metrics["time/epoch_seconds"], warmup=SSL_EPOCH not in result)
         self.epochs_run += 1
         self.seconds_run += metrics["time/epoch_seconds"]
 

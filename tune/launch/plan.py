@@ -25,6 +25,7 @@ from tune.images.held_out import held_out_before
 from tune.images.study import StudyImages, images_of
 from tune.launch.counts import unequal
 from tune.launch.pricing.price import points, price_of
+from tune.launch.pricing.shared_warmups import expected_shared
 from tune.launch.request import resolve_request
 from tune.store.home import Home
 from tune.store.layout import PLAN_FILE
@@ -55,6 +56,7 @@ class Expectation:
         disk_bytes: of the checkpoints that running and completed trials keep.
         memory_bytes: that a trial takes on the host; None where the system does not tell.
         device_bytes: that a trial takes on the GPU; 0 without one.
+        shared_epochs: those of the warm-up that another trial of the study has trained: they take no time.
     """
 
     epochs: float
@@ -65,6 +67,7 @@ class Expectation:
     disk_bytes: int
     memory_bytes: int | None = None
     device_bytes: int = 0
+    shared_epochs: float = 0.0
 
 
 def expect(
@@ -80,16 +83,17 @@ def expect(
         home: keeps what was measured on this machine.
     """
     assert config.epochs is not None
-    mean_warmup = fmean(
-        _warmup(spec, config, values) for values in points(spec, config.epochs, WARMUP_POINTS)
-    )
+    drawn = list(points(spec, config.epochs, WARMUP_POINTS))
+    mean_warmup = fmean(_warmup(spec, config, values) for values in drawn)
     stopping = stopping_of(spec)
     epochs = expected_epochs(config.epochs, spec.trials, mean_warmup, stopping)
     warmup_epochs = spec.trials * mean_warmup
+    shared = 0.0 if spec.warmup_cache == 0 else expected_shared(spec, config, drawn)
     ends = expected_ends(config.epochs, spec.trials, mean_warmup, stopping)
     if spec.epochs_budget is not None and epochs > spec.epochs_budget:
         share = spec.epochs_budget / epochs
         epochs, warmup_epochs, ends = share * epochs, share * warmup_epochs, share * ends
+        shared *= share
     price = price_of(spec, config, data, split, seconds, Measured(home.measured))
     warm, after, parameters = (spec.repeats * n for n in (price.warmup_epoch, price.epoch, price.parameters))
     # Two checkpoints of each trial that runs, one of each that has completed (`tune.worker.trial_files`).
@@ -97,13 +101,14 @@ def expect(
     return Expectation(
         epochs=epochs,
         warmup_epochs=warmup_epochs,
-        seconds=(warmup_epochs * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
+        seconds=((warmup_epochs - shared) * warm + (epochs - warmup_epochs) * after) / spec.concurrent,
         seconds_per_epoch=after,
         seconds_per_warmup_epoch=warm,
         # parameters, average and momentum (of adamw two momenta)
         disk_bytes=round((4 if config.optimizer == "adamw" else 3) * parameters * kept),
         memory_bytes=None if price.host is None else price.host + PROCESS_BYTES,
         device_bytes=price.device,
+        shared_epochs=shared,
     )
 
 
@@ -209,6 +214,7 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
         "rungs": _rungs(spec, config.epochs),
         "expected_epochs": round(expected.epochs, 1),
         "expected_warmup_epochs": round(expected.warmup_epochs, 1),
+        "expected_shared_epochs": round(expected.shared_epochs, 1),
         "epochs_without_stopping": spec.trials * config.epochs,
         "seconds_per_epoch": expected.seconds_per_epoch,
         "seconds_per_warmup_epoch": expected.seconds_per_warmup_epoch,

@@ -22,7 +22,7 @@ from tune.store.integrity import whole
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
 from tune.trials.optuna_storage import open_storage
-from tune.trials.record import ENQUEUED
+from tune.trials.record import ENQUEUED, shared_so_far
 from tune.trials.stored import own_study, verdict
 
 
@@ -132,6 +132,9 @@ def _last(reports: list[Report], warmup: int, reason: str | None) -> dict[str, A
     last = reports[-1]
     counts = last.classes if "images" in last.classes else None
     deviation = None if counts is None else balanced_deviation(counts["images"], counts["wrong"])
+    shared: dict[str, Any] = {}
+    for report in reports:
+        shared = shared_so_far(shared, report.metrics)
     summary = {
         "epoch": last.epoch,
         "ssl_epoch": last.epoch - warmup if last.epoch > warmup else None,
@@ -140,6 +143,7 @@ def _last(reports: list[Report], warmup: int, reason: str | None) -> dict[str, A
         "deviation": deviation,
         "val_loss": last.metrics["val/loss"],
         "seconds": sum(r.metrics.get("time/epoch_seconds", 0.0) for r in reports),
+        **shared,
         "stop_reason": reason,
     }
     json.dumps(summary)  # as Optuna keeps it

@@ -64,6 +64,11 @@ def new_sitting(request: SearchRequest, home: Home, progress: Progress) -> Itera
                 f"the grid, with the points that are tried first, has {counted(spec.trials, 'trial')}, not "
                 f"{request.trials}"
             )
+        if home.url is not None and spec.address is not None and spec.warmup_cache != 0:
+            progress.say(
+                "warm-ups are shared by the trials of one machine, not between machines: an object store has no bound "
+                "for what they take, and each is as large as a checkpoint"
+            )
         progress.say(f"study {spec.name}: reading {spec.config['dataset']}, starting Ray")
 
         def undo() -> None:

@@ -26,7 +26,7 @@ from tune.findings.ranking import (
     shows_balanced,
 )
 from tune.findings.study import Study
-from tune.findings.words import PROTOCOLS, certainty, parameters_in_words, value
+from tune.findings.words import PROTOCOLS, certainty, duration, parameters_in_words, value
 from tune.page import by_class, plots, searched, steered
 from tune.page.parts import Content, Figure, Hidden, Item, Look, Part, Table
 from tune.page.searched import shown
@@ -106,6 +106,9 @@ def _facts(look: Look) -> Iterator[tuple[str, str]]:
     yield f"trials: {ended}", str(len(look.records)) + look.study.spec.out_of.replace("/", " of ")
     hours = sum(r.seconds for r in look.records) / 3600
     yield "training time of all trials", f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+    if shared := sum(r.shared for r in look.records):
+        saved = duration(sum(r.seconds_saved for r in look.records))
+        yield "training time that shared warm-ups saved", f"{saved} ({counted(shared, 'epoch')})"
     without = look.study.spec.trials * (look.config.epochs or 0)
     yield f"epochs, of {without} without early stopping", f"{sum(r.epoch for r in look.records)}"
 
@@ -288,7 +291,7 @@ def _last_line(text: str | None) -> str:
 
 def _environment(look: Look) -> Part:
     spec, config = look.study.spec, look.config
-    seconds = [r.seconds / r.epoch for r in look.records if r.epoch]
+    seconds = [r.seconds / r.trained for r in look.records if r.trained]
     facts = [
         ["begun", spec.created],
         ["data split", f"{spec.split_hash} ({config.labels} labelled, {look.valid} for validation)"],

@@ -26,6 +26,7 @@ class Order:
         concurrent: how many trainings run at a time; None: as many as the machine has room for.
         trust_method: a method file in `configs` is run also where this user has not run it before.
         address: of the cluster that this process has joined, where trainings and searches run; None: this machine.
+        warmup_cache: bytes that warm-ups which trainings share may take; 0: none are shared; None: a share of the disk.
     """
 
     tables: tuple[str, ...]
@@ -37,6 +38,7 @@ class Order:
     concurrent: int | None = None
     trust_method: bool = False
     address: str | None = None
+    warmup_cache: int | None = None
 
     def wanted(self) -> list[Cell]:
         """The cells that are asked for."""

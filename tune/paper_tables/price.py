@@ -78,6 +78,8 @@ def cost(
             "There is no GPU here. Run this on a machine that has one to know its GPU-hours, or reduce the "
             "budget with --network, --epochs, --seeds, --cell and --set."
         )
+    if order.warmup_cache != 0:
+        sentences.append("Warm-ups that runs of one seed share are trained once: that is not taken off.")
     if order.search is not None:
         sentences.append("The searches of --search are not included: `ssl-tune plan` says what one costs.")
     return {"device": device, "processor": processor, "hours": total, "rows": rows, "sentences": sentences}

@@ -136,6 +136,7 @@ def places_of(order: Order, home: Home, count: int) -> Places:
         cpus=1,
         gpus=gpus,
         address=order.address,
+        warmup_cache=order.warmup_cache,
     )
 
 

@@ -207,4 +207,5 @@ def _request(cell: Cell, order: Order) -> SearchRequest:
         concurrent=order.concurrent,
         data_root=None if order.budget.data_root is None else str(order.budget.data_root),
         address=order.address,
+        warmup_cache=order.warmup_cache,
     )

@@ -24,6 +24,7 @@ from tune.store.layout import (
     STORE_FILE,
     STUDIES,
     STUDY_FILE,
+    WARMUPS,
     check_name,
     is_plain_name,
     sqlite_url,
@@ -75,6 +76,11 @@ class Home:
     def measured(self) -> Path | None:
         """The file of what was measured on this machine; None where there is no home yet: a plan makes none."""
         return self.cache / MEASURED_FILE if self.path.is_dir() else None
+
+    @property
+    def warmups(self) -> Path:
+        """Warm-ups that trainings share."""
+        return self.cache / WARMUPS
 
     @property
     def test_readings(self) -> Path:

@@ -2,6 +2,7 @@
 
 HOME/mlflow.db, mlartifacts/, cache/         what MLflow keeps, and decoded images
      cache/measured.json                     how long steps of training took on this machine: `tune.launch.pricing`
+     cache/warmups/KEY/epoch-N.ckpt          warm-ups that trainings share, by what they depend on
      test-readings.jsonl                     every reading of a test set
      held-out/DATASET-DIGEST.json            test images of a data set that brings none: never trained on again
      studies/NAME/study.yaml                 what was asked, resolved
@@ -36,6 +37,8 @@ from ssl_core.system.errors import ConfigError
 # A home
 
 STUDIES, CACHE, ARTIFACTS = "studies", "cache", "mlartifacts"
+WARMUPS = "warmups"
+"""The folder of warm-ups that trainings share, in the cache (`ssl_core.training.warmups.store`)."""
 MLFLOW_DB = "mlflow.db"
 READINGS_FILE = "test-readings.jsonl"
 MEASURED_FILE = "measured.json"

@@ -14,6 +14,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 
+from ssl_core.training.warmups.names import is_shared
 from tune.store.event_log import EventLog
 from tune.store.events import NewEvent, Report
 from tune.tracking.text import flat, parameter_text
@@ -61,6 +62,12 @@ def run_figures(
     if completed and picture is not None:
         figures.append({"figure": "picture", "path": picture})
     return [_event(run, figure) for figure in figures]
+
+
+def shared_tags(reports: Sequence[Report]) -> dict[str, str]:
+    """The tag of a run that took over a part of its warm-up: how many epochs. None of other runs."""
+    shared = sum(is_shared(report.metrics) for report in reports)
+    return {"ssl.warmup_shared": str(shared)} if shared else {}
 
 
 def tell_summary(

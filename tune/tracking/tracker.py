@@ -32,7 +32,7 @@ from pathlib import Path
 from ssl_core.model.card import CARD_FILE
 from tune.store.event_log import EventLog
 from tune.store.events import NewEvent, now_ms
-from tune.tracking.contents import is_drawn, run_figures
+from tune.tracking.contents import is_drawn, run_figures, shared_tags
 from tune.tracking.destination import note_destination
 from tune.tracking.sender_process import SenderProcess
 from tune.tracking.states import STUDY_STATUS, STUDY_STOP_REASON, TRIAL_STATUS
@@ -205,7 +205,7 @@ class Tracker:
         if stop_reason not in TRIAL_STATUS:
             raise ValueError(f"a trial stops for {', '.join(TRIAL_STATUS)}, not {stop_reason!r}")
         run = self.run_key(trial)
-        own_tags = {"ssl.stop_reason": stop_reason, **(tags or {})}
+        own_tags = {"ssl.stop_reason": stop_reason, **shared_tags(self.log.reports(run)), **(tags or {})}
         if error is not None:
             self.log.append("text", run, {"file": "error.txt", "text": error})
             own_tags["ssl.error"] = headline(error)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ssl_core.training.warmups.names import SAVED, is_shared
 from tune.definition.objective import DEFAULT, FIELDS
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class TrialRecord:
         instead_of: trials whose configurations were asked for first, and known already.
         is_users: whether somebody enqueued its point.
         taken_from: the study and trial of a run that was taken over; None of a study's own trial.
+        shared: finished epochs of the warm-up that another run has trained: they took no time.
+        seconds_saved: that those epochs took there.
     """
 
     trial: str
@@ -57,6 +60,13 @@ class TrialRecord:
     instead_of: tuple[str, ...] = ()
     is_users: bool = False
     taken_from: str | None = None
+    shared: int = 0
+    seconds_saved: float = 0.0
+
+    @property
+    def trained(self) -> int:
+        """Finished epochs that the trial has trained itself."""
+        return self.epoch - self.shared
 
     @property
     def score(self) -> float | None:
@@ -107,7 +117,22 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int, objective: str 
         instead_of=tuple(trial.user_attrs.get(INSTEAD_OF, ())),
         is_users=ENQUEUED in trial.user_attrs,
         taken_from=trial.user_attrs.get(TAKEN_OVER),
+        shared=last.get("shared", 0),
+        seconds_saved=last.get("seconds_saved", 0.0),
     )
+
+
+def shared_so_far(last: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What is noted of a trial's epochs that another run has trained, after one more epoch; nothing without any.
+
+    Args:
+        last: what was noted before.
+        metrics: of the epoch.
+    """
+    shared, saved = last.get("shared", 0), last.get("seconds_saved", 0.0)
+    if is_shared(metrics):
+        shared, saved = shared + 1, saved + metrics[SAVED]
+    return {"shared": shared, "seconds_saved": saved} if shared else {}
 
 
 TAKEN_OVER = "taken_over"

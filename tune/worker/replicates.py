@@ -14,11 +14,13 @@ from ssl_core.config import RunConfig
 from ssl_core.training import checkpoint
 from ssl_core.training.loop import run_epochs
 from ssl_core.training.run import Report, Run
+from ssl_core.training.warmups.names import SAVED, SECONDS
+from ssl_core.training.warmups.sharing import WarmupSharing
 from tune.worker.trial_files import TrialStore, checkpoints_kept
 
 FOLDER = "seed-{}"
 """Where the checkpoints of a further replicate lie, within the trial's folder."""
-_SUMMED = ("time/epoch_seconds",)
+_SUMMED = (SECONDS, SAVED)  # an epoch counts as taken over where all replicates took it over
 _SPREAD = "val/error"
 
 
@@ -27,18 +29,26 @@ def seeds_of(config: RunConfig, repeats: int) -> list[RunConfig]:
     return [config.model_copy(update={"seed": config.seed + more}) for more in range(repeats)]
 
 
-def load(run: Run, store: TrialStore) -> int:
-    """Load a run's newest checkpoint, where there is one; returns how many epochs it has finished."""
+def load(run: Run, store: TrialStore, sharing: WarmupSharing) -> int:
+    """Load a run's newest checkpoint or, where there is none, the warm-up that another run has trained.
+
+    Returns:
+        How many epochs the run has finished.
+    """
     checkpoint.load_newest(store.folder, run.load_state)
+    sharing.take()
     return run.history[-1].epoch if run.history else 0
 
 
-def reports_of(run: Run, store: TrialStore, known: int, last: int) -> Iterator[Report]:
+def reports_of(
+    run: Run, store: TrialStore, sharing: WarmupSharing, known: int, last: int
+) -> Iterator[Report]:
     """A run's reports, from where it was loaded on, with a checkpoint after each.
 
     Args:
         run: the run, its newest checkpoint loaded (`load`).
         store: where its checkpoints lie.
+        sharing: keeps its warm-up for other runs.
         known: the last epoch that the driver has; those of the checkpoint that come after it are given again.
         last: the last epoch of the run, which is given again also where it is known: the driver may have died before it
             noted the end.
@@ -48,6 +58,7 @@ def reports_of(run: Run, store: TrialStore, known: int, last: int) -> Iterator[R
         kept = checkpoints_kept(report.epoch, last)
         checkpoint.save(store.folder, report.epoch, run.state(), keep=kept)
         store.keep_checkpoint(report.epoch, kept)
+        sharing.keep()
         yield report
 
 

@@ -41,6 +41,7 @@ class Task:
         held_out: the record of held-out test images (`Membership.document`); None: the data set brings its own.
         identity: versions that the worker must have, where it may be on another machine (`tune.cluster.identity`).
         repeats: on how many training seeds the configuration is trained (`tune.worker.replicates`).
+        warmup_cache: bytes that stored warm-ups may take (`ssl_core.training.warmups.store.WarmupStore`).
     """
 
     trial: int
@@ -58,6 +59,7 @@ class Task:
     held_out: Mapping[str, Any] | None = None
     identity: Mapping[str, str] | None = None
     repeats: int = 1
+    warmup_cache: int | None = None
 
     def as_config(self) -> dict[str, Any]:
         """As Ray Tune has it: the `config` of its trial, a dictionary of the fields."""
@@ -107,4 +109,5 @@ def trial_task(
         held_out=None if (images := read_images(folder.path)) is None else images.held_out,
         identity=identity,
         repeats=spec.repeats,
+        warmup_cache=spec.warmup_cache,
     )

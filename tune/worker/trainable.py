@@ -32,10 +32,12 @@ from ssl_core.system.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.system.files import write_atomically
 from ssl_core.training.result import prepare
 from ssl_core.training.run import Report, Run
+from ssl_core.training.warmups.sharing import WarmupSharing
+from ssl_core.training.warmups.store import WarmupStore
 from tune.cluster.identity import identity
 from tune.errors import FULL
 from tune.images.held_out import membership_of_document
-from tune.store.layout import STUDY_FILE
+from tune.store.layout import STUDY_FILE, WARMUPS
 from tune.worker.replicates import FOLDER, load, reports_of, seeds_of, together
 from tune.worker.report_keys import (
     BALANCED,
@@ -135,10 +137,11 @@ class TrialTrainable(ray_tune.Trainable):
             raise MemoryError(verdict.read_text())
         runs = [Run(each, data, split) for each in seeds_of(config, task.repeats)]
         self._run = runs[0]
-        done = min(load(run, store) for run, store in zip(runs, stores, strict=True))
+        warmups = WarmupStore(self._store.cache / WARMUPS, task.warmup_cache)
+        parts = [(run, at, WarmupSharing(run, warmups)) for run, at in zip(runs, stores, strict=True)]
+        done = min(load(*part) for part in parts)
         monitor = SystemMetrics(config.device) if task.system_metrics else None
-        pairs = zip(runs, stores, strict=True)
-        for report in together([reports_of(run, store, task.known_epoch, last) for run, store in pairs]):
+        for report in together([reports_of(*part, task.known_epoch, last) for part in parts]):
             # Beside the report, not in it: they are no part of what makes a run the same run.
             self._system = monitor.sample() if monitor is not None and report.epoch > done else {}
             yield report

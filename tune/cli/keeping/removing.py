@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import defaultdict
 from typing import Annotated
@@ -13,9 +12,8 @@ from ssl_core.system.errors import ConfigError, counted
 from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
 from tune.cli.show import console, print_json, print_table, waiting
+from tune.definition.inputs import parse_size
 from tune.errors import Exit
-
-_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def register(app: typer.Typer) -> None:
@@ -58,18 +56,6 @@ def megabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def size_in_bytes(text: str, option: str) -> int:
-    """Bytes of ``500M``, ``20G`` or ``20 GB``.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
-    if found is None:
-        raise ConfigError(f"{option} {text!r}: write a size such as 500M or 20G.")
-    return round(float(found[1]) * _SIZES[found[2]])
-
-
 def clean_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; remove nothing")] = False,
     cache_age: Annotated[
@@ -84,8 +70,8 @@ def clean_command(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what can go: old decoded images, checkpoints of trials that have ended, logs, leftovers."""
-    most = None if cache_size is None else size_in_bytes(cache_size, "--cache-size")
+    """Remove what can go: old decoded images and warm-ups, checkpoints of trials that have ended, logs, leftovers."""
+    most = None if cache_size is None else parse_size(cache_size, "--cache-size")
     with waiting("the files to be looked through"):
         found, problems = api.clean(cache_age=cache_age, cache_size=most, dry_run=dry_run, home=home)
     if as_json:

@@ -47,6 +47,7 @@ def plan_command(
             "expected",
             f"{document['expected_epochs']:g} epochs, of {document['epochs_without_stopping']} without stops",
         ],
+        *_shared(document),
         [
             "an epoch",
             f"about {document['seconds_per_epoch']:.1f} s, of the warm-up "
@@ -70,6 +71,12 @@ def plan_command(
         console().print(f"warning: {line}")
     if within is not None:
         console().print(_proposed(document["within"], within))
+
+
+def _shared(document: dict[str, Any]) -> list[list[str]]:
+    """How much of the warm-ups is trained once for several trials."""
+    shared, warmups = document["expected_shared_epochs"], document["expected_warmup_epochs"]
+    return [["taken over", f"{shared:g} of {warmups:g} epochs of warm-up"]] if shared else []
 
 
 def _proposed(found: dict[str, Any] | None, within: str) -> str:

@@ -1,7 +1,8 @@
-"""What can go of a home without a loss: decoded images, checkpoints of trials that have ended, logs, leftovers.
+"""What can go of a home without a loss: decoded images, warm-ups, checkpoints of ended trials, logs, leftovers.
 
-Decoded images are decoded again when they are wanted. A checkpoint of a trial that has ended is not read again: a
-confirmation trains anew, and keeps its own. Studies that a driver runs are left alone.
+Decoded images are decoded again when they are wanted, and warm-ups that trainings share are trained again. A checkpoint
+of a trial that has ended is not read again: a confirmation trains anew, and keeps its own. Studies that a driver runs
+are left alone.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from tune.errors import Exit, ServiceError
 from tune.launch.keeping.deleting import DELETED, size_of
 from tune.launch.keeping.unpacking import UNPACKING
 from tune.store.home import Home
-from tune.store.layout import RAY_FOLDER, SENDER_LOG
+from tune.store.layout import RAY_FOLDER, SENDER_LOG, WARMUPS
 from tune.store.study_folder import StudyFolder
 from tune.trials.reading import read_records
 
 DAY = 86_400.0
 STALE_SECONDS = 3600.0
 """A leftover that is younger may still be somebody's work."""
-KINDS = ("decoded images", "checkpoints", "log", "leftover")
+KINDS = ("decoded images", "warm-ups", "checkpoints", "log", "leftover")
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,15 @@ def find(home: Home, *, cache_age: float = 30 * DAY, cache_size: int | None = No
 
     Args:
         home: the home, a folder.
-        cache_age: seconds after which decoded images that nobody has read can go.
+        cache_age: seconds after which decoded images that nobody has read, and warm-ups that nobody has taken, can go.
         cache_size: bytes that decoded images may take together; beyond, those that were not read for longest can go.
             None: any number.
     """
-    items = [*_caches(home.cache, cache_age, cache_size), *_leftovers(home)]
+    items = [
+        *_caches(home.cache, cache_age, cache_size),
+        *_warmups(home.warmups, cache_age),
+        *_leftovers(home),
+    ]
     left_out = {}
     for name in home.study_names():
         folder = StudyFolder(home.study_folder(name))
@@ -140,6 +145,8 @@ def _caches(cache: Path, age: float, most: int | None) -> Iterator[Item]:
         return
     now, kept = time.time(), []
     for entry in sorted(cache.iterdir()):
+        if entry.name == WARMUPS:
+            continue
         if entry.is_symlink():
             if not entry.exists():
                 yield Item("leftover", entry, 0, "a name of decoded images that are gone")
@@ -157,6 +164,17 @@ def _caches(cache: Path, age: float, most: int | None) -> Iterator[Item]:
         total += size
         if most is not None and total > most:
             yield Item("decoded images", entry, size, "more than --cache-size, and read longest ago")
+
+
+def _warmups(folder: Path, age: float) -> Iterator[Item]:
+    """Warm-ups that trainings share. How much room they take is bound when they are stored."""
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        unused = time.time() - _used(entry)
+        if entry.name.startswith("."):
+            if unused > STALE_SECONDS:
+                yield Item("leftover", entry, size_of(entry), "of a warm-up that was removed")
+        elif unused > age:
+            yield Item("warm-ups", entry, size_of(entry), f"not taken for {unused / DAY:.0f} days")
 
 
 def _used(entry: Path) -> float:

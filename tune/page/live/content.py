@@ -116,7 +116,7 @@ class LiveStudy:
                 f"{r.epoch} of {epochs}",
                 "warm-up" if r.ssl_epoch is None else f"{r.ssl_epoch} after it",
                 "" if r.score is None else in_words(r.objective, r.score),
-                f"{r.seconds / r.epoch:.1f}" if r.epoch else "",
+                f"{r.seconds / r.trained:.1f}" if r.trained else "",
                 parameters_in_words(r.params),
             ]
             for r in running

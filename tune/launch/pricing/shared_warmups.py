@@ -1,0 +1,65 @@
+"""How much of the warm-ups of a study's trials is trained once for several of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssl_core.config import RunConfig, from_document
+from ssl_core.methods.base import has_own_head
+from ssl_core.registry import method_of
+from tune.definition.inputs import with_overrides
+from tune.definition.spec import StudySpec
+
+
+def expected_shared(spec: StudySpec, config: RunConfig, points: Sequence[Mapping[str, Any]]) -> float:
+    """Epochs of the warm-up that trials are expected to take over from earlier trials of the same study.
+
+    The trials are played through in turn. Each finds what those have trained that began so much earlier that they no
+    longer run beside it. What earlier studies have left is not counted: it may be gone when it is wanted. Nor is what
+    the trials of a method without a warm-up share: two of them hardly ever have the same learning rate.
+
+    Args:
+        spec: the study.
+        config: resolved, that all trials share.
+        points: random points of its space; used again and again where the study has more trials.
+    """
+    assert config.epochs is not None
+    if not method_of(config).has_warmup:
+        return 0.0
+    space = spec.search_space()
+    found = [warmup_of(config, space.resolve(values, config.epochs)) for values in points[: spec.trials]]
+    longest: dict[str, int] = {}
+    under_way: list[tuple[str, int]] = []
+    shared = 0
+    for number in range(spec.trials):
+        part, length = found[number % len(found)]
+        if len(under_way) >= spec.concurrent:
+            ended, its_length = under_way.pop(0)
+            longest[ended] = max(longest.get(ended, 0), its_length)
+        shared += min(length, longest.get(part, 0))
+        under_way.append((part, length))
+    return float(shared)
+
+
+def warmup_of(base: RunConfig, overrides: Mapping[str, Any]) -> tuple[str, int]:
+    """What the warm-up of a trial depends on, as text, and how many epochs of it can be taken over.
+
+    Args:
+        base: the configuration that all trials share.
+        overrides: the trial's own values by dotted name, the warm-up in epochs.
+    """
+    from ssl_core.training.warmups.key import shared_part, warmup_length  # loads torch
+
+    config = from_document(with_overrides(base.document(), overrides))
+    part = shared_part(config)
+    if has_own_head(method_of(config)):
+        part["head"] = _head_of(config)
+    length = min(warmup_length(config), config.last_epoch - 1)
+    return json.dumps(part, sort_keys=True), length
+
+
+def _head_of(config: RunConfig) -> str:
+    """A head's layers, on feature maps of one channel."""
+    return str(method_of(config).head(config.parameters, 1))
