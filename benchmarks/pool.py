@@ -4,7 +4,7 @@
     python -m benchmarks.pool --table                   # what is done so far, trains nothing
 
 Every setting has epochs that draw a small part of the pool, as those of a short study. A finished run is a row of
-docs/pool.csv; a run that has a row is not made again. Errors are those on validation images: no test image is read.
+`TABLE`; a run that has a row is not made again. Errors are those on validation images: no test image is read.
 A seed is a training seed and a labelled set, the same for both pools, so that they are compared in pairs. A run has one
 thread, and one more than one run at a time changes its seconds: those are for comparison on a machine that does nothing
 else (`--jobs 1`), processor seconds otherwise.
