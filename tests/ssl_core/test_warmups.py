@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -340,9 +341,9 @@ def damaged(path: Path, chance: random.Random) -> None:
         checkpoint.write(path, {"weights": torch.zeros(3)})
         return
     elif way == "half":
-        state = checkpoint.read(path)
-        del state[chance.choice(["network", "ema", "optimizer", "reports", "key", "epoch"])]
-        checkpoint.write(path, state)
+        part = chance.choice(["network", "ema", "optimizer", "reports", "key", "epoch"])
+        with suppress(checkpoint.DamagedCheckpointError):  # harmed before, and not read since
+            checkpoint.write(path, {k: v for k, v in checkpoint.read(path).items() if k != part})
         return
     if way == "gone":
         path.unlink()

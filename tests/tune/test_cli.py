@@ -100,7 +100,7 @@ def test_search_and_plan_take_the_same_options(ssl_tune: Command) -> None:
     afterwards = {"--with-baseline", "--confirm-seeds", "--on-end", "--webhook"}
     assert options("plan") - {"--json", "--within"} == options("search") - afterwards
     own, left_out = (
-        {"--methods", "--json"},
+        {"--methods", "--json", "--race"},
         {"--method", "--preset", "--points", "--warm-start", "--with-baseline"},
     )
     assert options("compare") - own == options("search") - left_out
