@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.tune.helpers import make_study
 from tests.tune.servers import free_port, needed
@@ -21,7 +24,7 @@ from tune.trials.reading import read_records
 from tune.trials.study_trials import StudyTrials
 
 
-def test_optuna_dashboard_reads_the_study_also_while_it_runs(home: Home) -> None:
+def test_optuna_dashboard_reads_the_study_also_while_it_runs(home: Home, tmp_path: Path) -> None:
     needed("optuna-dashboard", importlib.util.find_spec("optuna_dashboard"), "pip install optuna-dashboard")
     folder, spec = make_study(home)
     trials = StudyTrials(folder, spec)
@@ -31,14 +34,25 @@ def test_optuna_dashboard_reads_the_study_also_while_it_runs(home: Home) -> None
             trials.report(number, summary(epoch, error - epoch))
     trials.end(0, "asha")
     port = free_port()
-    command = [str(Path(sys.executable).with_name("optuna-dashboard")), sqlite_url(folder.optuna_db)]
-    with subprocess.Popen(
-        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as server:
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        program,
+        sqlite_url(folder.optuna_db),
+        "--port",
+        str(port),
+    ]
+    told = tmp_path / "dashboard.log"
+    with (
+        told.open("wb") as output,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=output) as server,
+    ):
         try:
-            (listed,) = _ask(port, "studies", server)["study_summaries"]
+            (listed,) = _ask(port, "studies", server, told)["study_summaries"]
             assert listed["study_name"] == spec.name
-            found = _ask(port, f"studies/{listed['study_id']}", server)["trials"]
+            found = _ask(port, f"studies/{listed['study_id']}", server, told)["trials"]
         finally:
             server.kill()
     assert [trial["state"] for trial in found] == ["Pruned", "Running"]
@@ -48,12 +62,17 @@ def test_optuna_dashboard_reads_the_study_also_while_it_runs(home: Home) -> None
     assert len(read_records(folder)) == 2  # nothing that we read has changed
 
 
-def _ask(port: int, what: str, server: subprocess.Popen[bytes]) -> Any:
+def _ask(port: int, what: str, server: subprocess.Popen[bytes], told: Path) -> Any:
+    """What the dashboard answers; where it does not, it says where it hangs (faulthandler)."""
     deadline = time.monotonic() + 240
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{what}", timeout=30) as answer:
                 return json.load(answer)
         except (urllib.error.URLError, OSError):
-            assert server.poll() is None and time.monotonic() < deadline
+            assert server.poll() is None, told.read_text()
+            if time.monotonic() >= deadline:
+                server.send_signal(signal.SIGABRT)
+                server.wait(30)
+                pytest.fail(f"no answer: {told.read_text()}")
             time.sleep(0.05)

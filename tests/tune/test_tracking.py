@@ -216,6 +216,34 @@ def test_a_rejected_event_becomes_a_dead_letter_and_the_rest_goes_on(tracked: Ho
     assert {step for _, step, *_ in tracked.points(run)} == {1, 3}
 
 
+def test_a_data_set_that_another_study_makes_at_the_same_moment_is_sent_again(
+    tracked: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow looks whether an experiment has the data set, and makes it: of two senders one may be refused."""
+    from mlflow.exceptions import BAD_REQUEST, MlflowException
+    from mlflow.tracking import MlflowClient
+
+    send, refused = MlflowClient.log_inputs, []
+
+    def second_of_two(self: Any, *words: Any, **options: Any) -> Any:
+        if not refused:
+            refused.append(words)
+            raise MlflowException(
+                "(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name, "
+                "datasets.digest\n[SQL: INSERT INTO datasets (dataset_uuid) VALUES (?)]",
+                error_code=BAD_REQUEST,
+            )
+        return send(self, *words, **options)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", second_of_two)
+    start(tracked.tracker(), "0")
+    fields = {"name": "shapes", "digest": "abc", "source_type": "local", "source": "{}"}
+    tracked.log.append("dataset", "s/0", fields)
+    assert deliver(tracked.study, 60) == 0 and refused and tracked.log.dead() == []
+    (made,) = tracked.runs()["trial 0"].inputs.dataset_inputs
+    assert (made.dataset.name, made.dataset.digest) == ("shapes", "abc")
+
+
 def test_one_bad_parameter_spares_the_others(tracked: Home) -> None:
     tracker = tracked.tracker()
     tracker.study_started({"good": 1, "bad *": 2, "better": 3}, "study\n")

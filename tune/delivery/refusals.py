@@ -13,6 +13,11 @@ _AUTHENTICATION = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATE
 _NO_MLFLOW = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"}
 _OTHER_TABLES = "out-of-date database schema"  # what MLflow says of newer ones, too
 _STATUS = re.compile(r"failed with error code (\d{3}) ")
+_SHARED_ROW = re.compile(
+    r"(IntegrityError|UniqueViolation).*INSERT INTO (datasets|experiment_tags)\b", re.DOTALL
+)
+"""Studies of one experiment share these rows. MLflow looks whether there is one and makes it: of two senders that look
+at once the second is refused, and finds it the next time."""
 _PERMANENT = {
     "ALREADY_EXISTS",
     "BAD_REQUEST",
@@ -76,6 +81,8 @@ def _judge(error: Exception) -> AwayError | RejectedError:
             return AwayError(text, slow=True, stranger=True)
         if _OTHER_TABLES in reason:
             return AwayError(_other_tables(reason), slow=True)
+        if _SHARED_ROW.search(reason):
+            return AwayError(reason)
         if code in _PERMANENT or _refused_for_good(_status_in(reason)):
             return RejectedError(reason, code=code)
         return AwayError(reason)
