@@ -14,8 +14,6 @@ from ssl_core.training.step import finite_guard, train_step
 
 SLOW_STEP_SECONDS = 1.0
 MOST_REPEATS = 100
-FEWER, LARGE = 4, 32
-"""Of a batch of so many labelled images, or more, a quarter is measured first: a step's time goes with its images."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ class PseudoLabels:
         accepted: boolean; these are counted for each class.
         weights: from 0 to 1, where a method weighs instead of accepting or not: the mask rate is then their mean, and
             the accuracy the weighted share of right pseudo-labels.
+        pool: how many images could have been predicted, where these are a sample of them; None: these are all.
     """
 
     indices: torch.Tensor

@@ -474,6 +474,12 @@ def test_a_warm_start_takes_over_the_trials_inside_of_the_new_ranges(home: Home,
 # For real
 
 
+def live_request(pictures: Path, **options: Any) -> SearchRequest:
+    """A search `live` of a few seconds."""
+    small: dict[str, Any] = {"labels": 12, "network": "wrn-10-1", "name": "live", "concurrent": 1}
+    return SearchRequest(dataset=f"folder:{pictures}", **small, **options)
+
+
 def test_a_study_that_is_asked_for_as_many_more_between_two_rounds_runs_them(
     local_ray: None, ready_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,16 +493,8 @@ def test_a_study_that_is_asked_for_as_many_more_between_two_rounds_runs_them(
             inbox.put(run.folder, Wish("grow", {"trials": 2}))
 
     monkeypatch.setattr(StudyRun, "_tune", and_ask_for_more)
-    request = SearchRequest(
-        dataset=f"folder:{make_pictures(tmp_path / 'shapes')}",
-        labels=12,
-        network="wrn-10-1",
-        epochs=1,
-        trials=1,
-        name="live",
-        concurrent=1,
-        settings=SMALL | {"warmup_epochs": 0},
-    )
+    pictures = make_pictures(tmp_path / "shapes")
+    request = live_request(pictures, epochs=1, trials=1, settings=SMALL | {"warmup_epochs": 0})
     study = run_search(request, ready_home).study
     assert rounds == [1, 2] and [r.state for r in study.records()] == ["completed"] * 2
     assert study.status()["state"] == "finished"
@@ -506,16 +504,7 @@ def test_a_real_study_grows_while_it_runs_and_after_it_but_not_on_other_data(
     ssl_tune: Command, local_ray: None, ready_home: Home, tmp_path: Path
 ) -> None:
     pictures = make_pictures(tmp_path / "shapes")
-    request = SearchRequest(
-        dataset=f"folder:{pictures}",
-        labels=12,
-        network="wrn-10-1",
-        epochs=2,
-        trials=2,
-        name="live",
-        concurrent=1,
-        settings=SMALL,
-    )
+    request = live_request(pictures, epochs=2, trials=2, settings=SMALL)
     place = ready_home.study_folder("live")
     said: list[str] = []
 

@@ -174,6 +174,12 @@ def document_of(
 def row_of(
     candidate: Candidate, tasks: Sequence[FinalTraining], trained: Sequence[Trained]
 ) -> dict[str, Any]:
+    """What a confirmation keeps of a candidate: its results on the fresh seeds, in the order of the seeds.
+
+    Args:
+        candidate: a configuration, or the supervised baseline.
+        tasks, trained: all final trainings and what became of them, in one order; others' are left out.
+    """
     mine = [(t, r) for t, r in zip(tasks, trained, strict=True) if t.who == candidate.who]
     results = [(t, r.result) for t, r in mine if r.result is not None]
     record = candidate.record
@@ -234,6 +240,7 @@ def winner_of(rows: Sequence[Mapping[str, Any]], objective: str) -> str | None:
 
 
 def comparison_document(comparison: Comparison) -> dict[str, Any]:
+    """A paired comparison of two rows as plain data; `p_holm` is corrected for all that were made."""
     difference = comparison.difference
     return {
         "one": comparison.one,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ssl_core.price import Price
 
 POINTS = 8
+FEWER, LARGE = 4, 32
+"""Of a batch of so many labelled images, or more, a quarter is measured first: a step's time goes with its images."""
 NO_MATTER = ("seed", "epochs", "warmup_epochs", "lr", "weight_decay")
 """Parameters on which the time of a step does not depend."""
 
@@ -120,7 +122,7 @@ def _at(config: RunConfig, data: Dataset, split: Split) -> tuple[Price, Any, flo
 
     A large batch is measured with a quarter of its images, and whole only where that does not take long.
     """
-    from ssl_core.price import FEWER, LARGE, SLOW_STEP_SECONDS, measure  # loads torch
+    from ssl_core.price import SLOW_STEP_SECONDS, measure  # loads torch
     from ssl_core.training.run import Run  # loads torch
 
     assert config.batch_size is not None
