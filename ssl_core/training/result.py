@@ -194,10 +194,13 @@ def _train_in(
     on_report: Callable[[Report], None] | None,
     sharing: WarmupSharing,
 ) -> None:
-    """Train to the end, with a checkpoint in `out` after every epoch that is trained here."""
+    """Train to the end, with a checkpoint in `out` before an epoch is reported."""
     if out is not None:
         _open_folder(out, run, resume)
-    for report in sharing.take():
+    taken = sharing.take()
+    if out is not None and taken:
+        checkpoint.save(out / CHECKPOINTS, run.epoch, run.state())
+    for report in taken:
         if on_report is not None:
             on_report(report)
     for report in run_epochs(run):

@@ -24,6 +24,7 @@ from ssl_core.system import environment
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
 from ssl_core.training.loop import run_epochs
+from ssl_core.training.result import CHECKPOINTS, train
 from ssl_core.training.run import Report, Run
 from ssl_core.training.warmups import key as keys
 from ssl_core.training.warmups.key import WITHOUT, key_of, shared_part, warmup_length
@@ -288,6 +289,29 @@ def test_a_supervised_run_keeps_what_a_search_space_of_the_package_can_ask_for(e
                 asked.append(found["warmup_epochs"].high)  # type: ignore[attr-defined]
     assert len(asked) > 10
     assert max(asked) == longest_shared(epochs)
+
+
+def test_a_training_has_a_checkpoint_of_what_it_took_over_before_it_reports_it(
+    store: WarmupStore, tmp_path: Path
+) -> None:
+    asked = {
+        "dataset": "digits",
+        "labels": 20,
+        "network": "wrn-10-1",
+        "epochs": 3,
+        "steps_per_epoch": 2,
+        "mu": 1,
+    }
+    config = from_document({**asked, "batch_size": 4, "method": "pseudo_label", "warmup_epochs": 2})
+    train(config, warmups=store)
+
+    def killed(report: Report) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, warmups=store, out=tmp_path / "run", on_report=killed)
+    state = checkpoint.load_newest(tmp_path / "run" / CHECKPOINTS)
+    assert state is not None and [SAVED in report["metrics"] for report in state["history"]] == [True, True]
 
 
 def test_what_was_taken_over_is_marked_and_dated_by_the_taker(store: WarmupStore) -> None:

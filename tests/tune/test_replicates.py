@@ -91,3 +91,19 @@ def test_a_trial_s_result_is_the_mean_of_its_seeds_also_when_a_worker_died(
     again = trained(spec, half, home, 2)
     names = ("epoch", "val/error", "val/loss", "classes")
     assert [[r[n] for n in names] for r in again] == [[r[n] for n in names] for r in both]
+
+
+def test_a_warm_up_that_is_taken_over_is_in_a_checkpoint_before_it_is_reported(
+    home: Home, tmp_path: Path
+) -> None:
+    spec = make_spec(home, epochs=3)
+    whole = trained(spec, tmp_path / "whole", home, 1)
+    (told,) = trained(spec, tmp_path / "taker", home, 1, epochs=1)
+    assert told["epoch"] == 1 and told["metrics"]["time/seconds_saved"] > 0
+    shutil.rmtree(home.warmups)
+    state = checkpoint.load_newest(tmp_path / "taker")
+    assert state is not None and [report["epoch"] for report in state["history"]] == [1]
+    assert state["history"][0]["metrics"] == told["metrics"]
+    again = trained(spec, tmp_path / "taker", home, 1)
+    assert [r["val/loss"] for r in again] == [r["val/loss"] for r in whole]
+    assert again[0]["metrics"] == told["metrics"]

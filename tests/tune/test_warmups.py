@@ -171,6 +171,9 @@ def test_what_is_expected_to_be_shared_is_played_through(tmp_path: Path) -> None
     )  # one key for each learning rate
     assert expected([(3, 0.1), (5, 0.1), (2, 0.1), (5, 0.1)], concurrent=2) == 0 + 0 + 2 + 5
     assert expected([(3, 0.1), (2, 0.1), (5, 0.1), (5, 0.1)], concurrent=2) == 0 + 0 + 3 + 3
+    assert (
+        expected([(3, 0.1), (5, 0.1), (2, 0.1), (6, 0.1)], trials=2) == (3 + 2) / 2
+    )  # the mean of two studies
 
 
 SPACE = """\

@@ -32,12 +32,22 @@ def seeds_of(config: RunConfig, repeats: int) -> list[RunConfig]:
 def load(run: Run, store: TrialStore, sharing: WarmupSharing) -> int:
     """Load a run's newest checkpoint or, where there is none, the warm-up that another run has trained.
 
+    What is taken over gets a checkpoint before any of it is reported: the store may be gone when the trial goes on.
+
     Returns:
         How many epochs the run has finished.
     """
     checkpoint.load_newest(store.folder, run.load_state)
-    sharing.take()
-    return run.history[-1].epoch if run.history else 0
+    if sharing.take():
+        _keep(run, store, run.config.last_epoch)
+    return run.epoch
+
+
+def _keep(run: Run, store: TrialStore, last: int) -> None:
+    """Write the checkpoint after the epoch that a run has finished."""
+    kept = checkpoints_kept(run.epoch, last)
+    checkpoint.save(store.folder, run.epoch, run.state(), keep=kept)
+    store.keep_checkpoint(run.epoch, kept)
 
 
 def reports_of(
@@ -55,9 +65,7 @@ def reports_of(
     """
     yield from [r for r in run.history if r.epoch > known or r.epoch == last]
     for report in run_epochs(run):
-        kept = checkpoints_kept(report.epoch, last)
-        checkpoint.save(store.folder, report.epoch, run.state(), keep=kept)
-        store.keep_checkpoint(report.epoch, kept)
+        _keep(run, store, last)
         sharing.keep()
         yield report
 

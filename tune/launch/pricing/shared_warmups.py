@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from ssl_core.config import RunConfig, from_document
@@ -17,7 +18,8 @@ def expected_shared(spec: StudySpec, config: RunConfig, points: Sequence[Mapping
     """Epochs of the warm-up that trials are expected to take over from earlier trials of the same study.
 
     The trials are played through in turn. Each finds what those have trained that began so much earlier that they no
-    longer run beside it. What earlier studies have left is not counted: it may be gone when it is wanted. Nor is what
+    longer run beside it. Of so many points as several studies have, it is the mean over these studies: a single one of
+    few trials says little. What earlier studies have left is not counted: it may be gone when it is wanted. Nor is what
     the trials of a method without a warm-up share: two of them hardly ever have the same learning rate.
 
     Args:
@@ -28,14 +30,21 @@ def expected_shared(spec: StudySpec, config: RunConfig, points: Sequence[Mapping
     assert config.epochs is not None
     if not method_of(config).has_warmup:
         return 0.0
-    space = spec.search_space()
-    found = [warmup_of(config, space.resolve(values, config.epochs)) for values in points[: spec.trials]]
+    space, trials = spec.search_space(), spec.trials
+    found = [warmup_of(config, space.resolve(values, config.epochs)) for values in points]
+    if len(found) < trials:
+        return _played_through([found[number % len(found)] for number in range(trials)], spec.concurrent)
+    studies = [found[first : first + trials] for first in range(0, len(found) - trials + 1, trials)]
+    return fmean(_played_through(study, spec.concurrent) for study in studies)
+
+
+def _played_through(warmups: Sequence[tuple[str, int]], concurrent: int) -> float:
+    """Epochs that trials with these warm-ups take over in turn; of each is given what it depends on and its length."""
     longest: dict[str, int] = {}
     under_way: list[tuple[str, int]] = []
     shared = 0
-    for number in range(spec.trials):
-        part, length = found[number % len(found)]
-        if len(under_way) >= spec.concurrent:
+    for part, length in warmups:
+        if len(under_way) >= concurrent:
             ended, its_length = under_way.pop(0)
             longest[ended] = max(longest.get(ended, 0), its_length)
         shared += min(length, longest.get(part, 0))
