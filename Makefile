@@ -9,11 +9,12 @@ DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 # Drivers, workers and senders are started all the time: none should compile our packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test chaos cluster-test lint check golden evidence methods-evidence weak-forward bench bench-tracking tutorial clean
+.PHONY: help install demo test long-test chaos cluster-test lint check golden evidence methods-evidence weak-forward bench bench-tracking tutorial clean
 
 help:
 	@echo "make demo    which method is best on handwritten digits, and its model: some minutes after the install"
 	@echo "make test    the test suite"
+	@echo "make long-test  its long tests: whole studies that are killed, moved, filled up (minutes more)"
 	@echo "make cluster-test  as root: a cluster on network namespaces whose machines are cut off and killed"
 	@echo "make check   lint, types and the test suite"
 	@echo "make chaos   a study whose driver and workers are killed thirty times (nine minutes)"
@@ -46,8 +47,13 @@ demo: install
 # Processes side by side, each with its own Ray: one more than there are processors, since tests wait for servers and
 # clocks too (tests/conftest.py has the number, and the order in which files are begun). The tests of a file run in one
 # process and share what they set up.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
 test: install
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -m 'not long' $(SIDE_BY_SIDE)
+
+long-test: install
+	$(BIN)/pytest -m long $(SIDE_BY_SIDE)
 
 cluster-test: install
 	tests/cluster/needs.sh
@@ -55,7 +61,6 @@ cluster-test: install
 
 chaos: install
 	$(BIN)/pytest tests/chaos/kills.py
-	SSL_TUNE_LONG_TESTS=1 $(BIN)/pytest tests/tune/test_logins.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -37,6 +37,10 @@ class _Run:
     def __init__(self, config: RunConfig, data: Any, split: Any) -> None:
         self.config, self.history = config, list[Report]()
 
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
     def load_state(self, state: dict[str, Any]) -> None:
         raise AssertionError("nothing is resumed here")
 

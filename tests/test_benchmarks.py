@@ -21,6 +21,7 @@ TINY = [
 ]
 
 
+@pytest.mark.long
 def test_train_step_gives_a_row_for_every_method_and_variant() -> None:
     """By its path, as `python benchmarks/train_step.py` is called."""
     script = Path(train_step.__file__)
@@ -101,6 +102,7 @@ def test_decode_compares_neighbours_and_looks_at_tiny_files(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_run_with_less_memory_than_its_images_file(tmp_path: Path) -> None:
     """Small: what is checked is that the limit is set before torch is loaded, and that both ways have the same bits."""
     words = [sys.executable, "-m", "benchmarks.limited", "--images", "40", "--limit", "4096"]

@@ -22,6 +22,7 @@ PLACES = ("MLFLOW_TRACKING_URI", "SSL_TUNE_DATA", "SSL_TUNE_FAULT", "SSL_TUNE_HO
 
 @pytest.mark.timeout(1600)  # two dozen small trainings: three minutes on an idle machine of two cores
 @pytest.mark.parametrize("page", ["python.md"])
+@pytest.mark.long
 def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     examples = FENCED.findall(text)

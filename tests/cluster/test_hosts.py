@@ -176,6 +176,7 @@ def test_a_study_is_sent_stopped_and_carried_on_from_elsewhere(cluster: Cluster)
 # A home in an object store: no machine sees another's files
 
 
+@pytest.mark.long
 def test_a_study_in_an_object_store_survives_the_driver_s_machine(cluster: Cluster) -> None:
     make = "import boto3; boto3.client('s3').create_bucket(Bucket='studies')"
     cluster.head.run("python", "-c", make)
@@ -218,6 +219,7 @@ def test_a_study_in_an_object_store_survives_the_driver_s_machine(cluster: Clust
 # Machines that come and go
 
 
+@pytest.mark.long
 def test_a_study_survives_a_machine_that_dies_and_one_that_is_cut_off(cluster: Cluster) -> None:
     folder = cluster.home / "studies" / "across"
     done: list[subprocess.CompletedProcess[str]] = []
@@ -289,6 +291,7 @@ print(json.dumps([[r.info.run_name, r.info.status, r.data.tags.get("ssl.stop_rea
 # Machines that do not fit, and secrets: last, since a machine that does not fit spoils the cluster
 
 
+@pytest.mark.long
 def test_a_machine_that_does_not_fit_is_found_before_the_first_trial(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def other(tmp_path: Path, mlflow_server: MlflowServer) -> Iterator[TrackedHome]:
     other.log.close()
 
 
+@pytest.mark.long
 def test_a_study_is_found_filtered_sorted_and_compared(
     ui: MlflowUi, study: Study, other: TrackedHome, mlflow_server: MlflowServer
 ) -> None:

@@ -278,6 +278,7 @@ def test_the_code_of_a_changed_copy_is_told_from_the_original(tmp_path: Path) ->
     assert identity()["ssl-tune"] == identity()["ssl-tune"]
 
 
+@pytest.mark.long
 def test_a_late_machine_that_differs_runs_no_trial(home: Home) -> None:
     from tune.trials.study_trials import StudyTrials
     from tune.worker.task import trial_task

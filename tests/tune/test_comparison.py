@@ -303,6 +303,7 @@ def test_commands_understand_a_comparison(
     assert twice.code == 2 and "exists already. It is finished" in twice.err
 
 
+@pytest.mark.long
 def test_more_seeds_train_only_what_is_new(local_ray: None, compared: Home, home: Home) -> None:
     home = copy_home(compared, home.path)
     before = len(home.test_readings.read_text().splitlines())
@@ -311,6 +312,7 @@ def test_more_seeds_train_only_what_is_new(local_ray: None, compared: Home, home
     assert len(home.test_readings.read_text().splitlines()) == before + 3
 
 
+@pytest.mark.long
 def test_one_that_is_killed_and_stopped_goes_on_to_the_same_trials(
     local_ray: None, compared: Home, tmp_path: Path, migrated_store: Path, pictures: Path, ssl_tune: Command
 ) -> None:

@@ -239,6 +239,7 @@ def test_more_than_there_is_cannot_be_confirmed(finished: Home) -> None:
     assert not Study(finished.study_folder("shapes")).folder.is_locked()
 
 
+@pytest.mark.long
 def test_a_confirmation_that_was_killed_and_interrupted_trains_and_reads_nothing_twice(
     confirmation: tuple[Home, dict[str, Any]], finished: Home, home: Home, ssl_tune: Command
 ) -> None:
@@ -326,6 +327,7 @@ def test_a_baseline_of_another_setting_is_not_taken(finished: Home) -> None:
         assert differences(wanted.model_copy(update=change), wanted, spec.split_hash) == words
 
 
+@pytest.mark.long
 def test_a_refit_trains_the_winner_on_the_validation_images_too(
     confirmation: tuple[Home, dict[str, Any]], readable: None, tmp_path: Path, ssl_tune: Command
 ) -> None:

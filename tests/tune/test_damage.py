@@ -163,6 +163,7 @@ def test_21_after_the_event_log_is_made_again_mlflow_has_each_run_and_each_point
     assert {name: mlflow_steps(two, run) for name, run in after.items()} == steps
 
 
+@pytest.mark.long
 def test_21_a_study_is_carried_on_from_trials_that_were_made_again(
     local_ray: None, copied: Home, ssl_tune: Command
 ) -> None:

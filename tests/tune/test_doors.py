@@ -122,6 +122,7 @@ def test_a_password_in_a_tracking_uri_is_refused(ssl_tune: Command, home: Home, 
     check_tracking_uri(uri.replace("me:word@", "me@").replace("&password=word", ""))
 
 
+@pytest.mark.long
 def test_no_secret_of_the_environment_is_kept_anywhere(ready_home: Home, tmp_path: Path) -> None:
     """A whole study with secrets in the environment; every file it leaves is searched for them, Ray's logs too."""
     secrets = {

@@ -21,6 +21,8 @@ from benchmarks.places import ray_cluster
 from tests.tune.helpers import SSL_TUNE, make_home
 from tune.errors import Exit
 
+pytestmark = pytest.mark.long  # each on a cluster with drivers of their own
+
 TINY = [
     *("--labels", "100", "--network", "wrn-10-1", "--epochs", "2", "--set", "batch_size=4"),
     *("--set", "mu=1", "--set", "steps_per_epoch=2", "--set", "precision=float32"),

@@ -84,6 +84,7 @@ def wait_for(folder: Path, count: int, over: threading.Event) -> None:
     assert not over.is_set(), f"the study was over before epoch {count}"
 
 
+@pytest.mark.long
 def test_workers_that_are_killed_or_hang_and_a_damaged_checkpoint_change_nothing(
     finished: Home, ready_home: Home, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +144,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.long
 def test_a_study_that_is_stopped_from_elsewhere_and_whose_disk_fills_up_carries_on(
     finished: Home,
     small_disk: Path,

@@ -500,6 +500,7 @@ def test_a_study_that_is_asked_for_as_many_more_between_two_rounds_runs_them(
     assert study.status()["state"] == "finished"
 
 
+@pytest.mark.long
 def test_a_real_study_grows_while_it_runs_and_after_it_but_not_on_other_data(
     ssl_tune: Command, local_ray: None, ready_home: Home, tmp_path: Path
 ) -> None:

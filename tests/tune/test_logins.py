@@ -78,10 +78,7 @@ def command_lines() -> list[bytes]:
     return found
 
 
-LONG = pytest.mark.skipif(not os.environ.get("SSL_TUNE_LONG_TESTS"), reason="minutes: run by `make chaos`")
-
-
-@LONG
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["variable", "file", "pgpass"])
 def test_19_a_study_on_a_database_with_a_login_leaves_it_nowhere(
     ready_home: Home, tmp_path: Path, how: str

@@ -196,6 +196,7 @@ def test_an_objective_that_does_not_exist_is_refused(ssl_tune: Command) -> None:
     assert done.code == 2 and "val/error_balanced" in done.err and "val/accuracy" in done.err
 
 
+@pytest.mark.long
 def test_a_search_by_the_loss(local_ray: None, ready_home: Home, pictures: Path, ssl_tune: Command) -> None:
     options = shapes_options(ready_home, pictures) | {"epochs": 3, "trials": 3, "objective": "val/loss"}
     done = ssl_tune("search", *words_of(options))

@@ -83,6 +83,7 @@ def test_a_study_of_the_documentations_method_from_search_to_train(
     assert carried_on.document == again.document  # the run has a copy of its own
 
 
+@pytest.mark.long
 def test_resume_goes_on_with_the_studys_own_copy_and_says_that_the_file_changed(
     ssl_tune: Command, local_ray: None, ready_home: Home, uda: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from tests.tune.helpers import (
     SMALL,
     Done,
     carry_on_words,
+    copy_home,
     driver,
     make_home,
     mlflow_runs,
@@ -35,11 +36,20 @@ Command = Callable[..., Done]
 TINY = {"epochs": 2, "trials": 1, "concurrent": 1, "name": "s", "settings": SMALL | {"warmup_epochs": 1}}
 
 
-@pytest.fixture
-def tracked_here(local_ray: None, ready_home: Home) -> Home:
+@pytest.fixture(scope="module")
+def tracked_once(
+    local_ray: None, no_figures: None, migrated_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Home:
     """A home with one finished study of one trial, `s`, tracked in its own database."""
-    tune.search(**TINY, home=ready_home.path, quiet=True)
-    return ready_home
+    home = make_home(tmp_path_factory.mktemp("tracked") / "home", migrated_store)
+    tune.search(**TINY, home=home.path, quiet=True)
+    return home
+
+
+@pytest.fixture
+def tracked_here(tracked_once: Home, home: Home) -> Home:
+    """A copy of that home, to do anything with."""
+    return copy_home(tracked_once, home.path)
 
 
 def test_a_home_that_was_moved_is_all_there_and_the_old_place_stays_away(
@@ -154,6 +164,7 @@ def test_doctor_says_what_is_wrong_with_tmpdir(
     )
 
 
+@pytest.mark.long
 def test_a_local_ray_with_a_long_tmpdir_listens_on_loopback_alone(ready_home: Home, tmp_path: Path) -> None:
     long = tmp_path / ("x" * 60)
     long.mkdir()

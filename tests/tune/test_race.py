@@ -294,6 +294,7 @@ def test_what_is_decided_stands_in_document_table_history_and_description(raced:
     assert load_study("which-supervised", home=home.path).status()["history"] == []
 
 
+@pytest.mark.long
 def test_a_driver_that_dies_at_any_moment_makes_the_same_decisions_and_the_same_trials(
     tmp_path: Path, raced: Home
 ) -> None:

@@ -321,6 +321,7 @@ def test_a_damaged_record_of_test_images_is_refused(found: Found, tmp_path: Path
         held_out_before(home, f"folder:{found.pets}")
 
 
+@pytest.mark.long
 def test_a_table_is_searched_beside_its_baseline_and_confirmed(
     local_ray: None, ready_home: Home, tmp_path: Path, ssl_tune: Command
 ) -> None:

@@ -466,6 +466,7 @@ def silence(url: str, study: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_study_whose_machine_is_lost_goes_on_elsewhere_and_equals_one_that_was_not(
     finished: Home, ready_home: Home, pictures: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -532,6 +533,7 @@ def test_a_study_is_confirmed_exported_and_reported_wherever_its_store_is_seen(
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.long
 def test_a_store_that_goes_away_ends_the_sitting_which_is_carried_on_later(
     machine: Machine,
     ready_home: Home,

@@ -240,6 +240,7 @@ def write_export(path: Path, config: dict[str, Any], classes: int) -> None:
     path.write_text(dump_yaml(document))
 
 
+@pytest.mark.long
 def test_a_search_tunes_the_column_and_its_baseline_first(
     local_ray: None, ready_home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_real_study_whose_server_is_killed_in_the_middle(
         check_exact(served)
 
 
+@pytest.mark.long
 def test_a_real_driver_that_is_killed_while_the_server_is_away_is_resumed(
     local_ray: None, served: Home, gate: Gate, home: tune.store.home.Home, pictures: Path
 ) -> None:

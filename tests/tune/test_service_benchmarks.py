@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import overhead, tracking
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("bare", [True, False])
 def test_overhead_tells_what_a_trial_costs_apart_from_starts_and_deliveries(

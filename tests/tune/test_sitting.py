@@ -59,7 +59,7 @@ print("let go")
 """
 
 
-@pytest.mark.parametrize("when", ["prepared", "searched"])
+@pytest.mark.parametrize("when", [pytest.param("prepared", marks=pytest.mark.long), "searched"])
 def test_a_block_that_raises_leaves_no_lock_no_sender_and_no_ray_and_is_resumed(
     when: str, local_ray: None, ready_home: Home, pictures: Path
 ) -> None:

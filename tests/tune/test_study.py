@@ -73,6 +73,7 @@ def search_until_import(
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
 
 
+@pytest.mark.long
 def test_folder_lock_and_specification_come_before_torch_and_a_kill_then_is_resumed(
     local_ray: None, ready_home: Home, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple
     return place, compare(place, OPTIONS)
 
 
+@pytest.mark.long
 def test_a_study_has_the_same_trials_values_bits_and_stops_with_and_without(
     compared: tuple[Path, dict[str, Any]],
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_study_has_the_same_trials_values_bits_and_stops_with_and_without(
     assert row["saved"] == row["expected"] > 0
 
 
+@pytest.mark.long
 def test_what_was_saved_is_marked_in_the_log_in_optuna_and_in_the_status(
     compared: tuple[Path, dict[str, Any]], ssl_tune: Command
 ) -> None:
@@ -92,6 +94,7 @@ def test_what_was_saved_is_marked_in_the_log_in_optuna_and_in_the_status(
     assert without["shared_epochs"] == 0 and not (place / "off" / "cache" / "warmups").exists()
 
 
+@pytest.mark.long
 def test_trials_made_again_from_the_log_know_what_was_saved(
     compared: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
