@@ -40,6 +40,7 @@ from tune.findings.comparisons import compare_all
 from tune.findings.confirmation import confirmed
 from tune.findings.study import load_study
 from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
 
 Command = Callable[..., Done]
 METHODS = ("supervised", "pseudo_label", "entropy_minimisation")
@@ -301,6 +302,28 @@ def test_commands_understand_a_comparison(
     assert taken.code == 2 and "there is a comparison 'which' already" in taken.err
     twice = ssl_tune("compare", "--methods", "vat", "--name", "which")
     assert twice.code == 2 and "exists already. It is finished" in twice.err
+
+
+def test_it_is_deleted_with_its_studies_but_not_while_one_of_them_is_driven(
+    ssl_tune: Command, compared: Home, home: Home
+) -> None:
+    copy_home(compared, home.path)
+    words = ("delete", "which", "--home", home.path)
+    assert "needs --yes" in ssl_tune(*words).err
+    driven = StudyFolder(home.study_folder("which-pseudo_label"))
+    driven.lock()
+    refused = ssl_tune(*words, "--yes")
+    driven.unlock()
+    assert refused.code == 8 and len(tune.studies(home=home.path)) == 3
+    before = mlflow_runs(home)
+    # As a deletion leaves it that was killed after the first study.
+    first = tune.delete("which-supervised", tracking=True, home=home.path).runs
+    done = ssl_tune(*words, "--yes", "--tracking")
+    assert done.code == 0 and "deleted: which with 2 studies of" in done.out, done
+    assert f"and {len(before) - (first or 0)} runs in MLflow" in done.out and mlflow_runs(home) == {}
+    assert not is_comparison("which", home) and list(home.studies.iterdir()) == []
+    assert ssl_tune(*words, "--yes").code == 2
+    assert (home.path / "test-readings.jsonl").exists()
 
 
 @pytest.mark.long

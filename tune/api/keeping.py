@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune.comparison.record import is_comparison
 from tune.definition.inputs import parse_duration
 from tune.store.home import Home
 
@@ -18,20 +19,26 @@ Place = Path | str | None
 
 
 def delete(name: str, *, tracking: bool = False, home: Place = None) -> Deleted:
-    """Delete a study for good; nobody is asked. The record of test images that were read stays in the home.
+    """Delete a study, or a comparison with its studies, for good; nobody is asked.
+
+    The record of test images that were read stays in the home.
 
     Args:
-        name: the study; also one whose files are damaged.
+        name: the study, also one whose files are damaged; or the comparison.
         tracking: delete its runs in MLflow, too.
         home: the home folder.
 
     Raises:
         ConfigError: no such study.
+        DamagedError: the comparison's file is damaged.
         ServiceError: a driver runs it, its folder cannot be written, or MLflow or a database does not answer.
     """
-    from tune.launch.keeping.deleting import delete as delete_study  # loads Optuna
+    from tune.comparison.deleting import delete_comparison  # loads Optuna
+    from tune.launch.keeping.deleting import delete as delete_study
 
-    return delete_study(name, Home(home), tracking=tracking)
+    place = Home(home)
+    remove = delete_comparison if is_comparison(name, place) else delete_study
+    return remove(name, place, tracking=tracking)
 
 
 def clean(

@@ -12,6 +12,7 @@ from ssl_core.system.errors import ConfigError, counted
 from tune import api
 from tune.cli.options import HomeOption, JsonOption, NameArgument, home_of
 from tune.cli.show import console, print_json, print_table, waiting
+from tune.comparison.record import is_comparison
 from tune.definition.inputs import parse_size
 from tune.errors import Exit
 
@@ -28,17 +29,19 @@ def delete_command(
     tracking: Annotated[bool, typer.Option("--tracking", help="Also delete its runs in MLflow")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Delete a study for good. The record of test images that were read stays."""
+    """Delete a study, or a comparison with its studies, for good. The record of test images that were read stays."""
     shown = home_of(home).shown
     if not yes:
-        _ask(name, shown, tracking)
+        what = "comparison" if is_comparison(name, home_of(home)) else "study"
+        _ask(f"{what} {name!r}{' with its studies' if what == 'comparison' else ''}", name, shown, tracking)
     with waiting("MLflow to delete the runs" if tracking else "the files to go"):
         deleted = api.delete(name, tracking=tracking, home=home)
     runs = "" if deleted.runs is None else f", and {counted(deleted.runs, 'run')} in MLflow"
-    console().print(f"deleted: {name} of {shown} ({megabytes(deleted.size)}){runs}")
+    studies = f" with {counted(len(deleted.studies), 'study', 'studies')}" if deleted.studies else ""
+    console().print(f"deleted: {name}{studies} of {shown} ({megabytes(deleted.size)}){runs}")
 
 
-def _ask(name: str, shown: str, tracking: bool) -> None:
+def _ask(what: str, name: str, shown: str, tracking: bool) -> None:
     """Have the user say yes.
 
     Raises:
@@ -46,8 +49,8 @@ def _ask(name: str, shown: str, tracking: bool) -> None:
     """
     if not sys.stdin.isatty():
         raise ConfigError(f"nobody can be asked here: `delete {name}` needs --yes. Nothing was deleted.")
-    what = " and its runs in MLflow" if tracking else "; its runs in MLflow stay (--tracking)"
-    if not typer.confirm(f"Delete the study {name!r} of {shown} for good{what}?"):
+    runs = " and its runs in MLflow" if tracking else "; its runs in MLflow stay (--tracking)"
+    if not typer.confirm(f"Delete the {what} of {shown} for good{runs}?"):
         raise ConfigError("nothing was deleted.")
 
 

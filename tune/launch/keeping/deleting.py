@@ -32,14 +32,16 @@ class Deleted:
     """What was deleted.
 
     Attributes:
-        study: its name.
-        size: bytes of its folder.
+        study: its name; that of a comparison, which goes with its studies.
+        size: bytes of its folder; of a comparison with those of its studies.
         runs: how many runs were deleted in MLflow; None where that was not asked for.
+        studies: of a comparison, the studies that went with it.
     """
 
     study: str
     size: int
     runs: int | None
+    studies: tuple[str, ...] = ()
 
 
 def size_of(folder: Path) -> int:
@@ -75,7 +77,7 @@ def delete(name: str, home: Home, *, tracking: bool = False) -> Deleted:
             folder.remote.store.remove_all(f"{prefix_of(name)}/state")  # it is no study from here on
             folder.remove()
         else:
-            _remove(folder.path)
+            remove_folder(folder.path, home)
     finally:
         folder.unlock()
     for left in home.studies.glob(f"{DELETED}*"):
@@ -96,9 +98,11 @@ def _existing(name: str, home: Home) -> Path:
         raise
 
 
-def _remove(path: Path) -> None:
+def remove_folder(path: Path, home: Home) -> None:
+    """Remove a folder of a home at one moment; where it is killed after that, `clean` removes what is left."""
     fault("delete:before")
-    aside = path.with_name(f"{DELETED}{path.name}-{os.getpid()}")
+    home.studies.mkdir(exist_ok=True)
+    aside = home.studies / f"{DELETED}{path.name}-{os.getpid()}"
     path.rename(aside)
     fault("delete:renamed")
     shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,60 @@
+"""A comparison deleted: each of its studies, and then what says that they belong together.
+
+Whoever is killed meanwhile leaves a comparison some of whose studies are gone; to delete it again deletes the rest.
+"""
+
+from __future__ import annotations
+
+from ssl_core.system.errors import ConfigError
+from tune.comparison.record import Comparison, load_comparison
+from tune.delivery.removal import delete_runs
+from tune.launch.keeping.deleting import Deleted, delete, remove_folder, size_of
+from tune.store.home import Home
+from tune.store.study_folder import StudyFolder
+
+
+def delete_comparison(name: str, home: Home, *, tracking: bool = False) -> Deleted:
+    """Delete a comparison and its studies for good. The record of test images that were read stays in the home.
+
+    Args:
+        name: the comparison.
+        home: the home.
+        tracking: delete its runs in MLflow as well, and those of its studies.
+
+    Raises:
+        ConfigError: no such comparison.
+        DamagedError: its file is damaged: nobody knows which studies belong to it.
+        ServiceError: a driver runs it or one of its studies (nothing was deleted then), or MLflow or the trials'
+            storage does not answer.
+    """
+    comparison = load_comparison(name, home)
+    comparison.folder.lock()
+    try:
+        names = _studies_at_rest(comparison)
+        gone = [delete(study, home, tracking=tracking) for study in names]
+        size = size_of(comparison.folder.path) + sum(each.size for each in gone)
+        runs = None
+        if tracking:
+            runs = sum(each.runs or 0 for each in gone) + delete_runs(comparison.folder.path)
+        remove_folder(comparison.folder.path, home)
+    finally:
+        comparison.folder.unlock()
+    return Deleted(name, size, runs, tuple(names))
+
+
+def _studies_at_rest(comparison: Comparison) -> list[str]:
+    """The studies of a comparison that are there.
+
+    Raises:
+        ServiceError: one of them is driven, on its own.
+    """
+    found = []
+    for member in comparison.record.members:
+        try:
+            folder = StudyFolder(comparison.home.existing_study_folder(member.study))
+        except ConfigError:  # deleted before
+            continue
+        folder.lock()
+        folder.unlock()
+        found.append(member.study)
+    return found
