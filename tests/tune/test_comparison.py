@@ -262,10 +262,14 @@ def test_a_study_of_a_comparison_is_confirmed_like_any_other(compared: Home, hom
     )  # nothing of the method is trained again
 
 
+def runs_of_all(home: Home) -> list[dict[str, Any]]:
+    """The runs in MLflow that the comparison's tag names, and those of each of its studies."""
+    return [mlflow_runs(home, name) for name in ("which", *(f"which-{method}" for method in METHODS))]
+
+
 def test_its_runs_in_mlflow_lie_below_one(compared: Home) -> None:
-    runs: dict[str, Any] = {}
-    for name in ("which", *(f"which-{method}" for method in METHODS)):
-        runs |= {name: mlflow_runs(compared, name)[name]}
+    names = ("which", *(f"which-{method}" for method in METHODS))
+    runs = {name: found[name] for name, found in zip(names, runs_of_all(compared), strict=True)}
     above = runs.pop("which")
     assert above.data.tags["ssl.kind"] == "comparison" and above.info.status == "FINISHED"
     assert {f"test/error/{method}" for method in METHODS} <= above.data.metrics.keys()
@@ -315,12 +319,13 @@ def test_it_is_deleted_with_its_studies_but_not_while_one_of_them_is_driven(
     refused = ssl_tune(*words, "--yes")
     driven.unlock()
     assert refused.code == 8 and len(tune.studies(home=home.path)) == 3
-    before = mlflow_runs(home)
+    before = sum(map(len, runs_of_all(home)))
     # As a deletion leaves it that was killed after the first study.
     first = tune.delete("which-supervised", tracking=True, home=home.path).runs
     done = ssl_tune(*words, "--yes", "--tracking")
     assert done.code == 0 and "deleted: which with 2 studies of" in done.out, done
-    assert f"and {len(before) - (first or 0)} runs in MLflow" in done.out and mlflow_runs(home) == {}
+    assert f"and {before - (first or 0)} runs in MLflow" in done.out
+    assert not any(runs_of_all(home))
     assert not is_comparison("which", home) and list(home.studies.iterdir()) == []
     assert ssl_tune(*words, "--yes").code == 2
     assert (home.path / "test-readings.jsonl").exists()

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -73,6 +74,15 @@ def test_trials_in_a_database_of_storage_go_with_their_study_and_no_other_s(
     records = StudyTrials(folder, spec)
     assert records.all() == []
     records.close()
+
+
+def test_a_copy_of_a_home_deletes_its_own_runs_and_not_those_of_the_other(
+    copied: Home, tmp_path: Path
+) -> None:
+    other = Home(tmp_path / "other")
+    shutil.copytree(copied.path, other.path)  # as `cp -r` does: the event log still names the first home
+    assert tune.delete("shapes", tracking=True, home=other.path).runs == 7
+    assert mlflow_runs(other) == {} and len(mlflow_runs(copied)) == 7
 
 
 def test_delete_asks_and_takes_no_answer_for_no(ssl_tune: Command, copied: Home) -> None:

@@ -5,9 +5,14 @@ Whoever is killed meanwhile leaves a comparison some of whose studies are gone; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 from ssl_core.system.errors import ConfigError
 from tune.comparison.record import Comparison, load_comparison
 from tune.delivery.removal import delete_runs
+from tune.errors import DamagedError
+from tune.findings.study import Study
 from tune.launch.keeping.deleting import Deleted, delete, remove_folder, size_of
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
@@ -31,15 +36,24 @@ def delete_comparison(name: str, home: Home, *, tracking: bool = False) -> Delet
     comparison.folder.lock()
     try:
         names = _studies_at_rest(comparison)
-        gone = [delete(study, home, tracking=tracking) for study in names]
-        size = size_of(comparison.folder.path) + sum(each.size for each in gone)
-        runs = None
-        if tracking:
-            runs = sum(each.runs or 0 for each in gone) + delete_runs(comparison.folder.path)
+        size = size_of(comparison.folder.path)
+        runs = _own_run_deleted(comparison, names) if tracking else None  # the studies say where MLflow is
+        for study in names:
+            gone = delete(study, home, tracking=tracking)
+            size += gone.size
+            runs = runs + (gone.runs or 0) if runs is not None else None
         remove_folder(comparison.folder.path, home)
     finally:
         comparison.folder.unlock()
     return Deleted(name, size, runs, tuple(names))
+
+
+def _own_run_deleted(comparison: Comparison, studies: Sequence[str]) -> int:
+    """Delete the comparison's own run in MLflow, where its studies are tracked now: the home may be a copy."""
+    uri = None
+    with suppress(IndexError, DamagedError):
+        uri = Study(comparison.home.existing_study_folder(studies[0])).spec.tracking_uri
+    return delete_runs(comparison.folder.path, uri)
 
 
 def _studies_at_rest(comparison: Comparison) -> list[str]:

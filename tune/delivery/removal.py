@@ -13,16 +13,23 @@ from tune.delivery.sender import _only_sender, configure_mlflow
 from tune.errors import Exit, ServiceError
 from tune.store.event_log import EventLog
 from tune.store.layout import EVENTS_DB
+from tune.tracking.destination import has_moved
+from tune.tracking.uri import absolute_uri, sqlite_path
 from tune.tracking.views import VIEW_TAG, view_key
 
 SENDER_SECONDS = 30.0
 """How long a sender that still delivers is waited for: it would bring back what is deleted under its hands."""
 
 
-def delete_runs(study_folder: Path) -> int:
+def delete_runs(study_folder: Path, uri: str | None = None) -> int:
     """Delete a study's runs in MLflow, those of its confirmations included; returns how many were there.
 
     Doing it again deletes what is left. The study must not be driven meanwhile.
+
+    Args:
+        study_folder: its folder.
+        uri: where it is tracked now: the log of a home that was copied still names the place of the other home's;
+            None: where the log says.
 
     Raises:
         ServiceError: MLflow does not answer or refuses; or the study's sender is still at work.
@@ -38,19 +45,35 @@ def delete_runs(study_folder: Path) -> int:
                 Exit.IN_USE,
             )
         with EventLog(study_folder / EVENTS_DB, read_only=True) as log:
-            uri, experiment = log.get_meta("tracking_uri"), log.get_meta("experiment_id")
+            before, experiment = log.get_meta("tracking_uri"), log.get_meta("experiment_id")
             key, noted = log.get_meta("study_id"), [run_id for _, run_id in log.metas(RUN_ID)]
-        if uri is None or experiment is None:
+            name = log.get_meta("experiment")
+        if before is None or experiment is None:
             return 0
+        now = before if uri is None else absolute_uri(uri)
         configure_mlflow()
         try:
-            return _delete(uri, experiment, study_folder.name, f"{key}:", noted)
+            if now != before and not has_moved(before, now):
+                experiment, noted = _experiment_named(now, name or ""), []
+            return 0 if experiment is None else _delete(now, experiment, study_folder.name, f"{key}:", noted)
         except (AwayError, RejectedError) as error:
             raise ServiceError(
                 f"the runs of {study_folder.name!r} cannot be deleted in MLflow ({error}). The study is still there; "
                 "without --tracking it is deleted alone.",
                 Exit.UNREACHABLE,
             ) from None
+
+
+def _experiment_named(uri: str, name: str) -> str | None:
+    """The id of an experiment; None where there is none, or no database yet."""
+    from mlflow.tracking import MlflowClient  # loads MLflow
+
+    file = sqlite_path(uri)
+    if file is not None and not file.exists():
+        return None
+    with judged():
+        experiment = MlflowClient(tracking_uri=uri).get_experiment_by_name(name)
+    return None if experiment is None else str(experiment.experiment_id)
 
 
 def _delete(uri: str, experiment: str, study: str, key: str, noted: list[str]) -> int:

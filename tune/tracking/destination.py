@@ -10,7 +10,7 @@ from tune.store.layout import ARTIFACTS
 from tune.tracking.uri import absolute_uri, check_tracking_uri, sqlite_path
 
 
-def _has_moved(noted: str | None, uri: str) -> bool:
+def has_moved(noted: str | None, uri: str) -> bool:
     """Whether a database's file was moved with its home: it has all that was delivered before."""
     before, now = sqlite_path(noted or ""), sqlite_path(uri)
     return before is not None and now is not None and not before.exists() and now.exists()
@@ -39,7 +39,7 @@ def note_destination(
     """
     check_tracking_uri(tracking_uri)
     uri = absolute_uri(tracking_uri)
-    if log.get_meta("tracking_uri") not in (None, uri) and not _has_moved(log.get_meta("tracking_uri"), uri):
+    if log.get_meta("tracking_uri") not in (None, uri) and not has_moved(log.get_meta("tracking_uri"), uri):
         # Another store knows nothing of this study. Where it is the same one under a new name, sending
         # everything again changes nothing: runs are found by their keys, points are kept once.
         log.mark_all_undelivered()

@@ -70,7 +70,7 @@ def delete(name: str, home: Home, *, tracking: bool = False) -> Deleted:
     folder.lock()
     size = size_of(folder.path)
     try:
-        runs = delete_runs(folder.path) if tracking else None
+        runs = _runs_deleted(folder) if tracking else None
         with contextlib.suppress(DamagedError):  # nobody knows where its trials are, if not here
             delete_stored(folder, read_spec(folder.path))
         if folder.remote is not None:
@@ -83,6 +83,15 @@ def delete(name: str, home: Home, *, tracking: bool = False) -> Deleted:
     for left in home.studies.glob(f"{DELETED}*"):
         shutil.rmtree(left, ignore_errors=True)
     return Deleted(name, size, runs)
+
+
+def _runs_deleted(folder: StudyFolder) -> int:
+    """Delete a study's runs in MLflow, where it is tracked now: a copied home must not reach for the other's."""
+    try:
+        uri = read_spec(folder.path).tracking_uri
+    except DamagedError:
+        uri = None
+    return delete_runs(folder.path, uri)
 
 
 def _existing(name: str, home: Home) -> Path:
