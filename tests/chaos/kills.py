@@ -44,6 +44,25 @@ AT_RANDOM, AT_START = 10, 3
 WORKERS = 10
 
 
+THRESHOLD = """\
+  pseudo_label.threshold:
+    type: float
+    low: 0.5
+    high: 0.95
+    role: scientific
+    why: so that no configuration comes twice
+"""
+
+
+def many_options(home: Home, pictures: Path) -> dict[str, Any]:
+    """The options of `shapes_options` with more configurations than trials: a space that is exhausted ends a study."""
+    options = shapes_options(home, pictures)
+    space = Path(options["space"])
+    head, baseline = space.read_text().split("baseline:\n")
+    space.write_text(f"{head}{THRESHOLD}baseline:\n  pseudo_label.threshold: 0.95\n{baseline}")
+    return options
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pictures(tmp_path_factory.mktemp("pictures") / "shapes")
@@ -62,7 +81,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(pictures: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """The study that nobody disturbs."""
     home = make_home(tmp_path_factory.mktemp("undisturbed") / "home", store)
-    options = shapes_options(home, pictures) | {"trials": TRIALS}
+    options = many_options(home, pictures) | {"trials": TRIALS}
     with started(home, ["search", *words_of(options)]) as process:
         assert process.wait(timeout=900) == 0
     return home
@@ -128,7 +147,7 @@ def test_twenty_drivers_of_one_study_are_killed(
     undisturbed: Home, pictures: Path, store: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home", store)
-    options = shapes_options(home, pictures) | {"trials": TRIALS}
+    options = many_options(home, pictures) | {"trials": TRIALS}
     folder = home.study_folder("shapes")
     kills: list[tuple[str, int] | int | float] = [*AT_POINTS]
     chance = random.Random(0)
@@ -176,7 +195,7 @@ def test_ten_workers_are_killed_and_no_trial_pays_for_it(
     undisturbed: Home, pictures: Path, store: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home", store)
-    options = shapes_options(home, pictures) | {"trials": TRIALS, "max_failures": 0}
+    options = many_options(home, pictures) | {"trials": TRIALS, "max_failures": 0}
     folder, chance, killed = home.study_folder("shapes"), random.Random(1), 0
     with started(home, ["search", *words_of(options)]) as process:
         while killed < WORKERS:
@@ -202,7 +221,7 @@ def test_sigterm_ends_a_driver_within_thirty_seconds_also_in_a_long_epoch(
     pictures: Path, store: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home", store)
-    options: dict[str, Any] = shapes_options(home, pictures)
+    options: dict[str, Any] = many_options(home, pictures)
     options["settings"] |= {"steps_per_epoch": 500_000}
     with started(home, ["search", *words_of(options)]) as process:
         deadline = time.monotonic() + 300

@@ -480,6 +480,7 @@ def live_request(pictures: Path, **options: Any) -> SearchRequest:
     return SearchRequest(dataset=f"folder:{pictures}", **small, **options)
 
 
+@pytest.mark.long
 def test_a_study_that_is_asked_for_as_many_more_between_two_rounds_runs_them(
     local_ray: None, ready_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_database_that_another_study_began_anew_gets_everything_again(
     assert not gone & {run.info.run_id for run in first.runs().values()}
 
 
+@pytest.mark.long
 def test_a_database_that_is_deleted_under_a_live_sender_is_made_anew(tracked: Home) -> None:
     tracker = tracked.tracker()
     tracker.sender.start()

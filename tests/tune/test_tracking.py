@@ -26,6 +26,7 @@ from tune.tracking.text import MAX_PARAM_LENGTH, SHORTENED
 from tune.tracking.uri import check_tracking_uri
 
 
+@pytest.mark.long
 def test_the_sender_leaves_the_processors_to_the_training_until_the_study_is_over(
     tracked: Home, fresh_senders: None
 ) -> None:
