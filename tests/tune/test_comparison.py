@@ -322,6 +322,7 @@ def test_it_is_deleted_with_its_studies_but_not_while_one_of_them_is_driven(
     before = sum(map(len, runs_of_all(home)))
     # As a deletion leaves it that was killed after the first study.
     first = tune.delete("which-supervised", tracking=True, home=home.path).runs
+    (home.study_folder("which-entropy_minimisation") / "study.yaml").write_text("no: study")
     done = ssl_tune(*words, "--yes", "--tracking")
     assert done.code == 0 and "deleted: which with 2 studies of" in done.out, done
     assert f"and {before - (first or 0)} runs in MLflow" in done.out

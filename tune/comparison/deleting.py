@@ -13,7 +13,7 @@ from tune.comparison.record import Comparison, load_comparison
 from tune.delivery.removal import delete_runs
 from tune.errors import DamagedError
 from tune.findings.study import Study
-from tune.launch.keeping.deleting import Deleted, delete, remove_folder, size_of
+from tune.launch.keeping.deleting import Deleted, delete, existing_folder, remove_folder, size_of
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 
@@ -57,7 +57,7 @@ def _own_run_deleted(comparison: Comparison, studies: Sequence[str]) -> int:
 
 
 def _studies_at_rest(comparison: Comparison) -> list[str]:
-    """The studies of a comparison that are there.
+    """The studies of a comparison that are there, damaged or not.
 
     Raises:
         ServiceError: one of them is driven, on its own.
@@ -65,7 +65,7 @@ def _studies_at_rest(comparison: Comparison) -> list[str]:
     found = []
     for member in comparison.record.members:
         try:
-            folder = StudyFolder(comparison.home.existing_study_folder(member.study))
+            folder = StudyFolder(existing_folder(member.study, comparison.home))
         except ConfigError:  # deleted before
             continue
         folder.lock()

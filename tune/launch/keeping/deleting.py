@@ -66,7 +66,7 @@ def delete(name: str, home: Home, *, tracking: bool = False) -> Deleted:
         ConfigError: no such study.
         ServiceError: a driver runs it, its folder cannot be written, or MLflow or the trials' storage does not answer.
     """
-    folder = StudyFolder(_existing(name, home))
+    folder = StudyFolder(existing_folder(name, home))
     folder.lock()
     size = size_of(folder.path)
     try:
@@ -94,8 +94,12 @@ def _runs_deleted(folder: StudyFolder) -> int:
     return delete_runs(folder.path, uri)
 
 
-def _existing(name: str, home: Home) -> Path:
-    """The folder of a study, damaged or not."""
+def existing_folder(name: str, home: Home) -> Path:
+    """The folder of a study, damaged or not.
+
+    Raises:
+        ConfigError: no such study.
+    """
     try:
         return home.existing_study_folder(name)
     except DamagedError:
