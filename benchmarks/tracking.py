@@ -63,7 +63,7 @@ class Waiting:
         """The run."""
         from types import SimpleNamespace
 
-        return SimpleNamespace(config=config, history=[], state=dict, load_state=None)
+        return SimpleNamespace(config=config, history=[], epoch=0, state=dict, load_state=None)
 
     def train(self, run: Any) -> Iterator[Any]:
         """The training."""
@@ -74,6 +74,7 @@ class Waiting:
             time.sleep(0.01)
         for epoch in range(1, run.config.last_epoch + 1):
             self._wait()
+            run.epoch = epoch
             metrics = dict.fromkeys(METRIC_NAMES, 0.5) | {"val/error": 50.0, "train/loss": 1.0 / epoch}
             yield Report(epoch=epoch, ssl_epoch=epoch, metrics=metrics)
 
