@@ -22,7 +22,7 @@ Command = Callable[..., Done]
 FIELDS = [(m, f) for m in method_names() for f in get_method(m).Config.model_fields]
 
 
-def refused(done: Done, home: Home, *says: str) -> None:
+def assert_refused(done: Done, home: Home, *says: str) -> None:
     assert done.code == 2 and done.out == "", done
     assert len(done.err.splitlines()) == 1 and done.err.startswith("ssl-tune: "), done.err
     for words in says:
@@ -43,7 +43,7 @@ def test_each_parameter_out_of_range_or_of_another_type(
     each = [("search", value) for value in [*values, "[1]"]]  # the verbs look through one model of a request
     for verb, value in [("train", values[0]), ("plan", values[0]), *each]:
         done = ssl_tune(verb, "--method", method, "--set", f"{method}.{name}={value}")
-        refused(done, home, f"{method}.{name} = ", "input should be")
+        assert_refused(done, home, f"{method}.{name} = ", "input should be")
 
 
 A = "attention_fixmatch"
@@ -99,7 +99,7 @@ def test_a_combination_that_makes_no_sense(
     ssl_tune: Command, home: Home, verbs: str, options: str, says: list[str]
 ) -> None:
     for verb in verbs.split():
-        refused(ssl_tune(verb, *options.split()), home, *says)
+        assert_refused(ssl_tune(verb, *options.split()), home, *says)
 
 
 def space_file(folder: Path, method: str, entries: str, baseline: str) -> str:
@@ -122,7 +122,7 @@ def test_a_range_that_reaches_into_nonsense_is_refused(ssl_tune: Command, home: 
             f"{A}.diversity_weight = 0.5",
             "Change the space",
         )
-        refused(done, home, *says)
+        assert_refused(done, home, *says)
     assert make_spec(home, method=A, space=space).name == "s"
 
 
@@ -133,7 +133,7 @@ def test_a_warmup_is_not_searched_where_there_is_none(ssl_tune: Command, home: H
     space = space_file(tmp_path, "supervised", entry, "lr: 0.03, warmup_share: 0.1")
     for verb in ("plan", "search"):
         done = ssl_tune(verb, "--method", "supervised", "--space", space)
-        refused(done, home, "warmup_share is searched, but the method 'supervised' has no warm-up")
+        assert_refused(done, home, "warmup_share is searched, but the method 'supervised' has no warm-up")
 
 
 @pytest.mark.parametrize("method", method_names())

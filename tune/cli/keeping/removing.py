@@ -32,8 +32,9 @@ def delete_command(
     """Delete a study, or a comparison with its studies, for good. The record of test images that were read stays."""
     shown = home_of(home).shown
     if not yes:
-        what = "comparison" if is_comparison(name, home_of(home)) else "study"
-        _ask(f"{what} {name!r}{' with its studies' if what == 'comparison' else ''}", name, shown, tracking)
+        is_one = is_comparison(name, home_of(home))
+        what = f"comparison {name!r} with its studies" if is_one else f"study {name!r}"
+        _ask(what, name, shown, tracking)
     with waiting("MLflow to delete the runs" if tracking else "the files to go"):
         deleted = api.delete(name, tracking=tracking, home=home)
     runs = "" if deleted.runs is None else f", and {counted(deleted.runs, 'run')} in MLflow"
