@@ -2,7 +2,7 @@
 
 Real drivers in processes of their own, killed with SIGKILL at random moments and at each of the dangerous ones
 (`ssl_core.system.faults`); what is asserted is read from Optuna's storage, the study's folder and MLflow's database.
-The suite has a shorter version: tests/tune/test_kill_points.py, test_faults.py and test_interrupt.py.
+The suite has a shorter version: tests/tune/engine/test_kill_points.py, test_faults.py and test_interrupt.py.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+from tests.tune.engine.test_interrupt import History, check_whole, histories
 from tests.tune.helpers import SSL_TUNE, make_home, make_pictures, reports, shapes_options, told, words_of
-from tests.tune.test_interrupt import History, check_whole, histories
 from tune.findings.study import Study, load_study
 from tune.store.home import Home
 from tune.trials.reading import stored_trials

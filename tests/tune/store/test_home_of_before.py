@@ -1,6 +1,6 @@
 """A home that commit 389a1cb made is read, resumed, confirmed, reported and exported, after it was moved elsewhere.
 
-`tests/tune/data/make_home.py` made it, and wrote down what that commit made of the interrupted studies.
+`tests/tune/store/data/make_home.py` made it, and wrote down what that commit made of the interrupted studies.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pytest
 from search_spaces import load_yaml
 from ssl_core.system.environment import fingerprint
 from ssl_core.training import checkpoint
-from tests.tune.data.make_home import NAME, TIMES, running_with_checkpoints
 from tests.tune.helpers import Done, mlflow_runs, mlflow_steps, rewrite_paths
+from tests.tune.store.data.make_home import NAME, TIMES, running_with_checkpoints
 from tune.findings.study import Study, load_study
 from tune.store.home import Home
 

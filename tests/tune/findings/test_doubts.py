@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from tests.tune.findings.test_views import summary
 from tests.tune.helpers import Done, make_study, note_trials
-from tests.tune.test_views import summary
 from tune.comparison.confirm import answer
 from tune.confirmation.confirm import candidate_of, ranked_of
 from tune.confirmation.document import document_of, trainings_of

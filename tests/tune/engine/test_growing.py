@@ -17,6 +17,7 @@ import pytest
 from benchmarks.simulated import Driver
 from search_spaces import load_yaml
 from ssl_core.system.errors import ConfigError
+from tests.tune.engine.test_kill_points import drive, events, make_spec_again, outcome
 from tests.tune.helpers import (
     SMALL,
     Done,
@@ -28,7 +29,6 @@ from tests.tune.helpers import (
     told,
     when,
 )
-from tests.tune.test_kill_points import drive, events, make_spec_again, outcome
 from tune.api.searching import run_resume, run_search
 from tune.api.steering.commands import enqueue, export_points, pin, stop_trial
 from tune.definition.request import SearchRequest

@@ -12,9 +12,9 @@ from ray.tune.schedulers import MedianStoppingRule
 
 from benchmarks.simulated import Driver
 from ssl_core.system.errors import ConfigError
+from tests.tune.engine.test_kill_points import EPOCHS, make_spec_again, outcome
 from tests.tune.helpers import Done, make_spec, make_study, told
-from tests.tune.test_kill_points import EPOCHS, make_spec_again, outcome
-from tests.tune.test_scheduler import CONTINUE, STOP, a_trial, histories, report, the_record
+from tests.tune.trials.test_scheduler import CONTINUE, STOP, a_trial, histories, report, the_record
 from tune.definition.rungs import Stopping, expected_ends, expected_epochs, rungs, stopping_of
 from tune.engine.scheduler import StudyASHA, StudyFIFO, StudyMedian, TrialNumber, make_scheduler
 from tune.store.home import Home

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 
 import tune
+from tests.tune.findings.test_report import Read
+from tests.tune.findings.test_views import summary
 from tests.tune.helpers import Done, make_study
 from tests.tune.servers import needed
-from tests.tune.test_report import Read
-from tests.tune.test_views import summary
 from tune.definition.spec import StudySpec
 from tune.findings.study import load_study
 from tune.page import charts

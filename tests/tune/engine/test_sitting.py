@@ -27,7 +27,7 @@ from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.worker.task import PRELOAD, Task
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 A_BLOCK_THAT_RAISES = """
 import sys

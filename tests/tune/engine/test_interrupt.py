@@ -33,7 +33,7 @@ from tune.store.home import Home
 
 Command = Callable[..., Done]
 History = list[dict[str, Any]]
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def histories(study: Study) -> dict[str, History]:

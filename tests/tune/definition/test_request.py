@@ -36,7 +36,7 @@ from tune.store.home import Home
 from tune.store.specification import read_spec
 
 Command = Callable[..., Done]
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FIELDS = list(SearchRequest.model_fields)
 EXAMPLE = EXAMPLES / "study.yaml"
 

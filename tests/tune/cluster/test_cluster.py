@@ -33,7 +33,7 @@ from tune.tracking.uri import take_login
 
 Command = Callable[..., Done]
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 
 
 @contextmanager

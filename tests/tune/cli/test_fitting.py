@@ -12,8 +12,8 @@ import pytest
 
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.peak import available_memory
+from tests.tune.cli.test_plan import OPTIONS
 from tests.tune.helpers import Done, make_spec
-from tests.tune.test_plan import OPTIONS
 from tune.launch import fitting
 from tune.launch.fitting import places_that_fit, price_lines
 from tune.launch.plan import Expectation
@@ -21,7 +21,7 @@ from tune.store.home import Home
 
 Command = Callable[..., Done]
 GB = 10**9
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def expectation(seconds: float = 10.0, memory: int | None = None) -> Expectation:

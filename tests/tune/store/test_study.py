@@ -22,7 +22,7 @@ from tune.store.home import Home
 from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 AT_THE_FIRST_IMPORT = """
 import fcntl, json, os, signal, sys

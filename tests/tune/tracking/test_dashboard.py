@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.tune.findings.test_views import summary
 from tests.tune.helpers import make_study
 from tests.tune.servers import free_port, needed
-from tests.tune.test_views import summary
 from tune.store.home import Home
 from tune.store.layout import sqlite_url
 from tune.trials.reading import read_records

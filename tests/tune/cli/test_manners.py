@@ -14,8 +14,8 @@ from rich.console import Console
 
 from ssl_core.parameters import parameters_of
 from ssl_core.registry import get_method, method_names
+from tests.tune.findings.test_views import summary
 from tests.tune.helpers import SSL_TUNE, Done, make_study, note_trials
-from tests.tune.test_views import summary
 from tune.cli.line.layout import needed, print_columns
 from tune.cli.show import waiting
 from tune.findings.spent import seconds_left

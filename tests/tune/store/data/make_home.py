@@ -1,7 +1,7 @@
-"""Make the home of commit 389a1cb that `tests/tune/test_home_of_before.py` reads, and what that commit makes of it.
+"""Make the home of commit 389a1cb that `store/test_home_of_before.py` reads, and what that commit makes of it.
 
     git clone . BEFORE && git -C BEFORE checkout 389a1cb
-    PYTHONPATH=BEFORE python tests/tune/data/make_home.py BEFORE
+    PYTHONPATH=BEFORE python tests/tune/store/data/make_home.py BEFORE
 
 The studies: `finished`; `confirmed`, with two final models and their baseline; `killed`, whose driver was killed while
 two trials ran; `own`, with a method file of the six-argument form, whose driver was killed in its first trial.

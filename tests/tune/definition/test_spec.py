@@ -24,7 +24,7 @@ from tune.store.home import Home, check_writable
 from tune.store.layout import check_name
 from tune.store.specification import read_spec
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 import tune
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
+from tests.tune.engine.test_interrupt import check_whole, kept_histories
 from tests.tune.helpers import (
     Done,
     carry_on_words,
@@ -28,7 +29,6 @@ from tests.tune.helpers import (
     when,
     words_of,
 )
-from tests.tune.test_interrupt import check_whole, kept_histories
 from tune.errors import Exit, ServiceError
 from tune.findings.study import Study, load_study
 from tune.store import lease, mirror, snapshot

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.simulated import Driver, Outcome
+from tests.tune.engine.test_kill_points import drive, events, make_spec_again
 from tests.tune.helpers import SPACE, Done, make_study, told
-from tests.tune.test_kill_points import drive, events, make_spec_again
 from tune.api.steering.commands import enqueue
 from tune.findings.elsewhere import HomeResults
 from tune.findings.study import load_study
@@ -72,7 +72,7 @@ def test_a_driver_that_is_killed_while_it_looks_for_another_point_finds_the_same
     for home in homes:
         small(home, name="s")
     whole, killed = homes
-    import tests.tune.test_kill_points as kill
+    import tests.tune.engine.test_kill_points as kill
 
     original, kill.outcome = kill.outcome, outcome  # type: ignore[assignment]
     try:

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec, make_study
-from tests.tune.test_records import run_through, summary
+from tests.tune.trials.test_records import run_through, summary
 from tune.errors import Exit, ServiceError
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder

@@ -67,7 +67,7 @@ def test_a_working_folder_that_was_deleted_is_one_line(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     done = shell(
-        f"rmdir '{gone}'; $RUN", "studies", folder=gone, PYTHONPATH=str(Path(__file__).resolve().parents[2])
+        f"rmdir '{gone}'; $RUN", "studies", folder=gone, PYTHONPATH=str(Path(__file__).resolve().parents[3])
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "the folder in which ssl-tune was started" in done.stderr and "cd" in done.stderr
