@@ -193,6 +193,7 @@ def resolve(config: RunConfig, info: DatasetInfo, *, cores: int | None = None) -
             "batch_size": batch_size,
             "mu": mu,
             "weight_decay": _weight_decay(config, info),
+            "clip_norm": config.clip_norm or method.default_clip_norm,
             "bn_momentum": config.bn_momentum or bn_momentum_of(epochs * steps),
             "threads": config.threads or cores or len(os.sched_getaffinity(0)),
             "data": config.data.model_copy(update={"valid": valid}),

@@ -244,7 +244,11 @@ class RunConfig(Section):
         description="of the learning rate: cos(7 pi k / 16 K) (Sohn et al. 2020), half a cosine to 0, or constant",
     )
     clip_norm: float | None = Field(
-        None, gt=0, le=1e6, description="largest L2 norm of the gradient of all weights; none: no limit"
+        None,
+        gt=0,
+        le=1e6,
+        description="largest L2 norm of the gradient of all weights; none: the method's own "
+        "(simple: 5), else no limit",
     )
     head_epochs: int = Field(
         0,

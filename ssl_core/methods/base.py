@@ -213,6 +213,8 @@ class Method(ABC, Generic[ConfigT, StateT]):
     """Views of the unlabelled images that `compute_loss` reads, one of a kind: "weak", "strong"."""
     default_mu: ClassVar[int | None] = None
     """mu where the configuration names none; None: the data set's. The steps of an epoch do not depend on it."""
+    default_clip_norm: ClassVar[float | None] = None
+    """`clip_norm` where the configuration names none; None: no limit. Its warm-up is clipped as well."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Sets of the method's parameters by name, for `--preset`: ``{"report": {"xi": 10.0}}``."""
     digest: str | None = None

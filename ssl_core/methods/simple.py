@@ -101,6 +101,7 @@ class SimPLE(Method[SimPLEConfig, None]):
     Config = SimPLEConfig
     warmup_share = 0.0  # the authors' code has none
     default_mu = 1
+    default_clip_norm = 5.0  # the authors'; without it lambda_u = 75 at lr = 0.03 ends near chance
 
     def views(self, config: SimPLEConfig) -> Mapping[str, int]:
         return {"weak": config.weak_views, "strong": config.strong_views}

@@ -33,6 +33,7 @@ from tests.tiny import (
     finish,
     make_data,
     make_run,
+    method_named,
     same_bits,
     trained,
 )
@@ -66,7 +67,8 @@ def test_a_warm_up_does_not_depend_on_the_method_s_parameters(parameters: dict[s
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"attention_fixmatch"}))
 def test_every_method_s_warm_up_is_the_supervised_run(name: str) -> None:
-    supervised = states_of(make_run("supervised"), 2)
+    # A method may clip gradients where nobody says so, and then does in its warm-up.
+    supervised = states_of(make_run("supervised", clip_norm=method_named(name).default_clip_norm), 2)
     assert_same_bits(states_of(make_run(name, warmup_epochs=2), 2), supervised)
 
 

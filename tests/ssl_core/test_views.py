@@ -19,7 +19,7 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.training.loop import run_epochs
 from ssl_core.training.monitors import EpochMonitor
 from ssl_core.training.run import Run
-from tests.tiny import assert_same_bits, finish, info_of, make_data, make_run, same_bits, trained
+from tests.tiny import assert_same_bits, finish, info_of, make_config, make_data, make_run, same_bits, trained
 
 
 class Looking(Supervised):
@@ -174,6 +174,13 @@ def test_weighed_pseudo_labels() -> None:
     assert metrics["ssl/mask_rate"] == pytest.approx(1.75 / 4)
     assert metrics["ssl/pseudo_label_accuracy"] == pytest.approx(1.25 / 1.75)
     assert monitor.classes() == {"accepted": [0, 2, 0], "right": [0, 1, 0]}
+
+
+def test_a_method_s_own_limit_of_the_gradient_gives_way_to_a_stated_one() -> None:
+    data = make_data()
+    assert make_config("simple", data).clip_norm == 5
+    assert make_config("simple", data, clip_norm=0.5).clip_norm == 0.5
+    assert make_config("mixmatch", data).clip_norm is None
 
 
 def test_a_method_s_own_mu_leaves_the_number_of_steps_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
