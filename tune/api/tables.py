@@ -89,7 +89,7 @@ def reproduce(
     What is trained already is not trained again.
 
     Args:
-        tables: table1, table2, table3.
+        tables: table1, table2, table3, or methods with published errors, such as "freematch".
         output: the folder of the tables; None: ``tables`` in the home.
         home: the home folder.
         say: told as runs end and files are written.

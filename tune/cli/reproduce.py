@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 
 
 def reproduce_command(
-    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="table1, table2, table3")],
+    tables: Annotated[
+        list[str],
+        typer.Argument(metavar="TABLE...", help="table1, table2, table3, or a method such as freematch"),
+    ],
     cell: Annotated[
         list[str] | None, typer.Option("--cell", help="cifar10@4000 or cifar10@4000,tau=0.6 [all cells]")
     ] = None,
@@ -58,7 +61,10 @@ def reproduce_command(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the tables of the report (docs/report.md) again (Markdown, LaTeX, CSV, PNG), beside published values."""
+    """Make the tables of the report (docs/report.md), or those of a method's paper, again, beside published values.
+
+    In Markdown, LaTeX, CSV and PNG.
+    """
     order: dict[str, Any] = {
         "cells": cell or (),
         "data": data or (),

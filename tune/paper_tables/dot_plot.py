@@ -66,7 +66,8 @@ def _draw_row(axes: Any, place: int, row: Document) -> None:
                 capsize=3,
                 markersize=6,
             )
-    axes.plot(row["report"], place, "D", color="C3", markersize=6, label="the report")
+    if row["report"] is not None:
+        axes.plot(row["report"], place, "D", color="C3", markersize=6, label="the report")
     if row["published"]:
         axes.plot(
             row["published"]["error"],

@@ -28,10 +28,10 @@ from ssl_core.system.errors import ConfigError
 from tune.cluster import connection
 from tune.definition.inputs import parse_sets, with_absolute_place, with_overrides
 from tune.definition.spec import dataset_tag
-from tune.paper_tables.paper import DATASETS, NETWORK, SETTINGS, Cell
+from tune.paper_tables.paper import DATASETS, NETWORK, TABLES, Cell
 
 BASELINE = "supervised"
-LAST_EPOCH = "the report's setting, not selected; the last epoch's model"
+LAST_EPOCH = "the {whose} setting, not selected; the last epoch's model"
 OF_ITS_OWN = {
     "labels": "--cell",
     "dataset": "--data",
@@ -68,15 +68,15 @@ class Entry:
     """A row of a table before it is trained: one configuration, which runs on several seeds.
 
     Attributes:
-        table: "table1", "table2" or "table3"; "" for a baseline.
+        table: "table1", "table2", "table3" or a method; "" for a baseline.
         name: the cell's name, or the baseline's column.
         dataset: the data set as the published report names it.
         labels: number of labelled images.
         threshold: tau, where the cell has one.
-        source: "report", "exported", "searched" or "baseline".
+        source: "report", "published", "exported", "searched" or "baseline".
         config: the resolved configuration; `tune.confirmation.trainings.fresh` sets its seeds.
         rule: how the configuration and the model were chosen, in words.
-        report: the published report's error in percent; None for a baseline.
+        report: the published report's error in percent; None: it has none.
         report_note: which of the report's numbers `report` is, where the row stands for several cells.
     """
 
@@ -111,16 +111,17 @@ def fresh_document(config: RunConfig) -> dict[str, Any]:
 
 
 def report_entry(cell: Cell, budget: Budget) -> Entry:
-    """A cell in the published report's setting, at a budget.
+    """A cell in the setting of its table, at a budget.
 
     Raises:
         ConfigError: the data cannot be found, or a setting of the budget is invalid.
     """
-    setting = SETTINGS[cell.table]
+    setting = TABLES[cell.table]
     epochs = budget.epochs or setting.epochs
     document = _common(cell.dataset, cell.labels, budget) | {
         "method": cell.method,
         "epochs": epochs,
+        "steps_per_epoch": setting.steps_per_epoch,
         "warmup_epochs": warmup_from_share(setting.warmup_share, epochs) if epochs > 1 else 0,
         cell.method: cell.parameters,
     }
@@ -130,9 +131,9 @@ def report_entry(cell: Cell, budget: Budget) -> Entry:
         dataset=cell.dataset,
         labels=cell.labels,
         threshold=cell.threshold,
-        source="report",
+        source=setting.source,
         config=_resolved(document, cell.dataset, budget),
-        rule=LAST_EPOCH,
+        rule=LAST_EPOCH.format(whose="report's" if setting.source == "report" else "published"),
         report=cell.report,
     )
 
@@ -165,7 +166,7 @@ def tuned_entry(
         source: "exported" or "searched".
         rule: how the configuration was chosen, in words.
     """
-    cell = min(cells, key=lambda c: c.report)
+    cell = min(cells, key=lambda c: c.report or 0.0)  # a method's table has one cell a column
     best_of = f"best of {len(cells)} thresholds, {cell.threshold:g}" if len(cells) > 1 else ""
     resolved = tuned_config(config, cell.dataset, budget)
     return Entry(
@@ -271,7 +272,7 @@ def _sets_of(method: str, assignments: Sequence[str]) -> dict[str, Any]:
                 f"--set {text}: the threshold is the cell's own. Choose cells by their threshold with --cell."
             )
         section, dot, _ = name.partition(".")
-        others = {s.method for s in SETTINGS.values()} - {method}
+        others = {s.method for s in TABLES.values()} - {method}
         if dot and section in others and name in parameter_names(get_method(section)):
             continue
         mine.append(text)
@@ -318,6 +319,7 @@ def _full(entry: Entry) -> RunConfig:
         "dataset": entry.dataset,
         "labels": entry.labels,
         "network": NETWORK,
-        "epochs": SETTINGS[entry.table].epochs,
+        "epochs": TABLES[entry.table].epochs,
+        "steps_per_epoch": TABLES[entry.table].steps_per_epoch,
     }
     return resolve(from_document(document), describe(entry.dataset))

@@ -17,7 +17,7 @@ class Order:
     """What `reproduce` is asked for.
 
     Attributes:
-        tables: "table1", "table2", "table3".
+        tables: "table1", "table2", "table3", or methods, as `tune.paper_tables.paper.TABLES` has them.
         cells: cells as ``--cell`` names them; empty: all.
         budget: what replaces the published report's values.
         seeds: how often each cell is trained.

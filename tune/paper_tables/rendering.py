@@ -44,7 +44,7 @@ def cells(row: Document) -> list[str]:
         row["cell"],
         _setting(row),
         missing or f"{spread(row['test_error'])}{mark}",
-        f"{row['report']:.2f}{note}",
+        "" if row["report"] is None else f"{row['report']:.2f}{note}",
         _published(row["published"]),
         spread(row["supervised"]["test_error"]) or "not run",
         spread(row["difference"], sign=True),
@@ -63,7 +63,7 @@ def _seconds(row: Document) -> str:
 
 def _setting(row: Document) -> str:
     words = ", ".join(f"{k}={_short(v)}" for k, v in row["parameters"].items())
-    who = "" if row["source"] == "report" else f"{row['source']}: "
+    who = "" if row["source"] in ("report", "published") else f"{row['source']}: "
     return f"{who}{words}, warm-up {row['warmup_epochs']} of {counted(row['epochs'], 'epoch')}"
 
 
@@ -78,7 +78,9 @@ def _short(value: object) -> str:
 
 
 def _published(known: Mapping[str, Any] | None) -> str:
-    return "" if known is None else f"{known['error']:.2f} ± {known['std']:.2f}"
+    if known is None:
+        return ""
+    return f"{known['error']:.2f}" + ("" if known["std"] is None else f" ± {known['std']:.2f}")
 
 
 def spread(values: Mapping[str, Any] | None, *, sign: bool = False) -> str:

@@ -37,7 +37,7 @@ from tune.errors import Exit, ServiceError
 from tune.findings.comparisons import Spread
 from tune.paper_tables.entries import Entry, chosen_there, cut, info_of
 from tune.paper_tables.order import Declared, Order, declared_of_report, key_of
-from tune.paper_tables.paper import SETTINGS, published
+from tune.paper_tables.paper import TABLES, published
 from tune.paper_tables.searched import tuned_rows
 from tune.revision import git_revision
 from tune.store.home import Home
@@ -150,9 +150,9 @@ def documents(order: Order, declared: Declared, home: Home) -> dict[str, dict[st
             continue
         result[table] = {
             "table": table,
-            "title": SETTINGS[table].title,
+            "title": TABLES[table].title,
             "rows": [_row(e, declared.baseline_of(e), order, home) for e in [*beside, *entries]],
-            "choices": list(SETTINGS[table].choices),
+            "choices": list(TABLES[table].choices),
             "fingerprint": _made_on(entries[0], order),
             "git_revision": git_revision(),
             "made": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ssl_core.registry import method_names
 from ssl_core.system.errors import ConfigError
 from tune.paper_tables.entries import (
     Budget,
@@ -21,7 +22,7 @@ from tune.paper_tables.entries import (
     tuned_entry,
 )
 from tune.paper_tables.files import comma_separated
-from tune.paper_tables.paper import SETTINGS, cells_of, chosen, published
+from tune.paper_tables.paper import PUBLIC, SETTINGS, cells_of, chosen, published
 from tune.paper_tables.rendering import COLUMNS, latex, markdown
 
 SMALL = Budget(
@@ -52,6 +53,42 @@ def test_a_published_value_stands_beside_every_cell() -> None:
     fixmatch = published("attention_fixmatch", "cifar10", 4000)
     assert fixmatch is not None and (fixmatch.method, fixmatch.error, fixmatch.std) == ("fixmatch", 4.29, 0.1)
     assert published("supervised", "digits", 100) is None
+
+
+def test_a_method_that_the_report_lacks_has_a_table_of_its_published_errors() -> None:
+    assert set(PUBLIC) == set(method_names()) - {
+        *(setting.method for setting in SETTINGS.values()),
+        *("supervised", "entropy_minimisation", "random_perturbation"),
+    }
+    for table in PUBLIC:
+        assert [c.column for c in cells_of(table)] == [
+            *("cifar10@40", "cifar10@250", "cifar10@4000", "cifar100@400", "cifar100@2500", "cifar100@10000")
+        ]
+        known = [published(c.method, c.dataset, c.labels) for c in cells_of(table)]
+        few = {"mean_teacher": 0, "simple": 2, "alphamatch": 4, "flexmatch": 4}
+        assert sum(k is not None for k in known) == few.get(table, 6)
+    freematch, alphamatch = published("freematch", "cifar10", 40), published("alphamatch", "cifar10", 40)
+    assert freematch is not None and (freematch.error, freematch.std) == (4.97, None)
+    assert alphamatch is not None and (alphamatch.error, alphamatch.std) == (8.65, 3.38)
+
+
+def test_a_method_s_cell_has_the_paper_s_setting() -> None:
+    (cell,) = chosen(cells_of("simple"), ["cifar100@10000"])
+    config = report_entry(cell, Budget()).config
+    parameters = config.parameters.model_dump()
+    assert (config.total_steps, config.batch_size, config.mu, config.warmup_epochs) == (2**20, 64, 1, 0)
+    assert (parameters["lambda_u"], parameters["lambda_pair"], parameters["strong_views"]) == (150, 150, 4)
+    assert (config.weight_decay, config.clip_norm) == (1e-3, 5)
+    assert cut(report_entry(cell, Budget()), Budget()) == []
+    (cell,) = chosen(cells_of("freematch"), ["cifar10@40"])
+    entry = report_entry(cell, Budget(epochs=2, settings=("steps_per_epoch=3", "vat.eps=2")))
+    assert (entry.config.total_steps, entry.config.mu, entry.source, entry.report) == (
+        6,
+        7,
+        "published",
+        None,
+    )
+    assert any("6 of 1,048,576 steps" in words for words in cut(entry, Budget()))
 
 
 def test_cells_are_chosen_by_name_and_unknown_ones_list_those_there_are() -> None:
