@@ -16,6 +16,7 @@ import tune
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, carry_on_words, driver, signal_when, wait_until
 from tune.paper_tables.entries import Budget
+from tune.paper_tables.files import write_all
 from tune.paper_tables.order import Order, declared_of_report
 from tune.paper_tables.price import cost
 from tune.paper_tables.rendering import COLUMNS
@@ -80,6 +81,20 @@ def test_every_cell_stands_beside_report_published_and_supervised(
         (r["config"]["seed"], r["config"]["data"]["label_seed"], r["split_hash"]) for r in readings(home)
     }
     assert len(splits) == 2  # methods and baseline of one seed share labelled and validation images
+
+
+def test_a_method_s_own_table_stands_beside_its_published_errors(
+    made: tuple[Home, dict[str, dict[str, Any]]], tmp_path: Path
+) -> None:
+    order = Order(tables=("freematch",), cells=("cifar10@250",), budget=BUDGET, seeds=2, concurrent=1)
+    document = reproduce(order, made[0], lambda _: None, lambda documents: None)["freematch"]
+    (row,) = document["rows"]
+    assert row["test_error"] is not None and row["report"] is None and row["published"]["error"] == 4.85
+    text = {path.suffix: path for path in write_all(document, tmp_path)}
+    assert "4.85" in text[".md"].read_text() and "Published rows: the published setting" in text[".md"].read_text()
+    (line,) = csv.DictReader(text[".csv"].open())
+    assert (line["report"], line["published"], line["published_std"]) == ("", "4.85", "")
+    assert text[".png"].stat().st_size > 10_000
 
 
 def test_the_command_writes_every_form_and_trains_nothing_again(
