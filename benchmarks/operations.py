@@ -27,7 +27,6 @@ from benchmarks.setting import CLASSES, made_up
 from ssl_core.augment.randaugment import Draws, Geometry
 from ssl_core.config import from_document, resolve
 from ssl_core.data.datasets import DatasetInfo, draw_split
-from ssl_core.methods.base import counted_views
 from ssl_core.networks.base import NetworkOutput
 from ssl_core.training import loop
 from ssl_core.training.finite import FiniteGuard
@@ -68,7 +67,14 @@ def run_of(method: str, steps: int = STEPS) -> Run:
     document = {
         **{"method": method, "dataset": "made-up", "labels": CLASSES * LABELLED_PER_CLASS},
         **{"network": "wrn-10-1", "epochs": 100, "steps_per_epoch": steps, "warmup_epochs": 0},
-        **{"batch_size": BATCH, "mu": MU, "device": "cpu", "precision": "float32", "compile": False, "threads": 1},
+        **{
+            "batch_size": BATCH,
+            "mu": MU,
+            "device": "cpu",
+            "precision": "float32",
+            "compile": False,
+            "threads": 1,
+        },
         "data": {"valid": CLASSES},
     }
     info = DatasetInfo(data.name, data.classes, per_class, SIDE, "wrn-10-1", None, data.flip)
@@ -129,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     counts = {method: count(method, options.steps) for method in options.methods}
     if options.json:
-        print(json.dumps({method: found.total() / options.steps for method, found in counts.items()}, indent=1))
+        print(
+            json.dumps({method: found.total() / options.steps for method, found in counts.items()}, indent=1)
+        )
         return
     print(f"epochs of {options.steps} steps\n\n| method | operations a step |\n|---|---|")
     for method, found in counts.items():
