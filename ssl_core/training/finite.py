@@ -83,7 +83,7 @@ class FiniteGuard:
             NonFiniteError: checks are read at once, and this step is bad.
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        loss = output.total.detach()
+        loss = output.total
         if skipped is None:
             # One operation for all: it sets `found` where a value is not finite, and multiplies all values by one.
             torch._amp_foreach_non_finite_check_and_unscale_([*gradients, loss], self._found, self._one)

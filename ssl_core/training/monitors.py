@@ -1,9 +1,9 @@
 """What is measured during an epoch: loss terms and the quality of pseudo-labels.
 
 The unlabelled images' true labels are used here, for the monitor of pseudo-label accuracy, and nowhere else.
-Sums stay on the device until the epoch's end, so that measuring needs no synchronisation. All terms of a step have one
-accumulator; pseudo-labels are kept for some steps and counted together, because every operation costs a GPU's program
-as much as a large one.
+Sums stay on the device until the epoch's end, so that measuring needs no synchronisation. All terms of a step are
+one tensor, and pseudo-labels are kept for some steps and counted together: a small operation costs a GPU's program as
+much as a large one.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class EpochMonitor:
         self._is_labelled = torch.zeros(len(true_labels), dtype=torch.bool, device=true_labels.device)
         self._is_labelled[labelled.to(true_labels.device)] = True
         self._waiting: list[PseudoLabels] = []
-        # By the names of a step's terms: the sums of their values, (n,) float32 or more, and the number of steps.
-        self._terms: dict[tuple[str, ...], tuple[torch.Tensor, int]] = {}
+        # The values of each step, (n,), by their names.
+        self._values: dict[tuple[str, ...], list[torch.Tensor]] = {}
         self._counts = torch.zeros(num_classes, dtype=torch.int64, device=true_labels.device)
         self._right = torch.zeros_like(self._counts)
         self._seen = torch.zeros((), dtype=torch.int64, device=true_labels.device)
@@ -55,14 +55,8 @@ class EpochMonitor:
             output: of the step.
             values: its loss and terms as `finite.measured` gives them, where that was called already.
         """
-        values = measured(output) if values is None else values
-        values = values if values.dtype == torch.float32 else values.float()
         names = ("loss", *output.terms)
-        if names in self._terms:
-            total, count = self._terms[names]
-            self._terms[names] = (total.add_(values), count + 1)
-        else:
-            self._terms[names] = (values.clone(), 1)
+        self._values.setdefault(names, []).append(measured(output) if values is None else values)
         if output.pseudo is not None:
             self.add_pseudo_labels(output.pseudo)
 
@@ -144,10 +138,9 @@ class EpochMonitor:
         """The mean of every term over the steps that had it."""
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for names, (totals, count) in self._terms.items():
-            for name, total in zip(
-                names, totals.tolist(), strict=False
-            ):  # what was measured besides comes last
+        for names, values in self._values.items():
+            totals = torch.stack(values).double().sum(dim=0).tolist()
+            for name, total in zip(names, totals, strict=False):  # what was measured besides comes last
                 sums[name] = sums.get(name, 0.0) + total
-                counts[name] = counts.get(name, 0) + count
+                counts[name] = counts.get(name, 0) + len(values)
         return {f"train/{name}": total / counts[name] for name, total in sums.items()}
