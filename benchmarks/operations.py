@@ -33,6 +33,8 @@ from ssl_core.training.finite import FiniteGuard
 from ssl_core.training.run import Run
 
 METHODS = ("supervised", "fixmatch")
+BEFORE = {"supervised": 69.5, "fixmatch": 190.6}
+"""Operations a step in version 0.1.0."""
 STEPS = 32
 """Of an epoch: the fewest that a run has where none are given."""
 BATCH, MU, SIDE, LABELLED_PER_CLASS = 8, 7, 8, 40
@@ -139,11 +141,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             json.dumps({method: found.total() / options.steps for method, found in counts.items()}, indent=1)
         )
         return
-    print(f"epochs of {options.steps} steps\n\n| method | operations a step |\n|---|---|")
+    print(
+        f"epochs of {options.steps} steps\n\n| method | 0.1.0 | operations a step | share |\n|---|---|---|---|"
+    )
     for method, found in counts.items():
-        print(f"| {method} | {found.total() / options.steps:.1f} |")
+        now, before = found.total() / options.steps, BEFORE.get(method)
+        print(f"| {method} | {before or ''} | {now:.1f} | {f'{now / before:.0%}' if before else ''} |")
         for name, times in found.most_common() if options.list else []:
-            print(f"|   {name} | {times / options.steps:.2f} |")
+            print(f"|   {name} | | {times / options.steps:.2f} | |")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ssl_core import __version__
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
 from ssl_core.config import from_document
@@ -25,7 +26,7 @@ from ssl_core.schema import RunConfig
 from ssl_core.system import memory
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
-from ssl_core.training.checkpoint import DamagedCheckpointError
+from ssl_core.training.checkpoint import DamagedCheckpointError, say_if_of_another_version
 from ssl_core.training.drawing.rows import Order
 from ssl_core.training.drawing.views import ViewDraws
 from ssl_core.training.ema import AveragedModel
@@ -176,6 +177,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers, text, and lists and dicts of them."""
         return {
+            "version": __version__,
             "config": self.config.document(),
             "split_hash": self.split.hash,
             "network": self.network.state_dict(),
@@ -214,6 +216,7 @@ class Run:
         differing = differences(there, self.config.document())
         if differing:
             raise ValueError(f"checkpoint of another configuration: {', '.join(differing)} differ")
+        say_if_of_another_version(state)
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
         restore(self.optimizer, state["optimizer"])

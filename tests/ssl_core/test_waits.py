@@ -53,7 +53,10 @@ class _Functions(TorchFunctionMode):
         self.seen = seen
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        to_cpu = any(str(each) == "cpu" for each in [*args[1:], *(kwargs or {}).values()])
+        # By name: the device of another tensor is a CPU here as well, and would be a GPU there.
+        to_cpu = any(
+            isinstance(each, str) and each == "cpu" for each in [*args[1:], *(kwargs or {}).values()]
+        )
         name = getattr(func, "__name__", "")
         if name in self.COPYING or (name == "to" and to_cpu):
             self.seen.append("".join(traceback.format_stack(limit=8)))
@@ -90,7 +93,7 @@ def deferred(parameters: list[Any], *, at_once: bool, where: str) -> FiniteGuard
         lambda x: x.tolist(),
         lambda x: x.cpu(),
         lambda x: x.to("cpu"),
-        lambda x: x.to(device=torch.device("cpu")),
+        lambda x: x.to(device="cpu"),
         lambda x: x.numpy(),
         lambda x: x[x > 0],
         lambda x: torch.nonzero(x),
@@ -111,6 +114,7 @@ def test_a_wait_is_noticed(reads: Callable[[Tensor], Any]) -> None:
 def test_what_does_not_wait_is_not_noticed() -> None:
     values, waits = torch.tensor([0.0, 1.0, 2.0], requires_grad=True), Waits()
     with waits:
+        values.to(values.device)
         (torch.where(values > 0, values, 0.5)[torch.zeros_like(values).long()] * 2).sum().backward()
         values.to(torch.float64).detach()[1:].clone()
     assert not waits.seen
@@ -120,7 +124,7 @@ def test_what_does_not_wait_is_not_noticed() -> None:
 def test_no_step_waits_for_the_device(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU would do, tried on a CPU: verdicts deferred, operations picked by a mask.
 
-    Blocks of random numbers and of counted pseudo-labels are short: they begin and end within the steps that are watched.
+    Blocks of random numbers and of counted pseudo-labels are short: they begin and end within the watched steps.
     """
     monkeypatch.setattr(step, "FiniteGuard", deferred)
     monkeypatch.setattr(randaugment, "_each_on_its_own", randaugment._all_and_pick)
