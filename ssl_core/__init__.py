@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ssl_core.training.result import Result as Result
     from ssl_core.training.result import train as train
 
+__version__ = "0.2.0"
+"""Of the whole distribution, as in pyproject.toml. Code that gives a configuration other bits has a new one."""
+
 _HOMES = {
     "RunConfig": "ssl_core.schema",
     "ConfigError": "ssl_core.system.errors",

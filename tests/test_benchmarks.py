@@ -7,10 +7,12 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import decode, networks, pretrained, train_step, views
+from benchmarks import decode, networks, operations, pretrained, train_step, versions, views
 from benchmarks.memory import usage
 from benchmarks.plain_recipe import METHODS
 from ssl_core.registry import method_names
@@ -133,3 +135,33 @@ def test_the_pretrained_case_is_compared_over_the_seeds_that_both_starts_have() 
     line = list(pretrained.table(rows))[-1]
     assert line == "| fixmatch | 2 | 62.00 ± 2.83 | 53.00 ± 4.24 | -9.00 ± 1.41 |"
     assert len(pretrained.declared()) == 12
+
+
+@pytest.mark.parametrize("method", operations.METHODS)
+def test_a_step_asks_for_a_quarter_of_the_operations_of_version_0_1_0(method: str) -> None:
+    assert operations.count(method).total() / operations.STEPS <= operations.BEFORE[method] / 4
+
+
+def test_an_operation_more_in_a_step_is_counted_once_and_that_of_a_stand_in_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, step = operations.count("supervised", steps=5), operations.loop.train_step
+
+    def more(*arguments: Any) -> Any:
+        torch.nn.functional.softmax(torch.ones(3), dim=0)  # ones, and softmax with what it is made of
+        with torch.profiler.record_function(operations.STAND_IN):
+            torch.ones(3).sum()
+        return step(*arguments)
+
+    monkeypatch.setattr(operations.loop, "train_step", more)
+    after = operations.count("supervised", steps=5)
+    assert after - before == {"aten::ones": 5, "aten::softmax": 5} and before - after == {}
+
+
+def test_two_checkouts_are_compared_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(Path(versions.__file__).parent.parent)
+    versions.main([root, "--methods", "supervised", "--rounds", "2", "--steps", "1", "--threads", "1"])
+    *_, line = capsys.readouterr().out.splitlines()
+    method, network, *numbers = [cell.strip() for cell in line.strip("|").split("|")]
+    assert (method, network) == ("supervised", "wrn-10-1")
+    assert all(float(number) > 0 for number in " ".join(numbers).split())

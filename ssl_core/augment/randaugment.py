@@ -64,6 +64,13 @@ class Draws:
         parts = (self.operations, self.magnitudes, self.centres)
         return Draws(*(part.to(device, non_blocking=True) for part in parts))
 
+    def split(self, n: int) -> list[Draws]:
+        """The draws of several batches of n images, batch by batch, without a copy."""
+        parts = (
+            part.unflatten(0, (-1, n)).unbind() for part in (self.operations, self.magnitudes, self.centres)
+        )
+        return [Draws(*each) for each in zip(*parts, strict=True)]
+
 
 @dataclass(frozen=True)
 class Geometry:

@@ -11,18 +11,15 @@ from pathlib import Path
 
 import torch
 
+from ssl_core import __version__
 from ssl_core.schema import RunConfig
 from ssl_core.system.errors import ConfigError
 
 
 def versions() -> dict[str, str]:
     """Versions of this package and of the libraries that compute."""
-    try:
-        own = metadata.version("ssl-tune")
-    except metadata.PackageNotFoundError:
-        own = "not installed"
     return {
-        "ssl-tune": own,
+        "ssl-tune": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": metadata.version("numpy"),

@@ -103,7 +103,7 @@ def take_steps(run: Run, epoch: int) -> tuple[EpochMonitor, int]:
         if ssl_epoch is not None and step_in_epoch == 0:
             _start_epoch(run, progress, monitor)
         batch, output = train_step(run, progress, guard)
-        monitor.add(output)
+        monitor.add(output, guard.values)
         images_seen += len(batch.labels) + len(batch.indices) * len(batch.views)
     guard.read()
     return monitor, images_seen

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ssl_core import __version__
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
 from ssl_core.config import from_document
@@ -25,7 +26,9 @@ from ssl_core.schema import RunConfig
 from ssl_core.system import memory
 from ssl_core.system.errors import ConfigError
 from ssl_core.training import compile as compiled
-from ssl_core.training.checkpoint import DamagedCheckpointError
+from ssl_core.training.checkpoint import DamagedCheckpointError, say_if_of_another_version
+from ssl_core.training.drawing.rows import Order
+from ssl_core.training.drawing.views import ViewDraws
 from ssl_core.training.ema import AveragedModel
 from ssl_core.training.optim import LossScale, build_optimizer, restore, start_momenta
 from ssl_core.training.rng import Balanced, Shuffled
@@ -107,6 +110,7 @@ class Run:
             unlabelled=len(split.unlabelled),
             batch_size=config.batch_size,
             mu=config.mu,
+            few_sizes=compiles,
         )
         self.method_state = self.method.init_state(config.parameters, self.setup)
         self.history: list[Report] = []
@@ -114,11 +118,14 @@ class Run:
         self.labels = torch.from_numpy(data.labels).to(self.device)
         self.labelled = torch.from_numpy(split.labelled)
         self.unlabelled = torch.from_numpy(split.unlabelled)
-        labelled = self.setup.labelled
-        self.labelled_order: Shuffled | Balanced = Shuffled(labelled, config.seed, "order/labelled")
-        if config.data.balance_batches:
-            self.labelled_order = Balanced(torch.from_numpy(data.labels)[self.labelled], config.seed)
-        self.unlabelled_order = Shuffled(self.setup.unlabelled, config.seed, "order/unlabelled")
+        self.labelled_rows, self.unlabelled_rows = self._orders()
+        self.view_draws = ViewDraws(
+            config.seed,
+            side=data.image_size,
+            flip=data.flip,
+            probability=config.augment.probability,
+            device=self.device,
+        )
         self.valid = torch.from_numpy(split.valid)
 
     def _placed_images(self) -> tuple[torch.Tensor, HostImages | None]:
@@ -130,6 +137,21 @@ class Run:
             return images, HostImages(images, self.device)
         with memory.explained(self.config.device, *memory.of_images(len(images), self.data.image_size)):
             return images.to(self.device), None
+
+    def _orders(self) -> tuple[Order, Order]:
+        """Which labelled and which unlabelled images the steps take."""
+        config, setup = self.config, self.setup
+        order: Shuffled | Balanced = Shuffled(setup.labelled, config.seed, "order/labelled")
+        if config.data.balance_batches:
+            order = Balanced(torch.from_numpy(self.data.labels)[self.labelled], config.seed)
+        others, size = (
+            Shuffled(setup.unlabelled, config.seed, "order/unlabelled"),
+            setup.mu * setup.batch_size,
+        )
+        return (
+            Order(self.labelled, order, setup.batch_size, self.labels, self.to_device),
+            Order(self.unlabelled, others, size, self.labels, self.to_device),
+        )
 
     @property
     def epoch(self) -> int:
@@ -155,6 +177,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers, text, and lists and dicts of them."""
         return {
+            "version": __version__,
             "config": self.config.document(),
             "split_hash": self.split.hash,
             "network": self.network.state_dict(),
@@ -193,6 +216,7 @@ class Run:
         differing = differences(there, self.config.document())
         if differing:
             raise ValueError(f"checkpoint of another configuration: {', '.join(differing)} differ")
+        say_if_of_another_version(state)
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
         restore(self.optimizer, state["optimizer"])

@@ -439,7 +439,7 @@ def test_without_a_head_it_is_fixmatch_bit_for_bit() -> None:
 def test_views_share_their_crop_where_maps_are_aligned(own: dict[str, Any], shared: bool) -> None:
     """With a strong view that changes nothing, both views are the same pictures, or of crops of their own."""
 
-    def unchanged(base: Tensor, stream: torch.Generator, *_: Any) -> tuple[Tensor, Geometry]:
+    def unchanged(base: Tensor, _: Any) -> tuple[Tensor, Geometry]:
         return base, geometry_of(*[(IDENTITY, NO_BOX)] * len(base))
 
     batches: list[Batch] = []
@@ -451,7 +451,7 @@ def test_views_share_their_crop_where_maps_are_aligned(own: dict[str, Any], shar
         return take(config, step)
 
     with (
-        mock.patch("ssl_core.training.step.strong_view", unchanged),
+        mock.patch("ssl_core.augment.randaugment.apply", unchanged),
         mock.patch.object(type(run.method), "compute_loss", staticmethod(spy)),
     ):
         finish(run)
