@@ -4,7 +4,7 @@
     python -m benchmarks.starts --parts 0 --rounds 5   # the whole starts alone
     python -m benchmarks.starts --command compare      # the same of `ssl-tune compare`
 
-A whole start is the real command, in a process and a home of its own. The times at which the driver and its first worker
+A whole start is the real command, in a process and home of its own. The times at which the driver and its first worker
 pass certain functions are noted; nothing else is changed. Seconds count from the moment at which the driver's process
 was started. Page caches are warm after the first start, which is not counted.
 """

@@ -6,7 +6,7 @@ second and a half of a processor, and `ray.init` waits for some of them:
 - an API server: all that it has to do without a dashboard are usage statistics, which are off;
 - a monitor, which adds machines to a cluster;
 - a monitor of logs, which prints what workers write: `log_to_driver` is off;
-- an agent beside the workers, which Ray insists on: it is started without what belongs to the dashboard, as where Ray is
+- an agent beside the workers, which Ray insists on: it starts without what belongs to the dashboard, as where Ray is
   installed without its extra `default`;
 - an agent that prepares environments of workers, which Ray insists on, too.
 

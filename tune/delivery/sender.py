@@ -31,7 +31,7 @@ FIRST_PAUSE, LONGEST_PAUSE, LAST_PAUSE = 0.5, 30.0, 5.0
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 0.1
 REQUEST_TIMEOUT = 10
 LOAD_SECONDS = 8.0
-"""MLflow takes seconds of a processor to load: for so long the sender of a new study leaves them to the first trials."""
+"""MLflow takes seconds of a processor to load: so long the sender of a new study leaves them to the first trials."""
 NICE = 10  # training comes first
 _OWN_NICE = os.getpriority(os.PRIO_PROCESS, 0)  # as the process was started
 

@@ -34,7 +34,7 @@ _OF_WORKERS = (class_cache.ENV_VARS_TO_PROPAGATE, class_cache.DEFAULT_ENV_VARS)
 def _set_environment_of_workers() -> None:
     """Have workers set what they do not inherit.
 
-    A trial that asks for an environment gets a worker that was started for it; one that asks for none takes a worker that
+    A trial that asks for an environment gets a worker started for it; one that asks for none takes a worker that
     is there already, with torch loaded.
     """
     inherited = local_ray.workers_inherit()
