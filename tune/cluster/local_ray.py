@@ -43,7 +43,7 @@ from tune.errors import Exit, ServiceError
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
-WORKER_SECONDS, POLL_SECONDS = 60.0, 0.02
+WORKER_SECONDS, POLL_SECONDS = 60.0, 0.05
 """How long to wait for workers (Ray itself gives up one that takes longer), and how often to look."""
 ATTEMPTS = 3  # Ray gives its processes 30 s (one of them 15 s), which is little on a busy machine
 
@@ -63,12 +63,14 @@ def start_ray(cpus: int, preload: str, workers: int | None = None) -> None:
         ServiceError: the machine is too busy for it.
     """
     global _started_with, _awaited
+    # More than processors would be ended again as idle.
+    workers = cpus if workers is None else min(workers, cpus)
     os.environ.setdefault("RAY_preload_python_modules", preload)  # read by the processes that are started now
     os.environ["RAY_TMPDIR"] = str(ray_folder())
     on_sigterm = signal.getsignal(signal.SIGTERM)
     for _ in range(ATTEMPTS):
         try:
-            with _on_loopback(), few_processes(cpus if workers is None else workers):
+            with _on_loopback(), few_processes(workers):
                 ray.init(
                     address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
                     num_cpus=cpus,
@@ -80,7 +82,7 @@ def start_ray(cpus: int, preload: str, workers: int | None = None) -> None:
                     object_store_memory=OBJECT_STORE_BYTES,
                     _node_ip_address=LOOPBACK,
                 )
-            _started_with, _awaited = cpus if workers is None else workers, False
+            _started_with, _awaited = workers, False
             break
         except Exception as error:  # Ray raises nothing more special
             if "timed out during startup" not in str(error):
@@ -136,7 +138,7 @@ class _Starter(threading.Thread):
 
 
 _starter: _Starter | None = None
-_started_with: int | None = None
+_started_with: int | None = None  # workers, where Ray is this process's own
 _awaited = False
 
 
