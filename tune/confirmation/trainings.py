@@ -196,7 +196,8 @@ def each_of(
         return
     from tune.cluster import local_ray  # loads Ray
 
-    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD):
+    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD, places.concurrent):
+        local_ray.await_workers()
         ray = local_ray.ray
         remote = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(function)
         left, waiting = deque(enumerate(arguments)), dict[Any, int]()

@@ -230,7 +230,7 @@ class StudyRun:
             self.progress.say(news)
 
     def _tune(self) -> None:
-        with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD):
+        with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD, self.spec.concurrent):
             ray_loop(
                 self.spec,
                 self.folder.path,
