@@ -21,7 +21,7 @@ from tune.definition.points import check_points
 from tune.definition.spec import StudySpec
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
-from tune.trials.optuna_storage import answering, note_epoch, open_storage, reopen
+from tune.trials.optuna_storage import answering, open_storage
 from tune.trials.reading import _records, begun_trials, check_nothing_lost, read_whole
 from tune.trials.record import (
     ENQUEUED,
@@ -35,6 +35,7 @@ from tune.trials.record import (
     is_own,
 )
 from tune.trials.repeats import MOST_REPEATS, Elsewhere, Found, Known, nowhere
+from tune.trials.rows import add_trial, end_trial, newest_trial, note_epoch, reopen
 from tune.trials.sampling import Sampling
 from tune.trials.stored import enqueue, own_study, trials_there, verdict
 
@@ -94,6 +95,8 @@ class StudyTrials:
         plain = sum(ENQUEUED not in t.user_attrs and GIVEN not in t.user_attrs for t in own)
         self._place = max([plain, *(t.user_attrs[GIVEN] + 1 for t in trials if GIVEN in t.user_attrs)])
         self._seen = len(trials)
+        self._newest = trials[-1]._trial_id if trials else None
+        self._waits = any(t.state == TrialState.WAITING for t in trials)
 
     def _sampling_after(self, trials: Sequence[FrozenTrial]) -> Sampling:
         """The sampler's view once these trials are there."""
@@ -118,7 +121,7 @@ class StudyTrials:
 
         None: the space is exhausted, or the grid is.
         """
-        if self._storage.get_n_trials(self._study_id) != self._seen:
+        if newest_trial(self._storage, self._study_id) != self._newest:
             self._load()  # somebody has enqueued a trial through Optuna, or added one
         if (enqueued := self._next_enqueued()) is not None:
             return enqueued
@@ -131,13 +134,12 @@ class StudyTrials:
             state=TrialState.RUNNING, params=params, distributions=self._distributions, user_attrs=notes
         )
         fault("ask:before")
-        trial._trial_id = self._storage.create_new_trial(self._study_id, trial)
+        add_trial(self._storage, self._study_id, trial)
         fault("ask:after")
-        trial.number = self._storage.get_trial_number_from_id(trial._trial_id)
         if trial.number != number:  # somebody has enqueued one in between
             self._load()
             return self._running[trial.number]
-        self._seen += 1
+        self._seen, self._newest = self._seen + 1, trial._trial_id
         self._running[number] = trial
         self._known.add(trial)
         self._records[number] = self._record(trial)
@@ -182,7 +184,7 @@ class StudyTrials:
         )
         trial._trial_id = self._storage.create_new_trial(self._study_id, trial)
         trial.number = self._seen
-        self._seen += 1
+        self._seen, self._newest = self._seen + 1, trial._trial_id
         self._known.add(trial)
         self._sampling.end(trial)
 
@@ -192,7 +194,8 @@ class StudyTrials:
         What its point leaves open the sampler chooses. One that cannot be run, or that was trained already, is failed,
         and a warning says why.
         """
-        for trial in self._storage.get_all_trials(self._study_id, states=(TrialState.WAITING,)):
+        waiting = (TrialState.WAITING,)
+        for trial in self._storage.get_all_trials(self._study_id, states=waiting) if self._waits else ():
             given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
             try:
                 points = [given] if given else []
@@ -210,6 +213,7 @@ class StudyTrials:
             self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
             self._load()
             return self._running[trial.number]
+        self._waits = False
         return None
 
     def _filled_in(self, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,13 +284,10 @@ class StudyTrials:
         trial = self._running[number]
         identity = trial._trial_id
         notes = {"stop_reason": stop_reason} | ({} if error is None else {"error": error[-4000:]})
-        note_epoch(self._storage, identity, None, notes)
         trial.user_attrs = trial.user_attrs | notes
         fault("tell:before")
         trial.state, trial.values = verdict(trial, stop_reason, self.spec.objective, self._distributions)
-        for key, value in trial.system_attrs.items():
-            self._storage.set_trial_system_attr(identity, key, value)
-        self._storage.set_trial_state_values(identity, trial.state, trial.values)
+        end_trial(self._storage, identity, trial.state, trial.values, notes, trial.system_attrs)
         fault("tell:after")
         del self._running[number]
         self.stop_asked.discard(number)
