@@ -21,7 +21,7 @@ from ray.exceptions import RayTaskError
 from ray.tune import Callback
 from ray.tune.result import NODE_IP
 
-from search_spaces import dump_yaml
+from search_spaces.yaml_text import Dumper
 from ssl_core.measures import balanced_deviation
 from ssl_core.pictures.file import FILE_NAME as PICTURE
 from ssl_core.training.warmups.names import is_shared
@@ -69,6 +69,7 @@ class Recorder(Callback):
         self._hangs = HangWatch()
         self._kills = MemoryKills()
         self._next_look = 0.0
+        self._texts = Dumper()
         self._spared: dict[int, int] = {}
         self.returned: deque[int] = deque()
         """Trials that are to be handed out again (`tune.engine.searcher`)."""
@@ -226,7 +227,7 @@ class Recorder(Callback):
             str(number),
             searched,
             {k: v for k, v in document.items() if k != "method"},
-            dump_yaml(document),
+            self._texts.dump(document),
             tags={"ssl.origin": "user"} if ENQUEUED in trial.user_attrs else None,
         )
 
