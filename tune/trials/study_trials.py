@@ -35,9 +35,10 @@ from tune.trials.record import (
     is_own,
 )
 from tune.trials.repeats import MOST_REPEATS, Elsewhere, Found, Known, nowhere
-from tune.trials.rows import add_trial, end_trial, newest_trial, note_epoch, reopen
 from tune.trials.sampling import Sampling
 from tune.trials.stored import enqueue, own_study, trials_there, verdict
+from tune.trials.tables.reading import read_trials
+from tune.trials.tables.writing import add_trial, end_trial, newest_trial, note_epoch, reopen
 
 
 class StudyTrials:
@@ -82,7 +83,7 @@ class StudyTrials:
             self._storage.create_new_trial(self._study_id, trial)
 
     def _load(self) -> None:
-        trials = self._storage.get_all_trials(self._study_id)
+        trials = read_trials(self._storage, self._study_id)
         own = [t for t in trials if is_own(t, self._distributions)]
         self._running = {t.number: t for t in own if not t.state.is_finished()}
         self.stop_asked.clear()
@@ -222,7 +223,7 @@ class StudyTrials:
         Raises:
             ConfigError: its configuration is known.
         """
-        before = self._sampling_after(self._storage.get_all_trials(self._study_id)[:number])
+        before = self._sampling_after(read_trials(self._storage, self._study_id)[:number])
         for attempt in range(MOST_REPEATS):
             params = before.ask(number, given, attempt)
             known = None if params is None else self._known.find(params)
@@ -301,7 +302,7 @@ class StudyTrials:
 
     def history(self) -> list[TrialRecord]:
         """Every trial with its values by ssl_epoch, from the storage."""
-        return _records(self._storage.get_all_trials(self._study_id, deepcopy=False), self.spec)
+        return _records(read_trials(self._storage, self._study_id), self.spec)
 
     def close(self) -> None:
         """Let go of the storage."""
