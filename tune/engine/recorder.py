@@ -119,7 +119,7 @@ class Recorder(Callback):
             last = self._records.trial(number).user_attrs.get("last", {"epoch": 0, "seconds": 0.0})
             self._last[number] = last
             self._hangs.started(number, warmup=last.get("ssl_epoch") is None)
-            self._start(number)
+            self._start(number, trial.config.get("config"))
             self._watch()
 
     def on_trial_result(
@@ -217,11 +217,16 @@ class Recorder(Callback):
             if reason is not None:
                 self._end(trial.number, reason)
 
-    def _start(self, number: int) -> None:
-        """Make the trial's run, if it has none yet."""
+    def _start(self, number: int, document: Mapping[str, Any] | None = None) -> None:
+        """Make the trial's run, if it has none yet.
+
+        Args:
+            number: the trial.
+            document: its whole configuration, where that is at hand.
+        """
         trial = self._records.trial(number)
         values = trial.params
-        document = self._records.spec.trial_config(values).document()
+        document = document or self._records.spec.trial_config(values).document()
         searched = self._records.space.resolve(values, self._records.epochs)
         self._tracker.trial_started(
             str(number),

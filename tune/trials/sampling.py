@@ -70,9 +70,14 @@ def startup_trials(spec: StudySpec) -> int:
     return max(4, min(10, round(spec.trials * EARLIER_STARTUP_SHARE)))
 
 
+def ask_seed(spec: StudySpec, number: int, attempt: int) -> int:
+    """The seed of an attempt at a trial."""
+    return generator_seed(spec, f"ask/{attempt}" if attempt else "ask", number)
+
+
 def make_sampler(spec: StudySpec, number: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
     """The sampler for one ask; for a later attempt at it with a seed of its own, and from AT_RANDOM on a random one."""
-    seed = generator_seed(spec, f"ask/{attempt}" if attempt else "ask", number)
+    seed = ask_seed(spec, number, attempt)
     if spec.sampler == "random" or attempt >= AT_RANDOM:
         return optuna.samplers.RandomSampler(seed=seed)
     if spec.sampler == "gp":
@@ -113,6 +118,7 @@ class Sampling:
         # A Gaussian process has few trials anyway (`tune.definition.coherence.check_sampler`).
         bound = (None, None) if spec.sampler == "gp" else (BEST, NEWEST)
         self._view = View(self._distributions, *bound)
+        self._tpe: TPE | None = None
         self._asked = -1  # the newest number that was asked for here
         self._grid = grid_points(spec, self._distributions) if spec.sampler == "grid" else []
         self._tried: set[str] = set()  # of a grid's study: the points that it has had
@@ -132,7 +138,7 @@ class Sampling:
             if left is None:
                 return None
             fixed = left
-        self._view.sampler = self._modelling(make_sampler(self._spec, number, attempt))
+        self._view.sampler = self._sampler(number, attempt)
         if self._asked == number:
             asked = self._instead(number, fixed)
         else:
@@ -145,8 +151,14 @@ class Sampling:
         self._note(asked.params)
         return dict(asked.params)
 
-    def _modelling(self, sampler: optuna.samplers.BaseSampler) -> optuna.samplers.BaseSampler:
-        """A sampler that need not find out what is searched."""
+    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+        """As `make_sampler`; one that need not find out what is searched."""
+        if self._tpe is not None and attempt < AT_RANDOM:
+            self._tpe.begin_again(ask_seed(self._spec, number, attempt))
+            return self._tpe
+        sampler = make_sampler(self._spec, number, attempt)
+        if isinstance(sampler, TPE):
+            self._tpe = sampler
         if isinstance(sampler, optuna.samplers.GPSampler):
             sampler._intersection_search_space = _Searched(self._distributions)  # type: ignore[assignment]
         return sampler

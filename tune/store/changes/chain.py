@@ -1,7 +1,7 @@
 """A study's databases in an object store, as a chain of parts: the first is whole, each other has what changed since.
 
 Where the later parts together have become larger than the first, or are many, the next is whole again. So a driver
-writes about twice what has changed, whatever the size of the study, and a reader gets at most twice its databases' size.
+writes about twice what has changed, however large the study is, and a reader gets at most twice its databases' size.
 """
 
 from __future__ import annotations

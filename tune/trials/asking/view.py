@@ -38,6 +38,7 @@ class View(optuna.Study):
         self._seen: dict[int, FrozenTrial] = {}  # by number, ascending
         self._newest: list[int] = []
         self._best: list[tuple[Rank, int]] = []  # ranks negated: the worst comes first
+        self._times_kept: dict[int, int] = {}  # in how many of the two an ended trial is
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
@@ -76,10 +77,13 @@ class View(optuna.Study):
         best, newest = self._most
         heapq.heappush(self._newest, number)
         heapq.heappush(self._best, (tuple(-part for part in rank_of(trial)), -number))
+        self._times_kept[number] = 2
         left = [heapq.heappop(self._newest)] if len(self._newest) > newest else []
         left += [-heapq.heappop(self._best)[1]] if len(self._best) > best else []
         for other in left:
-            if other not in self._newest and all(-negated != other for _, negated in self._best):
+            self._times_kept[other] -= 1
+            if not self._times_kept[other]:
+                del self._times_kept[other]
                 self._drop(other)
 
     def _drop(self, number: int) -> None:

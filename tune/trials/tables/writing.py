@@ -56,6 +56,16 @@ _FORGET_VALUE = delete(_values).where(
     _values.c.trial_id == bindparam("of_trial"), _values.c.step == bindparam("of_step")
 )
 _ADD_VALUE = insert(_values)
+_PUT_VALUE = (
+    "INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)"
+    " VALUES (?, ?, ?, ?) ON CONFLICT (trial_id, step) DO UPDATE SET"
+    " intermediate_value = excluded.intermediate_value, intermediate_value_type = excluded.intermediate_value_type"
+)
+_PUT_NOTE = (
+    "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)"
+    " ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
+)
+_stored = TrialIntermediateValueModel.intermediate_value_to_stored_repr
 
 
 @functools.cache
@@ -150,17 +160,33 @@ def note_epoch(
     storage: RDBStorage, trial_id: int, value: tuple[int, float] | None, attributes: Mapping[str, Any]
 ) -> None:
     """Write an intermediate value (step, value) and a trial's attributes."""
+    note = _note_in_sqlite if storage.engine.name == "sqlite" else _note_anywhere
     with storage.engine.begin() as connection:
-        if value is not None:
-            step, (stored, kind) = (
-                value[0],
-                TrialIntermediateValueModel.intermediate_value_to_stored_repr(value[1]),
-            )
-            connection.execute(_FORGET_VALUE, {"of_trial": trial_id, "of_step": step})
-            row = {"trial_id": trial_id, "step": step, "intermediate_value": stored}
-            connection.execute(_ADD_VALUE, row | {"intermediate_value_type": kind})
-        _note(connection, _notes, trial_id, attributes)
+        note(connection, trial_id, value, attributes)
         fault("report:inside")
+
+
+def _note_anywhere(
+    connection: Connection, trial_id: int, value: tuple[int, float] | None, attributes: Mapping[str, Any]
+) -> None:
+    if value is not None:
+        step, (stored, kind) = value[0], _stored(value[1])
+        connection.execute(_FORGET_VALUE, {"of_trial": trial_id, "of_step": step})
+        row = {"trial_id": trial_id, "step": step, "intermediate_value": stored}
+        connection.execute(_ADD_VALUE, row | {"intermediate_value_type": kind})
+    _note(connection, _notes, trial_id, attributes)
+
+
+def _note_in_sqlite(
+    connection: Connection, trial_id: int, value: tuple[int, float] | None, attributes: Mapping[str, Any]
+) -> None:
+    """As `_note_anywhere`, in SQLite's own words: this is done with every report, and building statements is most of
+    what it takes."""
+    if value is not None:
+        stored, kind = _stored(value[1])
+        connection.exec_driver_sql(_PUT_VALUE, (trial_id, value[0], stored, kind.name))
+    for key, content in attributes.items():
+        connection.exec_driver_sql(_PUT_NOTE, (trial_id, key, json.dumps(content)))
 
 
 def end_trial(
