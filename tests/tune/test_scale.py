@@ -19,3 +19,13 @@ def test_a_simulated_study_ends_every_trial_once(home: Home) -> None:
     for record in records:
         epochs = [report.epoch for report in simulation.log.reports(f"scale/{record.trial}")]
         assert epochs == list(range(1, record.epoch + 1))
+
+
+def test_a_simulated_study_is_carried_on_by_the_next_call(home: Home) -> None:
+    began = Simulation(home, trials=6, workers=3, epochs=4)
+    assert began.run(0.0)["trials_ended"] == 0 and len(began.records.unfinished()) == 3
+    result = Simulation(home, trials=6, workers=3, epochs=4).run(math.inf)
+    assert result["trials_ended"] == 6 and result["resume_seconds"] > 0
+    again = Simulation(home, trials=6, workers=3, epochs=4)
+    assert again.run(math.inf)["reports"] == 0
+    assert [record.trial for record in again.records.all()] == list("012345")
