@@ -185,7 +185,7 @@ class Sampling:
         if is_own(trial, self._distributions) or is_taken_over(trial):
             seen = _running(trial) if not trial.state.is_finished() else self.as_seen(trial)
             self._note(trial.params)
-        self._view.add_trial(seen or silent())
+        self._view.append(seen or silent())
         self._view.show(trial.number)
 
     def end(self, trial: FrozenTrial) -> None:

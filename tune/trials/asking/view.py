@@ -56,6 +56,11 @@ class View(optuna.Study):
         trial.number, trial._trial_id = number, self.identity(number)
         self._storage._set_trial(trial._trial_id, trial)  # type: ignore[attr-defined]
 
+    def append(self, trial: FrozenTrial) -> None:
+        """Put a trial after all others, not to be seen yet. It is kept itself: Optuna would copy all that is in it."""
+        identity = self._storage.create_new_trial(self._study_id)
+        self.overwrite(self._storage.get_trial_number_from_id(identity), trial)
+
     def hide(self, number: int) -> None:
         """Let samplers not see a trial."""
         self._seen.pop(number, None)
