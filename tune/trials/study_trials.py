@@ -37,7 +37,7 @@ from tune.trials.record import (
 from tune.trials.repeats import MOST_REPEATS, Elsewhere, Found, Known, nowhere
 from tune.trials.sampling import Sampling
 from tune.trials.stored import enqueue, own_study, trials_there, verdict
-from tune.trials.tables.reading import read_trials
+from tune.trials.tables.reading import read_trials, trial_numbers
 from tune.trials.tables.writing import add_trial, end_trial, newest_trial, note_epoch, reopen
 
 
@@ -78,7 +78,7 @@ class StudyTrials:
         if self.spec.warm_start is None:
             return
         earlier = warm_trials(folder, self.spec, self._distributions)
-        have = self._storage.get_n_trials(self._study_id)
+        have = len(trial_numbers(self._storage, self._study_id))
         for trial in earlier[have:]:  # all of them, or those that a driver had no time for
             self._storage.create_new_trial(self._study_id, trial)
 
