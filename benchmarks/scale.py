@@ -10,7 +10,8 @@ driver is one process, so the number of reports that it can take in a second is 
 delivery to MLflow runs beside it in a process of its own, and is measured with `--deliver`.
 
 `--seconds` ends the measurement early, after a report; the result says how far it came. With `--home` the study stays
-in that folder, and the next call resumes it as a driver does; `resume_seconds` is what that takes.
+in that folder, and the next call resumes it as a driver does; `resume_seconds` is what that takes. `--prepared N` writes
+N ended trials into the storages first, and runs the others.
 
 Each window of the result has the means of so many trials, what the driver could take in a second there, and the
 resident memory at its end.
@@ -34,6 +35,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.prepared import prepare
 from tune.definition.request import SearchRequest
 from tune.engine.recorder import Recorder
 from tune.engine.scheduler import StudyASHA
@@ -84,17 +86,24 @@ class Simulation:
         workers: trials side by side.
         epochs: of a full run.
         seed: of the simulated training.
+        prepared: trials that a new study has already (`benchmarks.prepared`).
     """
 
-    def __init__(self, home: Home, trials: int, workers: int, epochs: int, seed: int = 0) -> None:
+    def __init__(
+        self, home: Home, trials: int, workers: int, epochs: int, seed: int = 0, prepared: int = 0
+    ) -> None:
         request = SearchRequest(name="scale", trials=trials, epochs=epochs, concurrent=workers)
         self.spec = resolve_request(request, home).model_copy(update={"split_hash": "simulated"})
         self.folder = StudyFolder(home.study_folder("scale"))
-        began = time.perf_counter()
         if (self.folder.path / STUDY_FILE).exists():
             self.spec = read_spec(self.folder.path)
         else:
             self.folder.create(self.spec)
+            if prepared:
+                StudyTrials(self.folder, self.spec).close()  # makes the tables
+                with open_log(self.folder) as log:
+                    prepare(self.folder, self.spec, log, prepared)
+        began = time.perf_counter()
         self.records = StudyTrials(self.folder, self.spec)
         self.log = open_log(self.folder)
         self.tracker = open_tracker(self.log, self.spec, home)
@@ -257,13 +266,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop measuring after this time")
+    parser.add_argument(
+        "--prepared", type=int, default=0, metavar="N", help="of which so many have ended before"
+    )
     parser.add_argument("--home", type=Path, metavar="DIR", help="keep the study there, and carry it on")
     parser.add_argument("--deliver", action="store_true", help="also send everything to MLflow on SQLite")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ssl-tune-scale-") as folder:
         home = Home(options.home or Path(folder))
-        simulation = Simulation(home, options.trials, options.workers, options.epochs)
+        simulation = Simulation(
+            home, options.trials, options.workers, options.epochs, prepared=options.prepared
+        )
         result = simulation.run(options.seconds)
         if options.deliver:
             result["delivery"] = simulation.deliver()
