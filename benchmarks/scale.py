@@ -10,8 +10,8 @@ driver is one process, so the number of reports that it can take in a second is 
 delivery to MLflow runs beside it in a process of its own, and is measured with `--deliver`.
 
 `--seconds` ends the measurement early, after a report; the result says how far it came. With `--home` the study stays
-in that folder, and the next call resumes it as a driver does; `resume_seconds` is what that takes. `--prepared N` writes
-N ended trials into the storages first, and runs the others.
+in that folder, and the next call resumes it as a driver does; `resume_seconds` is what that takes. `--prepared N`
+writes N ended trials into the storages first, and runs the others.
 
 Each window of the result has the means of so many trials, what the driver could take in a second there, and the
 resident memory at its end.
