@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tests.tune.helpers import make_study
+from tests.tune.servers import needed, postgres
 from tune.store.home import Home
 from tune.trials import study_trials as module
 from tune.trials.study_trials import StudyTrials
@@ -29,13 +32,25 @@ SPACE: dict[str, BaseDistribution] = {
 PARAMS = {"lr": 0.1 + 0.2, "batch_size": None, "maps": 7}
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> RDBStorage:
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A database server."""
+    needed("postgres", importlib.util.find_spec("psycopg"), "pip install 'psycopg[binary]'")
+    with postgres() as database:
+        yield database.replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RDBStorage]:
     """Optuna's tables with two studies."""
-    made = RDBStorage(f"sqlite:///{tmp_path}/optuna.db")
+    is_file = request.param == "sqlite"
+    made = RDBStorage(f"sqlite:///{tmp_path}/optuna.db" if is_file else request.getfixturevalue("server"))
+    for study in made.get_all_studies():  # of another test
+        made.delete_study(study._study_id)
     for name in ("other", "mine"):
         made.create_new_study([StudyDirection.MINIMIZE], name)
-    return made
+    yield made
+    made.engine.dispose()
 
 
 def running(**options: Any) -> FrozenTrial:
