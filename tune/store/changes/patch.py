@@ -30,9 +30,10 @@ def cut(files: Mapping[str, Path], before: Mapping[str, Sequence[bytes]]) -> tup
         files: where they lie, by name.
         before: digests that their blocks had.
     """
-    heads, blocks, now = [], [], {}
+    heads, blocks, now = [], [], dict[str, Digests]()
     for name, path in files.items():
-        known, found, places = before.get(name, ()), [], []
+        known, places = before.get(name, ()), list[int]()
+        found: Digests = []
         with path.open("rb") as file:
             while block := file.read(BLOCK):
                 digest = hashlib.blake2b(block, digest_size=16).digest()

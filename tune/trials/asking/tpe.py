@@ -68,7 +68,8 @@ class TPE(TPESampler):
         """Logarithm of the ratio of the two densities, (samples,)."""
         points = mpe_below._transform(samples)
         below, above = (log_density(each._mixture_distribution, points) for each in (mpe_below, mpe_above))
-        return below - above
+        ratio: np.ndarray = below - above
+        return ratio
 
 
 def log_density(mixture: _MixtureOfProductDistribution, points: np.ndarray) -> np.ndarray:
@@ -91,7 +92,7 @@ def log_density(mixture: _MixtureOfProductDistribution, points: np.ndarray) -> n
     if (low == high).any():
         return mixture.log_pdf(points)
     mass, log_sigma = _truncnorm._log_gauss_mass(low, high), np.log(sigma)
-    total, parts = np.zeros((len(points), len(mixture.weights))), []
+    total, parts = np.zeros((len(points), len(mixture.weights))), list[np.ndarray]()
     for column, each in enumerate(mixture.distributions):
         if isinstance(each, _BatchedCategoricalDistributions):
             chosen = points[:, column, np.newaxis, np.newaxis].astype(np.int64)
@@ -119,5 +120,5 @@ def log_density(mixture: _MixtureOfProductDistribution, points: np.ndarray) -> n
     total -= highest[:, np.newaxis]
     np.exp(total, out=total)
     with np.errstate(divide="ignore"):
-        logarithm: np.ndarray = np.log(total.sum(axis=1))
-    return logarithm + highest
+        densities: np.ndarray = np.log(total.sum(axis=1)) + highest
+    return densities

@@ -104,7 +104,9 @@ def add_trial(storage: RDBStorage, study_id: int, trial: FrozenTrial) -> None:
     row = {"study_id": study_id, "state": trial.state, "datetime_start": began}
     with storage.engine.begin() as connection:
         # The first write locks the file, so that nobody adds a trial between this and its number.
-        (identity,) = connection.execute(_ADD_TRIAL, row).inserted_primary_key or (None,)
+        made = connection.execute(_ADD_TRIAL, row).inserted_primary_key
+        assert made is not None
+        identity = int(made[0])
         before = connection.execute(_NUMBER_BEFORE, {"of_study": study_id, "of_trial": identity}).scalar()
         number = 0 if before is None else int(before) + 1
         connection.execute(_SET_NUMBER, {"of_trial": identity, "new_number": number})
@@ -112,7 +114,7 @@ def add_trial(storage: RDBStorage, study_id: int, trial: FrozenTrial) -> None:
             connection.execute(_ADD_PARAM, _param_rows(identity, trial))
         _note(connection, _notes, identity, trial.user_attrs, are_new=True)
         _note(connection, _systems, identity, trial.system_attrs, are_new=True)
-    trial._trial_id, trial.number = int(identity), number
+    trial._trial_id, trial.number = identity, number
 
 
 def _param_rows(identity: int, trial: FrozenTrial) -> list[dict[str, Any]]:
