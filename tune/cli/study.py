@@ -185,6 +185,14 @@ def confirm_command(
     name: NameArgument,
     top: Annotated[int, typer.Option(help="How many of the best configurations")] = 1,
     seeds: Annotated[int, typer.Option(help="Fresh seeds for each")] = 5,
+    until_told_apart: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Then go on seed by seed until the two best are told apart, to N seeds at most [default: do not]",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
         str, typer.Option(help="tuned: a supervised study of as many trials, made if need be; or plain")
     ] = "tuned",
@@ -214,6 +222,7 @@ def confirm_command(
         make_progress(),
         top=top,
         seeds=seeds,
+        until_told_apart=until_told_apart,
         baseline=baseline,
         resample=resample,
         refit=refit,

@@ -15,7 +15,7 @@ from typing import Any
 from ssl_core.system.files import write_atomically
 from tune.comparison.record import Comparison
 from tune.comparison.request import BASELINE
-from tune.confirmation.confirm import candidate_of, keep, places_of, ranked_of, redrawn_of, track
+from tune.confirmation.confirm import candidate_of, places_of, ranked_of, redrawn_of
 from tune.confirmation.document import (
     Candidate,
     FinalTraining,
@@ -25,6 +25,7 @@ from tune.confirmation.document import (
     trainings_of,
     winner_of,
 )
+from tune.confirmation.keeping import keep, track
 from tune.confirmation.trainings import FIRST_SEED, Redrawn, Trained, Training, train_all
 from tune.confirmation.verdicts import comparison_of, doubtful, facts, listed
 from tune.definition.objective import DEFAULT
