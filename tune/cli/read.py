@@ -125,6 +125,7 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         rows.append(["expected", cost(document["cost"]["planned"])])
     if document["seconds_left"] is not None:
         rows.append(["left", f"about {duration(document['seconds_left'])} of training"])
+    rows.append(["further trials", document["outlook"]["says"]])
     print_table([name, ""], rows)
     if tracking["problem"]:
         console().print(f"not delivered to MLflow, will be tried again: {tracking['problem']}")

@@ -22,6 +22,7 @@ from tune.cli.options import (
     JsonOption,
     NameArgument,
     OnEndOption,
+    PatienceOption,
     TimeBudgetOption,
     TotalOption,
     TrustOption,
@@ -63,6 +64,7 @@ def resume_command(
     time_budget: TimeBudgetOption = None,
     epochs_budget: EpochsBudgetOption = None,
     gpu_hours: GpuHoursOption = None,
+    patience: PatienceOption = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run trials again that failed for a cause since mended")
     ] = False,
@@ -84,6 +86,7 @@ def resume_command(
         time_budget=time_budget,
         epochs_budget=epochs_budget,
         gpu_hours=gpu_hours,
+        patience=patience,
         retry_failed=retry_failed,
     )
     if comparison.is_comparison(name, home_of(home)):
