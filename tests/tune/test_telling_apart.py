@@ -144,7 +144,7 @@ def test_all_looks_together_find_a_difference_between_equals_in_5_percent(first:
     drawn = np.random.default_rng(first).normal(0.0, 1.7, (sequences, most))
     assert share_told_apart(drawn, looks) == pytest.approx(LEVEL, abs=margin)
     uncorrected = (statistics(drawn)[:, first - 2 :] < LEVEL).any(axis=1).mean()
-    assert uncorrected > 0.11  # what it would be without the correction
+    assert uncorrected > 0.15  # what it would be without the correction
 
 
 def test_the_error_rate_holds_for_errors_that_are_counts_of_images() -> None:

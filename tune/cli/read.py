@@ -125,7 +125,6 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         rows.append(["expected", cost(document["cost"]["planned"])])
     if document["seconds_left"] is not None:
         rows.append(["left", f"about {duration(document['seconds_left'])} of training"])
-    rows.append(["further trials", document["outlook"]["says"]])
     print_table([name, ""], rows)
     if tracking["problem"]:
         console().print(f"not delivered to MLflow, will be tried again: {tracking['problem']}")
@@ -136,6 +135,7 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         )
     print_running(records, study.spec.config["epochs"])
     print_study(study, records)
+    console().print(f"{document['outlook']['says']}.")
     for event in document["history"]:
         console().print(f"{event['time']} {event['what']}")
     if document["state"] == "interrupted":

@@ -192,12 +192,13 @@ def _looks(document: Document) -> list[str]:
     ]
 
 
-def planned(needs: Mapping[str, Any], called: Callable[[str], str]) -> str:
+def planned(needs: Mapping[str, Any], called: Callable[[str], str], option: str = "--seeds") -> str:
     """How many seeds would tell a pair apart, as a sentence.
 
     Args:
         needs: an entry of `tune.confirmation.power.plan_of`.
         called: the name of a row for people.
+        option: that takes the number of seeds.
     """
     pair = f"{called(needs['one'])} and {called(needs['other'])}"
     if not needs["std"]:
@@ -213,7 +214,7 @@ def planned(needs: Mapping[str, Any], called: Callable[[str], str]) -> str:
     seeds = max(needs["seeds"], needs["n"] + 1)
     return (
         f"to tell {pair} apart, about {seeds} seeds each would be needed, if the true difference is the one that was "
-        f"seen ({seen}, {test}): --seeds {seeds}. As it is, {sees}."
+        f"seen ({seen}, {test}): {option} {seeds}. As it is, {sees}."
     )
 
 

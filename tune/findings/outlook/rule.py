@@ -151,11 +151,11 @@ def in_words(found: Standing, spec: StudySpec) -> str:
     valid, improves = spec.config["data"]["valid"], found.improves
     patience = "" if spec.patience is None else f"; patience: {found.since} of {spec.patience} trials"
     if improves is None or found.resolves is None or found.last_doubling is None:
-        return f"too few have ended to tell what they would bring{patience}"
+        return f"too few trials have ended to tell what further ones would bring{patience}"
     expected = "may improve" if improves else "are not expected to improve"
     beyond = "by more than" if improves else "beyond"
     return (
-        f"{expected} the recommendation {beyond} what {counted(valid, 'validation image')} resolve "
+        f"further trials {expected} the recommendation {beyond} what {counted(valid, 'validation image')} resolve "
         f"({found.resolves:.1f} points): the last doubling of the {found.ended} lowered the best error by "
         f"{found.last_doubling:.1f} points in expectation, and {counted(found.since, 'trial')} in a row "
         f"{'has' if found.since == 1 else 'have'} not improved it by as much{patience}"
