@@ -14,6 +14,7 @@ from scipy import stats
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import copy_home
 from tune.api.confirming import run_confirm
+from tune.comparison.confirm import answer
 from tune.confirmation.confirm import confirm
 from tune.confirmation.document import comparison_document
 from tune.confirmation.looks import Looks, looks_of
@@ -113,6 +114,32 @@ def test_one_configuration_is_planned_against_the_baseline_and_what_no_number_te
         document({"1": [10.0, 12.0], "2": [13.0, 19.0]})["plan"] == []
     )  # two seeds say little of the spread
     assert document({"1": [10.0, 12.0, 11.0], "2": [30.0, 32.1, 31.0]})["plan"] == []  # told apart
+
+
+def test_a_comparison_s_answer_is_a_plan_for_its_methods() -> None:
+    errors = {
+        "supervised": [30.0, 29.0, 31.0, 28.0],
+        "vat": [12.0, 12.4, 14.0, 13.2],
+        "fixmatch": [12.0, 11.4, 13.9, 11.9],
+    }
+    rows = [{"who": who, "val_error": v, "test_error": v, "problems": []} for who, v in errors.items()]
+    comparisons = [
+        comparison_document(c)
+        for c in compare_all({who: dict(enumerate(values)) for who, values in errors.items()})
+    ]
+    made = {
+        "rows": rows,
+        "seeds": [1, 2, 3, 4],
+        "baseline": "supervised",
+        "winner": "fixmatch",
+        "objective": "val/error",
+        "comparisons": comparisons,
+        "plan": plan_of(rows, comparisons, "fixmatch", "val/error", "supervised"),
+    }
+    (said,) = [each for each in answer(made) if each.startswith("to tell ")]
+    needed = seeds_needed(0.6 / float(np.std([0.0, 1.0, 0.1, 1.3], ddof=1)), 0.05 / 3)
+    assert said.startswith(f"to tell fixmatch and vat apart, about {needed} seeds each")
+    assert f"--confirm-seeds {needed}. As it is" in said
 
 
 # Looks after each seed
