@@ -1,6 +1,6 @@
 """What `search --patience N` saves and costs, on recorded curves; and the looks of `confirm --until-told-apart`.
 
-    python -m benchmarks.patience                      # some eight minutes of one core; prints the tables
+    python -m benchmarks.patience                      # some five minutes of one core; prints the tables
     python -m benchmarks.patience --repetitions 3 --json
 
 Nothing is trained. A study of this project's own search (`benchmarks.simulated`, one trial at a time, 50 validation
@@ -38,7 +38,7 @@ from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.record import TrialRecord
 
-TRIALS, REPETITIONS, PATIENCE = 40, 40, (3, 5, 8, 12, 16)
+TRIALS, REPETITIONS, PATIENCE = 40, 30, (3, 5, 8, 12, 16)
 SAMPLERS = ("random", "tpe")
 FIRST, MOST, LEVEL = 5, 20, 0.05
 
