@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import patience as benchmark
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec, told
 from tests.tune.test_growing import ended, folder_of, run, study_of
 from tests.tune.test_kill_points import make_spec_again
+from tune.confirmation.looks import Looks
 from tune.findings.outlook.rule import expected_lowest, in_words, is_settled, outlook, resolved, standing
 from tune.findings.ranking import resolution
 from tune.findings.study import load_study
@@ -124,6 +126,14 @@ def test_status_says_whether_as_many_trials_again_may_improve_the_recommendation
     assert standing(stopped, valid).last_doubling == 0  # stopped early: no better than the best
     document = outlook(records(*many), spec.model_copy(update={"patience": 3}))
     assert document["improvement_expected"] is True and document["says"].endswith("; patience: 0 of 3 trials")
+
+
+def test_the_benchmark_ends_studies_as_the_rule_does_and_its_looks_are_those_of_confirm() -> None:
+    assert benchmark.length(records(20.0, 22.0, 21.0, 1.0), 2) == 3
+    assert benchmark.length(records(20.0, 22.0, 1.0, 21.0), 2) == 4
+    rows = [row for row in benchmark.looks(20_000) if row["shape"] == 1]
+    assert rows[0]["last_level"] == pytest.approx(Looks(5, 20).level(20), rel=0.1)
+    assert [row["power"] < row["power_of_one_look"] + 0.01 for row in rows] == [True] * 4
 
 
 # Studies that it ends
