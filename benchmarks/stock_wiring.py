@@ -243,4 +243,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    # By its own name: Ray pickles what __main__ defines by value, and torch's operators cannot be pickled so.
+    from benchmarks import stock_wiring
+
+    stock_wiring.main(sys.argv[1:])
