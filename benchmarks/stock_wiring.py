@@ -167,7 +167,7 @@ class Training:
 
 def train(config: dict[str, Any], plan: Plan) -> None:
     """A trial, as Ray Tune calls it."""
-    from ray import tune
+    import ray.tune
 
     torch.set_num_threads(1)
     training = Training(plan, config["threshold"])
@@ -180,14 +180,14 @@ def train(config: dict[str, Any], plan: Plan) -> None:
                 "optimizer": training.optimizer.state_dict(),
             }
             torch.save(state, Path(folder) / "checkpoint.pt")
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+            ray.tune.report(metrics, checkpoint=ray.tune.Checkpoint.from_directory(folder))
 
 
 def study(plan: Plan) -> list[dict[str, Any]]:
     """Run the study; of each trial its threshold, how many epochs and images it trained, and its error in percent."""
     import ray
+    import ray.tune
     from optuna.distributions import FloatDistribution
-    from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import ConcurrencyLimiter
@@ -202,10 +202,10 @@ def study(plan: Plan) -> list[dict[str, Any]]:
         points_to_evaluate=[{"threshold": value} for value in plan.thresholds],
         seed=0,
     )
-    trainable = tune.with_resources(tune.with_parameters(train, plan=plan), {"cpu": 1})
-    tuner = tune.Tuner(
+    trainable = ray.tune.with_resources(ray.tune.with_parameters(train, plan=plan), {"cpu": 1})
+    tuner = ray.tune.Tuner(
         trainable,
-        tune_config=tune.TuneConfig(
+        tune_config=ray.tune.TuneConfig(
             search_alg=ConcurrencyLimiter(searcher, plan.concurrent),
             # A trial is judged at its end alone, so that all trials have the same epochs.
             scheduler=ASHAScheduler(max_t=plan.epochs, grace_period=plan.epochs),
@@ -213,7 +213,7 @@ def study(plan: Plan) -> list[dict[str, Any]]:
             mode="min",
             num_samples=len(plan.thresholds),
         ),
-        run_config=tune.RunConfig(
+        run_config=ray.tune.RunConfig(
             name="study",
             storage_path=str(Path(plan.folder, "ray").resolve()),
             callbacks=[MLflowLoggerCallback(f"sqlite:///{plan.folder}/mlflow.db", experiment_name="stock")],
