@@ -99,6 +99,8 @@ class Row:
         seconds: of the wall clock, from the program's start to its exit.
         thresholds, epochs, images, val_error: of each trial, the highest threshold first; images that were trained on,
             the error in percent.
+        epoch_seconds: median of all trials' epochs after the warm-up, by each contender's own clock: without what comes
+            before, between and after them.
     """
 
     contender: str
@@ -108,13 +110,16 @@ class Row:
     epochs: list[int]
     images: list[int]
     val_error: list[float]
+    epoch_seconds: float
 
 
-def row_of(contender: str, number: int, seconds: float, trials: Sequence[dict[str, Any]]) -> Row:
-    """A row of trials, which are dicts with `threshold`, `epochs`, `images` and `val_error`."""
+def row_of(contender: str, number: int, seconds: float, trials: Sequence[dict[str, Any]], warmup: int) -> Row:
+    """A row of trials: dicts with `threshold`, `epochs`, `images`, `val_error`, and `seconds`, those of each epoch."""
     ordered = sorted(trials, key=lambda trial: -float(trial["threshold"]))
     columns = {name: [trial[name] for trial in ordered] for name in ("epochs", "images", "val_error")}
-    return Row(contender, number, seconds, [trial["threshold"] for trial in ordered], **columns)
+    epoch = statistics.median(each for trial in trials for each in trial["seconds"][warmup:])
+    thresholds = [trial["threshold"] for trial in ordered]
+    return Row(contender, number, seconds, thresholds, **columns, epoch_seconds=epoch)
 
 
 class Study:
@@ -189,7 +194,7 @@ class Study:
         (folder / "plan.json").write_text(json.dumps(self.plan(folder)))
         seconds = _timed([sys.executable, "-m", "benchmarks.stock_wiring", str(folder / "plan.json")], folder)
         trials = json.loads((folder / "result.json").read_text())["trials"]
-        return row_of(STOCK, number, seconds, trials)
+        return row_of(STOCK, number, seconds, trials, self.work.warmup)
 
     def _ours(self, folder: Path, contender: str, number: int) -> Row:
         from tune.findings.study import load_study
@@ -210,19 +215,19 @@ class Study:
         study = load_study("ours", home=home)
         if study.spec.split_hash != self.split_hash:
             raise RuntimeError(f"{contender} had another split than {STOCK}")
-        curves = study.curves()
-        curves["images"] = curves["images_per_second"] * curves["time/epoch_seconds"]
-        images = curves.groupby("trial")["images"].sum().round().astype(int)
-        trials = [
-            {
-                "threshold": record.params["pseudo_label.threshold"],
-                "epochs": record.epoch,
-                "images": int(images[record.trial]),
-                "val_error": record.val_error,
-            }
-            for record in study.records()
-        ]
-        return row_of(contender, number, seconds, trials)
+        trials, curves = [], study.curves()
+        for record in study.records():
+            own = curves[curves["trial"] == record.trial].sort_values("epoch")
+            trials.append(
+                {
+                    "threshold": record.params["pseudo_label.threshold"],
+                    "epochs": record.epoch,
+                    "images": round(float((own["images_per_second"] * own["time/epoch_seconds"]).sum())),
+                    "seconds": own["time/epoch_seconds"].tolist(),
+                    "val_error": record.val_error,
+                }
+            )
+        return row_of(contender, number, seconds, trials, work.warmup)
 
 
 def _timed(words: list[str], place: Path) -> float:
@@ -270,22 +275,23 @@ def check_equal_work(rows: Sequence[Row], work: Work) -> None:
 
 
 def table(rows: Sequence[Row], machine: str) -> Iterator[str]:
-    """The rows as Markdown: medians over the rounds, and of the rounds' own ratios their median and each."""
+    """The rows as Markdown: medians over the rounds, and the ratio within each round."""
     yield f"{machine}\n"
     yield (
-        "| contender | rounds | trials | epochs, all trials | images trained on | wall s | wall s an epoch "
-        "| stock / it | in each round |"
+        "| contender | rounds | trials | epochs, all trials | images trained on | wall s | stock / it, each round "
+        "| s an epoch after the warm-up | stock / it |"
     )
     yield "|---|---|---|---|---|---|---|---|---|"
-    stock = {row.round: row.seconds for row in rows if row.contender == STOCK}
+    stock = {row.round: row for row in rows if row.contender == STOCK}
     for name in dict.fromkeys(row.contender for row in rows):
         own = [row for row in rows if row.contender == name]
-        seconds, epochs = statistics.median(row.seconds for row in own), sum(own[0].epochs)
-        ratios = [stock[row.round] / row.seconds for row in own if row.round in stock]
+        pairs = [(stock[row.round], row) for row in own if row.round in stock]
+        whole = ", ".join(f"{theirs.seconds / row.seconds:.2f}" for theirs, row in pairs)
+        epoch = ", ".join(f"{theirs.epoch_seconds / row.epoch_seconds:.2f}" for theirs, row in pairs)
         yield (
-            f"| {name} | {len(own)} | {len(own[0].epochs)} | {epochs} | {sum(own[0].images)} | {seconds:.1f} "
-            f"| {seconds / epochs:.2f} | {f'{statistics.median(ratios):.2f}' if ratios else ''} "
-            f"| {', '.join(f'{ratio:.2f}' for ratio in ratios)} |"
+            f"| {name} | {len(own)} | {len(own[0].epochs)} | {sum(own[0].epochs)} | {sum(own[0].images)} "
+            f"| {statistics.median(row.seconds for row in own):.1f} | {whole} "
+            f"| {statistics.median(row.epoch_seconds for row in own):.1f} | {epoch} |"
         )
 
 
@@ -307,7 +313,8 @@ def measure(work: Work, rounds: int, contenders: Sequence[str]) -> list[Row]:
             first = number % len(contenders)
             for name in [*contenders[first:], *contenders[:first]]:
                 rows.append(study.run(name, number))
-                print(f"round {number}: {name}: {rows[-1].seconds:.1f} s", file=sys.stderr, flush=True)
+                said = f"{rows[-1].seconds:.1f} s, an epoch {rows[-1].epoch_seconds:.1f} s"
+                print(f"round {number}: {name}: {said}", file=sys.stderr, flush=True)
     check_equal_work(rows, work)
     return sorted(rows, key=lambda row: (list(CONTENDERS).index(row.contender), row.round))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ class Training:
 
     def epoch(self, number: int) -> dict[str, float]:
         """Train an epoch, from 1; its metrics."""
-        plan = self.plan
+        began, plan = time.perf_counter(), self.plan
         labelled = self._images("labelled", self.views.weak)
         batches, accepted, losses = [self._batches(labelled, plan.batch_size)], 0, list[float]()
         if number > plan.warmup:
@@ -135,6 +136,7 @@ class Training:
             "train_loss": float(np.mean(losses)),
             "accepted": float(accepted),
             "images": float(seen),
+            "seconds": time.perf_counter() - began,
         }
 
     def _pseudo_labelled(self) -> Images:
@@ -227,6 +229,7 @@ def study(plan: Plan) -> list[dict[str, Any]]:
             "epochs": result.metrics["training_iteration"],
             "val_error": result.metrics["val_error"],
             "images": int(result.metrics_dataframe["images"].sum()),
+            "seconds": result.metrics_dataframe["seconds"].tolist(),
         }
         for result in frame
     ]

@@ -90,8 +90,8 @@ def measure(run: Run, steps: int = 2, seconds: float = 0.0) -> Price:
     evaluated = _fastest(run, lambda: run.evaluated_by_index(sample), 0, seconds) / len(sample)
     predicted = 0.0
     if run.method.relabels:
-        predict = run.predictor()
-        predicted = _fastest(run, lambda: predict(sample), 0, seconds) / len(sample)
+        predictor = run.predictor()
+        predicted = _fastest(run, lambda: predictor(sample), 0, seconds) / len(sample)
     return Price(
         warmup_step=warmup,
         step=step,
