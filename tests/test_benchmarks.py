@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import decode, networks, operations, pretrained, train_step, versions, views
+from benchmarks import decode, networks, operations, pool_pass, pretrained, train_step, versions, views
 from benchmarks.memory import usage
 from benchmarks.plain_recipe import METHODS
 from ssl_core.registry import method_names
@@ -71,6 +71,19 @@ def test_views_gives_a_line_for_each_way(capsys: pytest.CaptureFixture[str]) -> 
     assert [line[1].strip() for line in lines] == list(views.WAYS)
     assert all(float(line[2]) > 0 for line in lines)
     assert all(float(line[3]) > 0 for line in lines[1:])
+
+
+def test_every_way_to_predict_a_pool_has_its_rate_and_the_plain_way_s_logits() -> None:
+    plain, *others = pool_pass.measure("wrn-10-1", 3, compiled=False, passes=1)
+    assert (plain.way, plain.precision, plain.difference) == ("plain", "float32", 0.0)
+    assert {row.way for row in others} == {"as it is", "folded"}
+    for row in others:
+        assert row.rate > 0
+        assert row.difference < (1e-5 if row.precision == "float32" else 0.1)
+    head, _, first, *lines = pool_pass.table([plain, *others])
+    assert f"| {plain.rate:.0f} | 1.00 | |" in first
+    assert len(lines) == len({(row.way, row.precision) for row in others})
+    assert all(line.count("|") == head.count("|") for line in (first, *lines))
 
 
 def test_memory_of_a_mapped_file_is_told_apart(tmp_path: object) -> None:

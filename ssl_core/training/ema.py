@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+
+from ssl_core.networks.base import Network
 
 
 def decay_at(decay: float, step: int) -> float:
@@ -24,7 +25,7 @@ class AveragedModel:
         decay: of the average.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         self._averaged: list[torch.Tensor] = list(self.network.parameters())

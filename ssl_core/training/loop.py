@@ -111,14 +111,10 @@ def take_steps(run: Run, epoch: int) -> tuple[EpochMonitor, int]:
 
 def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
     """Let the method relabel the images without a label (validation images are not among them)."""
-
-    def predict(indices: torch.Tensor) -> torch.Tensor:
-        return run.evaluated_by_index(indices).softmax(dim=1)
-
     pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
     relabel = Relabel(
         pool=pool,
-        predict=predict,
+        predict=run.predictor(),
         progress=progress,
         setup=run.setup,
         steps=run.config.steps_per_epoch or 1,

@@ -15,7 +15,7 @@ from ssl_core import __version__
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
 from ssl_core.config import from_document
-from ssl_core.data.batches import HostImages, fits_on
+from ssl_core.data.batches import HostImages, evaluated_at_once, fits_on
 from ssl_core.data.datasets import Dataset, Split
 from ssl_core.methods.base import Setup
 from ssl_core.networks.base import NetworkOutput
@@ -248,10 +248,15 @@ class Run:
             output: NetworkOutput = network(images)
         return output
 
-    def evaluated(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, C) of the evaluated (EMA) model on un-augmented (n, H, W, 3) uint8 images."""
+    def evaluated(self, images: torch.Tensor, network: torch.nn.Module | None = None) -> torch.Tensor:
+        """Logits (n, C) of the evaluated (EMA) model on un-augmented (n, H, W, 3) uint8 images.
+
+        Args:
+            images: of any number.
+            network: in place of the model; None: the model.
+        """
         with torch.no_grad(), self._autocast(True):
-            output: NetworkOutput = self.ema.network(self.normalise(images))
+            output: NetworkOutput = (network or self.ema.network)(self.normalise(images))
         return output.logits if self.dtype == torch.float64 else output.logits.float()
 
     def fetch(
@@ -280,16 +285,27 @@ class Run:
         """`evaluated` for some of the training images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
         return self._in_batches(self.pixels, indices)
 
+    def predictor(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Class probabilities of the evaluated (EMA) model as it is now, for training images by index: (n,) to (n, C).
+
+        For many images: they are those of `evaluated_by_index` but for rounding, and come sooner.
+        """
+        network = self.ema.network.folded()
+        return lambda indices: self._in_batches(self.pixels, indices, network).softmax(dim=1)
+
     def evaluated_in_batches(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """`evaluated` for some of the images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
         return self._in_batches(lambda part: images[part], indices)
 
     def _in_batches(
-        self, pixels: Callable[[torch.Tensor], torch.Tensor], indices: torch.Tensor
+        self,
+        pixels: Callable[[torch.Tensor], torch.Tensor],
+        indices: torch.Tensor,
+        network: torch.nn.Module | None = None,
     ) -> torch.Tensor:
         with memory.explained(self.config.device, *memory.in_evaluation(self.config)):
-            size = self.config.eval_batch_size
-            parts = [self.evaluated(pixels(part)) for part in torch.split(indices, size)]
+            size = evaluated_at_once(self.config.eval_batch_size, self.device)
+            parts = [self.evaluated(pixels(part), network) for part in torch.split(indices, size)]
         return torch.cat(parts) if parts else torch.empty(0, self.setup.num_classes, device=self.device)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
