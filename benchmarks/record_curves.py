@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import multiprocessing
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,10 +156,25 @@ def append(curve: Curve, path: Path = TABLE) -> None:
         writer.writerow(cells)
 
 
+def record_sets(names: Sequence[str], configs: int, jobs: int) -> None:
+    """Record runs of `benchmarks.curve_sets` that have no file yet, `jobs` side by side."""
+    from benchmarks.curve_sets import declared, record
+
+    waiting = [job for job in declared(tuple(names), configs) if not job.path.exists()]
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for finished in as_completed([pool.submit(record, job) for job in waiting]):
+            print(finished.result(), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--configs", type=int, default=120)
+    parser.add_argument("--set", action="append", help="of benchmarks.curve_sets; may be given again")
+    parser.add_argument("--jobs", type=int, default=2, help="with --set: runs side by side")
     options = parser.parse_args()
+    if options.set:
+        record_sets(options.set, options.configs, options.jobs)
+        return
     done = {curve.number for curve in read_curves()}
     for number in range(options.configs):
         if number not in done:
