@@ -2,9 +2,12 @@
 
 A set is one method on the digits with few labels (wrn-10-1 at 8x8, 12 epochs of 10 steps). Its configurations are drawn
 uniformly from data/spaces/SET.yaml. A run is evaluated after every epoch on POOL training images that no loss and no
-pseudo-label uses; the test set is not read. Which of the pool are a study's validation images is drawn anew in each
-simulated search (`Part`), the same number of each class; all others measure how good a configuration really is. One
-fixed validation set would make every search lucky or unlucky in the same way.
+pseudo-label uses; the test set is not read. Which of the pool are a study's validation images is drawn PARTS times, the same number of
+each class (so val/error_balanced is val/error); all others measure how good a configuration really is. One fixed
+validation set would make every simulated search lucky or unlucky in the same way.
+
+data/curves-SET.npz has the runs of a set, packed: what each part's validation images say after each epoch, and how many of
+the pool are wrong. `python -m benchmarks.curve_sets` makes it from the recorded files.
 
 CHOOSING and REPORTING were named before any curve was recorded: rules are chosen on the first, figures come from the
 second. The 105 curves of `benchmarks.record_curves`, which had been looked at before, belong to neither.
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from search_spaces import SearchSpace
 
 RAW = Path(__file__).resolve().parent.parent / "ssl-tune-home" / "curves"
-EPOCHS, POOL, CLASSES = 12, 1000, 10
+EPOCHS, POOL, CLASSES, PARTS = 12, 1000, 10, 25
 LONGEST = 4.0
 """Losses are kept as bytes: a 255th of the way from 0 to LONGEST on the axis of log(1 + 100 loss) / log(10)."""
 
@@ -185,3 +188,82 @@ def to_bytes(loss: np.ndarray) -> np.ndarray:
 def from_bytes(kept: np.ndarray) -> np.ndarray:
     """The losses that bytes stand for."""
     return (10 ** (kept.astype(np.float64) / 255 * LONGEST) - 1) / 100
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a set, one a row. After the last epoch of a run that diverged there is NaN.
+
+    Attributes:
+        number, seed: (runs,).
+        params: (runs, parameters), in the order of the space.
+        seconds: (runs,), of one core.
+        wrong: (runs, EPOCHS), share of the pool that is misclassified.
+        val_wrong: (runs, EPOCHS, PARTS), share of a part's validation images that is.
+        val_loss: (runs, EPOCHS, PARTS), their mean cross-entropy.
+    """
+
+    number: np.ndarray
+    seed: np.ndarray
+    params: np.ndarray
+    seconds: np.ndarray
+    wrong: np.ndarray
+    val_wrong: np.ndarray
+    val_loss: np.ndarray
+
+
+def validation_images(name: str, part: int, classes: np.ndarray) -> np.ndarray:
+    """Places in the pool of a part's validation images, as many of each class."""
+    rng = np.random.default_rng([part, SETS[name].valid])
+    each = SETS[name].valid // CLASSES
+    return np.concatenate(
+        [rng.choice(np.flatnonzero(classes == c), each, replace=False) for c in range(CLASSES)]
+    )
+
+
+def pack(name: str, folder: Path = DATA) -> int:
+    """Write a set's file from its recorded runs; returns their number."""
+    columns: dict[str, list[Any]] = {key: [] for key in Runs.__dataclass_fields__}
+    for path in sorted((RAW / name).glob("*.npz")):
+        number, seed = map(int, path.stem.split("-"))
+        with np.load(path) as kept:
+            wrong = np.unpackbits(kept["wrong"], axis=1, count=POOL).astype(float)
+            loss, classes, seconds = from_bytes(kept["loss"]), kept["classes"], float(kept["seconds"])
+        places = np.stack([validation_images(name, part, classes) for part in range(PARTS)])
+        params = parameters_of(name, number)
+        columns["number"].append(number)
+        columns["seed"].append(seed)
+        columns["params"].append([params[p.name] for p in SETS[name].space.parameters])
+        columns["seconds"].append(seconds)
+        columns["wrong"].append(_padded(wrong.mean(axis=1)))
+        columns["val_wrong"].append(_padded(wrong[:, places].mean(axis=2)))
+        columns["val_loss"].append(_padded(loss[:, places].mean(axis=2)))
+    kinds = {"number": "u2", "seed": "u1", "params": "f4", "seconds": "f2"}
+    arrays = {key: np.array(rows).astype(kinds.get(key, "f2")) for key, rows in columns.items()}
+    np.savez_compressed(folder / f"curves-{name}.npz", **arrays)
+    return len(columns["number"])
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    found = np.full((EPOCHS, *rows.shape[1:]), np.nan)
+    found[: len(rows)] = rows
+    return found
+
+
+def read_runs(name: str, folder: Path = DATA) -> Runs:
+    """A set's runs from its file. Shares are those of whole numbers of images again, which float16 rounds."""
+    with np.load(folder / f"curves-{name}.npz") as kept:
+        arrays = {key: kept[key].astype(np.float64) for key in kept.files}
+    arrays["wrong"] = np.rint(arrays["wrong"] * POOL) / POOL
+    arrays["val_wrong"] = np.rint(arrays["val_wrong"] * SETS[name].valid) / SETS[name].valid
+    arrays |= {key: arrays[key].astype(int) for key in ("number", "seed")}
+    return Runs(**arrays)
+
+
+def main() -> None:
+    for name in SETS:
+        print(f"{name}: {pack(name)} runs")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,7 @@ from optuna.samplers import RandomSampler
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from benchmarks.record_curves import EPOCHS, METHOD, SPACE, read_curves
+from benchmarks.record_curves import EPOCHS, read_curves
 from benchmarks.simulated import Driver, Outcome
 from benchmarks.stock_search import HELD, IMAGES, METRIC, TIME, Recorded, StockSearch
 from tune.definition.request import SearchRequest
@@ -62,11 +62,11 @@ class OwnSearch:
         home = Home(Path(self._folder.name))
         request = SearchRequest(
             name="quality",
-            method=METHOD,
-            space=str(SPACE),
+            method=recorded.space.method,
+            space=recorded.space.source,
             trials=10 * max(MARKS),  # never reached
             startup_trials=10,  # as the stock sampler has
-            epochs=EPOCHS,
+            epochs=recorded.epochs,
             concurrent=CONCURRENT,
             seed=seed,
             settings={"threads": 1, "precision": "float32"},
@@ -101,32 +101,32 @@ def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in document.items() if k not in sections} | inner
 
 
-def _asha() -> ASHAScheduler:
+def _asha(recorded: Recorded) -> ASHAScheduler:
     return ASHAScheduler(
         time_attr=TIME,
         metric=METRIC,
         mode="min",
-        max_t=EPOCHS,
+        max_t=recorded.epochs,
         grace_period=1,
         reduction_factor=REDUCTION_FACTOR,
     )
 
 
 def _stock(recorded: Recorded, scheduler: TrialScheduler, **options: Any) -> StockSearch:
-    space = recorded.space.distributions(EPOCHS)
+    space = recorded.space.distributions(recorded.epochs)
     searcher = OptunaSearch(space, metric=METRIC, mode="min", **options)
     return StockSearch(recorded, searcher, scheduler, CONCURRENT)
 
 
 def _first(recorded: Recorded) -> list[dict[str, Any]]:
-    return [recorded.space.baseline_for(EPOCHS)]
+    return [recorded.space.baseline_for(recorded.epochs)]
 
 
 CONTENDERS: dict[str, Callable[[Recorded, int], StockSearch | OwnSearch]] = {
     RANDOM: lambda recorded, seed: _stock(recorded, FIFOScheduler(), sampler=RandomSampler(seed=seed)),
-    RANDOM_ASHA: lambda recorded, seed: _stock(recorded, _asha(), sampler=RandomSampler(seed=seed)),
-    STOCK: lambda recorded, seed: _stock(recorded, _asha(), seed=seed),
-    STOCK_BASELINE: lambda r, seed: _stock(r, _asha(), seed=seed, points_to_evaluate=_first(r)),
+    RANDOM_ASHA: lambda recorded, seed: _stock(recorded, _asha(recorded), sampler=RandomSampler(seed=seed)),
+    STOCK: lambda recorded, seed: _stock(recorded, _asha(recorded), seed=seed),
+    STOCK_BASELINE: lambda r, seed: _stock(r, _asha(r), seed=seed, points_to_evaluate=_first(r)),
     OWN: OwnSearch,
 }
 
