@@ -47,7 +47,7 @@ class Recorded:
         self.epochs = epochs
         self._best = {images: min(self.final(curve, images) for curve in self.curves) for images in IMAGES}
         resolved = [self.space.resolve(curve.params, self.epochs) for curve in self.curves]
-        self._places = np.array([self.place(params) for params in resolved])  # (curves, parameters)
+        self.places = np.array([self.place(params) for params in resolved])  # (curves, parameters)
 
     def place(self, params: Mapping[str, float]) -> list[float]:
         """Where a configuration, its warm-up in epochs, lies in the unit cube."""
@@ -67,7 +67,7 @@ class Recorded:
 
     def nearest_index(self, params: Mapping[str, float]) -> int:
         """Its place in `curves`."""
-        away = ((self._places - np.array(self.place(params))) ** 2).sum(axis=1)
+        away = ((self.places - np.array(self.place(params))) ** 2).sum(axis=1)
         return int(away.argmin())
 
     def diverged(self, curve: Curve) -> bool:
@@ -100,7 +100,9 @@ class Recorded:
 
 
 @dataclass
-class _Trial:
+class SimulatedTrial:
+    """A trial and its curve."""
+
     number: int
     params: dict[str, Any]
     curve: Curve
@@ -140,7 +142,7 @@ class StockSearch:
         self.recorded, self.searcher, self.scheduler = recorded, searcher, scheduler
         self.concurrent = concurrent
         self.epochs = 0
-        self._trials: list[_Trial] = []
+        self._trials: list[SimulatedTrial] = []
         self._places: list[tuple[int, int]] = []  # when the next epoch ends, and of which trial
         self._now = 0
 
@@ -163,13 +165,13 @@ class StockSearch:
     def _launch(self) -> None:
         number = len(self._trials)
         params = self.recorded.space.resolve(self.searcher.suggest(str(number)), self.recorded.epochs)
-        trial = _Trial(number, params, self.recorded.nearest(params))
+        trial = SimulatedTrial(number, params, self.recorded.nearest(params))
         trial.ray.trial_id = str(number)
         self.scheduler.on_trial_add(None, trial.ray)
         self._trials.append(trial)
         heapq.heappush(self._places, (self._now + 1, number))
 
-    def _goes_on(self, trial: _Trial) -> bool:
+    def _goes_on(self, trial: SimulatedTrial) -> bool:
         """One epoch of a trial, judged; whether it has another."""
         if trial.epoch == len(trial.curve.val_error):  # the next loss is not finite, and the trainable raises
             trial.state = "failed"
