@@ -2,12 +2,12 @@
 
 A set is one method on the digits with few labels (wrn-10-1 at 8x8, 12 epochs of 10 steps). Its configurations are drawn
 uniformly from data/spaces/SET.yaml. A run is evaluated after every epoch on POOL training images that no loss and no
-pseudo-label uses; the test set is not read. Which of the pool are a study's validation images is drawn PARTS times, the same number of
-each class (so val/error_balanced is val/error); all others measure how good a configuration really is. One fixed
-validation set would make every simulated search lucky or unlucky in the same way.
+pseudo-label uses; the test set is not read. Which of the pool are a study's validation images is drawn PARTS times, the
+same number of each class (so val/error_balanced is val/error); all others measure how good a configuration really is.
+One fixed validation set would make every simulated search lucky or unlucky in the same way.
 
-data/curves-SET.npz has the runs of a set, packed: what each part's validation images say after each epoch, and how many of
-the pool are wrong. `python -m benchmarks.curve_sets` makes it from the recorded files.
+data/curves-SET.npz has the runs of a set, packed: what each part's validation images say after each epoch, and how many
+of the pool are wrong. `python -m benchmarks.curve_sets` makes it from the recorded files.
 
 CHOOSING and REPORTING were named before any curve was recorded: rules are chosen on the first, figures come from the
 second. The 105 curves of `benchmarks.record_curves`, which had been looked at before, belong to neither.
@@ -146,9 +146,17 @@ def record(job: Job) -> str:
     began = time.process_time()
     run = Run(config, data, split)
     wrong, losses = [], []
+    evaluated, kept = run.evaluated_by_index, []
+
+    def watched(indices: Any) -> Any:
+        """As before; the loop's own validation, the last of an epoch, is not made twice."""
+        kept[:] = [evaluated(indices)]
+        return kept[0]
+
+    run.evaluated_by_index = watched  # type: ignore[method-assign]
     try:
         for _ in run_epochs(run):
-            bad, loss = _evaluated(run)
+            bad, loss = _judged(kept[0], run.labels[run.valid])
             wrong.append(bad)
             losses.append(loss)
     except NonFiniteError:
@@ -169,12 +177,10 @@ def record(job: Job) -> str:
     return f"{job.set} {job.number}, seed {job.seed}: {final} after {len(wrong)} epochs, {seconds:.1f} s"
 
 
-def _evaluated(run: Any) -> tuple[np.ndarray, np.ndarray]:
+def _judged(logits: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """Whether each image of the pool is misclassified, and its cross-entropy."""
     import torch
 
-    labels = run.labels[run.valid]
-    logits = run.evaluated_by_index(run.valid)
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     return (logits.argmax(dim=1) != labels).numpy(), loss.numpy()
 
