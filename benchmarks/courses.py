@@ -1,9 +1,9 @@
 """Simulated searches on the sets of `benchmarks.curve_sets`: what each had seen when so many epochs were spent.
 
 Nothing is trained, and the searches are those of `benchmarks.search_quality`: Ray's own parts, and this project's own
-sampler and scheduler (`benchmarks.own_search`), four trials side by side in virtual time. A configuration that is asked for
-gets the curve of the nearest recorded one. Rules that recommend (`benchmarks.rules`) are applied to what a search had
-seen (`Seen`) afterwards, so that all rules judge the same searches.
+sampler and scheduler (`benchmarks.own_search`), four trials side by side in virtual time. A configuration that is asked
+for gets the curve of the nearest recorded one. Rules that recommend (`benchmarks.rules`) are applied to what a search
+had seen (`Seen`) afterwards, so that all rules judge the same searches.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from optuna.samplers import RandomSampler
 from ray.tune.schedulers import FIFOScheduler
 
 from benchmarks.curve_sets import EPOCHS, PARTS, POOL, RAW, SETS, Runs, read_runs
-from benchmarks.record_curves import DATA, Curve
 from benchmarks.own_search import QuickSearch
+from benchmarks.record_curves import DATA, Curve
 from benchmarks.search_quality import OWN, RANDOM, RANDOM_ASHA, STOCK, asha, own_spec, stock
 from benchmarks.stock_search import Recorded, StockSearch
 from tune.store.home import Home

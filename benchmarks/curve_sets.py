@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from search_spaces import SearchSpace
 
 RAW = Path(__file__).resolve().parent.parent / "ssl-tune-home" / "curves"
-EPOCHS, POOL, CLASSES, PARTS = 12, 1000, 10, 25
+EPOCHS, POOL, CLASSES, PARTS, BLOCK = 12, 1000, 10, 25, 80
 LONGEST = 4.0
 """Losses are kept as bytes: a 255th of the way from 0 to LONGEST on the axis of log(1 + 100 loss) / log(10)."""
 
@@ -103,13 +103,13 @@ class Job:
 def declared(names: tuple[str, ...], configs: int) -> list[Job]:
     """All runs, the sets in turn, so that an interrupted recording has as much of each.
 
-    Every fourth configuration has a second seed, three configurations later.
+    Every fourth configuration has a second seed; those of a BLOCK of configurations come after it.
     """
     jobs = []
-    for number in range(configs):
-        jobs += [Job(name, number, 0) for name in names]
-        if number % 4 == 3:
-            jobs += [Job(name, number - 3, 1) for name in names]
+    for first in range(0, configs, BLOCK):
+        block = range(first, min(first + BLOCK, configs))
+        jobs += [Job(name, number, 0) for number in block for name in names]
+        jobs += [Job(name, number, 1) for number in block if number % 4 == 0 for name in names]
     return jobs
 
 
@@ -227,27 +227,55 @@ def validation_images(name: str, part: int, classes: np.ndarray) -> np.ndarray:
     )
 
 
+def packed(name: str, folder: Path = DATA) -> Path:
+    """A set's file."""
+    return folder / f"curves-{name}.npz"
+
+
+def done(name: str, folder: Path = DATA) -> set[Job]:
+    """The runs of a set that are recorded: those in its file, and those that have a file of their own."""
+    found = {Job(name, *map(int, path.stem.split("-"))) for path in (RAW / name).glob("*.npz")}
+    if packed(name, folder).exists():
+        runs = read_runs(name, folder)
+        found |= {Job(name, int(n), int(s)) for n, s in zip(runs.number, runs.seed, strict=True)}
+    return found
+
+
 def pack(name: str, folder: Path = DATA) -> int:
-    """Write a set's file from its recorded runs; returns their number."""
-    columns: dict[str, list[Any]] = {key: [] for key in Runs.__dataclass_fields__}
-    for path in sorted((RAW / name).glob("*.npz")):
+    """Add recorded runs to a set's file; returns how many it has then."""
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    if packed(name, folder).exists():
+        with np.load(packed(name, folder)) as kept:
+            arrays = {key: kept[key] for key in kept.files}
+        for place, key in enumerate(zip(arrays["number"], arrays["seed"], strict=True)):
+            rows[int(key[0]), int(key[1])] = {column: values[place] for column, values in arrays.items()}
+    for path in (RAW / name).glob("*.npz"):
         number, seed = map(int, path.stem.split("-"))
-        with np.load(path) as kept:
-            wrong = np.unpackbits(kept["wrong"], axis=1, count=POOL).astype(float)
-            loss, classes, seconds = from_bytes(kept["loss"]), kept["classes"], float(kept["seconds"])
-        places = np.stack([validation_images(name, part, classes) for part in range(PARTS)])
-        params = parameters_of(name, number)
-        columns["number"].append(number)
-        columns["seed"].append(seed)
-        columns["params"].append([params[p.name] for p in SETS[name].space.parameters])
-        columns["seconds"].append(seconds)
-        columns["wrong"].append(_padded(wrong.mean(axis=1)))
-        columns["val_wrong"].append(_padded(wrong[:, places].mean(axis=2)))
-        columns["val_loss"].append(_padded(loss[:, places].mean(axis=2)))
-    kinds = {"number": "u2", "seed": "u1", "params": "f4", "seconds": "f2"}
-    arrays = {key: np.array(rows).astype(kinds.get(key, "f2")) for key, rows in columns.items()}
-    np.savez_compressed(folder / f"curves-{name}.npz", **arrays)
-    return len(columns["number"])
+        if (number, seed) not in rows:
+            rows[number, seed] = {"number": number, "seed": seed, **_packed_run(name, number, path)}
+    ordered = [rows[key] for key in sorted(rows)]
+    kinds = {"number": "u2", "seed": "u1", "params": "f4"}
+    columns = {
+        key: np.array([row[key] for row in ordered]).astype(kinds.get(key, "f2"))
+        for key in Runs.__dataclass_fields__
+    }
+    np.savez_compressed(packed(name, folder), **columns)
+    return len(ordered)
+
+
+def _packed_run(name: str, number: int, path: Path) -> dict[str, Any]:
+    with np.load(path) as kept:
+        wrong = np.unpackbits(kept["wrong"], axis=1, count=POOL).astype(float)
+        loss, classes, seconds = from_bytes(kept["loss"]), kept["classes"], float(kept["seconds"])
+    places = np.stack([validation_images(name, part, classes) for part in range(PARTS)])
+    params = parameters_of(name, number)
+    return {
+        "params": [params[p.name] for p in SETS[name].space.parameters],
+        "seconds": seconds,
+        "wrong": _padded(wrong.mean(axis=1)),
+        "val_wrong": _padded(wrong[:, places].mean(axis=2)),
+        "val_loss": _padded(loss[:, places].mean(axis=2)),
+    }
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:
@@ -258,7 +286,7 @@ def _padded(rows: np.ndarray) -> np.ndarray:
 
 def read_runs(name: str, folder: Path = DATA) -> Runs:
     """A set's runs from its file. Shares are those of whole numbers of images again, which float16 rounds."""
-    with np.load(folder / f"curves-{name}.npz") as kept:
+    with np.load(packed(name, folder)) as kept:
         arrays = {key: kept[key].astype(np.float64) for key in kept.files}
     arrays["wrong"] = np.rint(arrays["wrong"] * POOL) / POOL
     arrays["val_wrong"] = np.rint(arrays["val_wrong"] * SETS[name].valid) / SETS[name].valid

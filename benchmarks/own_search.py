@@ -1,14 +1,13 @@
 """This project's search in memory: its own sampler and scheduler on recorded curves, without storages.
 
-`benchmarks.search_quality.OwnSearch` does the same through the real searcher, recorder and storages and takes ten times as
-long; `tests/test_search_quality.py` holds that both ask for the same.
+`benchmarks.search_quality.OwnSearch` does the same through the real searcher, recorder and storages and takes twenty
+times as long; `tests/test_recommending.py` holds that both ask for the same.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState, create_trial

@@ -3,9 +3,10 @@
     python -m benchmarks.recommend --sets pseudo_label fixmatch   # the sets that choose
     python -m benchmarks.recommend --sets vat mean_teacher        # the sets that report
 
-Nothing is trained. Each search is simulated once for each seed (`benchmarks.courses`; kept under ssl-tune-home/courses), and
-every rule (`benchmarks.rules`) is applied to what it had seen after 5, 10, 20 and 40 full trainings' worth of epochs. Regret
-is the held-out error of the recommended configuration, trained to the end, less the lowest of all curves, in points.
+Nothing is trained. Each search is simulated once for each seed (`benchmarks.courses`; kept under
+ssl-tune-home/courses), and every rule (`benchmarks.rules`) is applied to what it had seen after 5, 10, 20 and 40 full
+trainings' worth of epochs. Regret is the held-out error of the recommended configuration, trained to the end, less the
+lowest of all curves, in points.
 """
 
 from __future__ import annotations

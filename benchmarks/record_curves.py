@@ -1,6 +1,7 @@
 """Learning curves of random configurations, each trained to its end: the data that searches are compared on.
 
     python -m benchmarks.record_curves --configs 120     # about half an hour of one core; carries on where it was
+    python -m benchmarks.record_curves --set vat         # one of the sets of benchmarks.curve_sets, instead
 
 Pseudo-labelling on digits with 50 labels (wrn-10-1 at 16x16, 27 epochs of 16 steps), configurations drawn uniformly
 from data/curves-space.yaml, where the warm-up takes from 2 % to 70 % of the run. One thread, one training seed and one
@@ -158,9 +159,10 @@ def append(curve: Curve, path: Path = TABLE) -> None:
 
 def record_sets(names: Sequence[str], configs: int, jobs: int) -> None:
     """Record runs of `benchmarks.curve_sets` that have no file yet, `jobs` side by side."""
-    from benchmarks.curve_sets import declared, record
+    from benchmarks.curve_sets import declared, done, record
 
-    waiting = [job for job in declared(tuple(names), configs) if not job.path.exists()]
+    there = set().union(*map(done, names))
+    waiting = [job for job in declared(tuple(names), configs) if job not in there]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for finished in as_completed([pool.submit(record, job) for job in waiting]):
             print(finished.result(), flush=True)

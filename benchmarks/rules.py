@@ -1,8 +1,8 @@
 """Rules that recommend one of a search's trials: every one that was tried.
 
-A rule reads what a search had seen (`benchmarks.courses.Seen`) and returns the place of a trial's curve. Two trials that
-the nearest curve answers alike count once, as far as the longer of them came. Trials that ran to the end are candidates;
-where there is none, those that came furthest after their warm-up.
+A rule reads what a search had seen (`benchmarks.courses.Seen`) and returns the place of a trial's curve. Two trials
+that the nearest curve answers alike count once, as far as the longer of them came. Trials that ran to the end are
+candidates; where there is none, those that came furthest after their warm-up.
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ def by_process(target: Callable[[Known, int], Floats], **options: object) -> Rul
 RULES: dict[str, Rule] = {
     "lowest error, then loss (today's)": lowest_error,
     "lowest loss": lambda k: log_loss_of(k)[k.candidates],
-    "error of the last 3 epochs": lambda k: (error_of(k, LAST) + 1e-6 * k.last(k.task.val_loss))[k.candidates],
+    "error of the last 3 epochs": lambda k: (error_of(k, LAST) + 1e-6 * k.last(k.task.val_loss))[
+        k.candidates
+    ],
     "loss of the last 3 epochs": lambda k: log_loss_of(k, LAST)[k.candidates],
     "error and loss": lambda k: both_of(k)[k.candidates],
     "error and loss, last 3 epochs": lambda k: both_of(k, LAST)[k.candidates],
