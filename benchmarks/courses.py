@@ -124,12 +124,12 @@ SEARCHES: dict[str, Callable[[Recorded, int], Search]] = {
 BASELINES = (RANDOM, RANDOM_ASHA, STOCK, OWN)
 
 
-def course(search: str, task: Task, seed: int) -> list[Seen]:
-    """What a search has seen at each of MARKS."""
+def course(search: str, task: Task, seed: int, marks: Sequence[int] = MARKS) -> list[Seen]:
+    """What a search has seen at each of the marks, numbers of epochs."""
     made = SEARCHES[search](task.recorded, seed)
     found = []
     try:
-        for mark in MARKS:
+        for mark in marks:
             made.run(mark)
             records = made.records()
             found.append(
@@ -145,7 +145,12 @@ def course(search: str, task: Task, seed: int) -> list[Seen]:
 
 
 def courses(
-    name: str, search: str, seeds: Sequence[int], folder: Path = DATA, keep: Path | None = None
+    name: str,
+    search: str,
+    seeds: Sequence[int],
+    marks: Sequence[int] = MARKS,
+    folder: Path = DATA,
+    keep: Path | None = None,
 ) -> list[list[Seen]]:
     """Searches with these seeds; the seed also chooses the part. Kept ones are not simulated again.
 
@@ -153,8 +158,9 @@ def courses(
         name: of the set.
         search: of SEARCHES.
         seeds: of the searches.
+        marks: epochs spent, ascending.
         folder: of the set's file.
-        keep: file in which finished searches are kept, one a line; it must be deleted when the curves change.
+        keep: file in which finished searches are kept, one a line; another one for other curves or marks.
     """
     known: dict[int, list[Seen]] = {}
     if keep is not None and keep.exists():
@@ -169,7 +175,7 @@ def courses(
         part = seed % PARTS
         if part not in tasks:
             tasks[part] = task_of(name, part, runs)
-        known[seed] = course(search, tasks[part], seed)
+        known[seed] = course(search, tasks[part], seed, marks)
         if keep is not None:
             keep.parent.mkdir(parents=True, exist_ok=True)
             with keep.open("a") as file:

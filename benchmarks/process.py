@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-DRAWS = 96
+DRAWS = 64
 
 
 @dataclass(frozen=True)

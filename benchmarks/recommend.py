@@ -12,15 +12,17 @@ lowest of all curves, in points.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.courses import BASELINES, FULL_TRAININGS, KEPT, MARKS, SEARCHES, Seen, Task, courses, task_of
-from benchmarks.curve_sets import PARTS, SETS, read_runs
+from benchmarks.courses import BASELINES, FULL_TRAININGS, KEPT, SEARCHES, Seen, Task, courses, task_of
+from benchmarks.curve_sets import EPOCHS, PARTS, SETS, read_runs
 from benchmarks.record_curves import DATA
-from benchmarks.rules import RULES, regret
+from benchmarks.rules import RULES, expectation, known, recommended, regret
+from benchmarks.stock_search import NO_MODEL
 
 REPETITIONS = 200
 
@@ -47,25 +49,81 @@ def used(tasks: Sequence[Task], searches: Sequence[list[Seen]]) -> np.ndarray:
     return np.mean(shares, axis=0)
 
 
+def covered(tasks: Sequence[Task], searches: Sequence[list[Seen]], rule: str, shared: float) -> np.ndarray:
+    """Share of the searches whose 90 % interval holds the held-out error of the recommendation, at each mark; and how
+    far the measured and the expected error are below the held-out one, in points: (3, marks)."""
+    found = []
+    for seed, marks in enumerate(searches):
+        task = tasks[seed % PARTS]
+        row = []
+        for seen in marks:
+            k, chosen = known(task, seen), recommended(RULES[rule], task, seen)
+            if k is None or chosen is None or task.final[chosen] == NO_MODEL:
+                row.append((np.nan, np.nan, np.nan))
+                continue
+            e, truth = expectation(k, chosen, shared), float(task.final[chosen])
+            row.append((float(e.low <= truth <= e.high), truth - e.measured, truth - e.expected))
+        found.append(row)
+    return np.asarray(np.nanmean(np.array(found), axis=0).T)
+
+
 def cell(values: np.ndarray) -> str:
     """Mean and standard error."""
     return f"{values.mean():.2f} ± {values.std(ddof=1) / len(values) ** 0.5:.2f}"
 
 
-def table(
-    name: str, search_names: Sequence[str], rules: Sequence[str], repetitions: int, folder: Path, keep: Path
-) -> Iterator[str]:
-    """Markdown, a row a search and rule."""
-    tasks = tasks_of(name, folder)
-    yield f"| {name}, {len(tasks[0].final)} curves | " + " | ".join(map(str, FULL_TRAININGS)) + " |"
-    yield "|---" * (len(MARKS) + 1) + "|"
-    for search in search_names:
-        found = courses(name, search, range(repetitions), folder, keep / f"{name}-{search}.jsonl")
-        shares = " | ".join(f"{100 * share:.0f} %" for share in used(tasks, found))
-        yield f"| *{search}*, curves used | {shares} |"
-        for rule in rules:
-            values = regrets(tasks, found, rule)
-            yield f"| {search}; {rule} | " + " | ".join(cell(column) for column in values.T) + " |"
+@dataclass(frozen=True)
+class Protocol:
+    """What is simulated.
+
+    Attributes:
+        searches, rules: their names.
+        trainings: marks, in full trainings' worth of epochs.
+        repetitions: seeds of each search.
+        folder: of the packed curves.
+        keep: folder of finished searches.
+    """
+
+    searches: Sequence[str]
+    rules: Sequence[str]
+    trainings: Sequence[int]
+    repetitions: int
+    folder: Path
+    keep: Path
+
+    def courses(self, name: str, search: str, curves: int) -> list[list[Seen]]:
+        """A search's repetitions on a set of so many curves."""
+        marks = [EPOCHS * n for n in self.trainings]
+        kept = self.keep / f"{name}-{curves}-{'-'.join(map(str, self.trainings))}-{search}.jsonl"
+        return courses(name, search, range(self.repetitions), marks, self.folder, kept)
+
+
+def regret_rows(name: str, protocol: Protocol) -> Iterator[list[str]]:
+    """Cells of a set's table: search, rule, and the regret at each mark."""
+    tasks = tasks_of(name, protocol.folder)
+    for search in protocol.searches:
+        found = protocol.courses(name, search, len(tasks[0].final))
+        yield [search, "*curves used*", *(f"{100 * share:.0f} %" for share in used(tasks, found))]
+        for rule in protocol.rules:
+            yield [search, rule, *map(cell, regrets(tasks, found, rule).T)]
+
+
+def interval_rows(name: str, protocol: Protocol, shared: float) -> Iterator[list[str]]:
+    """Cells of a set's table of intervals: search, rule, and at each mark how often the interval held."""
+    tasks = tasks_of(name, protocol.folder)
+    for search in protocol.searches:
+        found = protocol.courses(name, search, len(tasks[0].final))
+        for rule in protocol.rules:
+            cells = covered(tasks, found, rule, shared).T
+            yield [search, rule, *(f"{100 * c:.0f} % ({m:+.1f}, {e:+.1f})" for c, m, e in cells)]
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table, line by line."""
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" * len(head) + "|"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
 
 
 def main() -> None:
@@ -73,15 +131,30 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--searches", nargs="+", choices=list(SEARCHES), default=list(BASELINES))
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
+    parser.add_argument("--trainings", nargs="+", type=int, default=list(FULL_TRAININGS), help="the marks")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     parser.add_argument("--curves", type=Path, default=DATA, help="folder of the packed curves")
     parser.add_argument("--keep", type=Path, default=KEPT, help="folder of finished searches")
+    parser.add_argument(
+        "--shared", type=float, help="show the interval too, with this share of the binomial variance"
+    )
     options = parser.parse_args()
+    protocol = Protocol(
+        options.searches,
+        options.rules,
+        options.trainings,
+        options.repetitions,
+        options.curves,
+        options.keep,
+    )
+    marks = [str(n) for n in options.trainings]
     for name in options.sets:
-        lines = table(
-            name, options.searches, options.rules, options.repetitions, options.curves, options.keep
+        print(
+            "\n".join(markdown([f"{name}: search", "rule", *marks], regret_rows(name, protocol))), flush=True
         )
-        print("\n".join(lines), flush=True)
+        if options.shared is not None:
+            head = [f"{name}: search", "the interval held (held-out above measured, above expected)", *marks]
+            print("\n".join(markdown(head, interval_rows(name, protocol, options.shared))), flush=True)
 
 
 if __name__ == "__main__":

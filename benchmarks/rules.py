@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,14 @@ def known(task: Task, seen: Seen) -> Known | None:
 
 
 Rule = Callable[[Known], Floats]
-"""What is lowest for the recommended one, of the candidates."""
+"""(n,): what is lowest for the recommended one; infinite for those that a rule does not consider."""
+
+
+def of_candidates(k: Known, values: Floats) -> Floats:
+    """(n,): values of the candidates (k,), infinite for all others."""
+    found = np.full(len(k.curve), np.inf)
+    found[k.candidates] = values
+    return found
 
 
 def error_of(k: Known, mean: int = 1) -> Floats:
@@ -95,7 +103,11 @@ def ranks(values: Floats) -> Floats:
 
 def lowest_error(k: Known) -> Floats:
     """Today's rule."""
-    return (error_of(k) + 1e-6 * k.last(k.task.val_loss))[k.candidates]
+    return _candidates_of(k, error_of(k) + 1e-6 * k.last(k.task.val_loss))
+
+
+def _candidates_of(k: Known, values: Floats) -> Floats:
+    return of_candidates(k, values[k.candidates])
 
 
 def process(
@@ -107,61 +119,87 @@ def process(
     prior: Prior | None = None,
     least: int = 3,
 ) -> Posterior | None:
-    """A Gaussian process over the candidates, with `stopped` over all trials, at the candidates; None: too few."""
+    """A Gaussian process over the candidates, or over all trials; None: there are too few.
+
+    Args:
+        k: the trials.
+        target: what is observed of each.
+        mean: epochs at its end whose mean is taken.
+        stopped: over all trials, as far as they came: the epochs that were left are one more column of x and of the
+            linear mean. Values are wanted at the end of all of them, otherwise of the candidates.
+        by_rank: x as places in order.
+        prior: of lengths and noise.
+        least: trials that are needed.
+    """
     used = np.arange(len(k.curve)) if stopped else k.candidates
     if len(used) < least:
         return None
     y = target(k, mean)[used]
     x = k.task.x[k.curve[used]]
     x = ranks(x) if by_rank else x
-    at = np.searchsorted(used, k.candidates) if not stopped else k.candidates
-    basis = None
+    basis, at = None, x
     if stopped:
         left = np.log(EPOCHS / k.epoch[used])
         if np.ptp(left) > 0:
-            x = np.column_stack([x, left / np.log(EPOCHS)])
-            h = np.column_stack([np.ones(len(used)), left])
-            basis = (h, h[at])
+            x, at = (np.column_stack([x, part / np.log(EPOCHS)]) for part in (left, 0 * left))
+            basis = (np.column_stack([np.ones(len(used)), left]), np.tile([1.0, 0.0], (len(used), 1)))
     spread = y.std() + 1e-9
-    return posterior(x, (y - y.mean()) / spread, x[at], prior=prior, basis=basis)
+    return posterior(x, (y - y.mean()) / spread, at, prior=prior, basis=basis)
 
 
-def by_process(target: Callable[[Known, int], Floats], **options: object) -> Rule:
-    """The lowest posterior mean; with too few candidates the lowest value."""
+def by_process(
+    target: Callable[[Known, int], Floats], *, stopped: bool = False, anywhere: bool = False, **options: Any
+) -> Rule:
+    """The lowest posterior mean; with too few trials the lowest value.
+
+    Args:
+        target: what is observed.
+        stopped: stopped trials are observations too.
+        anywhere: they may be recommended too.
+        options: of `process`.
+    """
 
     def rule(k: Known) -> Floats:
-        found = process(k, target, **options)  # type: ignore[arg-type]
-        return target(k, 1)[k.candidates] if found is None else found.mean
+        found = process(k, target, stopped=stopped, **options)
+        if found is None:
+            return _candidates_of(k, target(k, 1))
+        if anywhere:
+            return found.mean
+        return _candidates_of(k, found.mean) if stopped else of_candidates(k, found.mean)
 
     return rule
 
 
+def lowest(target: Callable[[Known, int], Floats], mean: int = 1) -> Rule:
+    """The candidate with the lowest value."""
+    return lambda k: _candidates_of(k, target(k, mean))
+
+
 RULES: dict[str, Rule] = {
     "lowest error, then loss (today's)": lowest_error,
-    "lowest loss": lambda k: log_loss_of(k)[k.candidates],
-    "error of the last 3 epochs": lambda k: (error_of(k, LAST) + 1e-6 * k.last(k.task.val_loss))[
-        k.candidates
-    ],
-    "loss of the last 3 epochs": lambda k: log_loss_of(k, LAST)[k.candidates],
-    "error and loss": lambda k: both_of(k)[k.candidates],
-    "error and loss, last 3 epochs": lambda k: both_of(k, LAST)[k.candidates],
+    "lowest loss": lowest(log_loss_of),
+    "error of the last 3 epochs": lowest(logit_of, LAST),
+    "loss of the last 3 epochs": lowest(log_loss_of, LAST),
+    "error and loss": lowest(both_of),
+    "error and loss of the last 3 epochs": lowest(both_of, LAST),
     "process: error": by_process(logit_of),
     "process: loss": by_process(log_loss_of),
     "process: both": by_process(both_of),
-    "process: both, last 3": by_process(both_of, mean=LAST),
     "process: both, by ranks": by_process(both_of, by_rank=True),
-    "process: loss, last 3": by_process(log_loss_of, mean=LAST),
-    "process: error, stopped too": by_process(logit_of, stopped=True),
-    "process: loss, stopped too": by_process(log_loss_of, stopped=True),
-    "process: both, stopped too": by_process(both_of, stopped=True),
-    "process: both, stopped, last 3": by_process(both_of, stopped=True, mean=LAST),
+    "process: both, last 3 epochs": by_process(both_of, mean=LAST),
+    "process: error, stopped trials too": by_process(logit_of, stopped=True),
+    "process: loss, stopped trials too": by_process(log_loss_of, stopped=True),
+    "process: both, stopped trials too": by_process(both_of, stopped=True),
+    "process: error, any trial": by_process(logit_of, stopped=True, anywhere=True),
+    "process: loss, any trial": by_process(log_loss_of, stopped=True, anywhere=True),
+    "process: both, any trial": by_process(both_of, stopped=True, anywhere=True),
 }
 
 
 def recommended(rule: Rule, task: Task, seen: Seen) -> int | None:
     """The place of the recommended trial's curve; None where nothing has reported."""
     k = known(task, seen)
-    return None if k is None else int(k.curve[k.candidates[int(rule(k).argmin())]])
+    return None if k is None else int(k.curve[int(rule(k).argmin())])
 
 
 def regret(rule: Rule, task: Task, seen: Seen) -> float:
@@ -169,3 +207,44 @@ def regret(rule: Rule, task: Task, seen: Seen) -> float:
     chosen = recommended(rule, task, seen)
     final = 100.0 if chosen is None else float(task.final[chosen])
     return final - float(task.final.min())
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What is to be expected of a recommended configuration on other images, in percent of error.
+
+    Attributes:
+        measured: on the validation images.
+        expected: the posterior mean, drawn towards what neighbouring configurations had.
+        low, high: ends of a 90 % interval.
+    """
+
+    measured: float
+    expected: float
+    low: float
+    high: float
+
+
+def expectation(k: Known, curve: int, shared: float = 1.0) -> Expectation:
+    """Expected error of a recommended trial, from a process over the log odds of the candidates' errors.
+
+    Of a trial that is no candidate the process is over all trials.
+
+    All trials have the same validation images: how hard these are is an error that the process cannot see. It is that
+    of a binomial distribution, to the share `shared` of its variance. With fewer than three candidates nothing is known
+    but the binomial distribution.
+    """
+    stopped = curve not in k.curve[k.candidates]
+    places = np.arange(len(k.curve)) if stopped else k.candidates
+    chosen = int(np.flatnonzero(k.curve[places] == curve)[0])
+    measured, odds = float(error_of(k)[places][chosen]), logit_of(k)[places]
+    found = process(k, logit_of, stopped=stopped)
+    middle, deviation = float(odds[chosen]), 0.0
+    if found is not None:
+        middle = float(odds.mean() + (odds.std() + 1e-9) * found.mean[chosen])
+        deviation = float((odds.std() + 1e-9) * found.deviation[chosen])
+    share = 1 / (1 + np.exp(-middle))
+    binomial = shared / (k.task.valid * share * (1 - share))
+    reach = 1.645 * float(np.hypot(deviation, binomial**0.5))
+    low, expected, high = (100 / (1 + np.exp(-(middle + s * reach))) for s in (-1, 0, 1))
+    return Expectation(measured, float(expected), float(low), float(high))

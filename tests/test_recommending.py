@@ -27,7 +27,7 @@ from benchmarks.curve_sets import (
     validation_images,
 )
 from benchmarks.process import Posterior, posterior
-from benchmarks.rules import RULES, known, ranks, recommended, regret
+from benchmarks.rules import RULES, expectation, known, ranks, recommended, regret
 from benchmarks.search_quality import OwnSearch
 from benchmarks.stock_search import Recorded
 
@@ -144,14 +144,37 @@ def test_before_a_whole_run_the_farthest_after_their_warm_up_are_candidates(task
 
 
 @pytest.mark.parametrize("rule", list(RULES))
-def test_every_rule_recommends_a_whole_run_and_the_better_of_two_that_are_far_apart(
-    rule: str, task: Task
-) -> None:
+def test_every_rule_recommends_the_better_of_two_whole_runs_that_are_far_apart(rule: str, task: Task) -> None:
     order = np.argsort(task.val_loss[:11, -1] + task.val_error[:11, -1] / 100)
     good, bad = int(order[0]), int(order[10])
-    seen = Seen((bad, good, 3), (EPOCHS, EPOCHS, 1), ("completed", "completed", "stopped_early"))
+    seen = Seen((bad, good), (EPOCHS, EPOCHS), ("completed", "completed"))
     assert recommended(RULES[rule], task, seen) == good
     assert regret(RULES[rule], task, seen) == pytest.approx(task.final[good] - task.final.min())
+
+
+def test_a_stopped_trial_is_recommended_by_rules_that_consider_it_alone(task: Task) -> None:
+    """Nine whole runs, and one that after 11 of 12 epochs is better than they are."""
+    order = [int(c) for c in np.argsort(task.val_error[:11, 10] + 100 * task.val_loss[:11, 10])]
+    seen = Seen(tuple(order[:10]), (EPOCHS - 1,) + (EPOCHS,) * 9, ("stopped_early",) + ("completed",) * 9)
+    chosen = {rule: recommended(RULES[rule], task, seen) for rule in RULES}
+    assert chosen["process: both, any trial"] == order[0]
+    assert all(c in order[1:10] for rule, c in chosen.items() if "any trial" not in rule)
+
+
+def test_the_expected_error_is_drawn_to_what_neighbours_had_and_its_interval_holds_it(task: Task) -> None:
+    whole = Seen(tuple(range(11)), (EPOCHS,) * 11, ("completed",) * 11)
+    k = known(task, whole)
+    assert k is not None
+    best = int(task.val_error[:11, -1].argmin())
+    found = expectation(k, best)
+    assert found.measured == task.val_error[best, -1] < found.expected
+    assert found.low < found.expected < found.high
+    alone = known(task, Seen((best,), (EPOCHS,), ("completed",)))
+    assert alone is not None
+    single = expectation(alone, best)
+    wrong = single.measured / 2 + 0.5  # of 50 images, half an image added
+    assert single.expected == pytest.approx(100 * wrong / 51)
+    assert single.high - single.low > 10
 
 
 def test_ranks_are_places_in_order_and_ties_share_theirs() -> None:
