@@ -118,6 +118,34 @@ def interval_rows(name: str, protocol: Protocol, shared: float) -> Iterator[list
             yield [search, rule, *(f"{100 * c:.0f} % ({m:+.1f}, {e:+.1f})" for c, m, e in cells)]
 
 
+def plot(names: Sequence[str], protocol: Protocol, mark: int, path: Path) -> None:
+    """A picture of one of the protocol's marks: a panel a set, a row a rule, a point a search; bars are standard errors."""
+    from tune.figures.style import BLUE, GREY, ORANGE, VERMILLION, drawing, dress, save
+
+    looks = list(zip((GREY, ORANGE, VERMILLION, BLUE), "osD^", strict=True))
+    figure = drawing(5.2 * len(names) + 1.6, 0.34 * len(protocol.rules) + 1.6)
+    for place, name in enumerate(names, 1):
+        tasks = tasks_of(name, protocol.folder)
+        axes = figure.add_subplot(1, len(names), place)
+        for (colour, marker), search in zip(looks, protocol.searches, strict=False):
+            found = protocol.courses(name, search, len(tasks[0].final))
+            values = [regrets(tasks, found, rule)[:, mark] for rule in protocol.rules]
+            middles = [v.mean() for v in values]
+            errors = [v.std(ddof=1) / len(v) ** 0.5 for v in values]
+            look = {"fmt": marker, "color": colour, "markersize": 5, "linewidth": 1, "label": search}
+            axes.errorbar(middles, range(len(values)), xerr=errors, **look)
+        title = f"{name}: {protocol.trainings[mark]} full trainings' epochs, {protocol.repetitions} searches"
+        dress(axes, title=title, x="held-out regret, points of error", y="")
+        axes.set_yticks(
+            range(len(protocol.rules)), protocol.rules if place == 1 else [""] * len(protocol.rules)
+        )
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        if place == 1:
+            axes.legend(frameon=False, fontsize=8, loc="lower left")
+    save(figure, path)
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """A table, line by line."""
     yield "| " + " | ".join(head) + " |"
@@ -126,7 +154,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str
         yield "| " + " | ".join(row) + " |"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--searches", nargs="+", choices=list(SEARCHES), default=list(BASELINES))
@@ -138,7 +166,10 @@ def main() -> None:
     parser.add_argument(
         "--shared", type=float, help="show the interval too, with this share of the binomial variance"
     )
-    options = parser.parse_args()
+    parser.add_argument(
+        "--plot", type=Path, metavar="FOLDER", help="draw a picture a mark: search-quality-MARK.png"
+    )
+    options = parser.parse_args(arguments)
     protocol = Protocol(
         options.searches,
         options.rules,
@@ -155,6 +186,8 @@ def main() -> None:
         if options.shared is not None:
             head = [f"{name}: search", "the interval held (held-out above measured, above expected)", *marks]
             print("\n".join(markdown(head, interval_rows(name, protocol, options.shared))), flush=True)
+    for place, mark in enumerate(options.trainings if options.plot else ()):
+        plot(options.sets, protocol, place, options.plot / f"search-quality-{mark}.png")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import curve_sets
-from benchmarks.courses import Seen, Task, quick, task_of
+from benchmarks import curve_sets, recommend
+from benchmarks.courses import BASELINES, Seen, Task, quick, task_of
 from benchmarks.curve_sets import (
     CHOOSING,
     CLASSES,
@@ -239,3 +239,33 @@ def test_a_linear_mean_carries_a_trend_beyond_the_observations() -> None:
 def test_curves_of_a_recorded_set_answer_in_the_unit_cube(task: Task) -> None:
     assert isinstance(task.recorded, Recorded)
     assert task.x.shape == (12, 5) and task.x.min() >= 0 and task.x.max() <= 1
+
+
+def test_the_command_s_table_has_every_search_and_rule_with_the_same_numbers_from_kept_searches(
+    curves: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "process: both, any trial"
+    words = ["--sets", "vat", "--repetitions", "2", "--trainings", "2", "--rules", rule, "--shared", "1"]
+    words += ["--curves", str(curves), "--keep", str(curves / "kept"), "--plot", str(curves)]
+    recommend.main(words)
+    found = capsys.readouterr().out
+    regrets, intervals = found.split("| vat: search")[1:]
+    assert all(f"| {search} | {rule} | " in part for search in BASELINES for part in (regrets, intervals))
+    assert (curves / "search-quality-2.png").read_bytes().startswith(b"\x89PNG")
+    kept = sorted((curves / "kept").glob("vat-12-2-*.jsonl"))
+    assert len(kept) == len(BASELINES) and all(len(k.read_text().splitlines()) == 2 for k in kept)
+    recommend.main(words)
+    assert capsys.readouterr().out == found
+    assert all(len(k.read_text().splitlines()) == 2 for k in kept)
+
+
+def test_regret_and_coverage_by_hand(task: Task) -> None:
+    searches = [[Seen((c,), (EPOCHS,), ("completed",))] for c in (0, 1)]
+    rule = "lowest loss"
+    best = task.final.min()
+    tasks = [task] * PARTS
+    assert recommend.regrets(tasks, searches, rule)[:, 0] == pytest.approx(task.final[[0, 1]] - best)
+    assert recommend.used(tasks, searches) == pytest.approx([1 / 12])
+    held, measured, _ = recommend.covered(tasks, searches, rule, 1.0)[:, 0]
+    assert held == 1.0  # of 50 images: some ten points to either side
+    assert measured == pytest.approx(np.mean(task.final[[0, 1]] - task.val_error[[0, 1], -1]))
