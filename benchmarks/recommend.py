@@ -119,7 +119,7 @@ def interval_rows(name: str, protocol: Protocol, shared: float) -> Iterator[list
 
 
 def plot(names: Sequence[str], protocol: Protocol, mark: int, path: Path) -> None:
-    """A picture of one of the protocol's marks: a panel a set, a row a rule, a point a search; bars are standard errors."""
+    """A picture of a mark: a panel a set, a row a rule, a point a search; bars are standard errors."""
     from tune.figures.style import BLUE, GREY, ORANGE, VERMILLION, drawing, dress, save
 
     looks = list(zip((GREY, ORANGE, VERMILLION, BLUE), "osD^", strict=True))
