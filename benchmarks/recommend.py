@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from benchmarks.stock_search import NO_MODEL
 REPETITIONS = 200
 
 
+@cache
 def tasks_of(name: str, folder: Path) -> list[Task]:
     """A set with each of its validation sets."""
     runs = read_runs(name, folder)
@@ -84,9 +86,9 @@ class Protocol:
         keep: folder of finished searches.
     """
 
-    searches: Sequence[str]
-    rules: Sequence[str]
-    trainings: Sequence[int]
+    searches: tuple[str, ...]
+    rules: tuple[str, ...]
+    trainings: tuple[int, ...]
     repetitions: int
     folder: Path
     keep: Path
@@ -98,6 +100,23 @@ class Protocol:
         return courses(name, search, range(self.repetitions), marks, self.folder, kept)
 
 
+@cache
+def judged(name: str, search: str, rule: str, protocol: Protocol) -> np.ndarray:
+    """`regrets` of a search and a rule on a set."""
+    tasks = tasks_of(name, protocol.folder)
+    return regrets(tasks, protocol.courses(name, search, len(tasks[0].final)), rule)
+
+
+def choice(names: Sequence[str], protocol: Protocol) -> list[tuple[str, float]]:
+    """The rules and their mean regret over these sets, all searches and all marks, the best first."""
+    pairs = [(name, search) for name in names for search in protocol.searches]
+    means = {
+        rule: float(np.mean([judged(*pair, rule, protocol).mean() for pair in pairs]))
+        for rule in protocol.rules
+    }
+    return sorted(means.items(), key=lambda pair: pair[1])
+
+
 def regret_rows(name: str, protocol: Protocol) -> Iterator[list[str]]:
     """Cells of a set's table: search, rule, and the regret at each mark."""
     tasks = tasks_of(name, protocol.folder)
@@ -105,7 +124,7 @@ def regret_rows(name: str, protocol: Protocol) -> Iterator[list[str]]:
         found = protocol.courses(name, search, len(tasks[0].final))
         yield [search, "*curves used*", *(f"{100 * share:.0f} %" for share in used(tasks, found))]
         for rule in protocol.rules:
-            yield [search, rule, *map(cell, regrets(tasks, found, rule).T)]
+            yield [search, rule, *map(cell, judged(name, search, rule, protocol).T)]
 
 
 def interval_rows(name: str, protocol: Protocol, shared: float) -> Iterator[list[str]]:
@@ -125,11 +144,9 @@ def plot(names: Sequence[str], protocol: Protocol, mark: int, path: Path) -> Non
     looks = list(zip((GREY, ORANGE, VERMILLION, BLUE), "osD^", strict=True))
     figure = drawing(5.2 * len(names) + 1.6, 0.34 * len(protocol.rules) + 1.6)
     for place, name in enumerate(names, 1):
-        tasks = tasks_of(name, protocol.folder)
         axes = figure.add_subplot(1, len(names), place)
         for (colour, marker), search in zip(looks, protocol.searches, strict=False):
-            found = protocol.courses(name, search, len(tasks[0].final))
-            values = [regrets(tasks, found, rule)[:, mark] for rule in protocol.rules]
+            values = [judged(name, search, rule, protocol)[:, mark] for rule in protocol.rules]
             middles = [v.mean() for v in values]
             errors = [v.std(ddof=1) / len(v) ** 0.5 for v in values]
             look = {"fmt": marker, "color": colour, "markersize": 5, "linewidth": 1, "label": search}
@@ -171,9 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     protocol = Protocol(
-        options.searches,
-        options.rules,
-        options.trainings,
+        tuple(options.searches),
+        tuple(options.rules),
+        tuple(options.trainings),
         options.repetitions,
         options.curves,
         options.keep,
@@ -186,6 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.shared is not None:
             head = [f"{name}: search", "the interval held (held-out above measured, above expected)", *marks]
             print("\n".join(markdown(head, interval_rows(name, protocol, options.shared))), flush=True)
+    if options.choose:
+        print("\n".join(f"{mean:.3f} {rule}" for rule, mean in choice(options.sets, protocol)))
     for place, mark in enumerate(options.trainings if options.plot else ()):
         plot(options.sets, protocol, place, options.plot / f"search-quality-{mark}.png")
 

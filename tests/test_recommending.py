@@ -246,10 +246,11 @@ def test_the_command_s_table_has_every_search_and_rule_with_the_same_numbers_fro
 ) -> None:
     rule = "process: both, any trial"
     words = ["--sets", "vat", "--repetitions", "2", "--trainings", "2", "--rules", rule, "--shared", "1"]
-    words += ["--curves", str(curves), "--keep", str(curves / "kept"), "--plot", str(curves)]
+    words += ["--curves", str(curves), "--keep", str(curves / "kept"), "--plot", str(curves), "--choose"]
     recommend.main(words)
     found = capsys.readouterr().out
     regrets, intervals = found.split("| vat: search")[1:]
+    assert found.splitlines()[-1].endswith(rule)
     assert all(f"| {search} | {rule} | " in part for search in BASELINES for part in (regrets, intervals))
     assert (curves / "search-quality-2.png").read_bytes().startswith(b"\x89PNG")
     kept = sorted((curves / "kept").glob("vat-12-2-*.jsonl"))
