@@ -7,8 +7,8 @@ candidates; where there is none, those that came furthest after their warm-up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,8 @@ def known(task: Task, seen: Seen) -> Known | None:
     return Known(task, curve, epoch, whole if len(whole) else np.flatnonzero(after == after.max()))
 
 
+Part = Callable[[Known, int], Floats]
+"""(n,): what is measured of each trial, a mean over so many epochs at its end."""
 Rule = Callable[[Known], Floats]
 """(n,): what is lowest for the recommended one; infinite for those that a rule does not consider."""
 
@@ -110,9 +112,31 @@ def _candidates_of(k: Known, values: Floats) -> Floats:
     return of_candidates(k, values[k.candidates])
 
 
+def at_the_end(k: Known, part: Part, mean: int) -> Floats:
+    """(n,): a part's values, those of stopped trials moved by what it changed from there to the end in the whole runs.
+
+    With fewer than two whole runs they are as measured.
+    """
+    values, whole = part(k, mean), k.epoch == EPOCHS
+    if whole.sum() >= 2:
+        for epoch in set(k.epoch[~whole].tolist()):
+            early = part(replace(k, epoch=np.minimum(k.epoch, epoch)), mean)
+            values[k.epoch == epoch] += (values[whole] - early[whole]).mean()
+    return values
+
+
+def observed(k: Known, parts: Sequence[Part], mean: int, used: Ints) -> Floats:
+    """What a process is told of some of the trials: the parts in units of their spread, added."""
+    found = np.zeros(len(used))
+    for part in parts:
+        values = at_the_end(k, part, mean)[used]
+        found += (values - values.mean()) / (values.std() + 1e-9)
+    return found
+
+
 def process(
     k: Known,
-    target: Callable[[Known, int], Floats],
+    parts: Sequence[Part],
     mean: int = 1,
     stopped: bool = False,
     by_rank: bool = False,
@@ -123,10 +147,11 @@ def process(
 
     Args:
         k: the trials.
-        target: what is observed of each.
+        parts: what is observed of each.
         mean: epochs at its end whose mean is taken.
-        stopped: over all trials, as far as they came: the epochs that were left are one more column of x and of the
-            linear mean. Values are wanted at the end of all of them, otherwise of the candidates.
+        stopped: over all trials, as far as they came: the epochs that were left are one more column of x. Values are
+            wanted at the end of all of them, otherwise of the candidates. Where whole runs are too few to say what
+            changes by then (`at_the_end`), the mean has a linear trend in that column.
         by_rank: x as places in order.
         prior: of lengths and noise.
         least: trials that are needed.
@@ -134,35 +159,32 @@ def process(
     used = np.arange(len(k.curve)) if stopped else k.candidates
     if len(used) < least:
         return None
-    y = target(k, mean)[used]
+    y = observed(k, parts, mean, used)
     x = k.task.x[k.curve[used]]
     x = ranks(x) if by_rank else x
     basis, at = None, x
-    if stopped:
-        left = np.log(EPOCHS / k.epoch[used])
-        if np.ptp(left) > 0:
-            x, at = (np.column_stack([x, part / np.log(EPOCHS)]) for part in (left, 0 * left))
+    left = np.log(EPOCHS / k.epoch[used])
+    if stopped and np.ptp(left) > 0:
+        x, at = (np.column_stack([x, part / np.log(EPOCHS)]) for part in (left, 0 * left))
+        if (k.epoch == EPOCHS).sum() < 2:
             basis = (np.column_stack([np.ones(len(used)), left]), np.tile([1.0, 0.0], (len(used), 1)))
-    spread = y.std() + 1e-9
-    return posterior(x, (y - y.mean()) / spread, at, prior=prior, basis=basis)
+    return posterior(x, y, at, prior=prior, basis=basis)
 
 
-def by_process(
-    target: Callable[[Known, int], Floats], *, stopped: bool = False, anywhere: bool = False, **options: Any
-) -> Rule:
+def by_process(*parts: Part, stopped: bool = False, anywhere: bool = False, **options: Any) -> Rule:
     """The lowest posterior mean; with too few trials the lowest value.
 
     Args:
-        target: what is observed.
+        parts: what is observed.
         stopped: stopped trials are observations too.
         anywhere: they may be recommended too.
         options: of `process`.
     """
 
     def rule(k: Known) -> Floats:
-        found = process(k, target, stopped=stopped, **options)
+        found = process(k, parts, stopped=stopped, **options)
         if found is None:
-            return _candidates_of(k, target(k, 1))
+            return _candidates_of(k, observed(k, parts, 1, np.arange(len(k.curve))))
         if anywhere:
             return found.mean
         return _candidates_of(k, found.mean) if stopped else of_candidates(k, found.mean)
@@ -170,7 +192,7 @@ def by_process(
     return rule
 
 
-def lowest(target: Callable[[Known, int], Floats], mean: int = 1) -> Rule:
+def lowest(target: Part, mean: int = 1) -> Rule:
     """The candidate with the lowest value."""
     return lambda k: _candidates_of(k, target(k, mean))
 
@@ -184,15 +206,15 @@ RULES: dict[str, Rule] = {
     "error and loss of the last 3 epochs": lowest(both_of, LAST),
     "process: error": by_process(logit_of),
     "process: loss": by_process(log_loss_of),
-    "process: both": by_process(both_of),
-    "process: both, by ranks": by_process(both_of, by_rank=True),
-    "process: both, last 3 epochs": by_process(both_of, mean=LAST),
+    "process: both": by_process(logit_of, log_loss_of),
+    "process: both, by ranks": by_process(logit_of, log_loss_of, by_rank=True),
+    "process: both, last 3 epochs": by_process(logit_of, log_loss_of, mean=LAST),
     "process: error, stopped trials too": by_process(logit_of, stopped=True),
     "process: loss, stopped trials too": by_process(log_loss_of, stopped=True),
-    "process: both, stopped trials too": by_process(both_of, stopped=True),
+    "process: both, stopped trials too": by_process(logit_of, log_loss_of, stopped=True),
     "process: error, any trial": by_process(logit_of, stopped=True, anywhere=True),
     "process: loss, any trial": by_process(log_loss_of, stopped=True, anywhere=True),
-    "process: both, any trial": by_process(both_of, stopped=True, anywhere=True),
+    "process: both, any trial": by_process(logit_of, log_loss_of, stopped=True, anywhere=True),
 }
 
 
@@ -237,8 +259,8 @@ def expectation(k: Known, curve: int, shared: float = 1.0) -> Expectation:
     stopped = curve not in k.curve[k.candidates]
     places = np.arange(len(k.curve)) if stopped else k.candidates
     chosen = int(np.flatnonzero(k.curve[places] == curve)[0])
-    measured, odds = float(error_of(k)[places][chosen]), logit_of(k)[places]
-    found = process(k, logit_of, stopped=stopped)
+    measured, odds = float(error_of(k)[places][chosen]), at_the_end(k, logit_of, 1)[places]
+    found = process(k, (logit_of,), stopped=stopped)
     middle, deviation = float(odds[chosen]), 0.0
     if found is not None:
         middle = float(odds.mean() + (odds.std() + 1e-9) * found.mean[chosen])

@@ -27,7 +27,7 @@ from benchmarks.curve_sets import (
     validation_images,
 )
 from benchmarks.process import Posterior, posterior
-from benchmarks.rules import RULES, expectation, known, ranks, recommended, regret
+from benchmarks.rules import RULES, at_the_end, expectation, known, log_loss_of, ranks, recommended, regret
 from benchmarks.search_quality import OwnSearch
 from benchmarks.stock_search import Recorded
 
@@ -153,12 +153,22 @@ def test_every_rule_recommends_the_better_of_two_whole_runs_that_are_far_apart(r
 
 
 def test_a_stopped_trial_is_recommended_by_rules_that_consider_it_alone(task: Task) -> None:
-    """Nine whole runs, and one that after 11 of 12 epochs is better than they are."""
+    """Nine whole runs, and one that after 11 of 12 epochs is better by far."""
     order = [int(c) for c in np.argsort(task.val_error[:11, 10] + 100 * task.val_loss[:11, 10])]
+    task.val_error[order[0]], task.val_loss[order[0]] = 0.0, 0.001
     seen = Seen(tuple(order[:10]), (EPOCHS - 1,) + (EPOCHS,) * 9, ("stopped_early",) + ("completed",) * 9)
     chosen = {rule: recommended(RULES[rule], task, seen) for rule in RULES}
     assert chosen["process: both, any trial"] == order[0]
     assert all(c in order[1:10] for rule, c in chosen.items() if "any trial" not in rule)
+
+
+def test_a_stopped_trial_is_moved_by_what_whole_runs_changed_from_there(task: Task) -> None:
+    seen = Seen((0, 1, 2), (EPOCHS, EPOCHS, 5), ("completed", "completed", "stopped_early"))
+    k = known(task, seen)
+    assert k is not None
+    loss = np.log(task.val_loss + 1e-6)
+    change = (loss[0, -1] - loss[0, 4] + loss[1, -1] - loss[1, 4]) / 2
+    assert at_the_end(k, log_loss_of, 1) == pytest.approx([loss[0, -1], loss[1, -1], loss[2, 4] + change])
 
 
 def test_the_expected_error_is_drawn_to_what_neighbours_had_and_its_interval_holds_it(task: Task) -> None:
