@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks import patience as benchmark
 from ssl_core.system.errors import ConfigError
+from tests.tune.engine.test_growing import ended, folder_of, run, study_of
+from tests.tune.engine.test_kill_points import make_spec_again
 from tests.tune.helpers import Done, make_spec, told
-from tests.tune.test_growing import ended, folder_of, run, study_of
-from tests.tune.test_kill_points import make_spec_again
 from tune.confirmation.looks import Looks
 from tune.findings.outlook.rule import expected_lowest, in_words, is_settled, outlook, resolved, standing
 from tune.findings.ranking import resolution

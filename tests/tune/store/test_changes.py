@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.tune.test_remote import Machine, ask, begin, machine, seen, url  # noqa: F401 - fixtures
+from tests.tune.store.test_remote import Machine, ask, begin, machine, seen, url  # noqa: F401 - fixtures
 from tune.store import snapshot
 from tune.store.changes import chain as module
 from tune.store.changes.chain import Chain, is_part, name_of_part
