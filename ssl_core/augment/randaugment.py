@@ -66,10 +66,9 @@ class Draws:
 
     def split(self, n: int) -> list[Draws]:
         """The draws of several batches of n images, batch by batch, without a copy."""
-        parts = (
-            part.unflatten(0, (-1, n)).unbind() for part in (self.operations, self.magnitudes, self.centres)
-        )
-        return [Draws(*each) for each in zip(*parts, strict=True)]
+        parts = (self.operations, self.magnitudes, self.centres)
+        batches = zip(*(part.view(-1, n, *part.shape[1:]).unbind() for part in parts), strict=True)
+        return [Draws(*each) for each in batches]
 
 
 @dataclass(frozen=True)

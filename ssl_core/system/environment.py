@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from ssl_core import __version__
 from ssl_core.schema import RunConfig
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.version import __version__
 
 
 def versions() -> dict[str, str]:

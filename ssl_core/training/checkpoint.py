@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from ssl_core import __version__
 from ssl_core.system.files import write_atomically
+from ssl_core.system.version import __version__
 
 MAGIC = b"ssltune1"
 _NAME = re.compile(r"epoch-(\d{6})\.ckpt")

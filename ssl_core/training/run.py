@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ssl_core import __version__
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
 from ssl_core.config import from_document
@@ -25,6 +24,7 @@ from ssl_core.registry import method_of
 from ssl_core.schema import RunConfig
 from ssl_core.system import memory
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.version import __version__
 from ssl_core.training import compile as compiled
 from ssl_core.training.checkpoint import DamagedCheckpointError, say_if_of_another_version
 from ssl_core.training.drawing.rows import Order
@@ -116,8 +116,8 @@ class Run:
         self.history: list[Report] = []
         self.images, self.host = self._placed_images()
         self.labels = torch.from_numpy(data.labels).to(self.device)
-        self.labelled = torch.from_numpy(split.labelled)
-        self.unlabelled = torch.from_numpy(split.unlabelled)
+        parts = (split.labelled, split.unlabelled, split.valid)
+        self.labelled, self.unlabelled, self.valid = map(torch.from_numpy, parts)
         self.labelled_rows, self.unlabelled_rows = self._orders()
         self.view_draws = ViewDraws(
             config.seed,
@@ -126,7 +126,6 @@ class Run:
             probability=config.augment.probability,
             device=self.device,
         )
-        self.valid = torch.from_numpy(split.valid)
 
     def _placed_images(self) -> tuple[torch.Tensor, HostImages | None]:
         """The images on the device, where they fit into its share; else in their file's map, with what gathers them."""

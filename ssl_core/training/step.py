@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.autograd.graph import _engine_run_backward
 
 from ssl_core.augment.randaugment import Geometry
 from ssl_core.methods.base import (
@@ -133,6 +134,8 @@ def _weak_pixels(
     run: Run, fetched: Fetched, step: int, places: tuple[Place, ...]
 ) -> tuple[torch.Tensor, ...]:
     """The weak views of these streams, each (n, H, W, 3) uint8: all of them are one gather."""
+    if not places:  # the picture of a method that looks at no unlabelled image
+        return ()
     images, chosen = fetched
     chosen = chosen if chosen.ndim == 3 else chosen.view(-1, 1, 1)
     rows, columns = run.view_draws.sources(step, len(chosen), places)
@@ -166,7 +169,7 @@ def _update(run: Run, output: LossOutput[Any], step: int, guard: FiniteGuard) ->
     """Differentiate the loss, and update the weights and their average."""
     scale, skipped = run.loss_scale, None
     loss = output.total if scale is None else scale.scaled(output.total)
-    loss.backward(_one(loss.dtype, loss.device))  # type: ignore[no-untyped-call]
+    _differentiate(loss)
     if scale is not None:
         skipped = scale.unscale(run.network.parameters())
     found_inf = guard.watch(output, step, skipped)
@@ -183,7 +186,16 @@ def _none(device: torch.device) -> torch.Tensor:
     return torch.empty(0, dtype=torch.int64, device=device)
 
 
-@cache  # backward() would make it anew at every step
+def _differentiate(loss: torch.Tensor) -> None:
+    """`loss.backward()`, without the 1 that it makes at every step: with one handed in it loads torch's compiler."""
+    if loss.ndim or not loss.requires_grad:  # it says what is wrong
+        loss.backward()  # type: ignore[no-untyped-call]
+    else:
+        ones = (_one(loss.dtype, loss.device),)
+        _engine_run_backward((loss,), ones, False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+@cache
 def _one(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     return torch.ones((), dtype=dtype, device=device)
 

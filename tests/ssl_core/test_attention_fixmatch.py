@@ -450,10 +450,8 @@ def test_views_share_their_crop_where_maps_are_aligned(own: dict[str, Any], shar
         batches.append(step.batch)
         return take(config, step)
 
-    with (
-        mock.patch("ssl_core.augment.randaugment.apply", unchanged),
-        mock.patch.object(type(run.method), "compute_loss", staticmethod(spy)),
-    ):
+    run.apply_strong = unchanged
+    with mock.patch.object(type(run.method), "compute_loss", staticmethod(spy)):
         finish(run)
     assert len(batches) == 3
     for batch in batches:
@@ -471,7 +469,7 @@ def test_the_head_s_batchnorm_sees_every_image_once_a_step() -> None:
     "own", [{"diversity_weight": 0.5}, {"align": "none", "maps": 3}, {"maps": 0, "lambda_att": 0.0}]
 )
 def test_runs_on_digits_resume_bit_for_bit(tmp_path: Path, own: dict[str, Any]) -> None:
-    reports = check_resumption(tmp_path, "attention_fixmatch", attention_fixmatch={"threshold": 0.15, **own})
+    reports = check_resumption(tmp_path, "attention_fixmatch", attention_fixmatch={"threshold": 0.12, **own})
     head = own.get("maps") != 0
     for report in reports:
         assert report.metrics["ssl/mask_rate"] > 0

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ssl_core import __version__, method_file
+from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.version import __version__
 from tune.cluster import connection
 from tune.cluster.gpus import check_gpus
 from tune.cluster.readiness import folders_of, make_ready, told_of_places

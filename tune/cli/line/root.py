@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ssl_core import __version__
+from ssl_core.system.version import __version__
 from tune.revision import git_revision
 
 

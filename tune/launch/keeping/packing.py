@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_core import __version__
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.faults import fault
+from ssl_core.system.version import __version__
 from tune.findings.study import Study
 from tune.images.held_out import held_out_before
 from tune.store.home import Home
