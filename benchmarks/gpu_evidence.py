@@ -232,7 +232,7 @@ def launches(action: Callable[[], object], steps: int) -> float:
     else:
         events = profiled.events() or []
         count = sum(event.cpu_parent is None and event.name.startswith("aten::") for event in events)
-    return count / steps
+    return float(count / steps)
 
 
 def jobs(size: Size, dataset: str | None, folder: Path) -> tuple[list[Job], list[Job]]:
