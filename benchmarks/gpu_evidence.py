@@ -27,6 +27,7 @@ import argparse
 import json
 import multiprocessing
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +35,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssl_core.system.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "tables" / "gpu" / "runs.jsonl"
+NOT_DONE = 3
+"""What the process that measures exits with where it lacks something."""
 SPEED_SHARE = 0.4
 """Of the time, that speeds may take before the trainings begin."""
 SPEEDS = (
@@ -227,7 +232,7 @@ def launches(action: Callable[[], object], steps: int) -> float:
     else:
         events = profiled.events() or []
         count = sum(event.cpu_parent is None and event.name.startswith("aten::") for event in events)
-    return count / steps
+    return float(count / steps)
 
 
 def jobs(size: Size, dataset: str | None, folder: Path) -> tuple[list[Job], list[Job]]:
@@ -285,7 +290,7 @@ def work(size: Size, dataset: str | None, out: Path, until: float, seconds: floa
     """
     here = machine()
     speeds, trainings = jobs(size, dataset, out.parent / "trainings")
-    speeds_until = until - (1 - SPEED_SHARE) * seconds
+    speeds_until, code = until - (1 - SPEED_SHARE) * seconds, 0
     for job in [*speeds, None, *trainings, None, *speeds]:
         if job is None:
             speeds_until = until
@@ -299,10 +304,16 @@ def work(size: Size, dataset: str | None, out: Path, until: float, seconds: floa
         print(f"{job.part} {job.name}", flush=True)
         try:
             row = {"part": job.part, "name": job.name, "machine": here, **job.make()}
+        except ConfigError as error:  # images that are not there, say: it is done once they are
+            print(f"not done: {error}", flush=True)
+            code = NOT_DONE
+            continue
         except Exception:
             row = at | {"problem": traceback.format_exc()}
         write(out, row)
         note.unlink()
+    if code:
+        sys.exit(code)
 
 
 def watch(
@@ -321,8 +332,8 @@ def watch(
             process.kill()
             process.join()
             return False
-        if process.exitcode == 0:
-            return time.time() < until
+        if process.exitcode in (0, NOT_DONE):
+            return process.exitcode == 0 and time.time() < until
         if not note.exists():
             raise SystemExit("the process that measures ended before it began; its message is above")
         write(out, json.loads(note.read_text()))
@@ -375,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if dataset is None:
             print("without --cifar10 nothing is trained: speeds alone")
         done = watch(size, dataset, options.out, options.seconds)
-        print("nothing is left to do" if done else "time is up: the same command carries on")
+        print("nothing is left to do" if done else "something is left: the same command carries on")
     print("\n".join(tables(read(options.out))))
 
 

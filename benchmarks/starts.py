@@ -93,9 +93,9 @@ def drive() -> None:
     noting(Sitting, "begin", "driver: the run is made")
     begin = Sitting.begin
 
-    def begun(sitting: Sitting) -> Any:
+    def begun(self: Sitting) -> Any:
         try:
-            return begin(sitting)
+            return begin(self)
         finally:
             _note_the_loop()
 
@@ -109,9 +109,9 @@ def _note_the_loop() -> None:
     from tune.engine import ray_loop
     from tune.engine.recorder import Recorder
 
-    if ray_loop.TrialTrainable is _noting_trainable():
+    if vars(ray_loop)["TrialTrainable"] is _noting_trainable():
         return
-    ray_loop.TrialTrainable = _noting_trainable()
+    vars(ray_loop)["TrialTrainable"] = _noting_trainable()
     noting(local_ray, "is_running", "driver: Ray runs")
     reported = Recorder.on_trial_result
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ from tune.paper_tables.paper import SETTINGS, cells_of
 ABSENT = ("ray", "mlflow", "optuna", "sqlalchemy", "pandas", "torchvision", "search_spaces", "tune")
 BLOCKER = f"""
 import sys
+from importlib.machinery import ModuleSpec
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {ABSENT!r}:
-            raise ImportError(name + " is not installed here")
+        return ModuleSpec(name, self) if name.partition(".")[0] in {ABSENT!r} else None
+    def create_module(self, spec):
+        raise ImportError(spec.name + " is not installed here")
+    def exec_module(self, module):
+        pass
 sys.meta_path.insert(0, Blocked())
 """
+"""A module of every Python that finds it on its path: those of ABSENT can be found, as torch does, but not loaded."""
 HERE = {"processor": "here", "torch": "2"}
 
 
@@ -104,6 +110,14 @@ def test_what_fails_is_noted_and_not_tried_again(tmp_path: Path, monkeypatch: py
     assert made == ["supervised", "fixmatch", "vat"]
     assert read(out)[-1]["problem"].endswith("ValueError: no kernel for this\n")
     assert "failed: speed vat: ValueError: no kernel for this" in "\n".join(tables(read(out)[-1:]))
+
+
+def test_images_that_are_not_there_are_no_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "runs.jsonl"
+    with pytest.raises(SystemExit) as ended:
+        work(replace(TINY, methods=0), f"folder:{tmp_path / 'nowhere'}", out, time.time() + 30, 1000)
+    assert ended.value.code == gpu_evidence.NOT_DONE
+    assert "nowhere" in capfd.readouterr().out and read(out) == []
 
 
 def test_a_line_that_was_cut_off_is_made_again(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def await_workers(given_up: Callable[[], bool] = lambda: False) -> None:
     global _awaited
     end = time.monotonic() + WORKER_SECONDS
     while workers_inherit() and not _awaited and time.monotonic() < end and not given_up():
-        _awaited = len(state.workers()) >= (_started_with or 0)
+        _awaited = len(state.workers()) >= (_started_with or 0)  # type: ignore[no-untyped-call]
         time.sleep(0.0 if _awaited else POLL_SECONDS)
     _awaited = True
 

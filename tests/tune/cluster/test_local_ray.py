@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from ray._private import node as ray_node
+from ray._private import utils as ray_utils
 
 from tune.cluster import few_processes, local_ray
 from tune.delivery import sender
@@ -81,7 +83,7 @@ def test_workers_of_another_ray_are_told_their_environment(started: dict[str, ob
 
 
 def test_ray_is_itself_again_once_it_has_started() -> None:
-    node, utils = few_processes.node.Node, few_processes.utils
+    node, utils = ray_node.Node, ray_utils
     before = node.start_monitor, node.start_api_server, utils.get_dashboard_dependency_error
     with few_processes.few_processes(1):
         assert node.start_monitor is not before[0] and utils.get_dashboard_dependency_error() is not None
@@ -92,7 +94,7 @@ def test_nobody_waits_for_workers_that_are_not_wanted_any_more(monkeypatch: pyte
     monkeypatch.setattr(local_ray, "workers_inherit", lambda: True)
     monkeypatch.setattr(local_ray, "_awaited", False)
     monkeypatch.setattr(local_ray, "_started_with", 2)
-    monkeypatch.setattr(local_ray.state, "workers", dict)
+    monkeypatch.setattr("ray._private.state.workers", dict)
     asked = iter([False, False, True])
     began = time.monotonic()
     local_ray.await_workers(lambda: next(asked))
