@@ -13,8 +13,8 @@ delivery to MLflow runs beside it in a process of its own, and is measured with 
 in that folder, and the next call resumes it as a driver does; `resume_seconds` is what that takes. `--prepared N`
 writes N ended trials into the storages first, and runs the others.
 
-Each window of the result has the means of so many trials, what the driver could take in a second there, and the
-resident memory at its end.
+Each window of the result has the means of so many trials, what the driver could take in a second there (and in a second
+of processor time, which other work on the machine disturbs less), and the resident memory at its end.
 """
 
 from __future__ import annotations
@@ -58,18 +58,20 @@ METRIC_NAMES = (
 
 
 class Stopwatch:
-    """Real seconds and calls by stage."""
+    """Real seconds and calls by stage, and processor seconds of all."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
+        self.processor = 0.0
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
         """Measure a block."""
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         yield
         self.seconds[stage] += time.perf_counter() - began
+        self.processor += time.process_time() - busy
         self.calls[stage] += 1
 
     def rows(self) -> dict[str, float]:
@@ -134,6 +136,7 @@ class Simulation:
                 if self.ended % WINDOW == 0:
                     self.windows.append(self._window(last, self.reports - reports, self.ended - earlier))
                     last.seconds, last.calls = Counter(self.watch.seconds), Counter(self.watch.calls)
+                    last.processor = self.watch.processor
                     reports, earlier = self.reports, self.ended
             else:
                 heapq.heappush(
@@ -148,6 +151,7 @@ class Simulation:
             **_since(self.watch, last),
             "reports_per_second": round(reports / spent, 1),
             "trials_per_second": round(trials / spent, 1),
+            "reports_per_processor_second": round(reports / (self.watch.processor - last.processor), 1),
             "megabytes": round(psutil.Process().memory_info().rss / 1e6, 1),
         }
 
