@@ -1,6 +1,6 @@
 """What `search --patience N` saves and costs, on recorded curves; and the looks of `confirm --until-told-apart`.
 
-    python -m benchmarks.patience                      # some five minutes of one core; prints the tables
+    python -m benchmarks.patience                      # two minutes of one core; prints the tables
     python -m benchmarks.patience --repetitions 3 --json
 
 Nothing is trained. A study of this project's own search (`benchmarks.simulated`, one trial at a time, 50 validation
@@ -39,7 +39,7 @@ from tune.store.study_folder import StudyFolder
 from tune.trials.record import TrialRecord
 
 TRIALS, REPETITIONS, PATIENCE = 40, 30, (3, 5, 8, 12, 16)
-SAMPLERS = ("random", "tpe")
+KINDS = (("random", "none"), ("tpe", "asha"))
 FIRST, MOST, LEVEL = 5, 20, 0.05
 
 
@@ -202,8 +202,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     recorded = Recorded(read_curves())
-    kinds = [(sampler, scheduler) for sampler in SAMPLERS for scheduler in ("none", "asha")]
-    found = {kind: measure(recorded, *kind, arguments.repetitions) for kind in kinds}
+    found = {kind: measure(recorded, *kind, arguments.repetitions) for kind in KINDS}
     if arguments.json:
         rows = [asdict(row) for rows, _ in found.values() for row in rows]
         told = {"/".join(kind): each for kind, (_, each) in found.items()}
