@@ -255,7 +255,8 @@ class Run:
             network: in place of the model; None: the model.
         """
         with torch.no_grad(), self._autocast(True):
-            output: NetworkOutput = (network or self.ema.network)(self.normalise(images))
+            called = self.ema.network if network is None else network
+            output: NetworkOutput = called(self.normalise(images))
         return output.logits if self.dtype == torch.float64 else output.logits.float()
 
     def fetch(
