@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core import method_file
-from ssl_core.config import options_of
+from ssl_core.config import differences, options_of
 from ssl_core.data.datasets import Dataset, TestSet, load_test, membership_of
 from ssl_core.data.inspecting.overlaps import check_leak
 from ssl_core.data.splits.holdout import Membership
@@ -32,7 +32,7 @@ from ssl_core.training.reading import (
     reading_of,
     recorded_reading,
 )
-from ssl_core.training.run import Report, Run, differences
+from ssl_core.training.run import Report, Run
 from ssl_core.training.warmups.sharing import WarmupSharing
 from ssl_core.training.warmups.store import WarmupStore
 
