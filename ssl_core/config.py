@@ -334,30 +334,3 @@ def bn_momentum_of(steps: int) -> float:
 def warmup_from_share(share: float, epochs: int) -> int:
     """Epochs of a warm-up given as a share of the run: at least 1 (0 for a share of 0), less than `epochs`."""
     return min(max(1, round(share * epochs)), epochs - 1) if share > 0 else 0
-
-
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Keys in which two resolved configurations, as documents, are those of different runs."""
-    # A run that was stopped early may be continued: where it stops does not make it another run.
-    ignored = {"stop_after_epoch"}
-    one, other = (_without_places(_with_new_fields(document)) for document in (one, other))
-    return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))
-
-
-def _without_places(document: dict[str, Any]) -> dict[str, Any]:
-    """A document without what says where the images are, and where a file of weights with a digest: the bits are the
-    same."""
-    data, backbone = document.get("data"), document.get("backbone")
-    if isinstance(data, dict):
-        document = {**document, "data": {k: v for k, v in data.items() if k != "device_share"}}
-    if isinstance(backbone, dict) and backbone.get("weights_digest"):
-        document = {**document, "backbone": {k: v for k, v in backbone.items() if k != "weights"}}
-    return document
-
-
-def _with_new_fields(document: dict[str, Any]) -> dict[str, Any]:
-    """A document of an earlier version, with the fields that were added since at their defaults."""
-    try:
-        return from_document(document).document()
-    except ConfigError:  # of a later version, or of another method's file
-        return document

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core import method_file
-from ssl_core.config import differences, options_of
+from ssl_core.config import options_of
 from ssl_core.data.datasets import Dataset, TestSet, load_test, membership_of
 from ssl_core.data.inspecting.overlaps import check_leak
 from ssl_core.data.splits.holdout import Membership
@@ -19,6 +19,7 @@ from ssl_core.pictures import panels as pictures
 from ssl_core.preparation import asked
 from ssl_core.preparation import prepare as prepare
 from ssl_core.preparation import split_of as split_of
+from ssl_core.same_run import differences
 from ssl_core.schema import RunConfig
 from ssl_core.system import environment
 from ssl_core.system.errors import ConfigError

@@ -13,7 +13,6 @@ import torch
 
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
-from ssl_core.config import differences
 from ssl_core.data.batches import HostImages, evaluated_at_once, fits_on
 from ssl_core.data.datasets import Dataset, Split
 from ssl_core.methods.base import Setup
@@ -21,6 +20,7 @@ from ssl_core.networks.base import NetworkOutput
 from ssl_core.networks.registry import network_of, normalisation_of
 from ssl_core.networks.statistics import batchnorms_of, frozen_statistics, own_statistics
 from ssl_core.registry import method_of
+from ssl_core.same_run import differences
 from ssl_core.schema import RunConfig
 from ssl_core.system import memory
 from ssl_core.system.version import __version__
