@@ -16,12 +16,15 @@ from tests.tune.engine.test_growing import ended, folder_of, run, study_of
 from tests.tune.engine.test_kill_points import make_spec_again
 from tests.tune.helpers import Done, make_spec, told
 from tune.confirmation.looks import Looks
+from tune.engine.progress import Progress
+from tune.engine.study_run import StudyRun
 from tune.findings.outlook.rule import expected_lowest, in_words, is_settled, outlook, resolved, standing
 from tune.findings.ranking import resolution
 from tune.findings.study import load_study
 from tune.launch.growing.changes import Change, checked
 from tune.steering.asking import ask
 from tune.store.home import Home
+from tune.tracking.opening import open_log, open_tracker
 from tune.trials.record import TrialRecord
 
 Command = Callable[..., Done]
@@ -173,6 +176,33 @@ def test_a_study_whose_patience_is_over_grows_with_a_larger_one(home: Home) -> N
     assert make_spec_again(home).patience == 8 and len(told(home, "s")) >= count + 4
     with pytest.raises(ConfigError, match="patience = 0"):
         checked(study, Change(patience=0))
+
+
+class Heard(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.heard.append(message)
+
+
+def test_the_driver_of_a_study_whose_patience_is_over_runs_nothing_and_notes_why(home: Home) -> None:
+    study_of(home.path, 30, patience=4)
+    run(home)
+    count = len(told(home, "s"))
+    folder, spec, progress = folder_of(home), make_spec_again(home), Heard()
+    log = open_log(folder)
+    driver = StudyRun(spec, folder, home, progress, open_tracker(log, spec, home))
+    assert driver.run() == "finished" and not driver.has_more
+    driver.records.close()
+    log.close()
+    (said,) = [line for line in progress.heard if line.startswith("patience 4: 4 trials in a row improved")]
+    assert said.endswith(f"the study ends with {count} trials of 30")
+    study = load_study("s", home=home.path)
+    assert study.history()[-1]["what"] == said and len(study.records()) == count
 
 
 def test_a_search_ends_says_why_and_status_shows_it(
