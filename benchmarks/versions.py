@@ -12,15 +12,17 @@ of the ratios of single slices.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 METHODS = ("supervised", "fixmatch")
-STEPS, ROUNDS = 8, {"supervised": 64, "fixmatch": 16}
+STEPS, SECONDS = 8, 60.0
 _CHILD = """
 import sys, time
 from pathlib import Path
@@ -70,15 +72,20 @@ class Checkout:
         self._process.communicate()
 
 
-def compare(here: Path, there: Path, *arguments: object, rounds: int) -> str:
-    """A line of the table: this checkout against another."""
+def compare(here: Path, there: Path, *arguments: object, seconds: float) -> str:
+    """A line of the table: this checkout against another. The first round, with its imports, does not count."""
     checkouts = (Checkout(here, *arguments), Checkout(there, *arguments))
     found: tuple[list[tuple[float, float, int]], ...] = ([], [])
     try:
-        for number in range(rounds + 1):
+        ends = 0.0
+        for number in itertools.count():
+            if number == 1:
+                ends = time.monotonic() + seconds
+            if number > 2 and time.monotonic() > ends:
+                break
             for which in (0, 1) if number % 2 else (1, 0):
                 taken = checkouts[which].slice()
-                if number:  # the first one is slow
+                if number:
                     found[which].append(taken)
     finally:
         for checkout in checkouts:
@@ -86,7 +93,13 @@ def compare(here: Path, there: Path, *arguments: object, rounds: int) -> str:
     processor, clock = (sum(f[k] for f in found[0]) / sum(f[k] for f in found[1]) for k in (0, 1))
     quarters = statistics.quantiles((a[0] / b[0] for a, b in zip(*found, strict=True)), n=4)
     rates = [sum(f[2] for f in each) / sum(f[1] for f in each) for each in found]
-    cells = [*arguments[:2], *(f"{rate:.0f}" for rate in reversed(rates)), f"{processor:.3f}", f"{clock:.3f}"]
+    cells = [
+        *arguments[:2],
+        len(found[0]),
+        *(f"{rate:.0f}" for rate in reversed(rates)),
+        f"{processor:.3f}",
+        f"{clock:.3f}",
+    ]
     return f"| {' | '.join(map(str, cells))} | {' '.join(f'{q:.3f}' for q in quarters)} |"
 
 
@@ -95,19 +108,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("other", type=Path, help="root of the other checkout")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--network", default="wrn-10-1")
-    parser.add_argument("--rounds", type=int, help="slices of each; default: some for a minute")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each method, about")
     parser.add_argument("--steps", type=int, default=STEPS, help="of a slice")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
     here = Path(__file__).resolve().parent.parent
     print(
-        "| method | network | other, images/s | here, images/s | processor time, here / other | clock | quartiles |"
+        "| method | network | slices | other, images/s | here, images/s | processor time | clock | quartiles |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for method in options.methods:
-        rounds = options.rounds or ROUNDS.get(method, 16)
         cell = (method, options.network, options.steps, options.threads)
-        print(compare(here, options.other.resolve(), *cell, rounds=rounds), flush=True)
+        print(compare(here, options.other.resolve(), *cell, seconds=options.seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def test_an_operation_more_in_a_step_is_counted_once_and_that_of_a_stand_in_is_n
 
 def test_two_checkouts_are_compared_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
     root = str(Path(versions.__file__).parent.parent)
-    versions.main([root, "--methods", "supervised", "--rounds", "2", "--steps", "1", "--threads", "1"])
+    versions.main([root, "--methods", "supervised", "--seconds", "0", "--steps", "1", "--threads", "1"])
     *_, line = capsys.readouterr().out.splitlines()
     method, network, *numbers = [cell.strip() for cell in line.strip("|").split("|")]
     assert (method, network) == ("supervised", "wrn-10-1")
