@@ -1,14 +1,15 @@
 """What `search --patience N` saves and costs, on recorded curves; and the looks of `confirm --until-told-apart`.
 
-    python -m benchmarks.patience                      # two minutes of one core; prints the tables
-    python -m benchmarks.patience --repetitions 3 --json
+    python -m benchmarks.patience                      # seconds; prints the tables
+    python -m benchmarks.patience --own 30 --json      # also 30 studies of this project's search: minutes of one core
 
-Nothing is trained. A study of this project's own search (`benchmarks.simulated`, one trial at a time, 50 validation
-images) runs to 40 trials, its configurations answered by the nearest curve of data/curves.csv. With one trial at a time
-a study with `--patience N` is the beginning of the same study without it, so one run gives all of its lengths. The cost
-is in the error on held-out images that no decision sees: of what is recommended at the end that patience brings, less
-that of what is recommended after all trials. The number of distinct curves asked for is given, too: where it nears 105
-the search has exhausted them.
+Nothing is trained. A study is 40 of the configurations of data/curves.csv, drawn at random without replacement and all
+trained to the end, with 50 validation images; 400 such studies are drawn. With `--own` there are also studies of this
+project's search (`benchmarks.simulated`, TPE and ASHA, one trial at a time), answered by the nearest curve. With one
+trial at a time a study with `--patience N` is the beginning of the same study without it, so one gives all lengths. The
+cost is in the error on held-out images that no decision sees: of what is recommended at the end that patience brings,
+less that of what is recommended after all trials. The number of distinct curves asked for is given, too: where it nears
+105 the search has exhausted them.
 
 The looks: paired differences of errors are drawn from a normal distribution, and the looks at 5 to 20 seeds are taken
 by three shapes of the nominal level, each at the size that errs in 5 % of the cases without a difference.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,8 +40,7 @@ from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.record import TrialRecord
 
-TRIALS, REPETITIONS, PATIENCE = 40, 30, (3, 5, 8, 12, 16)
-KINDS = (("random", "none"), ("tpe", "asha"))
+TRIALS, DRAWN, PATIENCE = 40, 400, (3, 5, 8, 12, 16)
 FIRST, MOST, LEVEL = 5, 20, 0.05
 
 
@@ -48,7 +49,7 @@ class Row:
     """What a patience does with one sampler and scheduler.
 
     Attributes:
-        sampler, scheduler, patience: of the studies.
+        search, patience: of the studies.
         ended: share of the studies that it ended before all of their trials.
         trials, epochs: of a study, in the mean.
         all_epochs: of a study without patience, in the mean.
@@ -56,8 +57,7 @@ class Row:
         worse, better: shares of the studies whose recommendation has the higher, and the lower, held-out error for it.
     """
 
-    sampler: str
-    scheduler: str
+    search: str
     patience: int
     ended: float
     trials: float
@@ -69,8 +69,27 @@ class Row:
     better: float
 
 
-def study(recorded: Recorded, sampler: str, scheduler: str, seed: int) -> list[TrialRecord]:
-    """The trials of a study that runs to its last one."""
+def drawn(recorded: Recorded, seed: int) -> list[TrialRecord]:
+    """A study of configurations drawn at random, each another one, that all run to their end or diverge."""
+    chosen = random.Random(seed).sample(recorded.curves, TRIALS)
+    return [
+        TrialRecord(
+            trial=str(number),
+            state="failed" if curve.diverged else "completed",
+            stop_reason="nan" if curve.diverged else "completed",
+            val_error=curve.val_error[-1],
+            val_loss=curve.val_loss[-1],
+            epoch=len(curve.val_error),
+            ssl_epoch=len(curve.val_error) - curve.warmup,
+            seconds=0.0,
+            params=recorded.space.resolve(curve.params, EPOCHS),
+        )
+        for number, curve in enumerate(chosen)
+    ]
+
+
+def searched(recorded: Recorded, seed: int) -> list[TrialRecord]:
+    """The trials of a study of this project's search that runs to its last one."""
 
     def outcome_of(document: Mapping[str, Any]) -> Outcome:
         curve = recorded.nearest(_flat(document))
@@ -82,8 +101,6 @@ def study(recorded: Recorded, sampler: str, scheduler: str, seed: int) -> list[T
             name="patience",
             method=METHOD,
             space=str(SPACE),
-            sampler=sampler,
-            scheduler=scheduler,
             trials=TRIALS,
             epochs=EPOCHS,
             concurrent=1,
@@ -115,10 +132,9 @@ def held_out(recorded: Recorded, records: Sequence[TrialRecord]) -> float:
 
 
 def measure(
-    recorded: Recorded, sampler: str, scheduler: str, repetitions: int
+    recorded: Recorded, search: str, studies: Sequence[Sequence[TrialRecord]]
 ) -> tuple[list[Row], dict[str, float]]:
     """A row for each patience; and how the expected last doubling foretells the next one."""
-    studies = [study(recorded, sampler, scheduler, seed) for seed in range(repetitions)]
     at_end = [held_out(recorded, records) for records in studies]
     rows = []
     for patience in PATIENCE:
@@ -127,8 +143,7 @@ def measure(
         costs = [held_out(recorded, c) - end for c, end in zip(cut, at_end, strict=True)]
         rows.append(
             Row(
-                sampler,
-                scheduler,
+                search,
                 patience,
                 fmean(count < len(records) for count, records in zip(lengths, studies, strict=True)),
                 fmean(lengths),
@@ -198,14 +213,17 @@ def looks(sequences: int = 40_000) -> list[dict[str, float]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    parser.add_argument("--own", type=int, default=0, help="studies of this project's search")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     recorded = Recorded(read_curves())
-    found = {kind: measure(recorded, *kind, arguments.repetitions) for kind in KINDS}
+    studies = {"drawn at random": [drawn(recorded, seed) for seed in range(DRAWN)]}
+    if arguments.own:
+        studies["TPE and ASHA"] = [searched(recorded, seed) for seed in range(arguments.own)]
+    found = {search: measure(recorded, search, each) for search, each in studies.items()}
     if arguments.json:
         rows = [asdict(row) for rows, _ in found.values() for row in rows]
-        told = {"/".join(kind): each for kind, (_, each) in found.items()}
+        told = {search: each for search, (_, each) in found.items()}
         print(json.dumps({"patience": rows, "foretold": told, "looks": looks()}))
         return
     print(
@@ -215,12 +233,12 @@ def main() -> None:
     for rows, _ in found.values():
         for row in rows:
             print(
-                f"| {row.sampler}, {row.scheduler} | {row.patience} | {100 * row.ended:.0f} % | {row.trials:.1f} | "
+                f"| {row.search} | {row.patience} | {100 * row.ended:.0f} % | {row.trials:.1f} | "
                 f"{row.epochs:.0f} ({row.all_epochs:.0f}) | {row.cost:+.2f} ± {row.cost_error:.2f} | "
                 f"{100 * row.worse:.0f} % / {100 * row.better:.0f} % |"
             )
-    for kind, (_, each) in found.items():
-        print(", ".join(kind), {name: round(value, 2) for name, value in each.items()})
+    for search, (_, each) in found.items():
+        print(search, {name: round(value, 2) for name, value in each.items()})
     for look in looks():
         print({name: round(value, 4) for name, value in look.items()})
 
