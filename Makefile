@@ -9,7 +9,7 @@ DEMO := demo-$(shell date +%Y%m%d-%H%M%S)
 # Drivers, workers and senders are started all the time: none should compile our packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test long-test chaos cluster-test lint check golden evidence methods-evidence weak-forward bench bench-tracking tutorial clean
+.PHONY: help install demo test long-test chaos cluster-test lint check golden evidence gpu-evidence methods-evidence weak-forward bench bench-tracking tutorial clean
 
 help:
 	@echo "make demo    which method is best on handwritten digits, and its model: some minutes after the install"
@@ -22,6 +22,7 @@ help:
 	@echo "make golden  record the golden loss traces again (after a change that is meant to change them)"
 	@echo "make evidence CIFAR10=folder:PATH  every method at the same number of steps (hours; can be interrupted)"
 	@echo "make methods-evidence CIFAR10=folder:PATH  every method beside a tuned baseline, few labels (hours; can be interrupted)"
+	@echo "make gpu-evidence CIFAR10=folder:PATH  on a machine with a GPU: speed, kernels and errors in ten minutes (can be interrupted)"
 	@echo "make weak-forward  joint or separate passes for weak views: the experiment behind the default (can be interrupted)"
 	@echo "make bench   training speed, views, memory and trials side by side: the tables of docs/results.md (20 minutes)"
 	@echo "make bench-tracking  what tracking costs a study, and how fast waiting events are delivered (needs PostgreSQL)"
@@ -77,6 +78,10 @@ methods-evidence: install
 
 evidence: install
 	$(BIN)/python -m benchmarks.evidence --cifar10 $(CIFAR10)
+
+# It needs torch and no service: where there is no environment yet, the machine's own Python will do.
+gpu-evidence:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_evidence --seconds 600 --cifar10 $(CIFAR10)
 
 weak-forward: install
 	$(BIN)/python -m benchmarks.weak_forward

@@ -1,6 +1,6 @@
 """Whether pseudo_label should predict all images before an epoch, or as many as the epoch draws: `pool: all | sampled`.
 
-    python -m benchmarks.pool --cifar10 folder:PATH     # hours on two cores; carries on where it was
+    python -m benchmarks.pool --cifar10 folder:PATH     # minutes on two cores; carries on where it was
     python -m benchmarks.pool --table                   # what is done so far, trains nothing
 
 Every setting has epochs that draw a small part of the pool, as those of a short study. A finished run is a row of
@@ -35,24 +35,27 @@ TABLE = ROOT / "docs" / "pool.csv"
 POOLS = ("all", "sampled")
 SEEDS = tuple(range(5))
 THRESHOLDS = (0.95, 0.6)
-VALID = 400
 MARGIN = 0.5
 """Points of error in percent that `sampled` may be worse."""
 
 
 class Setting(NamedTuple):
-    """A data set, and how an epoch of it is cut: `steps` steps of `batch_size` labelled images and mu times as many."""
+    """A data set, and how an epoch of it is cut: `steps` steps of `batch_size` labelled images and mu times as many.
+
+    The more validation images, the smaller a difference that the seeds tell apart; none is a test image.
+    """
 
     labels: int
     epochs: int
     steps: int
     batch_size: int
     mu: int
+    valid: int
 
 
 SETTINGS = {
-    "digits": Setting(labels=50, epochs=60, steps=10, batch_size=8, mu=3),
-    SMALL: Setting(labels=4000, epochs=20, steps=50, batch_size=16, mu=3),
+    "digits": Setting(labels=50, epochs=40, steps=10, batch_size=8, mu=3, valid=400),
+    SMALL: Setting(labels=4000, epochs=12, steps=50, batch_size=16, mu=3, valid=5000),
 }
 
 
@@ -116,7 +119,7 @@ def config_of(key: Key, cifar10: str, setting: Setting | None = None) -> dict[st
         "data": {
             "label_seed": key.seed,
             "image_size": SIDE.get(key.dataset),
-            "valid": VALID,
+            "valid": chosen.valid,
         },
     }
 

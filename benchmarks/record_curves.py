@@ -1,6 +1,7 @@
 """Learning curves of random configurations, each trained to its end: the data that searches are compared on.
 
     python -m benchmarks.record_curves --configs 120     # about half an hour of one core; carries on where it was
+    python -m benchmarks.record_curves --set vat         # one of the sets of benchmarks.curve_sets, instead
 
 Pseudo-labelling on digits with 50 labels (wrn-10-1 at 16x16, 27 epochs of 16 steps), configurations drawn uniformly
 from data/curves-space.yaml, where the warm-up takes from 2 % to 70 % of the run. One thread, one training seed and one
@@ -16,8 +17,10 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import multiprocessing
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,10 +157,26 @@ def append(curve: Curve, path: Path = TABLE) -> None:
         writer.writerow(cells)
 
 
+def record_sets(names: Sequence[str], configs: int, jobs: int) -> None:
+    """Record runs of `benchmarks.curve_sets` that have no file yet, `jobs` side by side."""
+    from benchmarks.curve_sets import declared, done, record
+
+    there = set().union(*map(done, names))
+    waiting = [job for job in declared(tuple(names), configs) if job not in there]
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for finished in as_completed([pool.submit(record, job) for job in waiting]):
+            print(finished.result(), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--configs", type=int, default=120)
+    parser.add_argument("--set", action="append", help="of benchmarks.curve_sets; may be given again")
+    parser.add_argument("--jobs", type=int, default=2, help="with --set: runs side by side")
     options = parser.parse_args()
+    if options.set:
+        record_sets(options.set, options.configs, options.jobs)
+        return
     done = {curve.number for curve in read_curves()}
     for number in range(options.configs):
         if number not in done:

@@ -38,11 +38,11 @@ from optuna.samplers import RandomSampler
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from benchmarks.record_curves import EPOCHS, METHOD, SPACE, read_curves
+from benchmarks.record_curves import EPOCHS, read_curves
 from benchmarks.simulated import Driver, Outcome
 from benchmarks.stock_search import HELD, IMAGES, METRIC, TIME, Recorded, StockSearch
 from tune.definition.request import SearchRequest
-from tune.definition.spec import REDUCTION_FACTOR
+from tune.definition.spec import REDUCTION_FACTOR, StudySpec
 from tune.findings.comparisons import Spread
 from tune.launch.request import resolve_request
 from tune.store.home import Home
@@ -54,24 +54,43 @@ RANDOM, RANDOM_ASHA, STOCK = "random search", "random search + ASHA", "stock: Op
 STOCK_BASELINE, OWN = "stock, this project's first point", "this project"
 
 
-class OwnSearch:
-    """This project's search with its default sampler, which can be halted after any epoch."""
+def own_spec(recorded: Recorded, seed: int, home: Home, **options: Any) -> StudySpec:
+    """A study of this project's on the curves.
 
-    def __init__(self, recorded: Recorded, seed: int) -> None:
+    Args:
+        recorded: the curves.
+        seed: of the search.
+        home: where it is; nothing is written.
+        options: of a `SearchRequest`, other than the defaults.
+    """
+    request = SearchRequest(
+        name="quality",
+        method=recorded.space.method,
+        space=recorded.space.source,
+        trials=10 * max(MARKS),  # never reached
+        startup_trials=10,  # as the stock sampler has
+        epochs=recorded.epochs,
+        concurrent=CONCURRENT,
+        seed=seed,
+        settings={"threads": 1, "precision": "float32"},
+        **options,
+    )
+    return resolve_request(request, home)
+
+
+class OwnSearch:
+    """This project's search, which can be halted after any epoch.
+
+    Args:
+        recorded: the curves.
+        seed: of the search.
+        options: of a `SearchRequest`, other than the defaults.
+    """
+
+    def __init__(self, recorded: Recorded, seed: int, **options: Any) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ssl-tune-quality-")
         home = Home(Path(self._folder.name))
-        request = SearchRequest(
-            name="quality",
-            method=METHOD,
-            space=str(SPACE),
-            trials=10 * max(MARKS),  # never reached
-            startup_trials=10,  # as the stock sampler has
-            epochs=EPOCHS,
-            concurrent=CONCURRENT,
-            seed=seed,
-            settings={"threads": 1, "precision": "float32"},
-        )
-        spec = resolve_request(request, home)
+        spec = own_spec(recorded, seed, home, **options)
         StudyFolder(home.study_folder(spec.name)).create(spec)
 
         def outcome_of(document: Mapping[str, Any]) -> Outcome:
@@ -101,32 +120,34 @@ def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in document.items() if k not in sections} | inner
 
 
-def _asha() -> ASHAScheduler:
+def asha(recorded: Recorded) -> ASHAScheduler:
+    """As in Ray's documentation."""
     return ASHAScheduler(
         time_attr=TIME,
         metric=METRIC,
         mode="min",
-        max_t=EPOCHS,
+        max_t=recorded.epochs,
         grace_period=1,
         reduction_factor=REDUCTION_FACTOR,
     )
 
 
-def _stock(recorded: Recorded, scheduler: TrialScheduler, **options: Any) -> StockSearch:
-    space = recorded.space.distributions(EPOCHS)
+def stock(recorded: Recorded, scheduler: TrialScheduler, **options: Any) -> StockSearch:
+    """Ray's `OptunaSearch` with these options and a scheduler."""
+    space = recorded.space.distributions(recorded.epochs)
     searcher = OptunaSearch(space, metric=METRIC, mode="min", **options)
     return StockSearch(recorded, searcher, scheduler, CONCURRENT)
 
 
 def _first(recorded: Recorded) -> list[dict[str, Any]]:
-    return [recorded.space.baseline_for(EPOCHS)]
+    return [recorded.space.baseline_for(recorded.epochs)]
 
 
 CONTENDERS: dict[str, Callable[[Recorded, int], StockSearch | OwnSearch]] = {
-    RANDOM: lambda recorded, seed: _stock(recorded, FIFOScheduler(), sampler=RandomSampler(seed=seed)),
-    RANDOM_ASHA: lambda recorded, seed: _stock(recorded, _asha(), sampler=RandomSampler(seed=seed)),
-    STOCK: lambda recorded, seed: _stock(recorded, _asha(), seed=seed),
-    STOCK_BASELINE: lambda r, seed: _stock(r, _asha(), seed=seed, points_to_evaluate=_first(r)),
+    RANDOM: lambda recorded, seed: stock(recorded, FIFOScheduler(), sampler=RandomSampler(seed=seed)),
+    RANDOM_ASHA: lambda recorded, seed: stock(recorded, asha(recorded), sampler=RandomSampler(seed=seed)),
+    STOCK: lambda recorded, seed: stock(recorded, asha(recorded), seed=seed),
+    STOCK_BASELINE: lambda r, seed: stock(r, asha(r), seed=seed, points_to_evaluate=_first(r)),
     OWN: OwnSearch,
 }
 

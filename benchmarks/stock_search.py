@@ -19,7 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.record_curves import EPOCHS, METHOD, SPACE, Curve
-from search_spaces import load_space
+from search_spaces import SearchSpace, load_space
 from search_spaces.ranges import SHARE
 from tune.findings.ranking import best_record
 from tune.trials.record import TrialRecord
@@ -31,14 +31,23 @@ NO_MODEL = 100.0
 
 
 class Recorded:
-    """The recorded curves, as the answer to any configuration."""
+    """The recorded curves, as the answer to any configuration.
 
-    def __init__(self, curves: Sequence[Curve]) -> None:
+    Args:
+        curves: the curves.
+        space: what their configurations were drawn from.
+        epochs: of a curve that did not diverge.
+    """
+
+    def __init__(
+        self, curves: Sequence[Curve], space: SearchSpace | None = None, epochs: int = EPOCHS
+    ) -> None:
         self.curves = list(curves)
-        self.space = load_space(METHOD, str(SPACE))
+        self.space = space or load_space(METHOD, str(SPACE))
+        self.epochs = epochs
         self._best = {images: min(self.final(curve, images) for curve in self.curves) for images in IMAGES}
-        resolved = [self.space.resolve(curve.params, EPOCHS) for curve in self.curves]
-        self._places = np.array([self.place(params) for params in resolved])  # (curves, parameters)
+        resolved = [self.space.resolve(curve.params, self.epochs) for curve in self.curves]
+        self.places = np.array([self.place(params) for params in resolved])  # (curves, parameters)
 
     def place(self, params: Mapping[str, float]) -> list[float]:
         """Where a configuration, its warm-up in epochs, lies in the unit cube."""
@@ -46,7 +55,7 @@ class Recorded:
         for parameter in self.space.parameters:
             name, given = parameter.name, parameter.distribution
             assert isinstance(given, FloatDistribution)
-            value = params["warmup_epochs"] / EPOCHS if name == SHARE else params[name]
+            value = params["warmup_epochs"] / self.epochs if name == SHARE else params[name]
             ends = np.array([given.low, value, given.high])
             low, at, high = np.log(ends) if given.log else ends
             found.append(float((at - low) / (high - low)))
@@ -54,12 +63,20 @@ class Recorded:
 
     def nearest(self, params: Mapping[str, float]) -> Curve:
         """The curve that answers a configuration; of equally near ones the first."""
-        away = ((self._places - np.array(self.place(params))) ** 2).sum(axis=1)
-        return self.curves[int(away.argmin())]
+        return self.curves[self.nearest_index(params)]
+
+    def nearest_index(self, params: Mapping[str, float]) -> int:
+        """Its place in `curves`."""
+        away = ((self.places - np.array(self.place(params))) ** 2).sum(axis=1)
+        return int(away.argmin())
+
+    def diverged(self, curve: Curve) -> bool:
+        """Whether a loss or gradient was not finite before the curve's end."""
+        return len(curve.val_error) < self.epochs
 
     def final(self, curve: Curve, images: str) -> float:
         """Error in percent at the end of a curve, on one of IMAGES."""
-        if curve.diverged:
+        if self.diverged(curve):
             return NO_MODEL
         return curve.val_error[-1] if images == SEEN else curve.held_error[-1]
 
@@ -78,12 +95,14 @@ class Recorded:
         def rank(curve: Curve) -> tuple[float, float]:
             return curve.val_error[-1], curve.val_loss[-1]
 
-        best = min((curve for curve in self.curves if not curve.diverged), key=rank)
+        best = min((curve for curve in self.curves if not self.diverged(curve)), key=rank)
         return self.final(best, HELD) - self._best[HELD]
 
 
 @dataclass
-class _Trial:
+class SimulatedTrial:
+    """A trial and its curve."""
+
     number: int
     params: dict[str, Any]
     curve: Curve
@@ -123,7 +142,7 @@ class StockSearch:
         self.recorded, self.searcher, self.scheduler = recorded, searcher, scheduler
         self.concurrent = concurrent
         self.epochs = 0
-        self._trials: list[_Trial] = []
+        self._trials: list[SimulatedTrial] = []
         self._places: list[tuple[int, int]] = []  # when the next epoch ends, and of which trial
         self._now = 0
 
@@ -145,14 +164,14 @@ class StockSearch:
 
     def _launch(self) -> None:
         number = len(self._trials)
-        params = self.recorded.space.resolve(self.searcher.suggest(str(number)), EPOCHS)
-        trial = _Trial(number, params, self.recorded.nearest(params))
+        params = self.recorded.space.resolve(self.searcher.suggest(str(number)), self.recorded.epochs)
+        trial = SimulatedTrial(number, params, self.recorded.nearest(params))
         trial.ray.trial_id = str(number)
         self.scheduler.on_trial_add(None, trial.ray)
         self._trials.append(trial)
         heapq.heappush(self._places, (self._now + 1, number))
 
-    def _goes_on(self, trial: _Trial) -> bool:
+    def _goes_on(self, trial: SimulatedTrial) -> bool:
         """One epoch of a trial, judged; whether it has another."""
         if trial.epoch == len(trial.curve.val_error):  # the next loss is not finite, and the trainable raises
             trial.state = "failed"
@@ -165,9 +184,9 @@ class StockSearch:
         stops = self.scheduler.on_trial_result(None, trial.ray, result) == TrialScheduler.STOP
         if not stops:  # the report that stops a trial does not reach the searcher as a report
             self.searcher.on_trial_result(trial.ray.trial_id, result)
-        if not stops and trial.epoch < EPOCHS:
+        if not stops and trial.epoch < self.recorded.epochs:
             return True
-        trial.state = "completed" if trial.epoch == EPOCHS else "stopped_early"
+        trial.state = "completed" if trial.epoch == self.recorded.epochs else "stopped_early"
         self.scheduler.on_trial_complete(None, trial.ray, result)
         self.searcher.on_trial_complete(trial.ray.trial_id, result)
         return False

@@ -66,9 +66,7 @@ def measure(rounds: int, batch: int = BATCH, mu: int = MU, side: int = 32) -> di
 
 def batched(run: Run, step: int) -> list[torch.Tensor]:
     """The views of a step, as the loop makes them."""
-    setup = run.setup
-    labelled = run.labelled[run.labelled_order.batch(step, setup.batch_size)]
-    unlabelled = run.unlabelled[run.unlabelled_order.batch(step, setup.mu * setup.batch_size)]
+    labelled, unlabelled = run.labelled_rows.at(step).indices, run.unlabelled_rows.at(step).indices
     weak, _ = unlabelled_views(run, run.fetch(labelled), step, {"weak": 1})
     both, _ = unlabelled_views(run, run.fetch(unlabelled), step, {"weak": 1, "strong": 1})
     return [*weak.values(), *both.values()]

@@ -26,6 +26,9 @@ MAX_DEPTH, MAX_VALUES, MAX_CHARACTERS = 50, 500_000, 16 * 2**20
 MAX_DIGITS = 400
 """The longest number; the time that it takes to read one grows with the square of its length."""
 
+ENTRIES = 1000
+"""Entries of which a `Dumper` remembers the text."""
+
 KeyPath = tuple[str | int, ...]
 """The place of a value in a document: keys and list positions from the root."""
 
@@ -230,3 +233,26 @@ def dump_yaml(data: Any) -> str:
     return yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
     )
+
+
+class Dumper:
+    """Writes mappings that agree in most entries, such as the configurations of a study's trials, each entry once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], str] = {}
+
+    def dump(self, data: Mapping[str, Any]) -> str:
+        """As `dump_yaml`.
+
+        Args:
+            data: plain data, whose `repr` tells all of it; at least one entry.
+        """
+        return "".join(self._entry(name, value) for name, value in data.items())
+
+    def _entry(self, name: str, value: Any) -> str:
+        key = name, repr(value)
+        if (text := self._known.get(key)) is None:
+            if len(self._known) >= ENTRIES:  # searched values hardly ever come again
+                self._known.clear()
+            text = self._known[key] = dump_yaml({name: value})
+        return text

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from ssl_core.system.errors import ConfigError as ConfigError
     from ssl_core.system.errors import MemoryExhaustedError as MemoryExhaustedError
     from ssl_core.system.errors import NonFiniteError as NonFiniteError
+    from ssl_core.system.version import __version__ as __version__
     from ssl_core.training.result import Result as Result
     from ssl_core.training.result import train as train
 
 _HOMES = {
+    "__version__": "ssl_core.system.version",
     "RunConfig": "ssl_core.schema",
     "ConfigError": "ssl_core.system.errors",
     "MemoryExhaustedError": "ssl_core.system.errors",

@@ -18,7 +18,20 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Returns:
         (n,) in nats.
     """
-    return torch.nn.functional.cross_entropy(_at_least_float32(logits), labels, reduction="none")
+    return torch.nn.functional.cross_entropy(at_least_float32(logits), labels, reduction="none")
+
+
+def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean of `cross_entropy` over the images, in fewer operations and with the same gradient.
+
+    Args:
+        logits: (n, C), any floating type; computed in float32 or better; n at least 1.
+        labels: (n,) int64 in [0, C).
+
+    Returns:
+        () in nats.
+    """
+    return torch.nn.functional.cross_entropy(at_least_float32(logits), labels)
 
 
 def kl_divergence(logits_p: torch.Tensor, logits_q: torch.Tensor) -> torch.Tensor:
@@ -33,8 +46,8 @@ def kl_divergence(logits_p: torch.Tensor, logits_q: torch.Tensor) -> torch.Tenso
     Returns:
         (n,) in nats, 0 where p = q.
     """
-    log_p = torch.log_softmax(_at_least_float32(logits_p), dim=1)
-    log_q = torch.log_softmax(_at_least_float32(logits_q), dim=1)
+    log_p = torch.log_softmax(at_least_float32(logits_p), dim=1)
+    log_q = torch.log_softmax(at_least_float32(logits_q), dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
@@ -49,7 +62,7 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
 
     Reference: Grandvalet and Bengio (2005), who minimise it on unlabelled images.
     """
-    log_p = torch.log_softmax(_at_least_float32(logits), dim=1)
+    log_p = torch.log_softmax(at_least_float32(logits), dim=1)
     return -(log_p.exp() * log_p).sum(dim=1)
 
 
@@ -66,7 +79,7 @@ def squared_error(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
     Reference: the consistency loss of Tarvainen and Valpola (2017) and Berthelot et al. (2019, MixMatch).
     """
-    return (_at_least_float32(p) - _at_least_float32(q)).square().mean(dim=1)
+    return (at_least_float32(p) - at_least_float32(q)).square().mean(dim=1)
 
 
 def soft_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -81,7 +94,7 @@ def soft_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tens
     Returns:
         (n,) in nats; at least the entropy of q. A class of target 0 counts as 0 even where its probability underflows.
     """
-    log_p = torch.log_softmax(_at_least_float32(logits), dim=1)
+    log_p = torch.log_softmax(at_least_float32(logits), dim=1)
     each = torch.where(target > 0, target * log_p, 0)  # 0 * -inf would be NaN
     return -each.sum(dim=1)
 
@@ -100,7 +113,7 @@ def bhattacharyya_coefficient(logits: torch.Tensor, q: torch.Tensor) -> torch.Te
 
     Reference: Bhattacharyya (1943); Hu et al. (2021, SimPLE) compare pairs of images by it.
     """
-    return (q.sqrt() * (torch.log_softmax(_at_least_float32(logits), dim=1) / 2).exp()).sum(dim=1)
+    return (q.sqrt() * (torch.log_softmax(at_least_float32(logits), dim=1) / 2).exp()).sum(dim=1)
 
 
 def alpha_divergence(g: torch.Tensor, p: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -119,7 +132,7 @@ def alpha_divergence(g: torch.Tensor, p: torch.Tensor, alpha: float) -> torch.Te
 
     Reference: Minka (2005); Gong, Wang and Liu (2021, AlphaMatch), equation 5.
     """
-    g, p = _at_least_float32(g), _at_least_float32(p)
+    g, p = at_least_float32(g), at_least_float32(p)
     if alpha == 0:
         return alpha_divergence(p, g, 1)
     # A class that is absent from the first (for a negative alpha: the second) argument counts as 0. Putting in
@@ -147,7 +160,7 @@ def sharpened(p: torch.Tensor, temperature: float) -> torch.Tensor:
 
 def probabilities(logits: torch.Tensor) -> torch.Tensor:
     """softmax(logits) in float32 or better: (n, C) to (n, C). With a gradient; detach what is a target."""
-    return _at_least_float32(logits).softmax(dim=1)
+    return at_least_float32(logits).softmax(dim=1)
 
 
 def confident_class(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,7 +172,7 @@ def confident_class(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         (n,) in (0, 1], NaN where a logit is; (n,) int64.
     """
-    confidence, predicted = _at_least_float32(logits.detach()).softmax(dim=1).max(dim=1)
+    confidence, predicted = at_least_float32(logits.detach()).softmax(dim=1).max(dim=1)
     return confidence, predicted
 
 
@@ -234,15 +247,16 @@ def map_similarity(maps: torch.Tensor) -> torch.Tensor:
     Returns:
         (n,) in [0, 1]; 1: all maps are the same, 0: no two maps attend to the same position.
     """
-    directions = torch.nn.functional.normalize(_at_least_float32(maps).softmax(dim=2), dim=2)
+    directions = torch.nn.functional.normalize(at_least_float32(maps).softmax(dim=2), dim=2)
     first, second = torch.triu_indices(maps.shape[1], maps.shape[1], offset=1, device=maps.device)
     return (directions[:, first] * directions[:, second]).sum(dim=2).mean(dim=1)
 
 
 def _log_softmax_where(kept: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """(n, P) log-softmax over the positions that are kept; -inf at the others."""
-    return _at_least_float32(scores).masked_fill(~kept, -torch.inf).log_softmax(dim=1)
+    return at_least_float32(scores).masked_fill(~kept, -torch.inf).log_softmax(dim=1)
 
 
-def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    """Logits of any floating type in float32, those in float64 as they are."""
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()

@@ -11,7 +11,7 @@ from ssl_core.config import from_document, options_of, resolve, with_backbone
 from ssl_core.data.datasets import Dataset, Split, describe, load_train
 from ssl_core.data.splits.drawing import Wanted, split_for
 from ssl_core.data.splits.holdout import Membership
-from ssl_core.refit import with_validation
+from ssl_core.data.splits.refit import with_validation
 from ssl_core.schema import RunConfig, SkippedFile
 from ssl_core.system import environment
 

@@ -24,14 +24,16 @@ class Price:
         warmup_step: of a step of the warm-up, on labelled images alone.
         step: after it; an upper estimate, because a method may use fewer unlabelled images than mu * B a step.
         image: to evaluate an image.
+        prediction: to predict an image for its pseudo-label; 0 of a method that does not relabel.
         steps: of an epoch.
         evaluated: images that are evaluated after an epoch of the warm-up.
-        relabelled: unlabelled images that are evaluated besides after every other epoch.
+        relabelled: unlabelled images that are predicted besides before every other epoch.
     """
 
     warmup_step: float
     step: float
     image: float
+    prediction: float
     steps: int
     evaluated: int
     relabelled: int
@@ -44,7 +46,7 @@ class Price:
     @property
     def epoch(self) -> float:
         """Seconds of an epoch after it."""
-        return self.steps * self.step + (self.evaluated + self.relabelled) * self.image
+        return self.steps * self.step + self.evaluated * self.image + self.relabelled * self.prediction
 
     def times(self, images: float) -> Price:
         """The price of steps of so many times as many images."""
@@ -86,10 +88,15 @@ def measure(run: Run, steps: int = 2, seconds: float = 0.0) -> Price:
     step = _step_seconds(run, after, steps, seconds)
     sample = run.valid[: config.eval_batch_size].to(run.device)
     evaluated = _fastest(run, lambda: run.evaluated_by_index(sample), 0, seconds) / len(sample)
+    predicted = 0.0
+    if run.method.relabels:
+        predictor = run.predictor()
+        predicted = _fastest(run, lambda: predictor(sample), 0, seconds) / len(sample)
     return Price(
         warmup_step=warmup,
         step=step,
         image=evaluated,
+        prediction=predicted,
         steps=config.steps_per_epoch,
         evaluated=len(run.valid),
         relabelled=_predicted(run, len(run.unlabelled)) if run.method.relabels else 0,

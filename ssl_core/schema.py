@@ -264,7 +264,9 @@ class RunConfig(Section):
         description="BatchNorm's weight of a new batch; none: 30 / steps of the run, within 0.001 (ibid.) "
         "and 0.1 (PyTorch's default), because 0.001 is far too slow for a short run",
     )
-    eval_batch_size: int = Field(500, ge=1, description="images of one evaluation pass")
+    eval_batch_size: int = Field(
+        500, ge=1, description="images of one evaluation pass; a processor takes at most 64 a thread"
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(
         "auto",
         description="arithmetic of the forward pass; auto: bfloat16 where the processor has it, float16 on a GPU "

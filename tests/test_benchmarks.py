@@ -7,10 +7,12 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import decode, networks, pretrained, train_step, views
+from benchmarks import decode, networks, operations, pool_pass, pretrained, train_step, versions, views
 from benchmarks.memory import usage
 from benchmarks.plain_recipe import METHODS
 from ssl_core.registry import method_names
@@ -69,6 +71,19 @@ def test_views_gives_a_line_for_each_way(capsys: pytest.CaptureFixture[str]) -> 
     assert [line[1].strip() for line in lines] == list(views.WAYS)
     assert all(float(line[2]) > 0 for line in lines)
     assert all(float(line[3]) > 0 for line in lines[1:])
+
+
+def test_every_way_to_predict_a_pool_has_its_rate_and_the_plain_way_s_logits() -> None:
+    plain, *others = pool_pass.measure("wrn-10-1", 3, compiled=False, passes=1)
+    assert (plain.way, plain.precision, plain.difference) == ("plain", "float32", 0.0)
+    assert {row.way for row in others} == {"as it is", "folded"}
+    for row in others:
+        assert row.rate > 0
+        assert row.difference < (1e-5 if row.precision == "float32" else 0.1)
+    head, _, first, *lines = pool_pass.table([plain, *others])
+    assert f"| {plain.rate:.0f} | 1.00 | |" in first
+    assert len(lines) == len({(row.way, row.precision) for row in others})
+    assert all(line.count("|") == head.count("|") for line in (first, *lines))
 
 
 def test_memory_of_a_mapped_file_is_told_apart(tmp_path: object) -> None:
@@ -133,3 +148,33 @@ def test_the_pretrained_case_is_compared_over_the_seeds_that_both_starts_have() 
     line = list(pretrained.table(rows))[-1]
     assert line == "| fixmatch | 2 | 62.00 ± 2.83 | 53.00 ± 4.24 | -9.00 ± 1.41 |"
     assert len(pretrained.declared()) == 12
+
+
+@pytest.mark.parametrize("method", operations.METHODS)
+def test_a_step_asks_for_a_quarter_of_the_operations_of_version_0_1_0(method: str) -> None:
+    assert operations.count(method).total() / operations.STEPS <= operations.BEFORE[method] / 4
+
+
+def test_an_operation_more_in_a_step_is_counted_once_and_that_of_a_stand_in_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, step = operations.count("supervised", steps=5), operations.loop.train_step
+
+    def more(*arguments: Any) -> Any:
+        torch.nn.functional.softmax(torch.ones(3), dim=0)  # ones, and softmax with what it is made of
+        with torch.profiler.record_function(operations.STAND_IN):
+            torch.ones(3).sum()
+        return step(*arguments)
+
+    monkeypatch.setattr(operations.loop, "train_step", more)
+    after = operations.count("supervised", steps=5)
+    assert after - before == {"aten::ones": 5, "aten::softmax": 5} and before - after == {}
+
+
+def test_two_checkouts_are_compared_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(Path(versions.__file__).parent.parent)
+    versions.main([root, "--methods", "supervised", "--seconds", "0", "--steps", "1", "--threads", "1"])
+    *_, line = capsys.readouterr().out.splitlines()
+    method, network, *numbers = [cell.strip() for cell in line.strip("|").split("|")]
+    assert (method, network) == ("supervised", "wrn-10-1")
+    assert all(float(number) > 0 for number in " ".join(numbers).split())

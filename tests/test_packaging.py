@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import ssl_core
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("ssl_core", "search_spaces", "tune")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -44,6 +46,10 @@ def declared() -> set[str]:
     extras = PYPROJECT["project"]["optional-dependencies"]
     optional = [text for name, texts in extras.items() if name != "dev" for text in texts]
     return named(PYPROJECT["project"]["dependencies"] + optional)
+
+
+def test_the_version_in_the_code_is_the_one_that_is_declared() -> None:
+    assert ssl_core.__version__ == PYPROJECT["project"]["version"]
 
 
 def test_everything_imported_is_declared() -> None:

@@ -16,8 +16,7 @@ def test_a_small_run_of_each_pool_gives_a_row_that_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "RUNS", tmp_path)
-    monkeypatch.setattr(pool, "VALID", 20)
-    setting = Setting(labels=20, epochs=3, steps=2, batch_size=4, mu=2)
+    setting = Setting(labels=20, epochs=3, steps=2, batch_size=4, mu=2, valid=20)
     rows = [run_one(Key("digits", 0.11, 0, name), "", setting) for name in pool.POOLS]
     for row in rows:
         append(tmp_path / "pool.csv", row)

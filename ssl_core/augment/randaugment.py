@@ -64,6 +64,12 @@ class Draws:
         parts = (self.operations, self.magnitudes, self.centres)
         return Draws(*(part.to(device, non_blocking=True) for part in parts))
 
+    def split(self, n: int) -> list[Draws]:
+        """The draws of several batches of n images, batch by batch, without a copy."""
+        parts = (self.operations, self.magnitudes, self.centres)
+        batches = zip(*(part.view(-1, n, *part.shape[1:]).unbind() for part in parts), strict=True)
+        return [Draws(*each) for each in batches]
+
 
 @dataclass(frozen=True)
 class Geometry:

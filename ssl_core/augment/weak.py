@@ -7,6 +7,7 @@ Shapes: N images of the data set, n images of a batch, H = W their side in pixel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -29,15 +30,46 @@ def weak_view(
     Returns:
         (n, H, W, 3) uint8.
     """
-    n, side = len(indices), images.shape[1]
-    device = images.device
-    padding = side // 8
-    shift = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator, device=device)
-    flipped = torch.rand((n, 1), generator=generator, device=device) < 0.5
-    along = torch.arange(side, device=device)
-    rows = reflect(along + shift[0], side)
-    columns = reflect(torch.where(flipped & flip, along.flip(0), along) + shift[1], side)
-    return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
+    crops = draw((len(indices),), images.shape[1], generator)
+    rows, columns = sources(crops, images.shape[1], flip=flip)
+    return images[indices[:, None, None], rows, columns]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The random numbers of weak views, of any shape S of images.
+
+    Attributes:
+        shift: by how many pixels rows and columns move, (2, *S) int64.
+        flipped: (*S) bool.
+    """
+
+    shift: torch.Tensor
+    flipped: torch.Tensor
+
+
+def draw(shape: tuple[int, ...], side: int, generator: torch.Generator) -> Crops:
+    """Draw weak views of images of a side, on the generator's device."""
+    device, padding = generator.device, side // 8
+    shift = torch.randint(-padding, padding + 1, (2, *shape), generator=generator, device=device)
+    return Crops(shift, torch.rand(shape, generator=generator, device=device) < 0.5)
+
+
+def sources(crops: Crops, side: int, *, flip: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which rows and columns of an image the pixels of its weak view come from.
+
+    Args:
+        crops: of shape S.
+        side: of the images.
+        flip: whether to flip at all.
+
+    Returns:
+        Rows (*S, side, 1) and columns (*S, 1, side), int64.
+    """
+    along = torch.arange(side, device=crops.shift.device)
+    turned = torch.where(crops.flipped[..., None] & flip, along.flip(0), along)
+    rows, columns = reflect(along + crops.shift[0, ..., None], side), crops.shift[1, ..., None] + turned
+    return rows[..., :, None], reflect(columns, side)[..., None, :]
 
 
 def reflect(position: torch.Tensor, side: int) -> torch.Tensor:
@@ -57,7 +89,9 @@ def normalise(
         dtype: of the result.
     """
     scale, offset = _scale_and_offset(tuple(mean), tuple(std), dtype, images.device)
-    return torch.addcmul(offset, images.to(dtype), scale).permute(0, 3, 1, 2)
+    # A GPU converts the pixels while it reads them; a processor is faster if they are converted before.
+    pixels = images if images.is_cuda else images.to(dtype)
+    return torch.addcmul(offset, pixels, scale).permute(0, 3, 1, 2)
 
 
 @cache  # making a tensor from a list at every step would copy it to the device, and wait

@@ -14,6 +14,14 @@ from pathlib import Path
 
 import torch
 
+CACHED = 64
+"""Images that a thread evaluates at once: the feature maps of more leave its core's cache (docs/results.md)."""
+
+
+def evaluated_at_once(most: int, device: torch.device) -> int:
+    """How many images are evaluated at once where it may be so many: on a processor at most CACHED for each thread."""
+    return min(most, CACHED * torch.get_num_threads()) if device.type == "cpu" else most
+
 
 def fits_on(device: torch.device, needed: int, share: float) -> bool:
     """Whether the images stay on the device: they take at most this share of its memory. A share of 0: never.

@@ -114,7 +114,10 @@ class LossOutput(Generic[StateT]):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a method may know of the run: counts, never a label of an unlabelled image."""
+    """What a method may know of the run: counts, never a label of an unlabelled image.
+
+    `few_sizes` says whether steps should have few different numbers of images, because each is compiled on its own.
+    """
 
     num_classes: int
     num_images: int
@@ -122,6 +125,7 @@ class Setup:
     unlabelled: int
     batch_size: int
     mu: int
+    few_sizes: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ssl_core import losses
 from ssl_core.methods.base import Batch, Forward
 from ssl_core.system.lazy_torch import torch
 
@@ -41,7 +42,7 @@ def forward_views(forward: Forward, batch: Batch, weak_forward: WeakForward) -> 
     if weak_forward == "joint":
         output = forward(torch.cat([batch.labelled, weak, strong]))
         sizes = [len(batch.labelled), len(weak), len(strong)]
-        logits = Triple(*torch.split(output.logits, sizes))
+        logits = Triple(*torch.split(losses.at_least_float32(output.logits), sizes))  # converted once for all
         return logits, None if output.head is None else Triple(*torch.split(output.head, sizes))
     of_labelled, of_strong = forward(batch.labelled), forward(strong)
     with torch.no_grad():

@@ -54,7 +54,7 @@ class FixMatch(Method[FixMatchConfig, None]):
         """Cross-entropy on labelled images, and on strong views whose weak view is predicted with confidence."""
         logits, _ = forward_views(step.forward, step.batch, config.weak_forward)
 
-        supervised = losses.cross_entropy(logits.labelled, step.batch.labels).mean()
+        supervised = losses.mean_cross_entropy(logits.labelled, step.batch.labels)
         confidence, predicted = losses.confident_class(logits.weak)
         pseudo_mask = confidence >= config.threshold
         unsupervised = (pseudo_mask * losses.cross_entropy(logits.strong, predicted)).mean()

@@ -7,7 +7,7 @@ without a label, un-augmented. It gives
 
 and the epoch trains on the labelled images and X together: a step draws B labelled images and
 min(mu*B, round(B*|X| / |L|)) images of X, and averages the cross-entropy over all of them. This samples the union of
-both, with at most mu*B images of X a step.
+both, with at most mu*B images of X a step. A compiled run rounds the number to one of few (`sampled_pool.step_size`).
 
 The report's algorithm rebuilds X every epoch, its text "accumulates" it; `accumulate` does what the text says.
 
@@ -25,15 +25,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from ssl_core import losses
 from ssl_core.methods.base import Draw, LossOutput, Method, Progress, PseudoLabels, Relabel, Setup, Step
-from ssl_core.methods.sampled_pool import Sampled, at_most, images_of_a_step, predict_sampled
+from ssl_core.methods.sampled_pool import Sampled, at_most, predict_sampled, step_size
 from ssl_core.schema import MethodConfig
 from ssl_core.system.lazy_torch import torch
+
+if TYPE_CHECKING:
+    from ssl_core.training.rng import Shuffled
 
 
 class PseudoLabelConfig(MethodConfig):
@@ -80,6 +84,14 @@ def select(probabilities: torch.Tensor, threshold: float) -> tuple[torch.Tensor,
     """
     confidence, predicted = probabilities.max(dim=1)
     return predicted, confidence > threshold
+
+
+@lru_cache(maxsize=4)  # permuting X at every step of an epoch would take longer than drawing from it
+def _order(n: int, seed: int, epoch: int) -> Shuffled:
+    """The order of |X| = n images in an epoch."""
+    from ssl_core.training.rng import Shuffled  # delayed: it loads torch
+
+    return Shuffled(n, seed, "order/unlabelled", epoch)
 
 
 def _samples(config: PseudoLabelConfig) -> bool:
@@ -149,14 +161,11 @@ class PseudoLabel(Method[PseudoLabelConfig, PseudoLabelState]):
         self, config: PseudoLabelConfig, state: PseudoLabelState, setup: Setup, progress: Progress, seed: int
     ) -> Draw:
         """Accepted images of a step, shuffled anew each epoch; none where none was accepted."""
-        from ssl_core.training.rng import Shuffled  # delayed: it loads torch
-
         assert state.total is not None
-        size = images_of_a_step(state.total, setup.labelled, setup.batch_size, setup.mu)
+        size = step_size(state.total, setup)
         if size == 0:
             return Draw(indices=state.indices[:0], targets=state.targets[:0])
-        order = Shuffled(len(state.indices), seed, "order/unlabelled", progress.epoch)
-        chosen = order.batch(progress.step_in_epoch, size)
+        chosen = _order(len(state.indices), seed, progress.epoch).batch(progress.step_in_epoch, size)
         return Draw(indices=state.indices[chosen], targets=state.targets[chosen])
 
     def compute_loss(

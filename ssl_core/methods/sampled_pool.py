@@ -57,6 +57,25 @@ def images_of_a_step(accepted: float, labelled: int, batch_size: int, mu: int) -
     return min(mu * batch_size, round(batch_size * accepted / labelled))
 
 
+def rounded(size: int) -> int:
+    """The nearest number of three binary digits: 1 to 8, 10, 12, 14, 16, 20, ..., the larger of two as near.
+
+    Between 64 and 448 there are 12 of them, each at most a ninth away from what it stands for.
+    """
+    unit = 1 << max(0, size.bit_length() - 3)
+    return (size + unit // 2) // unit * unit
+
+
+def step_size(accepted: float, setup: Setup) -> int:
+    """How many images of X a step of a run draws: `images_of_a_step`, of a compiled run rounded to one of few sizes.
+
+    |X| is another one in every epoch. Each new size of a step would be compiled on its own, which takes a minute, and
+    torch gives up after some of them.
+    """
+    size = images_of_a_step(accepted, setup.labelled, setup.batch_size, setup.mu)
+    return min(rounded(size), setup.mu * setup.batch_size) if setup.few_sizes else size
+
+
 def at_most(n: int, setup: Setup, steps: int) -> int:
     """min(n, K): how many images are predicted to know the size of a step; all where an epoch draws as many as there
     are."""
@@ -106,7 +125,7 @@ def predict_sampled(
         known, accepted = known + block, accepted + int(found[-1][1].sum())
         if total is None and (known >= first or accepted >= enough):
             total = n * accepted / known
-            wanted = steps * images_of_a_step(total, setup.labelled, setup.batch_size, setup.mu)
+            wanted = steps * step_size(total, setup)
         if total is not None and accepted >= wanted:
             break
     places, labels, kept = order[:known], *(torch.cat(parts) for parts in zip(*found, strict=True))

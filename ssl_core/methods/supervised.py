@@ -21,7 +21,7 @@ class Supervised(Method[MethodConfig, None]):
     has_warmup = False
 
     def compute_loss(self, config: MethodConfig, step: Step[None]) -> LossOutput[None]:
-        loss = losses.cross_entropy(step.forward(step.batch.labelled).logits, step.batch.labels).mean()
+        loss = losses.mean_cross_entropy(step.forward(step.batch.labelled).logits, step.batch.labels)
         return LossOutput(total=loss, terms={"loss_supervised": loss})
 
 

@@ -78,6 +78,12 @@ class Network(nn.Module, ABC):
         """The part whose state dict has the names that files of weights have."""
         return self
 
+    def folded(self) -> Network:
+        """What this network, in evaluation mode, gives with the weights that it has now, but for rounding: faster where
+        a subclass knows how. It is for predictions, not for training, and may be this network itself.
+        """
+        return self
+
     def adapted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of the same network for another image size, made to fit."""
         return state

@@ -14,9 +14,12 @@ Shapes: n images, D = 64 * width channels of the last feature maps, h = w = side
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssl_core.networks.base import HeadMaker, Network, NetworkOutput
 
@@ -44,12 +47,12 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.activate_before_residual = activate_before_residual
-        self.bn1 = nn.BatchNorm2d(inputs, momentum=bn)
+        self.bn1: nn.Module = nn.BatchNorm2d(inputs, momentum=bn)
         if same and stride > 1:
             self.conv1: nn.Conv2d = SameConv2d(inputs, outputs, 3, stride, bias=False)
         else:
             self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs, momentum=bn)
+        self.bn2: nn.Module = nn.BatchNorm2d(outputs, momentum=bn)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
@@ -63,6 +66,12 @@ class Block(nn.Module):
 def _activate(normalised: torch.Tensor) -> torch.Tensor:
     """LeakyReLU, in place: BatchNorm's gradient needs its input and not its output."""
     return functional.leaky_relu_(normalised, LEAK)
+
+
+def _fused(convolution: nn.Conv2d, batchnorm: nn.Module) -> nn.Conv2d:
+    """A convolution and the BatchNorm after it, both in evaluation mode, as one convolution with a bias."""
+    assert isinstance(batchnorm, nn.BatchNorm2d)
+    return fuse_conv_bn_eval(convolution, batchnorm)
 
 
 class WideResNet(Network):
@@ -115,6 +124,21 @@ class WideResNet(Network):
         weights = self.head.pooling(values)
         weighted = features if weights is None else weights * features
         return NetworkOutput(self.classifier(weighted.mean(dim=(2, 3))), features, values)
+
+    def folded(self) -> WideResNet:
+        """As in the base class: BatchNorms become part of the convolution before them, whose output goes nowhere else.
+
+        These are every block's second one and, because the first block activates before the residual, its first one.
+        """
+        network = copy.deepcopy(self)
+        first = True
+        for block in network.blocks:
+            assert isinstance(block, Block)
+            if first:
+                network.stem, block.bn1 = _fused(network.stem, block.bn1), nn.Identity()
+            block.conv1, block.bn2 = _fused(block.conv1, block.bn2), nn.Identity()
+            first = False
+        return network
 
     def initialise(self, stream: torch.Generator) -> None:
         """Initialise every parameter but the head's (on the CPU, so that every device starts with the same bits)."""

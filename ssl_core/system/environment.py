@@ -13,16 +13,13 @@ import torch
 
 from ssl_core.schema import RunConfig
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.version import __version__
 
 
 def versions() -> dict[str, str]:
     """Versions of this package and of the libraries that compute."""
-    try:
-        own = metadata.version("ssl-tune")
-    except metadata.PackageNotFoundError:
-        own = "not installed"
     return {
-        "ssl-tune": own,
+        "ssl-tune": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": metadata.version("numpy"),

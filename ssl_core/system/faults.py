@@ -5,7 +5,7 @@
 `SSL_TUNE_FAULT_ALSO=PID` kills another process first, for example a worker its driver.
 
 The points: ask:before, ask:after, tell:before, tell:after (`tune.trials.study_trials`), report:inside
-(`tune.trials.optuna_storage`), rung:before, rung:after (`tune.engine.scheduler`), rename:before, rename:after (of a
+(`tune.trials.tables.writing`), rung:before, rung:after (`tune.engine.scheduler`), rename:before, rename:after (of a
 checkpoint: `ssl_core.system.files`), sender:after-send (`tune.delivery.deliverer`), race:before
 (`tune.comparison.race`), race:kept (`tune.comparison.run`), and those of `tune.launch.keeping`: delete:run,
 delete:before, delete:renamed, clean:item, clean:renamed, pack:file, unpack:file, unpack:before and unpack:renamed.

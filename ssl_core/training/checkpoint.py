@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ssl_core.system.files import write_atomically
+from ssl_core.system.version import __version__
 
 MAGIC = b"ssltune1"
 _NAME = re.compile(r"epoch-(\d{6})\.ckpt")
@@ -105,6 +106,17 @@ def load_newest(folder: Path, load: Callable[[dict[str, Any]], None] | None = No
         except DamagedCheckpointError as error:
             set_aside(path, error)
     return None
+
+
+def say_if_of_another_version(state: dict[str, Any]) -> None:
+    """Warn where a run goes on from a checkpoint of another version, whose random numbers may have been others."""
+    made_by = state.get("version", "0.1.0")  # earlier ones did not say
+    if made_by != __version__:
+        warnings.warn(
+            f"The run was begun with ssl-tune {made_by} and goes on with {__version__}: from beginning to end its bits "
+            f"are those of neither. For the bits of before install ssl-tune {made_by}, or begin anew.",
+            stacklevel=4,
+        )
 
 
 def set_aside(path: Path, error: DamagedCheckpointError) -> None:

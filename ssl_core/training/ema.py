@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+
+from ssl_core.networks.base import Network
 
 
 def decay_at(decay: float, step: int) -> float:
@@ -24,7 +25,7 @@ class AveragedModel:
         decay: of the average.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         self._averaged: list[torch.Tensor] = list(self.network.parameters())
@@ -43,10 +44,24 @@ class AveragedModel:
         weight = 1 - decay_at(self.decay, step)
         if found_inf is None:
             torch._foreach_lerp_(self._averaged, self._source, weight)
-        else:
-            moves = torch._foreach_sub(self._source, self._averaged)
-            torch._foreach_mul_(moves, weight * (1 - found_inf.double()))
-            torch._foreach_add_(self._averaged, moves)
+            return
+        # average + weight * (source - average), left out where found_inf is 1: what the fused SGD does with a gradient.
+        # A factor that is a tensor would cost operations of its own, and of another type than the weights a kernel for
+        # each of them.
+        moves = torch._foreach_sub(self._source, self._averaged)
+        torch._fused_sgd_(
+            self._averaged,
+            moves,
+            [],
+            weight_decay=0.0,
+            momentum=0.0,
+            lr=weight,
+            dampening=0.0,
+            nesterov=False,
+            maximize=True,
+            is_first_step=False,
+            found_inf=found_inf,
+        )
 
     @torch.no_grad()
     def copy_buffers(self) -> None:

@@ -103,7 +103,7 @@ def take_steps(run: Run, epoch: int) -> tuple[EpochMonitor, int]:
         if ssl_epoch is not None and step_in_epoch == 0:
             _start_epoch(run, progress, monitor)
         batch, output = train_step(run, progress, guard)
-        monitor.add(output)
+        monitor.add(output, guard.values)
         images_seen += len(batch.labels) + len(batch.indices) * len(batch.views)
     guard.read()
     return monitor, images_seen
@@ -111,14 +111,10 @@ def take_steps(run: Run, epoch: int) -> tuple[EpochMonitor, int]:
 
 def _start_epoch(run: Run, progress: Progress, monitor: EpochMonitor) -> None:
     """Let the method relabel the images without a label (validation images are not among them)."""
-
-    def predict(indices: torch.Tensor) -> torch.Tensor:
-        return run.evaluated_by_index(indices).softmax(dim=1)
-
     pool = run.unlabelled[~torch.isin(run.unlabelled, run.labelled)]
     relabel = Relabel(
         pool=pool,
-        predict=predict,
+        predict=run.predictor(),
         progress=progress,
         setup=run.setup,
         steps=run.config.steps_per_epoch or 1,

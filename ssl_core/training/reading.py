@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 
 from ssl_core.measures import balanced_error, count_confusion, images_and_wrong, matrix_of
+from ssl_core.same_run import differences
 from ssl_core.schema import RunConfig
-from ssl_core.training.run import Run, differences
+from ssl_core.training.run import Run
 
 READINGS_FILE = "test-readings.jsonl"
 

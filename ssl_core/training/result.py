@@ -19,6 +19,7 @@ from ssl_core.pictures import panels as pictures
 from ssl_core.preparation import asked
 from ssl_core.preparation import prepare as prepare
 from ssl_core.preparation import split_of as split_of
+from ssl_core.same_run import differences
 from ssl_core.schema import RunConfig
 from ssl_core.system import environment
 from ssl_core.system.errors import ConfigError
@@ -32,7 +33,7 @@ from ssl_core.training.reading import (
     reading_of,
     recorded_reading,
 )
-from ssl_core.training.run import Report, Run, differences
+from ssl_core.training.run import Report, Run
 from ssl_core.training.warmups.sharing import WarmupSharing
 from ssl_core.training.warmups.store import WarmupStore
 

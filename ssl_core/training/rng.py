@@ -59,17 +59,20 @@ class Shuffled:
 
     def items(self, start: int, end: int) -> torch.Tensor:
         """Items at places [start, end) of the endless sequence: (end - start,) int64."""
-        parts = []
-        for number in range(start // self.n, -(-end // self.n)):
+        parts, known = [], self._orders
+        orders = {
+            n: known[n] if n in known else self._order(n) for n in range(start // self.n, -(-end // self.n))
+        }
+        for number, order in orders.items():
             first = number * self.n
-            parts.append(self._order(number)[max(start - first, 0) : end - first])
-        self._orders = {k: v for k, v in self._orders.items() if k >= end // self.n}  # keep what comes next
+            parts.append(order[max(start - first, 0) : end - first])
+        self._orders = {
+            k: v for k, v in {**known, **orders}.items() if k >= end // self.n
+        }  # keep what comes next
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
     def _order(self, number: int) -> torch.Tensor:
-        if number not in self._orders:
-            self._orders[number] = torch.randperm(self.n, generator=generator(*self._key, number))  # type: ignore[arg-type]
-        return self._orders[number]
+        return torch.randperm(self.n, generator=generator(*self._key, number))  # type: ignore[arg-type]
 
 
 class Balanced:

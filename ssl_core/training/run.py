@@ -13,19 +13,21 @@ import torch
 
 from ssl_core.augment import randaugment
 from ssl_core.augment import weak as augment
-from ssl_core.config import from_document
-from ssl_core.data.batches import HostImages, fits_on
+from ssl_core.data.batches import HostImages, evaluated_at_once, fits_on
 from ssl_core.data.datasets import Dataset, Split
 from ssl_core.methods.base import Setup
 from ssl_core.networks.base import NetworkOutput
 from ssl_core.networks.registry import network_of, normalisation_of
 from ssl_core.networks.statistics import batchnorms_of, frozen_statistics, own_statistics
 from ssl_core.registry import method_of
+from ssl_core.same_run import differences
 from ssl_core.schema import RunConfig
 from ssl_core.system import memory
-from ssl_core.system.errors import ConfigError
+from ssl_core.system.version import __version__
 from ssl_core.training import compile as compiled
-from ssl_core.training.checkpoint import DamagedCheckpointError
+from ssl_core.training.checkpoint import DamagedCheckpointError, say_if_of_another_version
+from ssl_core.training.drawing.rows import Order
+from ssl_core.training.drawing.views import ViewDraws
 from ssl_core.training.ema import AveragedModel
 from ssl_core.training.optim import LossScale, build_optimizer, restore, start_momenta
 from ssl_core.training.rng import Balanced, Shuffled
@@ -107,19 +109,22 @@ class Run:
             unlabelled=len(split.unlabelled),
             batch_size=config.batch_size,
             mu=config.mu,
+            few_sizes=compiles,
         )
         self.method_state = self.method.init_state(config.parameters, self.setup)
         self.history: list[Report] = []
         self.images, self.host = self._placed_images()
         self.labels = torch.from_numpy(data.labels).to(self.device)
-        self.labelled = torch.from_numpy(split.labelled)
-        self.unlabelled = torch.from_numpy(split.unlabelled)
-        labelled = self.setup.labelled
-        self.labelled_order: Shuffled | Balanced = Shuffled(labelled, config.seed, "order/labelled")
-        if config.data.balance_batches:
-            self.labelled_order = Balanced(torch.from_numpy(data.labels)[self.labelled], config.seed)
-        self.unlabelled_order = Shuffled(self.setup.unlabelled, config.seed, "order/unlabelled")
-        self.valid = torch.from_numpy(split.valid)
+        parts = (split.labelled, split.unlabelled, split.valid)
+        self.labelled, self.unlabelled, self.valid = map(torch.from_numpy, parts)
+        self.labelled_rows, self.unlabelled_rows = self._orders()
+        self.view_draws = ViewDraws(
+            config.seed,
+            side=data.image_size,
+            flip=data.flip,
+            probability=config.augment.probability,
+            device=self.device,
+        )
 
     def _placed_images(self) -> tuple[torch.Tensor, HostImages | None]:
         """The images on the device, where they fit into its share; else in their file's map, with what gathers them."""
@@ -130,6 +135,21 @@ class Run:
             return images, HostImages(images, self.device)
         with memory.explained(self.config.device, *memory.of_images(len(images), self.data.image_size)):
             return images.to(self.device), None
+
+    def _orders(self) -> tuple[Order, Order]:
+        """Which labelled and which unlabelled images the steps take."""
+        config, setup = self.config, self.setup
+        order: Shuffled | Balanced = Shuffled(setup.labelled, config.seed, "order/labelled")
+        if config.data.balance_batches:
+            order = Balanced(torch.from_numpy(self.data.labels)[self.labelled], config.seed)
+        others, size = (
+            Shuffled(setup.unlabelled, config.seed, "order/unlabelled"),
+            setup.mu * setup.batch_size,
+        )
+        return (
+            Order(self.labelled, order, setup.batch_size, self.labels, self.to_device),
+            Order(self.unlabelled, others, size, self.labels, self.to_device),
+        )
 
     @property
     def epoch(self) -> int:
@@ -155,6 +175,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers, text, and lists and dicts of them."""
         return {
+            "version": __version__,
             "config": self.config.document(),
             "split_hash": self.split.hash,
             "network": self.network.state_dict(),
@@ -193,6 +214,7 @@ class Run:
         differing = differences(there, self.config.document())
         if differing:
             raise ValueError(f"checkpoint of another configuration: {', '.join(differing)} differ")
+        say_if_of_another_version(state)
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
         restore(self.optimizer, state["optimizer"])
@@ -224,10 +246,16 @@ class Run:
             output: NetworkOutput = network(images)
         return output
 
-    def evaluated(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, C) of the evaluated (EMA) model on un-augmented (n, H, W, 3) uint8 images."""
+    def evaluated(self, images: torch.Tensor, network: torch.nn.Module | None = None) -> torch.Tensor:
+        """Logits (n, C) of the evaluated (EMA) model on un-augmented (n, H, W, 3) uint8 images.
+
+        Args:
+            images: of any number.
+            network: in place of the model; None: the model.
+        """
         with torch.no_grad(), self._autocast(True):
-            output: NetworkOutput = self.ema.network(self.normalise(images))
+            called = self.ema.network if network is None else network
+            output: NetworkOutput = called(self.normalise(images))
         return output.logits if self.dtype == torch.float64 else output.logits.float()
 
     def fetch(
@@ -256,16 +284,27 @@ class Run:
         """`evaluated` for some of the training images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
         return self._in_batches(self.pixels, indices)
 
+    def predictor(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Class probabilities of the evaluated (EMA) model as it is now, for training images by index: (n,) to (n, C).
+
+        For many images: they are those of `evaluated_by_index` but for rounding, and come sooner.
+        """
+        network = self.ema.network.folded()
+        return lambda indices: self._in_batches(self.pixels, indices, network).softmax(dim=1)
+
     def evaluated_in_batches(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """`evaluated` for some of the images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""
         return self._in_batches(lambda part: images[part], indices)
 
     def _in_batches(
-        self, pixels: Callable[[torch.Tensor], torch.Tensor], indices: torch.Tensor
+        self,
+        pixels: Callable[[torch.Tensor], torch.Tensor],
+        indices: torch.Tensor,
+        network: torch.nn.Module | None = None,
     ) -> torch.Tensor:
         with memory.explained(self.config.device, *memory.in_evaluation(self.config)):
-            size = self.config.eval_batch_size
-            parts = [self.evaluated(pixels(part)) for part in torch.split(indices, size)]
+            size = evaluated_at_once(self.config.eval_batch_size, self.device)
+            parts = [self.evaluated(pixels(part), network) for part in torch.split(indices, size)]
         return torch.cat(parts) if parts else torch.empty(0, self.setup.num_classes, device=self.device)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
@@ -293,30 +332,3 @@ class Run:
 def _fields(state: Any) -> dict[str, Any]:
     assert is_dataclass(state)
     return {name: getattr(state, name) for name in state.__dataclass_fields__}
-
-
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Keys in which two resolved configurations, as documents, are those of different runs."""
-    # A run that was stopped early may be continued: where it stops does not make it another run.
-    ignored = {"stop_after_epoch"}
-    one, other = (_without_places(_with_new_fields(document)) for document in (one, other))
-    return sorted(k for k in one.keys() | other.keys() if k not in ignored and one.get(k) != other.get(k))
-
-
-def _without_places(document: dict[str, Any]) -> dict[str, Any]:
-    """A document without what says where the images are, and where a file of weights with a digest: the bits are the
-    same."""
-    data, backbone = document.get("data"), document.get("backbone")
-    if isinstance(data, dict):
-        document = {**document, "data": {k: v for k, v in data.items() if k != "device_share"}}
-    if isinstance(backbone, dict) and backbone.get("weights_digest"):
-        document = {**document, "backbone": {k: v for k, v in backbone.items() if k != "weights"}}
-    return document
-
-
-def _with_new_fields(document: dict[str, Any]) -> dict[str, Any]:
-    """A document of an earlier version, with the fields that were added since at their defaults."""
-    try:
-        return from_document(document).document()
-    except ConfigError:  # of a later version, or of another method's file
-        return document

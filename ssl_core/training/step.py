@@ -6,12 +6,13 @@ During the warm-up the step is the supervised one, whatever the method (invarian
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
+from torch.autograd.graph import _engine_run_backward
 
-from ssl_core.augment import weak as augment
-from ssl_core.augment.randaugment import Geometry, strong_view
+from ssl_core.augment.randaugment import Geometry
 from ssl_core.methods.base import (
     AnyMethod,
     Batch,
@@ -24,11 +25,15 @@ from ssl_core.methods.supervised import METHOD as SUPERVISED
 from ssl_core.methods.views import Views, view_names
 from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import ConfigError
+from ssl_core.training.drawing.rows import Rows
+from ssl_core.training.drawing.views import Place
 from ssl_core.training.finite import FiniteGuard
 from ssl_core.training.optim import clip_gradient, learning_rate, set_learning_rate
 from ssl_core.training.rng import generator, stream_seed
 from ssl_core.training.run import Run
 
+Fetched = tuple[torch.Tensor, torch.Tensor]
+"""Images on the device, (N, H, W, 3) uint8, and which of them: (n,) int64, or (n, 1, 1)."""
 _NO_PARAMETERS = MethodConfig()  # the supervised step has no parameters
 
 
@@ -45,53 +50,54 @@ def train_step(run: Run, progress: Progress, guard: FiniteGuard) -> tuple[Batch,
 
 
 def _batch(run: Run, progress: Progress) -> Batch:
-    config, setup = run.config, run.setup
-    rows = _labelled_rows(run, progress.step)
-    chosen = run.to_device(rows)
+    config, step = run.config, progress.step
+    rows = run.labelled_rows.at(step)
     # Labelled and unlabelled views have augmentation streams of their own, so that a step's labelled view is
     # the same whatever the method draws besides.
-    labelled = run.normalise(_weak_pixels(run, run.fetch(chosen, rows), progress.step, 0))
-    labels = run.labels[chosen]
+    (pixels,) = _weak_pixels(run, _fetched(run, rows), step, ((0,),))
+    labelled = run.normalise(pixels)
     counts = counted_views(run.method, config.parameters) if progress.ssl_epoch else {}
     if not counts:
-        _ahead(run, progress.step + 1, unlabelled=False)
-        return Batch(labelled=labelled, labels=labels, indices=chosen[:0])
-    drawn = run.method.draw(config.parameters, run.method_state, setup, progress, config.seed)
+        _ahead(run, step + 1, unlabelled=False)
+        return Batch(labelled=labelled, labels=rows.labels, indices=_none(run.device))
+    drawn = run.method.draw(config.parameters, run.method_state, run.setup, progress, config.seed)
     if drawn is None:
-        rows, targets = _unlabelled_rows(run, progress.step), None
+        chosen, targets = run.unlabelled_rows.at(step), None
+        indices, fetched = chosen.indices, _fetched(run, chosen)
     else:
-        rows, targets = drawn.indices, run.to_device(drawn.targets)
-    indices = run.to_device(rows)
-    fetched = run.fetch(indices, rows)
-    _ahead(run, progress.step + 1, unlabelled=drawn is None)
-    views, geometry = unlabelled_views(run, fetched, progress.step, counts)
+        indices, targets = run.to_device(drawn.indices), run.to_device(drawn.targets)
+        fetched = run.fetch(indices, drawn.indices)
+    _ahead(run, step + 1, unlabelled=drawn is None)
+    views, geometry = unlabelled_views(run, fetched, step, counts)
     return Batch(
-        labelled=labelled, labels=labels, indices=indices, views=views, targets=targets, geometry=geometry
+        labelled=labelled,
+        labels=rows.labels,
+        indices=indices,
+        views=views,
+        targets=targets,
+        geometry=geometry,
     )
 
 
-def _labelled_rows(run: Run, step: int) -> torch.Tensor:
-    """Indices of a step's labelled images, (B,) int64 on the CPU."""
-    return run.labelled[run.labelled_order.batch(step, run.setup.batch_size)]
-
-
-def _unlabelled_rows(run: Run, step: int) -> torch.Tensor:
-    """Indices of a step's unlabelled images where the method does not choose them, (mu * B,) int64 on the CPU."""
-    return run.unlabelled[run.unlabelled_order.batch(step, run.setup.mu * run.setup.batch_size)]
+def _fetched(run: Run, rows: Rows) -> Fetched:
+    """Images on the device, and where the rows are in them."""
+    if run.host is None:
+        return run.images, rows.places
+    return run.fetch(rows.indices, rows.on_host)
 
 
 def _ahead(run: Run, step: int, *, unlabelled: bool) -> None:
     """Have the images of the next step gathered, where they are on the host and known before this step has ended."""
     if run.host is None or step >= run.config.total_steps:
         return
-    batches = [_labelled_rows(run, step)]
+    batches = [run.labelled_rows.at(step).on_host]
     if unlabelled:
-        batches.append(_unlabelled_rows(run, step))
+        batches.append(run.unlabelled_rows.at(step).on_host)
     run.host.ahead(batches)
 
 
 def unlabelled_views(
-    run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, counts: Mapping[str, int]
+    run: Run, fetched: Fetched, step: int, counts: Mapping[str, int]
 ) -> tuple[Views, Geometry | None]:
     """The views of a step by name, each (n, 3, H, W), and where the first strong one's pixels come from.
 
@@ -101,17 +107,20 @@ def unlabelled_views(
         step: its number, from 0.
         counts: how many of each kind, as `Method.views` has them.
     """
-    pixels: dict[str, torch.Tensor] = {}
-    # The first views of a kind have the streams that they had when there was one of a kind alone.
-    for number, name in enumerate(view_names("weak", counts.get("weak", 0))):
-        pixels[name] = _weak_pixels(run, fetched, step, 1, *_further(number))
-    geometry = None
     shared = run.method.shares_crop(run.config.parameters)
-    for number, name in enumerate(view_names("strong", counts.get("strong", 0))):
-        place = (1,) if shared else (2, *_further(number))
-        base = pixels["weak"] if shared and "weak" in pixels else _weak_pixels(run, fetched, step, *place)
-        stream = generator(run.config.seed, "augmentation", step, 3, *_further(number), device=run.device)
-        pixels[name], where = strong_view(base, stream, run.apply_strong, run.config.augment.probability)
+    # The first views of a kind have the streams that they had when there was one of a kind alone.
+    weak = {name: (1, *_further(k)) for k, name in enumerate(view_names("weak", counts.get("weak", 0)))}
+    strong = {
+        name: (1,) if shared else (2, *_further(k))
+        for k, name in enumerate(view_names("strong", counts.get("strong", 0)))
+    }
+    places = tuple(dict.fromkeys([*weak.values(), *strong.values()]))
+    made = dict(zip(places, _weak_pixels(run, fetched, step, places), strict=True))
+    pixels = {name: made[place] for name, place in weak.items()}
+    geometry = None
+    for number, (name, place) in enumerate(strong.items()):
+        draws = run.view_draws.strong(step, len(made[place]), (3, *_further(number)))
+        pixels[name], where = run.apply_strong(made[place], draws)
         geometry = geometry or where
     return Views({name: run.normalise(each) for name, each in pixels.items()}), geometry
 
@@ -122,10 +131,16 @@ def _further(number: int) -> tuple[int, ...]:
 
 
 def _weak_pixels(
-    run: Run, fetched: tuple[torch.Tensor, torch.Tensor], step: int, *place: int
-) -> torch.Tensor:
-    stream = generator(run.config.seed, "augmentation", step, *place, device=run.device)
-    return augment.weak_view(*fetched, flip=run.data.flip, generator=stream)
+    run: Run, fetched: Fetched, step: int, places: tuple[Place, ...]
+) -> tuple[torch.Tensor, ...]:
+    """The weak views of these streams, each (n, H, W, 3) uint8: all of them are one gather."""
+    if not places:  # the picture of a method that looks at no unlabelled image
+        return ()
+    images, chosen = fetched
+    chosen = chosen if chosen.ndim == 3 else chosen.view(-1, 1, 1)
+    rows, columns = run.view_draws.sources(step, len(chosen), places)
+    pixels = images[chosen, rows, columns]
+    return (pixels,) if len(places) == 1 else pixels.unbind()
 
 
 def _step(run: Run, batch: Batch, progress: Progress, guard: FiniteGuard) -> LossOutput[Any]:
@@ -154,7 +169,7 @@ def _update(run: Run, output: LossOutput[Any], step: int, guard: FiniteGuard) ->
     """Differentiate the loss, and update the weights and their average."""
     scale, skipped = run.loss_scale, None
     loss = output.total if scale is None else scale.scaled(output.total)
-    loss.backward()  # type: ignore[no-untyped-call]
+    _differentiate(loss)
     if scale is not None:
         skipped = scale.unscale(run.network.parameters())
     found_inf = guard.watch(output, step, skipped)
@@ -163,6 +178,26 @@ def _update(run: Run, output: LossOutput[Any], step: int, guard: FiniteGuard) ->
     run.optimizer.found_inf = found_inf  # type: ignore[union-attr]
     run.optimizer.step()
     run.ema.update(step, found_inf)
+
+
+@cache
+def _none(device: torch.device) -> torch.Tensor:
+    """No indices."""
+    return torch.empty(0, dtype=torch.int64, device=device)
+
+
+def _differentiate(loss: torch.Tensor) -> None:
+    """`loss.backward()`, without the 1 that it makes at every step: with one handed in it loads torch's compiler."""
+    if loss.ndim or not loss.requires_grad:  # it says what is wrong
+        loss.backward()  # type: ignore[no-untyped-call]
+    else:
+        ones = (_one(loss.dtype, loss.device),)
+        _engine_run_backward((loss,), ones, False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+@cache
+def _one(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.ones((), dtype=dtype, device=device)
 
 
 def checked_state(method: AnyMethod, before: Any, after: Any, function: str) -> Any:

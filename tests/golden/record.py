@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from torch import Tensor
+
 from ssl_core.methods.base import LossOutput
 from ssl_core.training.monitors import EpochMonitor
 from tests import tiny
@@ -30,9 +32,9 @@ def trace(method: str) -> list[float]:
     found: list[float] = []
     take_in = EpochMonitor.add
 
-    def add(self: EpochMonitor, output: LossOutput) -> None:
+    def add(self: EpochMonitor, output: LossOutput, *values: Tensor | None) -> None:
         found.append(output.total.item())
-        take_in(self, output)
+        take_in(self, output, *values)
 
     run = tiny.make_run(method, epochs=5, steps_per_epoch=4, precision="float64", lr=0.1)
     with mock.patch.object(EpochMonitor, "add", add):

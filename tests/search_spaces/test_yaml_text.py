@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from search_spaces import dump_yaml, load_yaml, read_yaml_text
+from search_spaces import yaml_text as module
 from ssl_core.system.errors import ConfigError
 
 
@@ -134,3 +135,26 @@ def test_22_a_file_is_not_read_beyond_the_bound(tmp_path: Path) -> None:
         read_yaml_text(tmp_path / "f.yaml")
     (tmp_path / "f.yaml").write_bytes("a: ü\r\n".encode())
     assert read_yaml_text(tmp_path / "f.yaml") == "a: ü\n"
+
+
+def test_mappings_that_agree_in_most_entries_are_written_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ENTRIES", 5)  # forgotten in between
+    dumper, long = module.Dumper(), "a text that is folded where it gets long " * 5
+    for value in (
+        1,
+        True,
+        1.0,
+        "1",
+        None,
+        1e-3,
+        [1, {"b": 2}],
+        {"c": {"d": [0.1, "e"]}},
+        long,
+        "",
+        {},
+        "é: #",
+    ):
+        data = {"lr": value, "same": {"x": [1, 2], "text": long}, "empty": [], "last": value}
+        assert dumper.dump(data) == dump_yaml(data)

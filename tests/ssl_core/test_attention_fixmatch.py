@@ -439,7 +439,7 @@ def test_without_a_head_it_is_fixmatch_bit_for_bit() -> None:
 def test_views_share_their_crop_where_maps_are_aligned(own: dict[str, Any], shared: bool) -> None:
     """With a strong view that changes nothing, both views are the same pictures, or of crops of their own."""
 
-    def unchanged(base: Tensor, stream: torch.Generator, *_: Any) -> tuple[Tensor, Geometry]:
+    def unchanged(base: Tensor, _: Any) -> tuple[Tensor, Geometry]:
         return base, geometry_of(*[(IDENTITY, NO_BOX)] * len(base))
 
     batches: list[Batch] = []
@@ -450,10 +450,8 @@ def test_views_share_their_crop_where_maps_are_aligned(own: dict[str, Any], shar
         batches.append(step.batch)
         return take(config, step)
 
-    with (
-        mock.patch("ssl_core.training.step.strong_view", unchanged),
-        mock.patch.object(type(run.method), "compute_loss", staticmethod(spy)),
-    ):
+    run.apply_strong = unchanged
+    with mock.patch.object(type(run.method), "compute_loss", staticmethod(spy)):
         finish(run)
     assert len(batches) == 3
     for batch in batches:
@@ -471,7 +469,7 @@ def test_the_head_s_batchnorm_sees_every_image_once_a_step() -> None:
     "own", [{"diversity_weight": 0.5}, {"align": "none", "maps": 3}, {"maps": 0, "lambda_att": 0.0}]
 )
 def test_runs_on_digits_resume_bit_for_bit(tmp_path: Path, own: dict[str, Any]) -> None:
-    reports = check_resumption(tmp_path, "attention_fixmatch", attention_fixmatch={"threshold": 0.15, **own})
+    reports = check_resumption(tmp_path, "attention_fixmatch", attention_fixmatch={"threshold": 0.12, **own})
     head = own.get("maps") != 0
     for report in reports:
         assert report.metrics["ssl/mask_rate"] > 0

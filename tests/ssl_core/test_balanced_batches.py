@@ -82,7 +82,7 @@ def test_the_option_changes_no_other_stream() -> None:
 
 
 def test_off_is_the_order_of_before() -> None:
-    assert isinstance(unequal_run(balanced=False).labelled_order, Shuffled)
+    assert isinstance(unequal_run(balanced=False).labelled_rows.order, Shuffled)
     one, other = make_run("fixmatch"), make_run("fixmatch", split_of={"balance_batches": False})
     finish(one), finish(other)
     assert_same_bits(everything(one), everything(other))

@@ -6,15 +6,17 @@ import hashlib
 import io
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ssl_core import __version__
 from ssl_core.training import checkpoint
 from ssl_core.training.checkpoint import MAGIC, DamagedCheckpointError
-from tests.tiny import assert_same_bits
+from tests.tiny import assert_same_bits, finish, make_run
 
 STATE: dict[str, Any] = {
     "network": {"weight": torch.arange(6.0).view(2, 3), "steps": torch.tensor(7)},
@@ -222,3 +224,17 @@ def test_20_a_checkpoint_that_its_run_cannot_take_is_set_aside(tmp_path: Path) -
     with pytest.warns(UserWarning, match="of another make"):
         checkpoint.load_newest(tmp_path, load)
     assert taken == [1] and (tmp_path / "epoch-000002.damaged").exists()
+
+
+def test_a_run_that_an_earlier_version_began_goes_on_and_says_so() -> None:
+    run = make_run(epochs=2)
+    finish(run, until=1)
+    here, earlier = run.state(), run.state()
+    del earlier["version"]  # checkpoints of 0.1.0 had none
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_run(epochs=2).load_state(here)
+    with pytest.warns(
+        UserWarning, match=rf"begun with ssl-tune 0\.1\.0 and goes on with {__version__}: .* bits"
+    ):
+        make_run(epochs=2).load_state(earlier)

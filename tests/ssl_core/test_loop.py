@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -12,14 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl_core.augment import randaugment
-from ssl_core.augment import weak as augment
-from ssl_core.augment.randaugment import strong_view
 from ssl_core.methods.base import Batch, LossOutput, Step
 from ssl_core.methods.supervised import Supervised
-from ssl_core.registry import method_names
 from ssl_core.schema import MethodConfig
 from ssl_core.system.errors import NonFiniteError
 from ssl_core.training import step
@@ -174,10 +169,8 @@ def test_no_unlabelled_image_is_fetched_during_the_warm_up() -> None:
 def test_the_strong_view_starts_from_the_weak_one_only_where_the_method_asks(
     shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def base_alone(images: Tensor, stream: torch.Generator, *_: Any) -> tuple[Tensor, Any]:
-        return images, strong_view(images, stream)[1]
-
-    monkeypatch.setattr(step, "strong_view", base_alone)
+    apply = randaugment.apply
+    monkeypatch.setattr(randaugment, "apply", lambda images, draws: (images, apply(images, draws)[1]))
     for batch in batches_of(("weak", "strong"), shares):
         assert torch.equal(batch.views["weak"], batch.views["strong"]) == shares
 
@@ -264,13 +257,15 @@ def test_a_state_of_another_split_is_refused() -> None:
 @pytest.mark.parametrize("method", ["supervised", "pseudo_label"])
 def test_no_validation_image_is_in_any_batch(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    weak_view = augment.weak_view
+    weak_pixels = step._weak_pixels
 
-    def noted(images: Tensor, indices: Tensor, **options: Any) -> Tensor:
-        taken.extend(indices.tolist())
-        return weak_view(images, indices, **options)
+    def noted(run: Run, fetched: tuple[Tensor, Tensor], *rest: Any) -> tuple[Tensor, ...]:
+        images, chosen = fetched
+        assert images is run.images
+        taken.extend(chosen.flatten().tolist())
+        return weak_pixels(run, fetched, *rest)
 
-    monkeypatch.setattr(augment, "weak_view", noted)
+    monkeypatch.setattr(step, "_weak_pixels", noted)
     run = make_run(method, epochs=6, parameters={"threshold": 0.34} if method == "pseudo_label" else {})
     finish(run)
     assert len(taken) >= 6 * 3 * 4
@@ -500,41 +495,6 @@ def test_both_ways_of_watching_train_alike(monkeypatch: pytest.MonkeyPatch) -> N
         assert_same_bits(trained(at_the_end)[part], trained(at_once)[part])
     for one, other in zip(at_the_end.ema.network.parameters(), at_once.ema.network.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
-
-
-class Waits(TorchDispatchMode):
-    """Notes operations that would hold up a GPU's queue: values that the program reads or shapes that
-    depend on them, and tensors made of Python numbers, which are copied over."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "lift_fresh", "masked_select", "_unique2", "is_nonzero")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in self.WAITING:
-            self.seen.append("".join(traceback.format_stack(limit=8)))
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("method", method_names())
-def test_no_step_waits_for_the_device(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU would do, tried on a CPU: verdicts deferred, operations picked by a mask."""
-    monkeypatch.setattr(step, "FiniteGuard", deferred)
-    monkeypatch.setattr(randaugment, "_each_on_its_own", randaugment._all_and_pick)
-    run = make_run(method, steps_per_epoch=2, warmup_epochs=0)
-    update, waits = step._step, Waits()
-
-    def watched(run: Run, batch: Any, progress: Any, guard: Any) -> LossOutput:
-        if progress.step == 0:  # small tables are copied over once
-            return update(run, batch, progress, guard)
-        with waits:
-            return update(run, step._batch(run, progress), progress, guard)
-
-    monkeypatch.setattr(step, "_step", watched)
-    finish(run)
-    assert run.epoch == 4 and not waits.seen, waits.seen[0]
 
 
 def parameters_of(run: Run) -> list[Tensor]:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import ssl_core
+from ssl_core.data.splits.refit import with_validation
 from ssl_core.methods.base import Progress
-from ssl_core.refit import with_validation
 from ssl_core.system.errors import ConfigError, NonFiniteError
 from ssl_core.training.result import prepare
 from ssl_core.training.run import Run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 import statistics
@@ -12,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_core.augment import randaugment
 from ssl_core.config import from_document
-from ssl_core.methods.base import Relabel, Setup
+from ssl_core.methods.base import Progress, Relabel, Setup
 from ssl_core.methods.pseudo_label import PseudoLabelState
 from ssl_core.methods.sampled_pool import (
     LEAST,
@@ -21,9 +23,12 @@ from ssl_core.methods.sampled_pool import (
     at_most,
     images_of_a_step,
     predict_sampled,
+    rounded,
     standard_error,
+    step_size,
 )
 from ssl_core.price import measure
+from ssl_core.training import compile as compiled
 from ssl_core.training.run import Run
 from tests.tiny import assert_same_bits, everything, finish, make_data, make_run, same_bits, trained
 
@@ -211,3 +216,43 @@ def test_the_price_counts_the_images_that_are_predicted(monkeypatch: pytest.Monk
     assert prices["all"].epoch == pytest.approx(3 + (valid + n) * each)
     first = math.ceil(3 * 4 * n / 60)
     assert first < n and prices["sampled"].epoch == pytest.approx(3 + (valid + first) * each)
+
+
+def test_sizes_of_three_binary_digits() -> None:
+    assert [rounded(n) for n in range(9)] == list(range(9))
+    assert [rounded(n) for n in range(9, 22)] == [10, 10, 12, 12, 14, 14, 16, 16, 16, 20, 20, 20, 20]
+    assert all(abs(rounded(n) - n) <= n / 9 for n in range(1, 5000))
+    sizes = sorted({rounded(n) for n in range(64, 449)})
+    assert sizes == [64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448]
+
+
+def test_a_compiled_run_has_few_sizes_of_a_step_and_any_other_run_the_exact_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exact = setup_of(labelled=100, batch_size=15, mu=3)
+    few = dataclasses.replace(exact, few_sizes=True)
+    sizes = [
+        (step_size(accepted, exact), step_size(accepted, few)) for accepted in (0, 20, 60, 170, 290, 9999)
+    ]
+    assert sizes == [
+        (0, 0),
+        (3, 3),
+        (9, 10),
+        (26, 28),
+        (44, 45),
+        (45, 45),
+    ]  # 45 is the most that there may be
+    monkeypatch.setattr(compiled, "network", lambda network: network)
+    monkeypatch.setattr(compiled, "strong_views", lambda: randaugment.apply)
+    monkeypatch.setattr(compiled, "begin_step", lambda: None)
+    run, plain = (make_run("pseudo_label", compile=how, batch_size=9) for how in (True, False))
+    assert run.setup.few_sizes and not plain.setup.few_sizes
+    state = PseudoLabelState(torch.arange(30), torch.zeros(30, dtype=torch.int64), total=6.0)
+    progress = Progress(step=9, total_steps=12, step_in_epoch=1, epoch=2, ssl_epoch=1)
+    drawn = [
+        each.method.draw(each.config.parameters, state, each.setup, progress, 3).indices
+        for each in (run, plain)
+    ]
+    assert [len(indices) for indices in drawn] == [10, 9]
+    (report, *_) = finish(run)  # and it trains with them
+    assert report.epoch == 1 and run.epoch == 4

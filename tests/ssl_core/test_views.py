@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_core.augment import randaugment
 from ssl_core.config import resolve
 from ssl_core.methods.base import Batch, LossOutput, PseudoLabels, Step, counted_views
 from ssl_core.methods.supervised import Supervised
@@ -79,10 +80,8 @@ def test_further_views_change_no_other_view() -> None:
 def test_strong_views_that_share_the_crop_share_that_of_the_first_weak_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ssl_core.training import step
-
-    strong_view = step.strong_view
-    monkeypatch.setattr(step, "strong_view", lambda base, stream, *_: (base, strong_view(base, stream)[1]))
+    apply = randaugment.apply
+    monkeypatch.setattr(randaugment, "apply", lambda base, draws: (base, apply(base, draws)[1]))
     for batch in batches_of({"weak": 2, "strong": 2}, shares=True):
         assert torch.equal(batch.views["strong2"], batch.views["weak"])
     for batch in batches_of({"weak": 1, "strong": 2}):

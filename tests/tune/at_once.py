@@ -15,7 +15,7 @@ SENDER = """
 import sys
 from tests.tune.at_once import started_at_once
 from tune.delivery import drawing, sender
-sender.NICE, drawing.Popen = 0, started_at_once
+sender.NICE, sender.LOAD_SECONDS, drawing.Popen = 0, 0.0, started_at_once
 sys.exit(sender.main(sys.argv[1:]))
 """
 DRAW = """

@@ -46,7 +46,8 @@ def _as_typed(name: str, options: ConfirmOptions) -> list[str]:
     for option, value in options.items():
         if option == "trust_method" or value is None or value is False:
             continue
-        words += [f"--{option}"] if value is True else [f"--{option}", str(value)]
+        typed = f"--{option.replace('_', '-')}"
+        words += [typed] if value is True else [typed, str(value)]
     return words
 
 
@@ -55,6 +56,7 @@ def confirm(
     *,
     top: int = 1,
     seeds: int = 5,
+    until_told_apart: int | None = None,
     baseline: str = "tuned",
     resample: bool = False,
     refit: bool = False,
@@ -73,6 +75,8 @@ def confirm(
         name: the study.
         top: how many of the best configurations.
         seeds: trainings of each.
+        until_told_apart: go on seed by seed until the two best are told apart (of one configuration: it and the
+            baseline), to so many seeds at most; the error rate holds over all looks. None: `seeds` and no more.
         baseline: "tuned": the best of a supervised study of as many trials, made if need be; or "plain".
         resample: each seed draws the validation images anew as well, not the labelled ones alone.
         refit: train the winner once more on each seed, on the validation images too, for as many steps.
@@ -87,7 +91,8 @@ def confirm(
         What ``ssl-tune confirm --json`` prints: a row for each configuration, comparisons, the verdict in words.
 
     Raises:
-        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds.
+        ConfigError: no such study, fewer trials with a result than `top`, or too little data for the seeds;
+            nothing to tell apart.
         ServiceError: a driver has the study, or it was interrupted; says how to carry on.
     """
     progress = make_progress(quiet=quiet)
@@ -97,6 +102,7 @@ def confirm(
         progress,
         top=top,
         seeds=seeds,
+        until_told_apart=until_told_apart,
         baseline=baseline,
         resample=resample,
         refit=refit,

@@ -243,6 +243,7 @@ def resume(
     time_budget: float | str | None = None,
     epochs_budget: int | None = None,
     gpu_hours: float | None = None,
+    patience: int | None = None,
     retry_failed: bool = False,
     on_end: str | None = None,
     webhook: str | None = None,
@@ -258,6 +259,7 @@ def resume(
         address: of another cluster than the one it ran on; "local": this machine; None: where it ran.
         trust_method: the file of its method is run also where this user has not run it before (`ssl_core.trusted`).
         trials, time_budget, epochs_budget, gpu_hours: new totals, also of a finished study; None: as they are.
+        patience: a new one, likewise; larger than `trials`: none ends the study.
         retry_failed: trials that failed for a cause that may be mended run again, from their checkpoints.
 
     Raises:
@@ -280,6 +282,7 @@ def resume(
             time_budget=time_budget,
             epochs_budget=epochs_budget,
             gpu_hours=gpu_hours,
+            patience=patience,
             retry_failed=retry_failed,
         ),
         on_end=on_end,

@@ -62,6 +62,7 @@ TotalOption = Annotated[
 TimeBudgetOption = Annotated[str | None, option("time_budget")]
 EpochsBudgetOption = Annotated[int | None, option("epochs_budget")]
 GpuHoursOption = Annotated[float | None, option("gpu_hours")]
+PatienceOption = Annotated[int | None, option("patience")]
 WarmupCacheOption = Annotated[str | None, option("warmup_cache")]
 OnEndOption = Annotated[str | None, option("on_end")]
 WebhookOption = Annotated[str | None, option("webhook")]

@@ -135,6 +135,7 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
         )
     print_running(records, study.spec.config["epochs"])
     print_study(study, records)
+    console().print(f"{document['outlook']['says']}.")
     for event in document["history"]:
         console().print(f"{event['time']} {event['what']}")
     if document["state"] == "interrupted":

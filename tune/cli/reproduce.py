@@ -22,6 +22,11 @@ from tune.cli.options import (
 )
 from tune.cli.show import console, print_json, print_table
 
+TablesArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="TABLE...", help="table1, table2, table3, or a method such as freematch"),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's command."""
@@ -29,10 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def reproduce_command(
-    tables: Annotated[
-        list[str],
-        typer.Argument(metavar="TABLE...", help="table1, table2, table3, or a method such as freematch"),
-    ],
+    tables: TablesArgument,
     cell: Annotated[
         list[str] | None, typer.Option("--cell", help="cifar10@4000 or cifar10@4000,tau=0.6 [all cells]")
     ] = None,
@@ -61,10 +63,7 @@ def reproduce_command(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the tables of the report (docs/report.md), or those of a method's paper, again, beside published values.
-
-    In Markdown, LaTeX, CSV and PNG.
-    """
+    """Make the tables of the report (docs/report.md), or of a method's paper, again, beside published values."""
     order: dict[str, Any] = {
         "cells": cell or (),
         "data": data or (),

@@ -22,6 +22,7 @@ from tune.cli.options import (
     JsonOption,
     NameArgument,
     OnEndOption,
+    PatienceOption,
     TimeBudgetOption,
     TotalOption,
     TrustOption,
@@ -63,6 +64,7 @@ def resume_command(
     time_budget: TimeBudgetOption = None,
     epochs_budget: EpochsBudgetOption = None,
     gpu_hours: GpuHoursOption = None,
+    patience: PatienceOption = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run trials again that failed for a cause since mended")
     ] = False,
@@ -84,6 +86,7 @@ def resume_command(
         time_budget=time_budget,
         epochs_budget=epochs_budget,
         gpu_hours=gpu_hours,
+        patience=patience,
         retry_failed=retry_failed,
     )
     if comparison.is_comparison(name, home_of(home)):
@@ -185,6 +188,14 @@ def confirm_command(
     name: NameArgument,
     top: Annotated[int, typer.Option(help="How many of the best configurations")] = 1,
     seeds: Annotated[int, typer.Option(help="Fresh seeds for each")] = 5,
+    until_told_apart: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Then go on seed by seed until the two best are told apart, to N seeds at most [default: do not]",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
         str, typer.Option(help="tuned: a supervised study of as many trials, made if need be; or plain")
     ] = "tuned",
@@ -214,6 +225,7 @@ def confirm_command(
         make_progress(),
         top=top,
         seeds=seeds,
+        until_told_apart=until_told_apart,
         baseline=baseline,
         resample=resample,
         refit=refit,

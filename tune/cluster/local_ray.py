@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # Read by Ray when it is imported or started: no usage statistics, no CSV, JSON or TensorBoard files for
@@ -28,13 +29,13 @@ os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
 # Ray's own guard kills a worker before the machine is out of memory, and Ray Tune then ends the whole experiment. The
 # kernel kills one too, and the study goes on.
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-# Read by Ray's own processes: Ray starts a worker for each processor by itself, and a second set for the driver would
-# only be a load.
-os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+# Read by Ray's own processes: workers start as soon as the driver is there, and so load torch while it reads the data.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "1")
 
 import ray as ray
-from ray._private import ray_constants
+from ray._private import ray_constants, state
 
+from tune.cluster.few_processes import few_processes
 from tune.cluster.gpus import gpu_count
 from tune.cluster.ray_folder import ray_folder
 from tune.definition.spec import StudySpec
@@ -42,28 +43,34 @@ from tune.errors import Exit, ServiceError
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: images are memory maps
+WORKER_SECONDS, POLL_SECONDS = 60.0, 0.05
+"""How long to wait for workers (Ray itself gives up one that takes longer), and how often to look."""
 ATTEMPTS = 3  # Ray gives its processes 30 s (one of them 15 s), which is little on a busy machine
 
 
-def start_ray(cpus: int, preload: str) -> None:
+def start_ray(cpus: int, preload: str, workers: int | None = None) -> None:
     """Start Ray on this machine.
 
     Args:
-        cpus: processors that it gives to trials: `cpus_for` a study. It starts a worker for each, which takes seconds
-            of a processor and, with torch, most of a gigabyte.
+        cpus: processors that it gives to trials: `cpus_for` a study.
         preload: the module that workers load when they start, rather than with their first trial. Ray does not say
             so where it cannot be imported: trials then wait for seconds.
+        workers: how many workers start at once, as many as trials run side by side; each takes seconds of a processor
+            and, with torch, most of a gigabyte. None: one for each processor.
 
     Raises:
         ConfigError: there is no folder that Ray's sockets fit in.
         ServiceError: the machine is too busy for it.
     """
+    global _started_with, _awaited
+    # More than processors would be ended again as idle.
+    workers = cpus if workers is None else min(workers, cpus)
     os.environ.setdefault("RAY_preload_python_modules", preload)  # read by the processes that are started now
     os.environ["RAY_TMPDIR"] = str(ray_folder())
     on_sigterm = signal.getsignal(signal.SIGTERM)
     for _ in range(ATTEMPTS):
         try:
-            with _on_loopback():
+            with _on_loopback(), few_processes(workers):
                 ray.init(
                     address="local",  # not a cluster that happens to run here, or to be in RAY_ADDRESS
                     num_cpus=cpus,
@@ -75,6 +82,7 @@ def start_ray(cpus: int, preload: str) -> None:
                     object_store_memory=OBJECT_STORE_BYTES,
                     _node_ip_address=LOOPBACK,
                 )
+            _started_with, _awaited = workers, False
             break
         except Exception as error:  # Ray raises nothing more special
             if "timed out during startup" not in str(error):
@@ -114,15 +122,15 @@ def _on_loopback() -> Iterator[None]:
 class _Starter(threading.Thread):
     """Starts Ray, and lives until Ray has ended: the system kills Ray's processes when their thread is gone."""
 
-    def __init__(self, cpus: int, preload: str) -> None:
+    def __init__(self, cpus: int, preload: str, workers: int | None) -> None:
         super().__init__(name="ray", daemon=True)
-        self._cpus, self._preload = cpus, preload
+        self._cpus, self._preload, self._workers = cpus, preload, workers
         self.started, self.ended = threading.Event(), threading.Event()
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            start_ray(self._cpus, self._preload)
+            start_ray(self._cpus, self._preload, self._workers)
         except BaseException as error:  # given to whoever waits for Ray
             self.error = error
         self.started.set()
@@ -130,10 +138,12 @@ class _Starter(threading.Thread):
 
 
 _starter: _Starter | None = None
+_started_with: int | None = None  # workers, where Ray is this process's own
+_awaited = False
 
 
 @contextmanager
-def starting(cpus: int, preload: str) -> Iterator[None]:
+def starting(cpus: int, preload: str, workers: int | None = None) -> Iterator[None]:
     """Start Ray in the background when the block begins, and end it with the block. As `start_ray`.
 
     A Ray that runs in this process already is left as it is.
@@ -142,13 +152,13 @@ def starting(cpus: int, preload: str) -> Iterator[None]:
     if _starter is not None or ray.is_initialized():
         yield
         return
-    _starter = _Starter(cpus, preload)
+    _starter = _Starter(cpus, preload, workers)
     _starter.start()
     try:
         yield
     finally:
         _starter.started.wait()
-        ray.shutdown()
+        _end_ray()
         _starter.ended.set()
         _starter = None
 
@@ -160,6 +170,25 @@ def is_running() -> bool:
         if _starter.error is not None:
             raise _starter.error
     return bool(ray.is_initialized())
+
+
+def workers_inherit() -> bool:
+    """Whether workers have this process's environment: its own Ray, rather than a cluster or one of the user's."""
+    return _started_with is not None and ray.is_initialized()
+
+
+def await_workers(given_up: Callable[[], bool] = lambda: False) -> None:
+    """Wait until the workers that started with Ray are there: whoever asks for one earlier has another one started.
+
+    Args:
+        given_up: asked again and again; nothing is waited for once it is true.
+    """
+    global _awaited
+    end = time.monotonic() + WORKER_SECONDS
+    while workers_inherit() and not _awaited and time.monotonic() < end and not given_up():
+        _awaited = len(state.workers()) >= (_started_with or 0)  # type: ignore[no-untyped-call]
+        time.sleep(0.0 if _awaited else POLL_SECONDS)
+    _awaited = True
 
 
 def _take_signals_back() -> None:
@@ -175,17 +204,23 @@ def _take_signals_back() -> None:
 
 
 @contextmanager
-def running(cpus: int, preload: str) -> Iterator[None]:
+def running(cpus: int, preload: str, workers: int | None = None) -> Iterator[None]:
     """Ray for the block: the one that this process has, or else a new one that ends with it. As `start_ray`."""
     if is_running():
         _take_signals_back()
         yield
         return
-    start_ray(cpus, preload)
+    start_ray(cpus, preload, workers)
     try:
         yield
     finally:
-        ray.shutdown()
+        _end_ray()
+
+
+def _end_ray() -> None:
+    global _started_with
+    ray.shutdown()
+    _started_with = None
 
 
 def resources(spec: StudySpec) -> dict[str, float]:

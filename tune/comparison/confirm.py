@@ -15,7 +15,7 @@ from typing import Any
 from ssl_core.system.files import write_atomically
 from tune.comparison.record import Comparison
 from tune.comparison.request import BASELINE
-from tune.confirmation.confirm import candidate_of, keep, places_of, ranked_of, redrawn_of, track
+from tune.confirmation.confirm import candidate_of, places_of, ranked_of, redrawn_of
 from tune.confirmation.document import (
     Candidate,
     FinalTraining,
@@ -25,8 +25,10 @@ from tune.confirmation.document import (
     trainings_of,
     winner_of,
 )
+from tune.confirmation.keeping import keep, track
+from tune.confirmation.power import plan_of
 from tune.confirmation.trainings import FIRST_SEED, Redrawn, Trained, Training, train_all
-from tune.confirmation.verdicts import comparison_of, doubtful, facts, listed
+from tune.confirmation.verdicts import comparison_of, doubtful, facts, listed, planned
 from tune.definition.objective import DEFAULT
 from tune.engine.sitting import Sitting
 from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL, compare_all
@@ -110,6 +112,8 @@ def _document(
     rows = [_row(final, results) for final in finals]
     test = {r["who"]: dict(zip(r["seeds"], r["test_error"], strict=True)) for r in rows if r["seeds"]}
     numbers = [task.number for task in finals[0].tasks]
+    comparisons = [comparison_document(each) for each in compare_all(test)]
+    winner, baseline = winner_of(rows, spec.objective), BASELINE if BASELINE in test else None
     document: dict[str, Any] = {
         "comparison": comparison.name,
         "dataset": config.dataset,
@@ -119,12 +123,13 @@ def _document(
         "epochs": config.epochs,
         "steps": config.total_steps,
         "network": config.network,
-        "baseline": BASELINE if BASELINE in test else None,
+        "baseline": baseline,
         "objective": spec.objective,
         "redrawn": redrawn,
-        "winner": winner_of(rows, spec.objective),
+        "winner": winner,
         "rows": rows,
-        "comparisons": [comparison_document(each) for each in compare_all(test)],
+        "comparisons": comparisons,
+        "plan": plan_of(rows, comparisons, winner, spec.objective, baseline),
         "left_race": _left_race(comparison),
     }
     return document | {"verdict": answer(document)}
@@ -162,6 +167,7 @@ def answer(document: Mapping[str, Any]) -> list[str]:
             f"careful: {document['winner']} had left the race, so its search had fewer epochs than the others', and "
             "the race was wrong about it: compare again without --race before you rely on the order."
         )
+    said += [planned(needs, str, "--confirm-seeds") for needs in document.get("plan", ())]
     for row in document["rows"]:
         said += doubtful(row.get("doubts", ()), row["who"])
     said += [_against(document, method) for method in methods if method != document["baseline"]]

@@ -63,7 +63,7 @@ def new_sittings(
     """Sittings of the studies, made here and ready for their first trials; Ray is starting meanwhile."""
     from tune.cluster import local_ray  # loads Ray
 
-    held.enter_context(local_ray.starting(local_ray.cpus_for(specs[0]), PRELOAD))
+    held.enter_context(local_ray.starting(local_ray.cpus_for(specs[0]), PRELOAD, specs[0].concurrent))
     sittings = list[Sitting]()
     for member, spec in zip(comparison.record.members, specs, strict=True):
         folder = StudyFolder(comparison.home.study_folder(spec.name))

@@ -196,7 +196,9 @@ def _resumed_sittings(
     """Sittings of the studies; those of studies that are finished hold them, for the confirmation."""
     from tune.cluster import local_ray  # loads Ray
 
-    held.enter_context(local_ray.starting(local_ray.cpus_for(studies[0].spec), PRELOAD))
+    held.enter_context(
+        local_ray.starting(local_ray.cpus_for(studies[0].spec), PRELOAD, studies[0].spec.concurrent)
+    )
     sittings = list[Sitting]()
     for member, study in zip(comparison.record.members, studies, strict=True):
         progress = shown.of(member.method)

@@ -10,43 +10,34 @@ trained once more on each seed, on training and validation images together, and 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypedDict
 
-from search_spaces import dump_yaml
 from ssl_core.config import from_document, options_of
 from ssl_core.data.datasets import describe
 from ssl_core.system.errors import ConfigError, counted
-from ssl_core.system.files import write_atomically
 from tune.cluster.capacity import MOST_PLACES
-from tune.confirmation.document import (
-    Candidate,
-    FinalTraining,
-    document_of,
-    refits_of,
-    trainings_of,
-    with_refit,
-)
+from tune.confirmation.document import Candidate, FinalTraining, document_of, refits_of, with_refit
+from tune.confirmation.keeping import keep
+from tune.confirmation.looks import looks_of
 from tune.confirmation.models import make_models
-from tune.confirmation.trainings import Places, Redrawn, Trained, Training, train_all
+from tune.confirmation.seeds import Seeds, train, train_seeds
+from tune.confirmation.trainings import Places, Redrawn, Trained
 from tune.definition.coherence import check_fresh_sets
 from tune.definition.spec import StudySpec
 from tune.engine.progress import Progress
 from tune.engine.sitting import Sitting
 from tune.errors import Exit, ServiceError
-from tune.findings.confirmation import PLAIN, TUNED, title
+from tune.findings.confirmation import PLAIN, TUNED
 from tune.findings.ranking import best_record
 from tune.findings.study import Study
 from tune.images.study import read_images
 from tune.launch.preparation import check_machines
 from tune.launch.start import moved, tune_baseline
 from tune.store.home import Home
-from tune.store.layout import CONFIRM_FILE
 from tune.tracking.tracker import Tracker
-from tune.tracking.views import confirmation_view, experiment_event
 from tune.trials.record import TrialRecord
 
 BASELINES = ("tuned", "plain")
@@ -58,6 +49,7 @@ class ConfirmOptions(TypedDict, total=False):
 
     top: int
     seeds: int
+    until_told_apart: int | None
     baseline: str
     resample: bool
     refit: bool
@@ -71,6 +63,7 @@ def confirm(
     *,
     top: int = 1,
     seeds: int = 5,
+    until_told_apart: int | None = None,
     baseline: str = "tuned",
     resample: bool = False,
     refit: bool = False,
@@ -85,13 +78,13 @@ def confirm(
     """Confirm a study's best configurations; what is done already is not done again.
 
     Args:
-        name: the study.
+        name, home: the study, and the home folder.
         top, seeds: how many configurations, those at full budget first; trainings of each.
+        until_told_apart: go on seed by seed until the two best are told apart, to so many seeds at most.
         baseline: "tuned": the best of a supervised study of as many trials, made if need be; "plain": not searched.
         resample: each seed draws the validation images anew as well, not the labelled ones alone.
         refit: train the winner once more on each seed, on the validation images too, for as many steps.
         models: make a model of each training of the winner.
-        home: the home folder.
         say, progress: told as each training ends; shows the search of the tuned baseline, where one is made.
         trust_method: run the method's file also where this user has not run it before (`ssl_core.trusted`).
         sitting: of the search, which holds the study, Ray and the sender; None: a sitting of its own.
@@ -106,18 +99,17 @@ def confirm(
     """
     place = home if isinstance(home, Home) else Home(home)
     study = _study(name, baseline, place, sitting, address, trust_method, say)
-    redrawn: Redrawn = "everything" if resample else redrawn_of(study)
-    chosen = _chosen(study, top, seeds, redrawn)
+    wanted = _seeds(study, seeds, until_told_apart, resample)
+    chosen = _chosen(study, top, wanted)
     with ExitStack() as stack:
         if sitting is None:
             sitting = stack.enter_context(Sitting(study.spec, study.folder, place, progress or Progress()))
         candidates = [candidate_of(study, record) for record in chosen]
         candidates += _baseline(study, baseline, place, progress or Progress())
-        tasks = trainings_of(study, candidates, seeds, redrawn)
         sitting.start_sender()
         tracker, places = sitting.tracker, places_of(study, place)
-        trained = _train(tasks, places, tracker, say)
-        document = document_of(study, candidates, tasks, trained, redrawn)
+        tasks, trained = train_seeds(study, candidates, wanted, places, tracker, say)
+        document = document_of(study, candidates, tasks, trained, wanted.redrawn, wanted.looks)
         mine = _of_winner(document["winner"], tasks, trained)
         if refit and mine:
             document, more = _refitted(document, [task for task, _ in mine], places, tracker, say)
@@ -162,7 +154,7 @@ def _refitted(
 ) -> tuple[dict[str, Any], list[tuple[FinalTraining, Trained]]]:
     """The document with the refits of the winner's trainings, and what came out of each."""
     refits = refits_of(tasks, document["winner"])
-    again = _train(refits, places, tracker, say)
+    again = train(refits, places, tracker, say)
     return with_refit(document, refits, again), list(zip(refits, again, strict=True))
 
 
@@ -188,6 +180,11 @@ def _models(
     return {"models": found}
 
 
+def _seeds(study: Study, seeds: int, until_told_apart: int | None, resample: bool) -> Seeds:
+    redrawn: Redrawn = "everything" if resample else redrawn_of(study)
+    return Seeds(seeds, looks_of(seeds, until_told_apart), redrawn)
+
+
 def redrawn_of(study: Study) -> Redrawn:
     """What each seed draws anew: in the real protocol, and where all labels are used, the training alone."""
     if study.spec.protocol == "real":
@@ -200,42 +197,22 @@ def redrawn_of(study: Study) -> Redrawn:
     return "training" if all_used and not is_plain else "labels"
 
 
-def keep(document: dict[str, Any], study: Study, tracker: Tracker) -> None:
-    """Write what was found into the study's folder; it is an artifact of the study's run, too."""
-    path = study.folder.path / CONFIRM_FILE
-    write_atomically(path, json.dumps(document, indent=1).encode())
-    tracker.artifact(None, path)
-    tracker.log.append_many([experiment_event(study.spec.name, confirmation_view(study.spec))])
-
-
-def _train(
-    tasks: Sequence[FinalTraining], places: Places, tracker: Tracker, say: Callable[[str], None]
-) -> list[Trained]:
-    """Train what is not trained yet; each is tracked as it ends."""
-    return train_all(
-        [_training(t) for t in tasks],
-        places,
-        say,
-        lambda number, outcome: track(tracker, tasks[number], outcome),
-    )
-
-
-def _chosen(study: Study, top: int, seeds: int, redrawn: Redrawn) -> list[TrialRecord]:
+def _chosen(study: Study, top: int, seeds: Seeds) -> list[TrialRecord]:
     """The best trials, as many as are asked for.
 
     Raises:
         ConfigError: there are fewer, or too little data for the seeds.
     """
-    if top < 1 or seeds < 1:
-        raise ConfigError(f"top = {top}, seeds = {seeds}: both must be at least 1.")
+    if top < 1 or seeds.count < 1:
+        raise ConfigError(f"top = {top}, seeds = {seeds.count}: both must be at least 1.")
     chosen = ranked_of(study, top)
     if len(chosen) < top:
         raise ConfigError(
             f"--top {top}: the study {study.name!r} has {counted(len(chosen), 'trial')} with a result. Take at "
             f"most that, or carry it on with `{study.folder.command('resume')}`."
         )
-    if redrawn == "labels":
-        _check_seeds(study.spec, seeds)
+    if seeds.redrawn == "labels":
+        _check_seeds(study.spec, seeds.most)
     return chosen
 
 
@@ -288,11 +265,6 @@ def _baseline(study: Study, kind: str, home: Home, progress: Progress) -> list[C
     return [Candidate(TUNED, best.config, best.record, outcome.study.name, folder)]
 
 
-def _training(task: FinalTraining) -> Training:
-    what = ", refit" if task.config.refit else ""
-    return Training(f"{title(task.who)}, seed {task.number}{what}", task.config, task.out)
-
-
 def places_of(study: Study, home: Home) -> Places:
     """Where the final models of a study are trained: where its trials were."""
     from tune.cluster import local_ray  # loads Ray
@@ -308,41 +280,3 @@ def places_of(study: Study, home: Home) -> Places:
         address=study.spec.address,
         warmup_cache=study.spec.warmup_cache,
     )
-
-
-def track(tracker: Tracker, task: FinalTraining, outcome: Trained) -> None:
-    """Each confirmation is a run below its trial's (the baseline's below the study's), at the time it was trained.
-
-    It is written when the training has ended, or later, by a `confirm` that finds it done.
-    """
-    run = task.run
-    document = task.config.document()
-    result = outcome.result or {}
-    tracker.trial_started(
-        run,
-        {"seed": task.config.seed, "data.label_seed": task.config.data.label_seed},
-        {k: v for k, v in document.items() if k != "method"},
-        dump_yaml(document),
-        parent=None if task.who in (PLAIN, TUNED) else task.who,
-        tags={"ssl.method": task.config.method, "ssl.split_hash": result.get("split_hash", "")},
-        time_ms=outcome.began_ms,
-    )
-    for report in outcome.reports:
-        tracker.report(
-            run, report.epoch, report.metrics, time_ms=report.time_ms or None, classes=report.classes
-        )
-    tracker.trial_ended(
-        run,
-        "completed" if outcome.problem is None else "nan",
-        summary=_test_metrics(result),
-        test_confusion=result.get("test_confusion"),
-        error=outcome.problem,
-        time_ms=outcome.ended_ms,
-        warmup=outcome.warmup,
-    )
-
-
-def _test_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The reading of the test set as metrics of the run; none where the training failed."""
-    fields = {"test/error": "test_error", "test/error_balanced": "test_error_balanced"}
-    return {name: float(result[field]) for name, field in fields.items() if field in result}

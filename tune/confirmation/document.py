@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.config import RunConfig
+from tune.confirmation.looks import Looks
+from tune.confirmation.power import plan_of, second_of
 from tune.confirmation.trainings import FIRST_SEED, Redrawn, Trained, fresh
 from tune.confirmation.verdicts import sentences
 from tune.definition.objective import FIELDS
-from tune.findings.comparisons import Comparison, Spread, compare_all, selection_luck
+from tune.findings.comparisons import LEVEL, Comparison, Spread, compare_all, selection_luck
 from tune.findings.confirmation import PLAIN, TUNED
 from tune.findings.study import Study
 from tune.images.study import read_images
@@ -132,6 +134,7 @@ def document_of(
     tasks: Sequence[FinalTraining],
     trained: Sequence[Trained],
     redrawn: Redrawn = "labels",
+    looks: Looks | None = None,
 ) -> dict[str, Any]:
     """The document: rows, comparisons, the winner and the verdict in words.
 
@@ -141,14 +144,14 @@ def document_of(
         tasks: their trainings.
         trained: what came out of each.
         redrawn: what each seed drew anew.
+        looks: the looks at the seeds, where there are several.
     """
     config = study.spec.base_config()
     assert config.epochs and config.steps_per_epoch
     objective = study.spec.objective
     rows = [row_of(c, tasks, trained) for c in candidates]
-    test = {
-        row["who"]: dict(zip(row["seeds"], row["test_error"], strict=True)) for row in rows if row["seeds"]
-    }
+    comparisons = comparisons_of(rows, looks)
+    baseline, winner = baseline_of(rows), winner_of([row for row in rows if not _is_baseline(row)], objective)
     images = read_images(study.folder.path)
     document: dict[str, Any] = {
         "study": study.name,
@@ -160,15 +163,51 @@ def document_of(
         "epochs": config.epochs,
         "steps": config.total_steps,
         "network": config.network,
-        "baseline": next((row["who"] for row in rows if row["who"] in (PLAIN, TUNED)), None),
+        "baseline": baseline,
         "objective": objective,
         "redrawn": redrawn,
-        "winner": winner_of([row for row in rows if row["who"] not in (PLAIN, TUNED)], objective),
+        "winner": winner,
         "rows": rows,
-        "comparisons": [comparison_document(c) for c in compare_all(test)],
+        "comparisons": comparisons,
+        "plan": plan_of(rows, comparisons, winner, objective, baseline),
         "doubts": study.doubts(),
     }
+    if looks is not None:
+        document["looks"] = {"first": looks.first, "most": looks.most, "level": looks.level(looks.most)}
     return document | {"verdict": sentences(document)}
+
+
+def _is_baseline(row: Mapping[str, Any]) -> bool:
+    return row["who"] in (PLAIN, TUNED)
+
+
+def baseline_of(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The name of the baseline among the rows of a confirmation; None: there is none."""
+    return next((str(row["who"]) for row in rows if _is_baseline(row)), None)
+
+
+def comparisons_of(rows: Sequence[Mapping[str, Any]], looks: Looks | None = None) -> list[dict[str, Any]]:
+    """All pairs of rows, compared by their test errors.
+
+    Args:
+        rows: as `row_of` gives them.
+        looks: the looks at the seeds, where there are several.
+    """
+    test = {
+        row["who"]: dict(zip(row["seeds"], row["test_error"], strict=True)) for row in rows if row["seeds"]
+    }
+    found = compare_all(test, None if looks is None else looks.corrected)
+    return [comparison_document(c, looks) for c in found]
+
+
+def two_best(rows: Sequence[Mapping[str, Any]], objective: str) -> tuple[str, str] | None:
+    """The two configurations that are best by the objective on the fresh seeds; of one, that and the baseline.
+
+    None where there are no two, or not yet.
+    """
+    baseline, winner = baseline_of(rows), winner_of([row for row in rows if not _is_baseline(row)], objective)
+    other = second_of(rows, winner, objective, baseline) or baseline
+    return None if winner is None or other is None else (winner, other)
 
 
 def row_of(
@@ -239,16 +278,20 @@ def winner_of(rows: Sequence[Mapping[str, Any]], objective: str) -> str | None:
     return None if best is None else str(best["who"])
 
 
-def comparison_document(comparison: Comparison) -> dict[str, Any]:
-    """A paired comparison of two rows as plain data; `p_holm` is corrected for all that were made."""
+def comparison_document(comparison: Comparison, looks: Looks | None = None) -> dict[str, Any]:
+    """A paired comparison of two rows as plain data; `p_holm` is corrected for all that were made.
+
+    With several looks it is corrected for them, too, and the interval holds at all looks together.
+    """
     difference = comparison.difference
+    level = LEVEL if looks is None else looks.level(len(difference.values))
     return {
         "one": comparison.one,
         "other": comparison.other,
         "n": len(difference.values),
         "difference": difference.mean,
         "std": difference.std,
-        "interval": _list(difference.interval),
+        "interval": _list(difference.interval_at(level)),
         "p": comparison.p,
         "p_holm": comparison.adjusted,
         "told_apart": comparison.told_apart,

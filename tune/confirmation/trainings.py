@@ -190,13 +190,14 @@ def each_of(
         arguments: of each call.
         places: where, and how many side by side.
     """
-    if places.concurrent == 1 and places.address is None:
+    if _in_this_process(places):
         for place, each in enumerate(arguments):
             yield place, function(*each)
         return
     from tune.cluster import local_ray  # loads Ray
 
-    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD):
+    with ray_for(places):
+        local_ray.await_workers()
         ray = local_ray.ray
         remote = ray.remote(num_cpus=places.cpus, num_gpus=places.gpus, max_retries=2)(function)
         left, waiting = deque(enumerate(arguments)), dict[Any, int]()
@@ -206,6 +207,22 @@ def each_of(
                 waiting[remote.remote(*each)] = place
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             yield waiting.pop(ready), ray.get(ready)
+
+
+def _in_this_process(places: Places) -> bool:
+    return places.concurrent == 1 and places.address is None
+
+
+@contextmanager
+def ray_for(places: Places) -> Iterator[None]:
+    """For a block with trainings at these places: Ray runs, where they need it."""
+    if _in_this_process(places):
+        yield
+        return
+    from tune.cluster import local_ray  # loads Ray
+
+    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD, places.concurrent):
+        yield
 
 
 def _line(training: Training, trained: Trained) -> str:

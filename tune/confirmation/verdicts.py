@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ssl_core.measures import OVERCONFIDENT
+from ssl_core.system.errors import counted
 from tune.definition.objective import DEFAULT
 from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL, Spread
 
@@ -23,7 +24,10 @@ def sentences(document: Document) -> list[str]:
     rows = {row["who"]: row for row in document["rows"]}
     trials = [who for who in rows if who not in BASELINES]
     found = [_against_baseline(document, who) for who in trials if document["baseline"]]
-    found += _among(document, trials) + doubtful(document.get("doubts", ()))
+    found += _among(document, trials) + _looks(document)
+    found += [planned(needs, _title) for needs in document.get("plan", ())] + doubtful(
+        document.get("doubts", ())
+    )
     found += _cost(document, rows, trials)
     images = "other" if document.get("redrawn") == "everything" else "the same"
     found += [_luck(rows[who], images) for who in trials if rows[who]["luck"] is not None]
@@ -131,7 +135,10 @@ def facts(document: Document, comparison: Mapping[str, Any]) -> str:
     low, high = comparison["interval"]
     count = len(document["comparisons"])
     corrected = f", p = {comparison['p_holm']:.2g}"
-    corrected += f" after Holm's correction for {count} comparisons" if count > 1 else ""
+    corrections = [f"Holm's correction for {count} comparisons"] if count > 1 else []
+    if (looks := document.get("looks")) is not None:
+        corrections.append(f"the correction for looks at {looks['first']} to {looks['most']} seeds")
+    corrected += f" after {' and '.join(corrections)}" if corrections else ""
     return (
         f"{comparison['difference']:+.2f} points of test error, 95 % interval [{low:+.2f}, {high:+.2f}], "
         f"n = {comparison['n']}{corrected}"
@@ -165,6 +172,50 @@ def _among(document: Document, trials: Sequence[str]) -> list[str]:
     return [
         f"told apart by their test errors, the better one first: trials {', '.join(told)}{rest}; {chosen}."
     ]
+
+
+def _looks(document: Document) -> list[str]:
+    """That the confirmation looked after each seed, and why it ended; nothing where it looked once."""
+    looks = document.get("looks")
+    if looks is None:
+        return []
+    seeds = len(document["seeds"])
+    ended = (
+        f"ended after {counted(seeds, 'seed')} of at most {looks['most']}, since the two best are told apart"
+        if seeds < looks["most"]
+        else f"went to its greatest number of seeds, {looks['most']}"
+    )
+    return [
+        f"the confirmation {ended}. It looked after each seed from {looks['first']} on, at a nominal level that rises "
+        f"in proportion to the seeds, to {100 * looks['level']:.1f} % at the last look: all looks together err in "
+        f"{100 * LEVEL:g} % of the cases where there is no difference (by simulation of paired t-tests)."
+    ]
+
+
+def planned(needs: Mapping[str, Any], called: Callable[[str], str], option: str = "--seeds") -> str:
+    """How many seeds would tell a pair apart, as a sentence.
+
+    Args:
+        needs: an entry of `tune.confirmation.power.plan_of`.
+        called: the name of a row for people.
+        option: that takes the number of seeds.
+    """
+    pair = f"{called(needs['one'])} and {called(needs['other'])}"
+    if not needs["std"]:
+        return f"{pair} have the same test error on each seed: no number of seeds tells how many would be needed."
+    test = f"paired t-test, level {100 * needs['level']:.2g} %, power {100 * needs['power']:g} %"
+    seen = f"{needs['difference']:+.2f} ± {needs['std']:.2f} points"
+    sees = f"the {needs['n']} seeds of now tell a difference of {needs['resolves']:.1f} points"
+    if needs["seeds"] is None:
+        return (
+            f"to tell {pair} apart, more than {needs['most']} seeds each would be needed, if the true difference is "
+            f"the one that was seen ({seen}, {test}): no reasonable number. As it is, {sees}."
+        )
+    seeds = max(needs["seeds"], needs["n"] + 1)
+    return (
+        f"to tell {pair} apart, about {seeds} seeds each would be needed, if the true difference is the one that was "
+        f"seen ({seen}, {test}): {option} {seeds}. As it is, {sees}."
+    )
 
 
 def listed(names: Sequence[str]) -> str:

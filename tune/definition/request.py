@@ -219,6 +219,13 @@ class KeptOptions(Section):
             description="End the study after so many GPU hours: hours of training, times the GPUs of a trial",
         )
     )
+    patience: Annotated[int | None, Option(baseline=_UNCUT, metavar="N", otherwise="no limit")] = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="End the study when N trials in a row have not improved the best beyond what the validation images "
+        "resolve",
+    )
     storage: Annotated[
         str | None, Option(baseline=INHERITED, metavar="URL", otherwise="a file in the study's folder")
     ] = Field(None, description="Database for the trials")

@@ -79,6 +79,10 @@ class RequestOptions(TypedDict, total=False):
     """End the study after so many GPU hours: hours of training, times the GPUs of a trial [no limit; at
     least 1]."""
 
+    patience: int | None
+    """End the study when N trials in a row have not improved the best beyond what the validation images
+    resolve [no limit; at least 1]."""
+
     storage: str | None
     """Database for the trials [a file in the study's folder]."""
 

@@ -30,6 +30,8 @@ from tune.tracking.uri import take_login
 FIRST_PAUSE, LONGEST_PAUSE, LAST_PAUSE = 0.5, 30.0, 5.0
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 0.1
 REQUEST_TIMEOUT = 10
+LOAD_SECONDS = 8.0
+"""MLflow takes seconds of a processor to load: so long the sender of a new study leaves them to the first trials."""
 NICE = 10  # training comes first
 _OWN_NICE = os.getpriority(os.PRIO_PROCESS, 0)  # as the process was started
 
@@ -134,6 +136,15 @@ def serve(log: EventLog, parent: int | None) -> None:
         time.sleep(IDLE_SECONDS)
 
 
+def _await_trials(log: EventLog, parent: int | None) -> None:
+    """Wait for the study's first trial, where there is none yet: until then its workers load torch."""
+    end = time.monotonic() + LOAD_SECONDS
+    while parent is not None and os.getppid() == parent and time.monotonic() < end:
+        if len(log.runs()) > 1 or log.get_meta("complete") is not None:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
 def deliver(study_folder: Path, timeout: float) -> int:
     """Deliver what a study still owes, in this process; for `ssl-tune sync`.
 
@@ -218,6 +229,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
             _set_priority(max(NICE, _OWN_NICE))
         try:
             if alone:
+                _await_trials(log, options.parent)
                 importlib.import_module("mlflow.tracking")  # takes seconds, which no event has to wait for
                 serve(log, options.parent)
             return 0

@@ -27,6 +27,22 @@ from tune.worker.trainable import TrialTrainable
 # Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
 class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
 
+_OF_WORKERS = (class_cache.ENV_VARS_TO_PROPAGATE, class_cache.DEFAULT_ENV_VARS)
+"""What Ray Tune has every trial's worker set in its environment: names of this process's variables, and values."""
+
+
+def _set_environment_of_workers() -> None:
+    """Have workers set what they do not inherit.
+
+    A trial that asks for an environment gets a worker started for it; one that asks for none takes a worker that
+    is there already, with torch loaded.
+    """
+    inherited = local_ray.workers_inherit()
+    class_cache.ENV_VARS_TO_PROPAGATE, class_cache.DEFAULT_ENV_VARS = (
+        (set(), {}) if inherited else _OF_WORKERS
+    )
+
+
 # At the end Ray lists the trials that it takes for failed, also one that was handed out again. The recorder says which
 # did fail.
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
@@ -83,6 +99,8 @@ def ray_loop(
             log_to_file=False,
         ),
     )
+    _set_environment_of_workers()
+    local_ray.await_workers(stopper.stop_all)
     try:
         tuner.fit()
     finally:  # Ray's own picture of its experiment, 40 kB a trial: it is never restored

@@ -21,7 +21,7 @@ from ray.exceptions import RayTaskError
 from ray.tune import Callback
 from ray.tune.result import NODE_IP
 
-from search_spaces import dump_yaml
+from search_spaces.yaml_text import Dumper
 from ssl_core.measures import balanced_deviation
 from ssl_core.pictures.file import FILE_NAME as PICTURE
 from ssl_core.training.warmups.names import is_shared
@@ -69,6 +69,7 @@ class Recorder(Callback):
         self._hangs = HangWatch()
         self._kills = MemoryKills()
         self._next_look = 0.0
+        self._texts = Dumper()
         self._spared: dict[int, int] = {}
         self.returned: deque[int] = deque()
         """Trials that are to be handed out again (`tune.engine.searcher`)."""
@@ -118,7 +119,7 @@ class Recorder(Callback):
             last = self._records.trial(number).user_attrs.get("last", {"epoch": 0, "seconds": 0.0})
             self._last[number] = last
             self._hangs.started(number, warmup=last.get("ssl_epoch") is None)
-            self._start(number)
+            self._start(number, trial.config.get("config"))
             self._watch()
 
     def on_trial_result(
@@ -216,17 +217,22 @@ class Recorder(Callback):
             if reason is not None:
                 self._end(trial.number, reason)
 
-    def _start(self, number: int) -> None:
-        """Make the trial's run, if it has none yet."""
+    def _start(self, number: int, document: Mapping[str, Any] | None = None) -> None:
+        """Make the trial's run, if it has none yet.
+
+        Args:
+            number: the trial.
+            document: its whole configuration, where that is at hand.
+        """
         trial = self._records.trial(number)
         values = trial.params
-        document = self._records.spec.trial_config(values).document()
+        document = document or self._records.spec.trial_config(values).document()
         searched = self._records.space.resolve(values, self._records.epochs)
         self._tracker.trial_started(
             str(number),
             searched,
             {k: v for k, v in document.items() if k != "method"},
-            dump_yaml(document),
+            self._texts.dump(document),
             tags={"ssl.origin": "user"} if ENQUEUED in trial.user_attrs else None,
         )
 

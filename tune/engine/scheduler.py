@@ -8,12 +8,15 @@ A trial that somebody stops (`tune.steering`) ends with its next report, whateve
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Collection, Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket
 
 from ssl_core.system.faults import fault
 from tune.definition.objective import DEFAULT
@@ -39,6 +42,47 @@ def make_scheduler(
     if stopping.scheduler == "median":
         return StudyMedian(stopping.rungs(epochs)[0], earlier, spec.objective, stop_asked)
     return StudyASHA(epochs, earlier, spec.objective, stop_asked, stopping=stopping, seed_of=spec)
+
+
+class Rung(dict[str, float]):
+    """The values that came to a rung, by trial, and in ascending order. A value that is there stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ascending: list[float] = []
+
+    def __setitem__(self, trial: str, value: float) -> None:
+        assert trial not in self
+        super().__setitem__(trial, value)
+        if not math.isnan(value):
+            bisect.insort(self._ascending, value)
+
+    def quantile(self, share: float) -> float:
+        """As `numpy.nanpercentile(values, 100 * share)`, to the last bit, without sorting; NaN where there is none."""
+        if not self._ascending:
+            return math.nan
+        place = (len(self._ascending) - 1) * share
+        below = math.floor(place)
+        low, high = self._ascending[below], self._ascending[min(below + 1, len(self._ascending) - 1)]
+        part, gap = place - below, high - low
+        return high - gap * (1 - part) if part >= 0.5 else low + gap * part
+
+
+class Bracket(_Bracket):
+    """Ray's bracket over rungs that are kept in order: Ray sorts all values of a rung whenever one more comes.
+
+    Args:
+        milestones: of the rungs, ascending.
+        eta: the reduction factor.
+    """
+
+    def __init__(self, milestones: Iterable[int], eta: float) -> None:
+        super().__init__(min_t=1, max_t=1, reduction_factor=eta, s=0, stop_last_trials=False)
+        self._rungs = [(milestone, Rung()) for milestone in sorted(milestones, reverse=True)]
+
+    def cutoff(self, recorded: Rung) -> float | None:
+        """The value below which a trial is stopped; None where it is the first."""
+        return recorded.quantile((1 - 1 / self.rf) * 100 / 100) if recorded else None
 
 
 class StudyASHA(AsyncHyperBandScheduler):
@@ -77,8 +121,7 @@ class StudyASHA(AsyncHyperBandScheduler):
             stop_last_trials=False,
         )
         # Ray builds its own list up to max_t, which may come out one short by a rounding of its logarithm.
-        for bracket, milestones in zip(self._brackets, stopping.by_bracket(epochs), strict=True):
-            bracket._rungs = [(milestone, {}) for milestone in reversed(milestones)]
+        self._brackets = [Bracket(milestones, stopping.eta) for milestones in stopping.by_bracket(epochs)]
         for record in earlier:
             for ssl_epoch, value in sorted(record.intermediate.items()):
                 if ssl_epoch > (record.ssl_epoch or 0):
@@ -101,7 +144,8 @@ class StudyASHA(AsyncHyperBandScheduler):
         name = str(number)
         for milestone, recorded in self._brackets[self.bracket_of(number)]._rungs:  # the highest first
             if ssl_epoch >= milestone:
-                recorded.setdefault(name, -value)
+                if name not in recorded:
+                    recorded[name] = -value
                 return
 
     def _judge(self, number: int, ssl_epoch: int, value: float) -> str:

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from ray.tune.search import Searcher
 
 from ssl_core.system.errors import counted
+from tune.findings.outlook.rule import is_settled
 from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.trials.record import INSTEAD_OF
@@ -73,7 +74,9 @@ class StudySearcher(Searcher):
         return self._waiting.popleft() if self._waiting else self._new()
 
     def _new(self) -> FrozenTrial | None:
-        if self._records.asked() < self._records.spec.trials and not self._records.exhausted:
+        spec = self._records.spec
+        has_room = self._records.asked() < spec.trials and not self._records.exhausted
+        if has_room and not is_settled(self._records.all(), spec):
             with self._writing():
                 trial = self._records.ask()
                 self._folder.commit()

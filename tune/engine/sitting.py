@@ -103,7 +103,9 @@ class Sitting:
         """Start Ray in the background; a Ray that this process has already is used instead, and left running."""
         from tune.cluster import local_ray  # loads Ray
 
-        self._ray.enter_context(local_ray.starting(local_ray.cpus_for(self.spec), PRELOAD))
+        self._ray.enter_context(
+            local_ray.starting(local_ray.cpus_for(self.spec), PRELOAD, self.spec.concurrent)
+        )
 
     # What is let go
 

@@ -22,6 +22,7 @@ from tune.engine.recorder import Recorder
 from tune.engine.scheduler import make_scheduler
 from tune.engine.searcher import StudySearcher
 from tune.findings.elsewhere import HomeResults
+from tune.findings.outlook.rule import is_settled, why_settled
 from tune.findings.ranking import best_record
 from tune.findings.summary import TABLE_FILES, TABLE_TAG, description, importances, trials_csv, trials_json
 from tune.steering.steering import Steering
@@ -131,6 +132,8 @@ class StudyRun:
         with self.recorder.writing():
             if self.recorder.stopping == "time":
                 self.recorder.end_running("time")
+        if self.recorder.stopping is None:
+            self._say_settled()
         return "interrupted" if self.interrupted else "finished"
 
     def _tune_what_is_left(self) -> None:
@@ -148,7 +151,8 @@ class StudyRun:
 
     def _left(self) -> tuple[int, int]:
         """Trials to be asked for, and trials that wait to be carried on."""
-        new = 0 if self.records.exhausted else max(0, self.spec.trials - self.records.asked())
+        no_more = self.records.exhausted or is_settled(self.records.all(), self.spec)
+        new = 0 if no_more else max(0, self.spec.trials - self.records.asked())
         return new, len(self.records.unfinished())
 
     @property
@@ -171,6 +175,15 @@ class StudyRun:
             said = f"every point of the grid has been tried: {counted(self.records.asked(), 'trial')}"
         self.progress.say(said)
         history.note(self.log, self.spec.name, said, f"exhausted:{self.records.asked()}")
+
+    def _say_settled(self) -> None:
+        """Where its patience ended the study before it had all of its trials: why."""
+        records = self.records.all()
+        if len(records) < self.spec.trials and is_settled(records, self.spec):
+            said = why_settled(records, self.spec)
+            self.progress.say(said)
+            with self.recorder.writing():
+                history.note(self.log, self.spec.name, said, f"settled:{len(records)}")
 
     def _change(self, spec: StudySpec) -> None:
         """The study's specification has changed."""
@@ -230,7 +243,7 @@ class StudyRun:
             self.progress.say(news)
 
     def _tune(self) -> None:
-        with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD):
+        with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD, self.spec.concurrent):
             ray_loop(
                 self.spec,
                 self.folder.path,

@@ -128,7 +128,7 @@ class Together:
             (run.spec for run in self._runs), key=lambda each: each.concurrent
         )  # what all of them fit into
         members = {run.spec.name: run for run in self._runs}
-        with local_ray.running(local_ray.cpus_for(spec), PRELOAD):
+        with local_ray.running(local_ray.cpus_for(spec), PRELOAD, spec.concurrent):
             ray_loop(
                 spec,
                 self._folder,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 ENOUGH_SEEDS = 3
@@ -40,9 +40,13 @@ class Spread:
 
         For differences that are paired over seeds, this is the interval of the paired t-test.
         """
+        return self.interval_at(LEVEL)
+
+    def interval_at(self, level: float) -> tuple[float, float] | None:
+        """The confidence interval of the mean that a test at another level goes with; None below `ENOUGH_SEEDS`."""
         if len(self.values) < ENOUGH_SEEDS:
             return None
-        return _t_test(self.values)[1]
+        return _t_test(self.values, level)[1]
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
@@ -56,7 +60,8 @@ class Comparison:
         one, other: their names.
         difference: error of `one` minus error of `other`, seed by seed.
         p: two-sided p-value of the paired t-test; None below `ENOUGH_SEEDS`.
-        adjusted: `p` after Holm's correction for all comparisons that were made together.
+        adjusted: `p` after the correction for several looks, where there are some, and after Holm's for all comparisons
+            that were made together.
     """
 
     one: str
@@ -71,7 +76,7 @@ class Comparison:
         return self.adjusted is not None and self.adjusted < LEVEL
 
 
-def _t_test(differences: Sequence[float]) -> tuple[float, tuple[float, float]]:
+def _t_test(differences: Sequence[float], level: float = LEVEL) -> tuple[float, tuple[float, float]]:
     """P-value and confidence interval of the mean of paired differences.
 
     SciPy's `ttest_rel(a, b)` is `ttest_1samp(a - b, 0)`; only the differences are known here.
@@ -82,7 +87,7 @@ def _t_test(differences: Sequence[float]) -> tuple[float, tuple[float, float]]:
         # Identical differences make SciPy warn of lost precision; their interval has no width, as it should.
         warnings.simplefilter("ignore", RuntimeWarning)
         found = ttest_1samp(differences, 0.0)
-        low, high = found.confidence_interval(1 - LEVEL)
+        low, high = found.confidence_interval(1 - level)
     return float(found.pvalue), (float(low), float(high))
 
 
@@ -112,11 +117,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare_all(errors: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
+def compare_all(
+    errors: Mapping[str, Mapping[int, float]], corrected: Callable[[float, int], float] | None = None
+) -> list[Comparison]:
     """Compare every pair of configurations on the seeds that both have, with Holm's correction over all pairs.
 
     Args:
         errors: of each configuration its errors in percent, by seed.
+        corrected: the p-value of a pair, of the t-test's and the number of its seeds, where the seeds are looked at
+            several times; None: once.
 
     Returns:
         One comparison for each pair that shares a seed, in the order of `errors`.
@@ -128,8 +137,10 @@ def compare_all(errors: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
         for one, other in pairs
     }
     p_values = {pair: paired_p(values) for pair, values in differences.items()}
-    known = [pair for pair, p in p_values.items() if p is not None]
-    adjusted = dict(zip(known, holm([p_values[pair] or 0.0 for pair in known]), strict=True))
+    known = {pair: p for pair, p in p_values.items() if p is not None}
+    if corrected is not None:
+        known = {pair: corrected(p, len(differences[pair])) for pair, p in known.items()}
+    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     return [
         Comparison(
             one, other, Spread(differences[one, other]), p_values[one, other], adjusted.get((one, other))

@@ -11,6 +11,7 @@ from ssl_core.system.errors import counted
 from ssl_core.trusted import load_kept
 from tune.errors import ServiceError
 from tune.findings.doubts import doubts_of
+from tune.findings.outlook.rule import outlook
 from tune.findings.ranking import best_record, describe_best
 from tune.findings.spent import planned_and_actual, seconds_left
 from tune.store.event_log import EventLog
@@ -166,7 +167,7 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
 
 _FIELDS = (
     *("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running"),
-    *("seconds_left", "best", "pinned", "doubts", "tracking", "cost"),
+    *("seconds_left", "best", "pinned", "doubts", "outlook", "tracking", "cost"),
 )
 
 
@@ -231,6 +232,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
         "pinned": None if pinned is None else describe_best(pinned, pinned.state == "completed"),
         "history": history.as_documents(noted),
         "doubts": doubts_of(study.folder, study.spec, records),
+        "outlook": outlook(records, study.spec),
         "tracking": {
             "uri": study.spec.tracking_uri,
             "pending": pending,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ssl_core import method_file
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.version import __version__
 from tune.cluster import connection
 from tune.cluster.gpus import check_gpus
 from tune.cluster.readiness import folders_of, make_ready, told_of_places
@@ -215,6 +216,17 @@ def say_if_method_changed(study: Study, progress: Progress) -> None:
         copy = study.folder.path / method_file.COPY
         progress.say(
             f"{path} was changed or moved since the study began: it goes on with its own copy, {copy}"
+        )
+
+
+def say_if_version_changed(study: Study, progress: Progress) -> None:
+    """Say so where the study was begun with another version: the same configuration may have other bits in this one."""
+    begun = (study.spec.fingerprint or {}).get("ssl-tune")
+    if begun is not None and begun != __version__:
+        progress.say(
+            f"warning: {study.name} was begun with ssl-tune {begun}, and goes on with {__version__}: from here on the "
+            "same configuration and seed may give another val/error than in its earlier trials, as another seed would. "
+            f"For the bits of before install ssl-tune {begun}"
         )
 
 

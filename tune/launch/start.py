@@ -30,6 +30,7 @@ from tune.launch.preparation import (
     remove_study,
     say_if_method_changed,
     say_if_password_kept,
+    say_if_version_changed,
 )
 from tune.launch.request import resolve_request
 from tune.steering import inbox
@@ -115,6 +116,7 @@ def resumed_sitting(
             folder.unlock()
             raise
         say_if_method_changed(study, progress)
+        say_if_version_changed(study, progress)
         say_if_password_kept(study, progress)
         with prepared(Sitting(spec, folder, home, progress), folder.unlock) as sitting:
             if sitting.spec != study.spec:

@@ -86,10 +86,10 @@ def cost(
 
 
 class _Speed:
-    """Seconds for a training step, and for the evaluation of one image."""
+    """Seconds for a training step, for the evaluation of one image, and for one's pseudo-label."""
 
-    def __init__(self, step: float, image: float) -> None:
-        self.step, self.image = step, image
+    def __init__(self, step: float, image: float, prediction: float) -> None:
+        self.step, self.image, self.prediction = step, image, prediction
 
 
 def _speed_key(entry: Entry) -> object:
@@ -103,11 +103,11 @@ def _run_seconds(entry: Entry, speed: _Speed, order: Order) -> float:
     every epoch, and the test."""
     config = entry.config
     assert config.epochs and config.data.valid and config.labels
-    evaluated = config.epochs * config.data.valid + TEST_IMAGES
+    evaluated, predicted = config.epochs * config.data.valid + TEST_IMAGES, 0
     if method_of(config).relabels:
         pool = sum(info_of(entry, order.budget).train_per_class) - config.data.valid - config.labels
-        evaluated += (config.epochs - (config.warmup_epochs or 0)) * pool
-    return config.total_steps * speed.step + evaluated * speed.image
+        predicted = (config.epochs - (config.warmup_epochs or 0)) * pool
+    return config.total_steps * speed.step + evaluated * speed.image + predicted * speed.prediction
 
 
 def _speed(entry: Entry, order: Order, kept: Measured, say: Callable[[str], None], which: str) -> _Speed:
@@ -123,24 +123,24 @@ def _speed(entry: Entry, order: Order, kept: Measured, say: Callable[[str], None
         "on": fingerprint(config.device),
     }
     numbers = kept.get(what)
-    if numbers is None or len(numbers) != 2:
+    if numbers is None or len(numbers) != 3:
         say(f"measuring {which}: {config.method}, {config.network}")
         numbers = _measure(entry, config, order)
         kept.keep(what, numbers)
-    step, image = numbers
+    step, image, prediction = numbers
     assert entry.config.batch_size and config.batch_size
-    return _Speed(step * entry.config.batch_size / config.batch_size, image)
+    return _Speed(step * entry.config.batch_size / config.batch_size, image, prediction)
 
 
 def _measure(entry: Entry, config: RunConfig, order: Order) -> list[float]:
-    """Train a few steps of an entry on noise: seconds of a step, and of the evaluation of an image."""
+    """Train a few steps of an entry on noise: seconds of a step, of an image's evaluation, and of a pseudo-label."""
     from ssl_core.price import measure  # loads torch
     from ssl_core.training.run import Run
 
     info = info_of(entry, order.budget)
     data, split = _noise(info.num_classes, info.image_size or 32, info.flip, config)
     price = measure(Run(config, data, split))
-    return [price.step, price.image]
+    return [price.step, price.image, price.prediction]
 
 
 def _short(config: RunConfig) -> RunConfig:

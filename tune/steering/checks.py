@@ -47,7 +47,7 @@ def grown(
 
     Args:
         spec: the study.
-        content: some of trials, time_budget (seconds), epochs_budget, gpu_hours.
+        content: some of trials, time_budget (seconds), epochs_budget, gpu_hours, patience.
         records: its trials.
         cost: what it has taken so far.
 
@@ -66,6 +66,8 @@ def grown(
         update = {"trials": total, "startup_trials": startup_trials(spec)}
         if spec.sampler == "grid":
             update |= finer_grid(spec, total, [r.values for r in records])
+    if (patience := content.get("patience")) is not None:
+        update["patience"] = patience
     for name, unit in BUDGETS.items():
         if (budget := content.get(name)) is None:
             continue

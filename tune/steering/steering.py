@@ -4,11 +4,12 @@ Each wish is done, noted in the study's history and removed, in this order. Doin
 may die in between: a specification is written whole, a point that is in the queue already is not put there again, a
 trial that runs again is no failed one any more.
 
-    grow      {trials, time_budget, epochs_budget, gpu_hours}    new totals, those that are given
-    retry     {}                                                 failed trials run again, from their checkpoints
-    enqueue   {points}                                           tried next
-    stop      {trial}                                            it ends its epoch, which is kept
-    pin       {trial}                                            the recommendation; None: none any more
+    grow      {trials, time_budget, epochs_budget,
+               gpu_hours, patience}    new totals, those that are given
+    retry     {}                       failed trials run again, from their checkpoints
+    enqueue   {points}                 tried next
+    stop      {trial}                  it ends its epoch, which is kept
+    pin       {trial}                  the recommendation; None: none any more
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class Steering:
             for name, unit in checks.BUDGETS.items()
             if wish.content.get(name) is not None
         ]
+        words += [f"patience {new.patience}"] if "patience" in wish.content else []
         return f"the study {spec.name} now has {', '.join(words)}", {}
 
     def _retry(self, wish: Wish) -> tuple[str, dict[str, object]]:

@@ -7,7 +7,17 @@ import time
 
 from ssl_core.system.files import write_atomically
 from tune.errors import Exit, ServiceError
-from tune.store.layout import INBOX, LIMIT_FILE, READINGS_FILE, STOP, STUDY_FILE, is_wish_name, prefix_of
+from tune.store.changes.chain import Chain
+from tune.store.layout import (
+    INBOX,
+    LIMIT_FILE,
+    PARTS,
+    READINGS_FILE,
+    STOP,
+    STUDY_FILE,
+    is_wish_name,
+    prefix_of,
+)
 from tune.store.lease import BEAT, LOOK, Lease, copy_name
 from tune.store.object_store import StoreError
 from tune.store.remote_study import LEASE, RemoteStudy
@@ -38,6 +48,7 @@ class Mirror:
         self._prefix = prefix_of(remote.folder.name)
         self._mutex, self._end = threading.Lock(), threading.Event()
         self._committed: object = None
+        self._chain = Chain()
         self._ended_trials: list[int] = []
         self._wishes_done: dict[str, bool] = {}  # by name, whether the store has it still
         self._readings = 0
@@ -120,17 +131,26 @@ class Mirror:
         self._store.remove_all(self._prefix)
 
     def _write(self) -> None:
-        data, last_event = pack(self._folder)
         number = self._number = self._number + 1
-        state = name_of(number, data)
+        packed = pack(self._folder, self._chain, number)
+        part = packed.part
+        state = name_of(number, packed.data, in_parts=part is not None)
         self._claim(number)
-        self._store.put(f"{self._prefix}/state/{state}", data)
+        if part is not None:
+            self._store.put(f"{self._prefix}/{PARTS}/{part.name}", part.data)
+        self._store.put(f"{self._prefix}/state/{state}", packed.data)
+        if part is not None:
+            self._chain.adopt(part)
         self._remote.note(state)
         # MLflow may hear of these events from now on: see `tune.store.event_log`.
-        write_atomically(self._folder / LIMIT_FILE, str(last_event).encode())
+        write_atomically(self._folder / LIMIT_FILE, str(packed.last_event).encode())
         self._states.append(state)
         while len(self._states) > 2:
             self._store.remove(f"{self._prefix}/state/{self._states.pop(0)}")
+        if self._chain.may_clean:
+            for name in self._chain.left_behind(self._store.names(f"{self._prefix}/{PARTS}")):
+                self._store.remove(f"{self._prefix}/{PARTS}/{name}")
+            self._chain.cleaned()
 
     def _claim(self, number: int) -> None:
         """Take a state's number, which one driver alone can have: a write of an earlier driver that comes late loses.

@@ -8,6 +8,7 @@ so far: a snapshot may be older than they are, and loses nothing.
 
     test-readings/COPY.jsonl                      what a machine has read of test sets
     studies/NAME/state/0000000012-SHA256.tar.gz   the newest snapshot and the one before
+                 parts/0000000012-SHA256.gz       what changed in databases that are too large to be written each time
                  trials/7/epoch-000004.ckpt       checkpoints, a run's picture, its traceback
                  driver.json                      who drives it, and when that driver was last heard of
                  inbox/                           what else somebody asks of that driver, one object each
@@ -40,13 +41,14 @@ from tune.store.layout import (
     KNOWN,
     LIMIT_FILE,
     LOCK_FILE,
+    PARTS,
     STOP,
     STORE_FILE,
     TRIALS,
     prefix_of,
 )
 from tune.store.object_store import ObjectStore, StoreError
-from tune.store.snapshot import is_snapshot, name_of, number_of, unpack
+from tune.store.snapshot import is_snapshot, is_whole, unpack
 
 LEASE = 60.0
 """Seconds of silence after which a driver is taken for gone."""
@@ -92,7 +94,7 @@ class RemoteStudy:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _free(self.folder) as free:
             if free and self.known() not in states[-1:]:
-                self._unpack(states)
+                self._unpack_newest(states)
                 self._fetch_notes()
         return True
 
@@ -148,6 +150,25 @@ class RemoteStudy:
             if trial.isdecimal() and trial.isascii() and "/" not in file and not file.endswith(".ckpt"):
                 self.bring(int(trial), file)
 
+    def _part(self, name: str) -> bytes | None:
+        """A part of a state's databases; None where it is gone."""
+        return self.store.get(f"{self._prefix}/{PARTS}/{name}")
+
+    def _unpack_newest(self, states: list[str]) -> None:
+        """Make the working copy the newest snapshot, also while a driver writes others and removes those.
+
+        Raises:
+            StoreError: none is whole.
+        """
+        while True:
+            try:
+                self._unpack(states)
+                return
+            except StoreError:
+                if (now := self.states()) == states:
+                    raise
+                states = now
+
     def _unpack(self, states: list[str]) -> None:
         """Make the working copy the newest snapshot that is whole.
 
@@ -156,16 +177,17 @@ class RemoteStudy:
         """
         for state in reversed(states):
             data = self.store.get(f"{self._prefix}/state/{state}")
-            if data is not None and state == name_of(number_of(state), data):
-                break
+            if data is None or not is_whole(state, data):
+                continue
+            try:
+                if unpack(data, self.folder, self._part):
+                    break
+            except (tarfile.TarError, EOFError, zlib.error) as error:
+                raise StoreError(
+                    f"{self.store.url}: the state {state} of the study {self.folder.name!r} cannot be unpacked: {error}"
+                ) from None
         else:
             raise StoreError(f"{self.store.url} holds no whole state of the study {self.folder.name!r}")
-        try:
-            unpack(data, self.folder)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise StoreError(
-                f"{self.store.url}: the state {state} of the study {self.folder.name!r} cannot be unpacked: {error}"
-            ) from None
         (self.folder / LIMIT_FILE).unlink(missing_ok=True)
         self.note(state)
 

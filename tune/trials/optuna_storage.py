@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import (
-    TrialIntermediateValueModel,
-    TrialModel,
-    TrialSystemAttributeModel,
-    TrialUserAttributeModel,
-    TrialValueModel,
-)
-from optuna.trial import TrialState
-from sqlalchemy import bindparam, delete, insert, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from ssl_core.system.errors import ConfigError
-from ssl_core.system.faults import fault
 from tune.errors import Exit, ServiceError, has_password, without_passwords
 from tune.store.integrity import connect_to_read, damaged, is_damage
 from tune.store.layout import sqlite_url
@@ -233,65 +222,6 @@ def answering(folder: StudyFolder, url: str | None) -> Iterator[None]:
             "it is there, whole and lets this user in. The study's reports and checkpoints are in its folder.",
             Exit.STORAGE,
         ) from error
-
-
-_values, _notes = TrialIntermediateValueModel.__table__, TrialUserAttributeModel.__table__
-_FORGET_VALUE = delete(_values).where(
-    _values.c.trial_id == bindparam("of_trial"), _values.c.step == bindparam("of_step")
-)
-_ADD_VALUE = insert(_values)
-_CHANGE_NOTE = (
-    update(_notes)
-    .where(_notes.c.trial_id == bindparam("of_trial"), _notes.c.key == bindparam("of_key"))
-    .values(value_json=bindparam("value_json"))
-)
-_ADD_NOTE = insert(_notes)
-
-
-def note_epoch(
-    storage: RDBStorage, trial_id: int, value: tuple[int, float] | None, attributes: Mapping[str, Any]
-) -> None:
-    """Write an intermediate value (step, value) and a trial's attributes in one transaction: all or nothing.
-
-    Optuna's own methods take a transaction and some five queries for each of them, which for thousands of
-    reports is most of what a driver does.
-    """
-    with storage.engine.begin() as connection:
-        if value is not None:
-            step, (stored, kind) = (
-                value[0],
-                TrialIntermediateValueModel.intermediate_value_to_stored_repr(value[1]),
-            )
-            connection.execute(_FORGET_VALUE, {"of_trial": trial_id, "of_step": step})
-            row = {"trial_id": trial_id, "step": step, "intermediate_value": stored}
-            connection.execute(_ADD_VALUE, row | {"intermediate_value_type": kind})
-        for key, content in attributes.items():
-            text = {"value_json": json.dumps(content)}
-            if connection.execute(_CHANGE_NOTE, text | {"of_trial": trial_id, "of_key": key}).rowcount == 0:
-                connection.execute(_ADD_NOTE, text | {"trial_id": trial_id, "key": key})
-        fault("report:inside")
-
-
-_trials, _results = TrialModel.__table__, TrialValueModel.__table__
-_systems = TrialSystemAttributeModel.__table__
-
-
-def reopen(storage: RDBStorage, trial_id: int, notes: Collection[str]) -> None:
-    """Make a failed trial one that runs, in one transaction: its epochs stay. Optuna has no call for that.
-
-    Args:
-        storage: where it is.
-        trial_id: the trial.
-        notes: its attributes that speak of its end, which are removed.
-    """
-    with storage.engine.begin() as connection:
-        connection.execute(delete(_results).where(_results.c.trial_id == trial_id))
-        connection.execute(delete(_notes).where(_notes.c.trial_id == trial_id, _notes.c.key.in_(notes)))
-        connection.execute(
-            delete(_systems).where(_systems.c.trial_id == trial_id, _systems.c.key.startswith("constraints"))
-        )
-        again = {"state": TrialState.RUNNING, "datetime_complete": None}
-        connection.execute(update(_trials).where(_trials.c.trial_id == trial_id).values(again))
 
 
 def studies_in(storage: RDBStorage) -> list[str]:

@@ -16,6 +16,7 @@ from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
 from tune.trials.optuna_storage import answering, open_to_read, shown, studies_in
 from tune.trials.record import SAME_BITS, TrialRecord, _record, is_own
+from tune.trials.tables.reading import read_trials
 
 
 def read_records(folder: StudyFolder) -> list[TrialRecord]:
@@ -108,7 +109,7 @@ def all_trials(folder: StudyFolder, spec: StudySpec) -> list[FrozenTrial]:
         with answering(folder, spec.storage), read_whole(folder, spec):
             if spec.name not in studies_in(storage):  # killed between making the database and the study in it
                 return []
-            return storage.get_all_trials(storage.get_study_id_from_name(spec.name), deepcopy=False)
+            return read_trials(storage, storage.get_study_id_from_name(spec.name))
     finally:
         storage.engine.dispose()
 

@@ -11,7 +11,8 @@ can say to each sampler what that sampler understands:
 - A Gaussian process models complete trials only. To it a trial that was stopped early is a complete one with
   the value that it had, an upper estimate of what it would have reached.
 
-What the sampler sees of a long study is bounded (`_View`): all running trials, the NEWEST that ended, and the BEST.
+What the sampler sees of a long study is bounded (`tune.trials.asking.view`): all running trials, the NEWEST that ended,
+and the BEST.
 TPE's good trials are the 25 best, which are the same as without the bound; of the others it weighs old ones least.
 
 The view is a function of what the storage says, so that a driver that resumes asks what it would have asked.
@@ -20,18 +21,16 @@ The view is a function of what the storage says, so that a driver that resumes a
 from __future__ import annotations
 
 import copy
-import heapq
-import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune.definition.spec import StudySpec, generator_seed
+from tune.trials.asking.tpe import TPE
+from tune.trials.asking.view import View, silent
 from tune.trials.grid import grid_points, point_key
 from tune.trials.record import is_own, is_taken_over
 
@@ -71,117 +70,38 @@ def startup_trials(spec: StudySpec) -> int:
     return max(4, min(10, round(spec.trials * EARLIER_STARTUP_SHARE)))
 
 
+def ask_seed(spec: StudySpec, number: int, attempt: int) -> int:
+    """The seed of an attempt at a trial."""
+    return generator_seed(spec, f"ask/{attempt}" if attempt else "ask", number)
+
+
 def make_sampler(spec: StudySpec, number: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
     """The sampler for one ask; for a later attempt at it with a seed of its own, and from AT_RANDOM on a random one."""
-    seed = generator_seed(spec, f"ask/{attempt}" if attempt else "ask", number)
+    seed = ask_seed(spec, number, attempt)
     if spec.sampler == "random" or attempt >= AT_RANDOM:
         return optuna.samplers.RandomSampler(seed=seed)
     if spec.sampler == "gp":
         return optuna.samplers.GPSampler(
             seed=seed, n_startup_trials=startup_trials(spec), warn_independent_sampling=False
         )
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=startup_trials(spec), multivariate=True, constant_liar=True
-    )
-
-
-class _View(optuna.Study):
-    """A study in memory of which a sampler sees a part: running trials, the `newest` ended ones and the `best`.
-
-    Which trials these are follows from the set of ended trials alone, whatever the order in which they ended: one that
-    has fallen out of both never comes back, and its content is dropped.
-
-    Args:
-        best, newest: how many; None: all.
-    """
-
-    def __init__(self, best: int | None = None, newest: int | None = None) -> None:
-        storage = optuna.storages.InMemoryStorage()
-        made = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE])
-        super().__init__(storage.get_study_name_from_id(made), storage)
-        self._most = None if best is None or newest is None else (best, newest)
-        self._seen: dict[int, FrozenTrial] = {}  # by number, ascending
-        self._newest: list[int] = []
-        self._best: list[tuple[tuple[float, ...], int]] = []  # ranks negated: the worst comes first
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        """What Optuna's samplers read."""
-        found = [trial for trial in self._seen.values() if states is None or trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
-
-    def identity(self, number: int) -> int:
-        """The storage's id of a trial."""
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-
-    def overwrite(self, number: int, trial: FrozenTrial) -> None:
-        """Put another trial in a number's place; no call of Optuna's does."""
-        trial.number, trial._trial_id = number, self.identity(number)
-        self._storage._set_trial(trial._trial_id, trial)  # type: ignore[attr-defined]
-
-    def hide(self, number: int) -> None:
-        """Let samplers not see a trial."""
-        self._seen.pop(number, None)
-
-    def show(self, number: int) -> None:
-        """Let samplers see a trial as the storage has it now, as far as the bound allows."""
-        trial = self._storage.get_trial(self.identity(number))
-        if trial.state == TrialState.FAIL:
-            self._drop(number)
-            return
-        self._seen[number] = trial
-        if trial.state.is_finished() and self._most is not None:
-            self._bound(number, trial)
-
-    def _bound(self, number: int, trial: FrozenTrial) -> None:
-        assert self._most is not None
-        best, newest = self._most
-        heapq.heappush(self._newest, number)
-        heapq.heappush(self._best, (tuple(-part for part in _rank(trial)), -number))
-        left = [heapq.heappop(self._newest)] if len(self._newest) > newest else []
-        left += [-heapq.heappop(self._best)[1]] if len(self._best) > best else []
-        for other in left:
-            if other not in self._newest and all(-negated != other for _, negated in self._best):
-                self._drop(other)
-
-    def _drop(self, number: int) -> None:
-        """Let go of a trial that no sampler will see."""
-        self.hide(number)
-        self.overwrite(number, _silent())
-
-
-def _rank(trial: FrozenTrial) -> tuple[float, ...]:
-    """How good TPE takes an ended trial for, the best first (Optuna's `_split_trials`).
-
-    Complete ones by value, then those that were stopped by how far they came and by value, then infeasible ones.
-    """
-    if any(violation > 0 for violation in trial.constraints.values()):
-        return 2, 0.0, 0.0
-    if trial.state == TrialState.COMPLETE:
-        return 0, 0.0, float(trial.value)  # type: ignore[arg-type]
-    if not trial.intermediate_values:
-        return 1, 1.0, 0.0
-    step, value = max(trial.intermediate_values.items())
-    return 1, -float(step), math.inf if math.isnan(value) else value
+    return TPE(seed=seed, n_startup_trials=startup_trials(spec), multivariate=True, constant_liar=True)
 
 
 class _Searched:
-    """The search space that a sampler models: the same for all trials of a study.
+    """The search space that a Gaussian process models: the same for all trials of a study.
 
     Optuna finds it by comparing the distributions of all trials at each ask.
 
     Args:
         distributions: what is searched, by name.
-        states: of the trials that a sampler learns from; before the first of them it models nothing.
     """
 
-    def __init__(self, distributions: Mapping[str, BaseDistribution], *states: TrialState) -> None:
-        self._distributions, self._states = dict(sorted(distributions.items())), states
+    def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
+        self._distributions = dict(sorted(distributions.items()))
 
     def calculate(self, study: optuna.Study, use_cache: bool = False) -> dict[str, BaseDistribution]:
         """As of `optuna.search_space.IntersectionSearchSpace`."""
-        known = study._get_trials(deepcopy=False, states=self._states)
+        known = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return dict(self._distributions) if known else {}
 
 
@@ -196,7 +116,9 @@ class Sampling:
     def __init__(self, spec: StudySpec, distributions: Mapping[str, BaseDistribution]) -> None:
         self._spec, self._distributions = spec, dict(distributions)
         # A Gaussian process has few trials anyway (`tune.definition.coherence.check_sampler`).
-        self._view = _View() if spec.sampler == "gp" else _View(BEST, NEWEST)
+        bound = (None, None) if spec.sampler == "gp" else (BEST, NEWEST)
+        self._view = View(self._distributions, *bound)
+        self._tpe: TPE | None = None
         self._asked = -1  # the newest number that was asked for here
         self._grid = grid_points(spec, self._distributions) if spec.sampler == "grid" else []
         self._tried: set[str] = set()  # of a grid's study: the points that it has had
@@ -216,7 +138,7 @@ class Sampling:
             if left is None:
                 return None
             fixed = left
-        self._view.sampler = self._modelling(make_sampler(self._spec, number, attempt))
+        self._view.sampler = self._sampler(number, attempt)
         if self._asked == number:
             asked = self._instead(number, fixed)
         else:
@@ -229,13 +151,16 @@ class Sampling:
         self._note(asked.params)
         return dict(asked.params)
 
-    def _modelling(self, sampler: optuna.samplers.BaseSampler) -> optuna.samplers.BaseSampler:
-        """A sampler that need not find out what is searched."""
-        complete = TrialState.COMPLETE
-        if isinstance(sampler, optuna.samplers.TPESampler):
-            sampler._search_space = _Searched(self._distributions, complete, TrialState.PRUNED)  # type: ignore[assignment]
-        elif isinstance(sampler, optuna.samplers.GPSampler):
-            sampler._intersection_search_space = _Searched(self._distributions, complete)  # type: ignore[assignment]
+    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+        """As `make_sampler`; one that need not find out what is searched."""
+        if self._tpe is not None and attempt < AT_RANDOM:
+            self._tpe.begin_again(ask_seed(self._spec, number, attempt))
+            return self._tpe
+        sampler = make_sampler(self._spec, number, attempt)
+        if isinstance(sampler, TPE):
+            self._tpe = sampler
+        if isinstance(sampler, optuna.samplers.GPSampler):
+            sampler._intersection_search_space = _Searched(self._distributions)  # type: ignore[assignment]
         return sampler
 
     def _instead(self, number: int, fixed: Mapping[str, Any]) -> optuna.trial.Trial:
@@ -260,12 +185,12 @@ class Sampling:
         if is_own(trial, self._distributions) or is_taken_over(trial):
             seen = _running(trial) if not trial.state.is_finished() else self.as_seen(trial)
             self._note(trial.params)
-        self._view.add_trial(seen or _silent())
+        self._view.append(seen or silent())
         self._view.show(trial.number)
 
     def end(self, trial: FrozenTrial) -> None:
         """A running trial has ended, as the storage now says."""
-        seen, storage = self.as_seen(trial) or _silent(), self._view._storage
+        seen, storage = self.as_seen(trial) or silent(), self._view._storage
         identity = self._view.identity(trial.number)
         if seen.params not in (
             trial.params,
@@ -316,8 +241,3 @@ class Sampling:
 
 def _running(trial: FrozenTrial) -> FrozenTrial:
     return create_trial(state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions)
-
-
-def _silent() -> FrozenTrial:
-    """What keeps a trial's number and says nothing."""
-    return create_trial(state=TrialState.FAIL)

@@ -16,14 +16,14 @@ from tune.errors import Exit, ServiceError
 from tune.trials.optuna_storage import studies_in
 from tune.trials.record import WISH
 from tune.trials.sampling import INFEASIBLE, is_memory_parameter
+from tune.trials.tables.reading import read_trials, trial_numbers
 
 
 def trials_there(storage: RDBStorage, spec: StudySpec) -> Collection[int]:
     """Numbers of the trials that a storage holds of a study."""
     if spec.name not in studies_in(storage):
         return []
-    study_id = storage.get_study_id_from_name(spec.name)
-    return {t.number for t in storage.get_all_trials(study_id, deepcopy=False)}
+    return trial_numbers(storage, storage.get_study_id_from_name(spec.name))
 
 
 def own_study(storage: RDBStorage, spec: StudySpec) -> int:
@@ -84,7 +84,7 @@ def enqueue(storage: RDBStorage, study_id: int, points: Sequence[Mapping[str, An
     Returns:
         The numbers that their trials will have.
     """
-    there = {t.user_attrs.get(WISH): t.number for t in storage.get_all_trials(study_id, deepcopy=False)}
+    there = {t.user_attrs.get(WISH): t.number for t in read_trials(storage, study_id)}
     numbers = []
     for place, point in enumerate(points):
         name = f"{wish}/{place}"

@@ -21,7 +21,7 @@ from tune.definition.points import check_points
 from tune.definition.spec import StudySpec
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
-from tune.trials.optuna_storage import answering, note_epoch, open_storage, reopen
+from tune.trials.optuna_storage import answering, open_storage
 from tune.trials.reading import _records, begun_trials, check_nothing_lost, read_whole
 from tune.trials.record import (
     ENQUEUED,
@@ -37,6 +37,8 @@ from tune.trials.record import (
 from tune.trials.repeats import MOST_REPEATS, Elsewhere, Found, Known, nowhere
 from tune.trials.sampling import Sampling
 from tune.trials.stored import enqueue, own_study, trials_there, verdict
+from tune.trials.tables.reading import read_trials, trial_numbers
+from tune.trials.tables.writing import add_trial, end_trial, newest_trial, note_epoch, reopen
 
 
 class StudyTrials:
@@ -76,12 +78,12 @@ class StudyTrials:
         if self.spec.warm_start is None:
             return
         earlier = warm_trials(folder, self.spec, self._distributions)
-        have = self._storage.get_n_trials(self._study_id)
+        have = len(trial_numbers(self._storage, self._study_id))
         for trial in earlier[have:]:  # all of them, or those that a driver had no time for
             self._storage.create_new_trial(self._study_id, trial)
 
     def _load(self) -> None:
-        trials = self._storage.get_all_trials(self._study_id)
+        trials = read_trials(self._storage, self._study_id)
         own = [t for t in trials if is_own(t, self._distributions)]
         self._running = {t.number: t for t in own if not t.state.is_finished()}
         self.stop_asked.clear()
@@ -94,6 +96,8 @@ class StudyTrials:
         plain = sum(ENQUEUED not in t.user_attrs and GIVEN not in t.user_attrs for t in own)
         self._place = max([plain, *(t.user_attrs[GIVEN] + 1 for t in trials if GIVEN in t.user_attrs)])
         self._seen = len(trials)
+        self._newest = trials[-1]._trial_id if trials else None
+        self._waits = any(t.state == TrialState.WAITING for t in trials)
 
     def _sampling_after(self, trials: Sequence[FrozenTrial]) -> Sampling:
         """The sampler's view once these trials are there."""
@@ -118,7 +122,7 @@ class StudyTrials:
 
         None: the space is exhausted, or the grid is.
         """
-        if self._storage.get_n_trials(self._study_id) != self._seen:
+        if newest_trial(self._storage, self._study_id) != self._newest:
             self._load()  # somebody has enqueued a trial through Optuna, or added one
         if (enqueued := self._next_enqueued()) is not None:
             return enqueued
@@ -131,13 +135,12 @@ class StudyTrials:
             state=TrialState.RUNNING, params=params, distributions=self._distributions, user_attrs=notes
         )
         fault("ask:before")
-        trial._trial_id = self._storage.create_new_trial(self._study_id, trial)
+        add_trial(self._storage, self._study_id, trial)
         fault("ask:after")
-        trial.number = self._storage.get_trial_number_from_id(trial._trial_id)
         if trial.number != number:  # somebody has enqueued one in between
             self._load()
             return self._running[trial.number]
-        self._seen += 1
+        self._seen, self._newest = self._seen + 1, trial._trial_id
         self._running[number] = trial
         self._known.add(trial)
         self._records[number] = self._record(trial)
@@ -182,7 +185,7 @@ class StudyTrials:
         )
         trial._trial_id = self._storage.create_new_trial(self._study_id, trial)
         trial.number = self._seen
-        self._seen += 1
+        self._seen, self._newest = self._seen + 1, trial._trial_id
         self._known.add(trial)
         self._sampling.end(trial)
 
@@ -192,7 +195,8 @@ class StudyTrials:
         What its point leaves open the sampler chooses. One that cannot be run, or that was trained already, is failed,
         and a warning says why.
         """
-        for trial in self._storage.get_all_trials(self._study_id, states=(TrialState.WAITING,)):
+        waiting = (TrialState.WAITING,)
+        for trial in self._storage.get_all_trials(self._study_id, states=waiting) if self._waits else ():
             given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
             try:
                 points = [given] if given else []
@@ -210,6 +214,7 @@ class StudyTrials:
             self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
             self._load()
             return self._running[trial.number]
+        self._waits = False
         return None
 
     def _filled_in(self, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +223,7 @@ class StudyTrials:
         Raises:
             ConfigError: its configuration is known.
         """
-        before = self._sampling_after(self._storage.get_all_trials(self._study_id)[:number])
+        before = self._sampling_after(read_trials(self._storage, self._study_id)[:number])
         for attempt in range(MOST_REPEATS):
             params = before.ask(number, given, attempt)
             known = None if params is None else self._known.find(params)
@@ -280,13 +285,10 @@ class StudyTrials:
         trial = self._running[number]
         identity = trial._trial_id
         notes = {"stop_reason": stop_reason} | ({} if error is None else {"error": error[-4000:]})
-        note_epoch(self._storage, identity, None, notes)
         trial.user_attrs = trial.user_attrs | notes
         fault("tell:before")
         trial.state, trial.values = verdict(trial, stop_reason, self.spec.objective, self._distributions)
-        for key, value in trial.system_attrs.items():
-            self._storage.set_trial_system_attr(identity, key, value)
-        self._storage.set_trial_state_values(identity, trial.state, trial.values)
+        end_trial(self._storage, identity, trial.state, trial.values, notes, trial.system_attrs)
         fault("tell:after")
         del self._running[number]
         self.stop_asked.discard(number)
@@ -300,7 +302,7 @@ class StudyTrials:
 
     def history(self) -> list[TrialRecord]:
         """Every trial with its values by ssl_epoch, from the storage."""
-        return _records(self._storage.get_all_trials(self._study_id, deepcopy=False), self.spec)
+        return _records(read_trials(self._storage, self._study_id), self.spec)
 
     def close(self) -> None:
         """Let go of the storage."""

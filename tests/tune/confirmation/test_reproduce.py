@@ -91,7 +91,10 @@ def test_a_method_s_own_table_stands_beside_its_published_errors(
     (row,) = document["rows"]
     assert row["test_error"] is not None and row["report"] is None and row["published"]["error"] == 4.85
     text = {path.suffix: path for path in write_all(document, tmp_path)}
-    assert "4.85" in text[".md"].read_text() and "Published rows: the published setting" in text[".md"].read_text()
+    assert (
+        "4.85" in text[".md"].read_text()
+        and "Published rows: the published setting" in text[".md"].read_text()
+    )
     (line,) = csv.DictReader(text[".csv"].open())
     assert (line["report"], line["published"], line["published_std"]) == ("", "4.85", "")
     assert text[".png"].stat().st_size > 10_000

@@ -44,7 +44,7 @@ EXAMPLE = EXAMPLES / "study.yaml"
 class Wider(SearchRequest):
     """A request with an option more."""
 
-    patience: Annotated[int | None, Option(baseline=INHERITED, otherwise="for ever", metavar="N")] = Field(
+    stamina: Annotated[int | None, Option(baseline=INHERITED, otherwise="for ever", metavar="N")] = Field(
         None, ge=2, le=50, description="Trials without progress after which the search ends"
     )
 
@@ -72,19 +72,19 @@ def flags(info: Any) -> list[str]:
 
 def test_an_option_more_is_a_field_more(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    path.write_text("patience: 7\n")
-    assert typed(["--patience", "5"], Wider) == Wider(patience=5)
-    assert typed(["--study", str(path)], Wider) == Wider(patience=7)
-    with pytest.raises(ConfigError, match=r"patience = 1: must be between 2 and 50\."):
-        typed(["--patience", "1"], Wider)
-    assert request_words(Wider(patience=5)) == ["--patience", "5"]
-    assert study_schema(Wider)["properties"]["patience"] == {
+    path.write_text("stamina: 7\n")
+    assert typed(["--stamina", "5"], Wider) == Wider(stamina=5)
+    assert typed(["--study", str(path)], Wider) == Wider(stamina=7)
+    with pytest.raises(ConfigError, match=r"stamina = 1: must be between 2 and 50\."):
+        typed(["--stamina", "1"], Wider)
+    assert request_words(Wider(stamina=5)) == ["--stamina", "5"]
+    assert study_schema(Wider)["properties"]["stamina"] == {
         "description": "Trials without progress after which the search ends [for ever; 2 to 50]",
         "anyOf": [{"type": "integer", "minimum": 2, "maximum": 50}, {"type": "null"}],
         "default": None,
     }
     added = signature_source(Wider).removeprefix(signature_source())
-    assert added.split("\n")[1] == "    patience: int | None" and "[for ever; 2 to 50]" in added
+    assert added.split("\n")[1] == "    stamina: int | None" and "[for ever; 2 to 50]" in added
 
 
 def test_its_help_is_on_the_command_line() -> None:
@@ -93,17 +93,17 @@ def test_its_help_is_on_the_command_line() -> None:
 
     parameters = inspect.signature(takes_request(command, Wider)).parameters
     assert [name for name in parameters if name not in ("study", "trust_method")] == list(Wider.model_fields)
-    info = parameters["patience"].annotation.__metadata__[0]
-    assert flags(info) == ["--patience"] and info.metavar == "N"
-    assert info.help == help_of(Wider, "patience")
+    info = parameters["stamina"].annotation.__metadata__[0]
+    assert flags(info) == ["--stamina"] and info.metavar == "N"
+    assert info.help == help_of(Wider, "stamina")
 
 
 def test_a_field_without_an_option_is_an_error_of_the_programmer() -> None:
     class Careless(SearchRequest):
-        patience: int = 3
+        stamina: int = 3
 
-    with pytest.raises(TypeError, match=r"'patience' of Careless needs an Option\(baseline=\.\.\.\)"):
-        option_of(Careless, "patience")
+    with pytest.raises(TypeError, match=r"'stamina' of Careless needs an Option\(baseline=\.\.\.\)"):
+        option_of(Careless, "stamina")
 
 
 @pytest.mark.parametrize("name", FIELDS)

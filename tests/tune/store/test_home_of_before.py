@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from search_spaces import load_yaml
-from ssl_core.system.environment import fingerprint
+from ssl_core import __version__
 from ssl_core.training import checkpoint
 from tests.tune.helpers import Done, mlflow_runs, mlflow_steps, rewrite_paths
 from tests.tune.store.data.make_home import NAME, TIMES, running_with_checkpoints
@@ -27,6 +27,8 @@ DATA = Path(__file__).parent / "data"
 BEFORE: dict[str, Any] = json.loads((DATA / f"{NAME}.json").read_text())
 
 
+ABSENT_AT_TIMES = ("ssl/pseudo_label_accuracy", "train/loss_unsupervised")
+"""Beginnings of metrics that an epoch lacks where nothing was accepted."""
 SINCE = ("val/error_balanced", "val/ece", "val/overconfidence", "time/seconds_saved")
 """Metrics that later versions measure in addition."""
 
@@ -64,25 +66,27 @@ def trials_of(study: Study) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def differences() -> list[str]:
-    """What of processor and versions is another here than where the home was made; this package's own version aside."""
-    here = fingerprint("cpu")
-    return [name for name, made in BEFORE["fingerprint"].items() if name != "ssl-tune" and here[name] != made]
+def check_continued(
+    found: list[dict[str, Any]], stored: list[dict[str, Any]], expected: list[dict[str, Any]]
+) -> None:
+    """What was there is there to the bit, and the rest has the form that the code of before gave it.
 
-
-def check_equal(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """To the bit where processor and versions are those of the recording; elsewhere, as far as rounding lets it be."""
-    different = differences()
-    print("compared approximately: other " + ", ".join(different) if different else "compared to the bit")
-    if not different:
-        assert found == expected
-        return
-    assert [row["params"] for row in found] == [row["params"] for row in expected]
+    Version 0.2.0 draws other crops, flips and strong views: what it trains has other bits than 0.1.0 would have made.
+    """
+    assert len(found) == len(expected)
+    for mine, kept in zip(found, stored, strict=False):  # later trials were not there yet
+        assert mine["params"] == kept["params"]
+        assert mine["curves"][: len(kept["curves"])] == kept["curves"]
     for mine, theirs in zip(found, expected, strict=True):
-        # Rounding may turn a prediction, with it an order of trials, and with that where ASHA stops one.
+        assert (
+            mine["state"] in ("completed", "stopped_early")
+            and mine["params"].keys() == theirs["params"].keys()
+        )
         for point, recorded in zip(mine["curves"], theirs["curves"], strict=False):
-            assert point.keys() == recorded.keys()
-            assert math.isclose(point["val/loss"], recorded["val/loss"], rel_tol=0.05)
+            other = point.keys() ^ recorded.keys()
+            assert all(name.startswith(ABSENT_AT_TIMES) for name in other) and math.isfinite(
+                point["val/loss"]
+            )
 
 
 @pytest.mark.parametrize("name", ["finished", "confirmed", "killed", "own"])
@@ -109,7 +113,7 @@ def kept_histories(study: Study) -> Mapping[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("name", "running"), [("killed", 2), ("own", 1)])
-def test_an_interrupted_study_goes_on_as_it_would_have_with_the_code_of_before(
+def test_an_interrupted_study_goes_on_and_says_that_another_version_began_it(
     moved: Home, local_ray: None, ssl_tune: Command, name: str, running: int
 ) -> None:
     study = load_study(name)
@@ -120,7 +124,8 @@ def test_an_interrupted_study_goes_on_as_it_would_have_with_the_code_of_before(
     assert done.code == 0, done
     after = load_study(name)
     assert after.status()["state"] == "finished" and after.status()["tracking"]["pending"] == 0
-    check_equal(trials_of(after), BEFORE["resumed"][name])
+    assert f"{name} was begun with ssl-tune 0.1.0, and goes on with {__version__}" in done.err + done.out
+    check_continued(trials_of(after), BEFORE["stored"][name], BEFORE["resumed"][name])
     # No epoch that had a checkpoint was trained again: even its seconds are the same.
     seconds = {
         (row["trial"], row["epoch"]): row["time/epoch_seconds"] for row in after.curves().to_dict("records")
@@ -173,7 +178,7 @@ def test_a_study_is_reported(moved: Home, ssl_tune: Command, tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("name", ["finished", "confirmed", "own"])
-def test_a_study_is_exported_and_its_configuration_gives_the_same_error(
+def test_a_study_is_exported_and_its_configuration_runs_and_says_that_bits_may_differ(
     moved: Home, ssl_tune: Command, tmp_path: Path, name: str
 ) -> None:
     study = load_study(name)
@@ -185,5 +190,7 @@ def test_a_study_is_exported_and_its_configuration_gives_the_same_error(
     trust = ["--trust-method"] if name == "own" else []  # a method file that came from elsewhere
     again = ssl_tune("train", "--config", tmp_path / "best.yaml", "--out", tmp_path / "run", "--json", *trust)
     assert again.code == 0, again
-    if not differences():
-        assert again.document["val_error"] == best["val_error"]
+    assert (
+        f"the bits may differ from the exported run's: ssl-tune: 0.1.0 there, {__version__} here" in again.err
+    )
+    assert 0 <= again.document["val_error"] <= 100

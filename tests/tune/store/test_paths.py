@@ -190,6 +190,8 @@ def test_a_local_ray_with_a_long_tmpdir_listens_on_loopback_alone(ready_home: Ho
 def test_ray_is_told_the_gpus_that_were_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {}
     monkeypatch.setattr(local_ray.ray, "init", lambda **options: told.update(options))
+    for name in ("_started_with", "_awaited"):  # as they are afterwards: no Ray is started here
+        monkeypatch.setattr(local_ray, name, getattr(local_ray, name))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,3")
     local_ray.start_ray(1, "json")
     assert told["num_gpus"] == 3 and told["_node_ip_address"] == "127.0.0.1"

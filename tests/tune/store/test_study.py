@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tune
+from ssl_core import __version__
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_home, make_spec, make_study
 from tune.errors import Exit, ServiceError
@@ -214,6 +215,29 @@ def test_a_study_whose_data_changed_is_not_carried_on(
     assert done.code == 2 and "changed since" in done.err and spec.split_hash is not None
     assert spec.split_hash in done.err and "start a new study" in done.err
     assert not folder.is_locked() and folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("begun", "says"), [(None, False), ({"ssl-tune": __version__}, False), ({"ssl-tune": "0.1.0"}, True)]
+)
+def test_a_study_that_another_version_began_says_so(
+    ready_home: Home, begun: dict[str, str] | None, says: bool
+) -> None:
+    from tune.engine.progress import Progress
+    from tune.launch.preparation import say_if_version_changed
+
+    lines: list[str] = []
+
+    class Listening(Progress):
+        def say(self, message: str) -> None:
+            lines.append(message)
+
+    folder, spec = make_study(ready_home)
+    folder.write_spec(spec.model_copy(update={"fingerprint": begun}))
+    say_if_version_changed(load_study("s", home=ready_home.path), Listening())
+    assert bool(lines) == says
+    if says:
+        assert f"s was begun with ssl-tune 0.1.0, and goes on with {__version__}" in lines[0]
 
 
 def test_the_package_offers_functions_whatever_was_imported_before() -> None:

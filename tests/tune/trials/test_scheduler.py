@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from tune.definition.rungs import expected_epochs, rungs
-from tune.engine.scheduler import StudyASHA
+from tune.engine.scheduler import Rung, StudyASHA
 from tune.trials.record import TrialRecord
 from tune.worker.report_keys import ERROR, SSL_EPOCH
 
@@ -123,6 +125,18 @@ def test_decisions_are_those_of_rays_own_asha(epochs: int, seed: int) -> None:
         assert [mine[str(n)] for n in decided if str(n) in mine] == [
             rays[f"ray-{n}"] for n in decided if f"ray-{n}" in rays
         ]
+
+
+@pytest.mark.parametrize("digits", [0, 1, 12])
+def test_a_rungs_quantile_is_numpys(digits: int) -> None:
+    """The reference is what Ray calls; values that tie, and one that is not a number."""
+    chance, rung = random.Random(digits), Rung()
+    assert math.isnan(rung.quantile(0.5))
+    for number in range(300):
+        rung[str(number)] = math.nan if number == 7 else -round(chance.uniform(0, 100), digits)
+        for eta in (2, 3, 4, 7):
+            percent = (1 - 1 / eta) * 100
+            assert rung.quantile(percent / 100) == np.nanpercentile(list(rung.values()), percent)
 
 
 def test_filling_rungs_again_looks_at_each_value_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
+from ssl_core.system.version import __version__
 from tune.revision import git_revision
 
 
 def version_line() -> str:
-    """Version and revision of what is installed: ``ssl-tune 0.1.0 (revision 1a2b3c4d5e6f)``."""
-    try:
-        number = version("ssl-tune")
-    except PackageNotFoundError:  # run from a checkout that was not installed
-        number = "not installed"
-    return f"ssl-tune {number} (revision {git_revision()})"
+    """Version and revision of what runs: ``ssl-tune 0.2.0 (revision 1a2b3c4d5e6f)``."""
+    return f"ssl-tune {__version__} (revision {git_revision()})"
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ssl_core.system.errors import ConfigError
 from tune.definition.request import SearchRequest
+from tune.findings.outlook.rule import is_settled
 from tune.findings.study import Study
 from tune.steering.inbox import Wish
 from tune.store.event_log import EventLog
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """New totals of a study, None where one stays as it is; and whether trials that failed run again.
+    """New totals and patience of a study, None where one stays as it is; and whether trials that failed run again.
 
     Attributes:
         trials, time_budget, epochs_budget, gpu_hours: as of a request; the time in seconds, or text such as "2h".
+        patience: another one.
         retry_failed: trials that failed for a cause that may be mended run again.
     """
 
@@ -30,6 +33,7 @@ class Change:
     time_budget: float | str | None = None
     epochs_budget: int | None = None
     gpu_hours: float | None = None
+    patience: int | None = None
     retry_failed: bool = False
 
     def __bool__(self) -> bool:
@@ -63,7 +67,7 @@ def checked(study: Study, change: Change) -> list[Wish]:
     """The wishes that a change is, as far as they can be carried out as the study stands.
 
     Raises:
-        ConfigError: fewer trials than there are, a budget that is spent, or no failed trial.
+        ConfigError: fewer trials than there are, a budget that is spent, a patience that is over, or no failed trial.
     """
     from tune.steering import checks  # loads Optuna
 
@@ -77,4 +81,9 @@ def checked(study: Study, change: Change) -> list[Wish]:
         else:
             checks.check_failed(study.name, records)
     checks.check_budgets_left(spec, cost)
+    if any(wish.kind == "grow" for wish in wishes) and is_settled(records, spec):
+        raise ConfigError(
+            f"--patience {spec.patience} has ended the study {spec.name!r}: so many trials in a row have not improved "
+            "its recommendation, and no trial would begin. Give a larger one with --patience, too."
+        )
     return wishes

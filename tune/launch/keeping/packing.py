@@ -17,12 +17,12 @@ import tarfile
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
 from ssl_core.system.faults import fault
+from ssl_core.system.version import __version__
 from tune.findings.study import Study
 from tune.images.held_out import held_out_before
 from tune.store.home import Home
@@ -145,13 +145,9 @@ def _copy_database(source: Path, target: Path) -> None:
 
 def _manifest(study: Study, files: dict[str, Path], home: Home) -> dict[str, Any]:
     held_out = held_out_before(home, study.spec.config["dataset"])
-    try:
-        made_by = version("ssl-tune")
-    except PackageNotFoundError:
-        made_by = "unknown"
     return {
         "format": FORMAT,
-        "ssl_tune": made_by,
+        "ssl_tune": __version__,
         "study": study.name,
         "packed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "dataset": study.spec.config["dataset"],

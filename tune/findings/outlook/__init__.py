@@ -1,0 +1,1 @@
+"""Whether further trials of a study are expected to improve its recommendation."""
