@@ -14,7 +14,7 @@ from benchmarks import patience as benchmark
 from ssl_core.system.errors import ConfigError
 from tests.tune.engine.test_growing import ended, folder_of, run, study_of
 from tests.tune.engine.test_kill_points import make_spec_again
-from tests.tune.helpers import Done, make_spec, told
+from tests.tune.helpers import Done, make_spec, shapes_options, told, words_of
 from tune.confirmation.looks import Looks
 from tune.engine.progress import Progress
 from tune.engine.study_run import StudyRun
@@ -208,31 +208,15 @@ def test_the_driver_of_a_study_whose_patience_is_over_runs_nothing_and_notes_why
 def test_a_search_ends_says_why_and_status_shows_it(
     local_ray: None, readable: None, ready_home: Home, pictures: Path, ssl_tune: Command
 ) -> None:
-    words = ["--method", "pseudo_label", "--dataset", f"folder:{pictures}", "--epochs", 1, "--trials", 9]
-    words += [
-        "--patience",
-        1,
-        "--concurrent",
-        1,
-        "--name",
-        "s",
-        "--home",
-        ready_home.path,
-        "--scheduler",
-        "none",
-    ]
-    for setting in ("steps_per_epoch=1", "batch_size=3", "mu=1", "threads=1", "lr=1e-8", "network=wrn-10-1"):
-        words += ["--set", setting]
+    options = shapes_options(ready_home, pictures) | {"name": "s", "epochs": 4}
+    words = [*words_of(options), "--patience", 1, "--scheduler", "none"]
     done = ssl_tune("search", *words)
     assert done.code == 0, done.err
     study = load_study("s", home=ready_home.path)
     trials = len(study.records())
-    assert trials < 9 and study.status()["state"] == "finished"
+    assert trials < 6 and study.status()["state"] == "finished"
     assert "patience 1: 1 trial in a row improved the recommendation by no more" in done.err
-    assert f"the study ends with {trials} trials of 9" in study.status()["history"][-1]["what"]
+    assert f"the study ends with {trials} trials of 6" in study.status()["history"][-1]["what"]
     shown = json.loads(ssl_tune("status", "s", "--home", ready_home.path, "--json").out)["outlook"]
     assert shown["patience"] == 1 and shown["since_improvement"] == 1
-    assert (
-        "further ones would bring; patience: 1 of 1 trials."
-        in ssl_tune("status", "s", "--home", ready_home.path).out
-    )
+    assert "; patience: 1 of 1 trials." in ssl_tune("status", "s", "--home", ready_home.path).out
