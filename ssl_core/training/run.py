@@ -285,12 +285,19 @@ class Run:
         return self._in_batches(self.pixels, indices)
 
     def predictor(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Class probabilities of the evaluated (EMA) model as it is now, for training images by index: (n,) to (n, C).
+        """Class probabilities of the evaluated (EMA) model, for training images by index: (n,) to (n, C).
 
-        For many images: they are those of `evaluated_by_index` but for rounding, and come sooner.
+        For many images: they are those of `evaluated_by_index` but for rounding, and come sooner. The model is that of
+        the first call: most methods never call it, and folding copies all weights.
         """
-        network = self.ema.network.folded()
-        return lambda indices: self._in_batches(self.pixels, indices, network).softmax(dim=1)
+        network: list[torch.nn.Module] = []
+
+        def predict(indices: torch.Tensor) -> torch.Tensor:
+            if not network:
+                network.append(self.ema.network.folded())
+            return self._in_batches(self.pixels, indices, network[0]).softmax(dim=1)
+
+        return predict
 
     def evaluated_in_batches(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """`evaluated` for some of the images, (n,) int64, in batches of `eval_batch_size`: (n, C)."""

@@ -105,7 +105,7 @@ def test_a_step_says_what_to_lower(
 
 def test_an_evaluation_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(eval_batch_size=300)
-    monkeypatch.setattr(run, "evaluated", lambda images: ask_torch())
+    monkeypatch.setattr(run, "evaluated", lambda images, network: ask_torch())
     with pytest.raises(
         MemoryExhaustedError, match=r"300 images at once in wrn-10-1\. Lower eval_batch_size \(now"
     ):

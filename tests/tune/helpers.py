@@ -198,7 +198,7 @@ def shapes_options(home: Home, pictures: Path) -> dict[str, Any]:
         "space": str(space),
         "settings": SMALL | {"steps_per_epoch": 4, "ema_decay": 0.0, "bn_momentum": 0.1},
         "concurrent": 1,
-        "seed": 18,  # the three that learn come in the order of their warm-ups
+        "seed": 14,  # the three that learn come in the order of their warm-ups
     }
 
 

@@ -40,6 +40,9 @@ def reading_alone(folder: Path) -> Iterator[None]:
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
     user = os.geteuid()
+    # Matplotlib looks into its user's folder when it is loaded: root's, which the other user cannot open.
+    import matplotlib.pyplot  # noqa: F401
+
     if user == 0:  # root may write whatever the permissions say
         os.setegid(NOBODY)
         os.seteuid(NOBODY)
