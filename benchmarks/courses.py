@@ -19,9 +19,9 @@ import numpy as np
 from optuna.samplers import RandomSampler
 from ray.tune.schedulers import FIFOScheduler
 
-from benchmarks.curve_sets import EPOCHS, PARTS, POOL, RAW, SETS, Runs, read_runs
+from benchmarks.curve_sets import DATA, EPOCHS, PARTS, POOL, RAW, SETS, Runs, read_runs
 from benchmarks.own_search import QuickSearch
-from benchmarks.record_curves import DATA, Curve
+from benchmarks.record_curves import Curve
 from benchmarks.search_quality import OWN, RANDOM, RANDOM_ASHA, STOCK, asha, own_spec, stock
 from benchmarks.stock_search import Recorded, StockSearch
 from tune.store.home import Home

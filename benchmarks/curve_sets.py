@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.record_curves import DATA
-
 if TYPE_CHECKING:
     from search_spaces import SearchSpace
 
+DATA = Path(__file__).resolve().parent / "data"
 RAW = Path(__file__).resolve().parent.parent / "ssl-tune-home" / "curves"
 EPOCHS, POOL, CLASSES, PARTS, BLOCK = 12, 1000, 10, 25, 80
 LONGEST = 4.0

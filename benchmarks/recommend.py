@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.courses import BASELINES, FULL_TRAININGS, KEPT, SEARCHES, Seen, Task, courses, task_of
-from benchmarks.curve_sets import EPOCHS, PARTS, SETS, read_runs
-from benchmarks.record_curves import DATA
+from benchmarks.curve_sets import DATA, EPOCHS, PARTS, SETS, read_runs
 from benchmarks.rules import RULES, expectation, known, recommended, regret
 from benchmarks.stock_search import NO_MODEL
 

@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).resolve().parent / "data"
+from benchmarks import curve_sets
+from benchmarks.curve_sets import DATA
+
 SPACE, TABLE = DATA / "curves-space.yaml", DATA / "curves.csv"
 METHOD, EPOCHS, LABELS, SEEN, HELD = "pseudo_label", 27, 50, 50, 200
 SETTINGS: dict[str, Any] = {
@@ -159,12 +161,10 @@ def append(curve: Curve, path: Path = TABLE) -> None:
 
 def record_sets(names: Sequence[str], configs: int, jobs: int) -> None:
     """Record runs of `benchmarks.curve_sets` that have no file yet, `jobs` side by side."""
-    from benchmarks.curve_sets import declared, done, record
-
-    there = set().union(*map(done, names))
-    waiting = [job for job in declared(tuple(names), configs) if job not in there]
+    there = set().union(*map(curve_sets.done, names))
+    waiting = [job for job in curve_sets.declared(tuple(names), configs) if job not in there]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for finished in as_completed([pool.submit(record, job) for job in waiting]):
+        for finished in as_completed([pool.submit(curve_sets.record, job) for job in waiting]):
             print(finished.result(), flush=True)
 
 

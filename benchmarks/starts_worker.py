@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import starts
+from benchmarks.noting import note, noting
 from tune.worker import trainable
 from tune.worker.trainable import TrialTrainable
 
@@ -16,15 +16,15 @@ class NotingTrainable(TrialTrainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the trial."""
-        starts.note("worker: its process begins", psutil.Process().create_time())
-        starts.note("worker: gets its trial")
-        starts.noting(trainable, "prepare", "worker: data, mapped")
+        note("worker: its process begins", psutil.Process().create_time())
+        note("worker: gets its trial")
+        noting(trainable, "prepare", "worker: data, mapped")
         super().setup(config)
 
     def step(self) -> dict[str, Any]:
         """An epoch."""
-        starts.note("worker: begins its first epoch")
+        note("worker: begins its first epoch")
         try:
             return super().step()
         finally:
-            starts.note("worker: has trained its first epoch")
+            note("worker: has trained its first epoch")
