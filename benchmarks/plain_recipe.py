@@ -187,6 +187,14 @@ class PlainEMA:
                 own[name].copy_(new[name])
 
 
+def plain_optimizer(network: torch.nn.Module) -> torch.optim.SGD:
+    """SGD as stock recipes have it: Nesterov, weight decay 5e-4 on all but BatchNorm and biases."""
+    decayed = [p for n, p in network.named_parameters() if "bn" not in n and "bias" not in n]
+    others = [p for n, p in network.named_parameters() if "bn" in n or "bias" in n]
+    groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=0.03, momentum=0.9, nesterov=True)
+
+
 class PlainRecipe:
     """Trains the cell as people write it; a contender of `benchmarks.train_step`."""
 
@@ -199,14 +207,7 @@ class PlainRecipe:
         network = build_network(cell.network, self.data.num_classes, bn_momentum=0.001, seed=0, head=head)
         self.network = network.to(cell.device, memory_format=torch.contiguous_format)
         self.ema = PlainEMA(self.network, 0.999)
-        decayed = [p for n, p in self.network.named_parameters() if "bn" not in n and "bias" not in n]
-        others = [p for n, p in self.network.named_parameters() if "bn" in n or "bias" in n]
-        self.optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}],
-            lr=0.03,
-            momentum=0.9,
-            nesterov=True,
-        )
+        self.optimizer = plain_optimizer(self.network)
         self.loss = loss_of(cell.method, config.parameters)
         self.views = PlainViews(cell.side, self.data.mean, self.data.std)
         repeats = -(-cell.steps * cell.batch_size // len(self.split.labelled))

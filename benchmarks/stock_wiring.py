@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from benchmarks.plain_recipe import EVAL_BATCH, PlainEMA, pseudo_label_loss
+from benchmarks.plain_recipe import EVAL_BATCH, PlainEMA, plain_optimizer, pseudo_label_loss
 from benchmarks.plain_views import PlainViews
 from ssl_core.networks.registry import build_network
 
@@ -97,14 +97,7 @@ class Training:
         network = build_network(plan.network, plan.classes, bn_momentum=0.001, seed=0, image_size=side)
         self.network = network.to(memory_format=torch.contiguous_format)
         self.ema = PlainEMA(self.network, 0.999)
-        decayed = [p for n, p in self.network.named_parameters() if "bn" not in n and "bias" not in n]
-        others = [p for n, p in self.network.named_parameters() if "bn" in n or "bias" in n]
-        self.optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}],
-            lr=0.03,
-            momentum=0.9,
-            nesterov=True,
-        )
+        self.optimizer = plain_optimizer(self.network)
 
     def epoch(self, number: int) -> dict[str, float]:
         """Train an epoch, from 1; its metrics."""
