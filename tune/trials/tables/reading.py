@@ -17,30 +17,24 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import (
     TrialIntermediateValueModel,
-    TrialModel,
-    TrialParamModel,
-    TrialSystemAttributeModel,
-    TrialUserAttributeModel,
     TrialValueModel,
 )
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, Select, Table, bindparam, select
 
-_trials, _params = TrialModel.__table__, TrialParamModel.__table__
-_values, _results = TrialIntermediateValueModel.__table__, TrialValueModel.__table__
-_notes, _systems = TrialUserAttributeModel.__table__, TrialSystemAttributeModel.__table__
+from tune.trials.tables.names import NOTES, PARAMS, RESULTS, SYSTEMS, TRIALS, VALUES
 
-_NUMBERS = select(_trials.c.number).where(_trials.c.study_id == bindparam("of_study"))
+_NUMBERS = select(TRIALS.c.number).where(TRIALS.c.study_id == bindparam("of_study"))
 _TRIALS = (
     select(
-        _trials.c.trial_id,
-        _trials.c.number,
-        _trials.c.state,
-        _trials.c.datetime_start,
-        _trials.c.datetime_complete,
+        TRIALS.c.trial_id,
+        TRIALS.c.number,
+        TRIALS.c.state,
+        TRIALS.c.datetime_start,
+        TRIALS.c.datetime_complete,
     )
-    .where(_trials.c.study_id == bindparam("of_study"))
-    .order_by(_trials.c.trial_id)
+    .where(TRIALS.c.study_id == bindparam("of_study"))
+    .order_by(TRIALS.c.trial_id)
 )
 
 
@@ -48,15 +42,15 @@ def _below(table: Table, *columns: str) -> Select[Any]:
     """Rows of all trials of a study in another table: the trial's id and some columns."""
     return (
         select(table.c.trial_id, *(table.c[name] for name in columns))
-        .join(_trials, _trials.c.trial_id == table.c.trial_id)
-        .where(_trials.c.study_id == bindparam("of_study"))
+        .join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
+        .where(TRIALS.c.study_id == bindparam("of_study"))
     )
 
 
-_PARAMS = _below(_params, "param_name", "param_value", "distribution_json").order_by(_params.c.param_id)
-_RESULTS = _below(_results, "value", "value_type").order_by(_results.c.objective)
-_NOTES, _SYSTEMS = (_below(table, "key", "value_json") for table in (_notes, _systems))
-_VALUES = _below(_values, "step", "intermediate_value", "intermediate_value_type")
+_PARAMS = _below(PARAMS, "param_name", "param_value", "distribution_json").order_by(PARAMS.c.param_id)
+_RESULTS = _below(RESULTS, "value", "value_type").order_by(RESULTS.c.objective)
+_NOTES, _SYSTEMS = (_below(table, "key", "value_json") for table in (NOTES, SYSTEMS))
+_VALUES = _below(VALUES, "step", "intermediate_value", "intermediate_value_type")
 
 
 def trial_numbers(storage: RDBStorage, study_id: int) -> set[int]:

@@ -17,45 +17,38 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import (
     TrialIntermediateValueModel,
-    TrialModel,
-    TrialParamModel,
-    TrialSystemAttributeModel,
-    TrialUserAttributeModel,
     TrialValueModel,
 )
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 
 from ssl_core.system.faults import fault
-
-_trials, _params = TrialModel.__table__, TrialParamModel.__table__
-_values, _results = TrialIntermediateValueModel.__table__, TrialValueModel.__table__
-_notes, _systems = TrialUserAttributeModel.__table__, TrialSystemAttributeModel.__table__
+from tune.trials.tables.names import NOTES, PARAMS, RESULTS, SYSTEMS, TRIALS, VALUES
 
 _NEWEST = (
-    select(_trials.c.trial_id)
-    .where(_trials.c.study_id == bindparam("of_study"))
-    .order_by(_trials.c.trial_id.desc())
+    select(TRIALS.c.trial_id)
+    .where(TRIALS.c.study_id == bindparam("of_study"))
+    .order_by(TRIALS.c.trial_id.desc())
     .limit(1)
 )
 _NUMBER_BEFORE = (
-    select(_trials.c.number)
-    .where(_trials.c.study_id == bindparam("of_study"), _trials.c.trial_id < bindparam("of_trial"))
-    .order_by(_trials.c.trial_id.desc())
+    select(TRIALS.c.number)
+    .where(TRIALS.c.study_id == bindparam("of_study"), TRIALS.c.trial_id < bindparam("of_trial"))
+    .order_by(TRIALS.c.trial_id.desc())
     .limit(1)
 )
-_ADD_TRIAL, _ADD_PARAM, _ADD_RESULT = insert(_trials), insert(_params), insert(_results)
-_SET_NUMBER = update(_trials).where(_trials.c.trial_id == bindparam("of_trial"))
+_ADD_TRIAL, _ADD_PARAM, _ADD_RESULT = insert(TRIALS), insert(PARAMS), insert(RESULTS)
+_SET_NUMBER = update(TRIALS).where(TRIALS.c.trial_id == bindparam("of_trial"))
 _SET_NUMBER = _SET_NUMBER.values(number=bindparam("new_number"))
 _END = (
-    update(_trials)
-    .where(_trials.c.trial_id == bindparam("of_trial"), _trials.c.state == TrialState.RUNNING)
+    update(TRIALS)
+    .where(TRIALS.c.trial_id == bindparam("of_trial"), TRIALS.c.state == TrialState.RUNNING)
     .values(state=bindparam("new_state"), datetime_complete=bindparam("now"))
 )
-_FORGET_VALUE = delete(_values).where(
-    _values.c.trial_id == bindparam("of_trial"), _values.c.step == bindparam("of_step")
+_FORGET_VALUE = delete(VALUES).where(
+    VALUES.c.trial_id == bindparam("of_trial"), VALUES.c.step == bindparam("of_step")
 )
-_ADD_VALUE = insert(_values)
+_ADD_VALUE = insert(VALUES)
 _PUT_VALUE = (
     "INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)"
     " VALUES (?, ?, ?, ?) ON CONFLICT (trial_id, step) DO UPDATE SET"
@@ -112,8 +105,8 @@ def add_trial(storage: RDBStorage, study_id: int, trial: FrozenTrial) -> None:
         connection.execute(_SET_NUMBER, {"of_trial": identity, "new_number": number})
         if trial.params:
             connection.execute(_ADD_PARAM, _param_rows(identity, trial))
-        _note(connection, _notes, identity, trial.user_attrs, are_new=True)
-        _note(connection, _systems, identity, trial.system_attrs, are_new=True)
+        _note(connection, NOTES, identity, trial.user_attrs, are_new=True)
+        _note(connection, SYSTEMS, identity, trial.system_attrs, are_new=True)
     trial._trial_id, trial.number = identity, number
 
 
@@ -176,7 +169,7 @@ def _note_anywhere(
         connection.execute(_FORGET_VALUE, {"of_trial": trial_id, "of_step": step})
         row = {"trial_id": trial_id, "step": step, "intermediate_value": stored}
         connection.execute(_ADD_VALUE, row | {"intermediate_value_type": kind})
-    _note(connection, _notes, trial_id, attributes)
+    _note(connection, NOTES, trial_id, attributes)
 
 
 def _note_in_sqlite(
@@ -205,8 +198,8 @@ def end_trial(
         optuna.exceptions.UpdateFinishedTrialError: it runs no more.
     """
     with storage.engine.begin() as connection:
-        _note(connection, _notes, trial_id, notes)
-        _note(connection, _systems, trial_id, system)
+        _note(connection, NOTES, trial_id, notes)
+        _note(connection, SYSTEMS, trial_id, system)
         for place, value in enumerate(values or ()):
             stored, kind = TrialValueModel.value_to_stored_repr(value)
             row = {"trial_id": trial_id, "objective": place, "value": stored, "value_type": kind}
@@ -229,10 +222,10 @@ def reopen(storage: RDBStorage, trial_id: int, notes: Collection[str]) -> None:
         notes: its attributes that speak of its end, which are removed.
     """
     with storage.engine.begin() as connection:
-        connection.execute(delete(_results).where(_results.c.trial_id == trial_id))
-        connection.execute(delete(_notes).where(_notes.c.trial_id == trial_id, _notes.c.key.in_(notes)))
+        connection.execute(delete(RESULTS).where(RESULTS.c.trial_id == trial_id))
+        connection.execute(delete(NOTES).where(NOTES.c.trial_id == trial_id, NOTES.c.key.in_(notes)))
         connection.execute(
-            delete(_systems).where(_systems.c.trial_id == trial_id, _systems.c.key.startswith("constraints"))
+            delete(SYSTEMS).where(SYSTEMS.c.trial_id == trial_id, SYSTEMS.c.key.startswith("constraints"))
         )
         again = {"state": TrialState.RUNNING, "datetime_complete": None}
-        connection.execute(update(_trials).where(_trials.c.trial_id == trial_id).values(again))
+        connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(again))
