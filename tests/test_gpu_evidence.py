@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_evidence
-from benchmarks.gpu_evidence import FULL, SPEEDS, TINY, TRAININGS, Job, read, tables, watch, work, write
+from benchmarks.gpu_evidence import FULL, SPEEDS, TINY, TRAININGS, Job, watch, work
+from benchmarks.gpu_rows import read, tables, write
 from benchmarks.plain_recipe import METHODS
 from ssl_core.config import from_document
 from tune.paper_tables.paper import SETTINGS, cells_of
