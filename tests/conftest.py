@@ -26,6 +26,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are no name of a test: a compressed file holds the time, and processes must agree on the names."""
+    return argname if isinstance(val, bytes) else None
+
+
 LONGEST = (
     "test_remote",
     "test_confirm",

@@ -59,7 +59,7 @@ def test_files_are_put_together_as_they_were_after_each_change(tmp_path: Path) -
 
 
 def part_of(head: dict[str, Any], blocks: bytes = b"") -> bytes:
-    return gzip.compress(json.dumps({"files": [head]}).encode() + b"\n" + blocks)
+    return gzip.compress(json.dumps({"files": [head]}).encode() + b"\n" + blocks, mtime=0)
 
 
 @pytest.mark.parametrize(
