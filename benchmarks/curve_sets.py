@@ -1,7 +1,7 @@
-"""Four sets of learning curves for judging searches: what each holds, how a run of it is trained, and where it is kept.
+"""Five sets of learning curves for judging searches: what each holds, how a run of it is trained, and where it is kept.
 
-A set is one method on the digits with few labels (wrn-10-1 at 8x8, 12 epochs of 10 steps). Its configurations are drawn
-uniformly from data/spaces/SET.yaml. A run is evaluated after every epoch on POOL training images that no loss and no
+A set is one method on the digits with few labels (wrn-10-1 at 8x8, 12 epochs of 24 steps), or on two classes of
+photographs at 16x16. Its configurations are drawn uniformly from data/spaces/SET.yaml. A run is evaluated after every epoch on POOL training images that no loss and no
 pseudo-label uses; the test set is not read. Which of the pool are a study's validation images is drawn PARTS times, the
 same number of each class (so val/error_balanced is val/error); all others measure how good a configuration really is.
 One fixed validation set would make every simulated search lucky or unlucky in the same way.
@@ -9,7 +9,7 @@ One fixed validation set would make every simulated search lucky or unlucky in t
 data/curves-SET.npz has the runs of a set, packed: what each part's validation images say after each epoch, and how many
 of the pool are wrong. `python -m benchmarks.curve_sets` makes it from the recorded files.
 
-CHOOSING and REPORTING were named before any curve was recorded: rules are chosen on the first, figures come from the
+CHOOSING and REPORTING were named before any of these curves was recorded: rules are chosen on the first, figures come from the
 second. The 105 curves of `benchmarks.record_curves`, which had been looked at before, belong to neither.
 """
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).resolve().parent / "data"
 RAW = Path(__file__).resolve().parent.parent / "ssl-tune-home" / "curves"
-EPOCHS, POOL, CLASSES, PARTS, BLOCK = 12, 1000, 10, 25, 80
+CACHE = RAW.parent / "cache"
+EPOCHS, POOL, PARTS, BLOCK = 12, 1000, 25, 80
 LONGEST = 4.0
 """Losses are kept as bytes: a 255th of the way from 0 to LONGEST on the axis of log(1 + 100 loss) / log(10)."""
 
@@ -36,32 +37,41 @@ class CurveSet:
     """What is trained.
 
     Attributes:
-        name: also the method's.
+        name: also the method's, and that of the file of its space.
         labels: labelled images.
         valid: validation images of a study.
         fixed: further settings.
+        classes: number of classes.
+        photographs: whether it is trained on the CIFAR-10 images of `record`'s source instead of the digits.
     """
 
     name: str
     labels: int
     valid: int
     fixed: dict[str, Any]
+    classes: int = 10
+    photographs: bool = False
+
+    @property
+    def method(self) -> str:
+        """What trains it."""
+        return self.name.removesuffix("-photographs")
 
     @property
     def settings(self) -> dict[str, Any]:
         """The configuration that all its runs share."""
         return {
-            "method": self.name,
+            "method": self.method,
             "dataset": "digits",
             "labels": self.labels,
             "network": "wrn-10-1",
             "epochs": EPOCHS,
-            "steps_per_epoch": 10,
+            "steps_per_epoch": 24,
             "batch_size": 8,
             "mu": 2,
             "threads": 1,
             "precision": "float32",
-            "data": {"valid": POOL, "image_size": 8},
+            "data": {"valid": POOL, "image_size": 16 if self.photographs else 8},
             **self.fixed,
         }
 
@@ -70,7 +80,7 @@ class CurveSet:
         """What its configurations are drawn from."""
         from search_spaces import load_space
 
-        return load_space(self.name, str(DATA / "spaces" / f"{self.name}.yaml"))
+        return load_space(self.method, str(DATA / "spaces" / f"{self.method}.yaml"))
 
 
 SETS = {
@@ -80,9 +90,10 @@ SETS = {
         CurveSet("vat", labels=50, valid=50, fixed={"vat": {"iterations": 1}}),
         CurveSet("fixmatch", labels=40, valid=40, fixed={}),
         CurveSet("mean_teacher", labels=50, valid=500, fixed={"mu": 1}),
+        CurveSet("fixmatch-photographs", labels=40, valid=40, fixed={}, classes=2, photographs=True),
     )
 }
-CHOOSING, REPORTING = ("pseudo_label", "fixmatch"), ("vat", "mean_teacher")
+CHOOSING, REPORTING = ("pseudo_label", "fixmatch"), ("vat", "mean_teacher", "fixmatch-photographs")
 
 
 @dataclass(frozen=True)
@@ -121,8 +132,12 @@ def parameters_of(name: str, number: int) -> dict[str, float]:
     return dict(study.ask(SETS[name].space.distributions(EPOCHS)).params)
 
 
-def record(job: Job) -> str:
+def record(job: Job, photographs: str | None = None) -> str:
     """Train a run and write its file; a line about it.
+
+    Args:
+        job: the run.
+        photographs: for sets that are trained on them, the data set of the two classes.
 
     The file has `classes` (POOL,), `wrong` (epochs, POOL) as bits of the pool's images, `loss` (epochs, POOL) as bytes.
     A run that diverges has fewer epochs.
@@ -141,7 +156,9 @@ def record(job: Job) -> str:
     chosen = SETS[job.set]
     overrides = chosen.space.resolve(parameters_of(job.set, job.number), EPOCHS)
     settings = chosen.settings | {"seed": job.seed}
-    config, data, split = prepare(from_document(with_overrides(settings, overrides)))
+    if chosen.photographs:
+        settings["dataset"] = photographs
+    config, data, split = prepare(from_document(with_overrides(settings, overrides)), cache=CACHE)
     began = time.process_time()
     run = Run(config, data, split)
     wrong, losses = [], []
@@ -219,10 +236,11 @@ class Runs:
 
 def validation_images(name: str, part: int, classes: np.ndarray) -> np.ndarray:
     """Places in the pool of a part's validation images, as many of each class."""
-    rng = np.random.default_rng([part, SETS[name].valid])
-    each = SETS[name].valid // CLASSES
+    chosen = SETS[name]
+    rng = np.random.default_rng([part, chosen.valid])
+    each = chosen.valid // chosen.classes
     return np.concatenate(
-        [rng.choice(np.flatnonzero(classes == c), each, replace=False) for c in range(CLASSES)]
+        [rng.choice(np.flatnonzero(classes == c), each, replace=False) for c in range(chosen.classes)]
     )
 
 

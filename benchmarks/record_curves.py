@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curve_sets
+from benchmarks import curve_sets, evidence
 from benchmarks.curve_sets import DATA
 
 SPACE, TABLE = DATA / "curves-space.yaml", DATA / "curves.csv"
@@ -159,12 +159,19 @@ def append(curve: Curve, path: Path = TABLE) -> None:
         writer.writerow(cells)
 
 
-def record_sets(names: Sequence[str], configs: int, jobs: int) -> None:
-    """Record runs of `benchmarks.curve_sets` that have no file yet, `jobs` side by side."""
+def record_sets(names: Sequence[str], configs: int, jobs: int, cifar10: str | None = None) -> None:
+    """Record runs of `benchmarks.curve_sets` that have no file yet, `jobs` side by side.
+
+    Raises:
+        ConfigError: a set of photographs, and no image folder of CIFAR-10.
+    """
+    place = None
+    if any(curve_sets.SETS[name].photographs for name in names):
+        place = evidence.place_of(evidence.TWO, cifar10 or "")
     there = set().union(*map(curve_sets.done, names))
     waiting = [job for job in curve_sets.declared(tuple(names), configs) if job not in there]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for finished in as_completed([pool.submit(curve_sets.record, job) for job in waiting]):
+        for finished in as_completed([pool.submit(curve_sets.record, job, place) for job in waiting]):
             print(finished.result(), flush=True)
 
 
@@ -173,9 +180,10 @@ def main() -> None:
     parser.add_argument("--configs", type=int, default=120)
     parser.add_argument("--set", action="append", help="of benchmarks.curve_sets; may be given again")
     parser.add_argument("--jobs", type=int, default=2, help="with --set: runs side by side")
+    parser.add_argument("--cifar10", metavar="folder:PATH", help="the images of sets of photographs")
     options = parser.parse_args()
     if options.set:
-        record_sets(options.set, options.configs, options.jobs)
+        record_sets(options.set, options.configs, options.jobs, options.cifar10)
         return
     done = {curve.number for curve in read_curves()}
     for number in range(options.configs):

@@ -11,7 +11,6 @@ from benchmarks import curve_sets, recommend
 from benchmarks.courses import BASELINES, Seen, Task, quick, task_of
 from benchmarks.curve_sets import (
     CHOOSING,
-    CLASSES,
     EPOCHS,
     PARTS,
     POOL,
@@ -32,15 +31,19 @@ from benchmarks.search_quality import OwnSearch
 from benchmarks.stock_search import Recorded
 
 
+CLASSES = SETS["vat"].classes
+
+
 def test_sets_take_turns_and_every_fourth_configuration_of_a_block_has_a_second_seed() -> None:
     names = tuple(SETS)
     jobs = declared(names, 100)
     for end in range(len(jobs)):
         counts = [sum(job.set == name for job in jobs[:end]) for name in names]
         assert max(counts) - min(counts) <= 1
-    assert len(jobs) == len(set(jobs)) == 4 * (100 + 25)
+    assert len(jobs) == len(set(jobs)) == len(SETS) * (100 + 25)
     assert {job.number for job in jobs if job.seed == 1} == set(range(0, 100, 4))
-    assert [job.seed for job in jobs[: 4 * 80]] == [0] * 320 and jobs[320].seed == 1
+    first = len(SETS) * 80
+    assert [job.seed for job in jobs[:first]] == [0] * first and jobs[first].seed == 1
     assert sorted(CHOOSING + REPORTING) == sorted(SETS)
 
 
