@@ -1,16 +1,17 @@
 """Five sets of learning curves for judging searches: what each holds, how a run of it is trained, and where it is kept.
 
 A set is one method on the digits with few labels (wrn-10-1 at 8x8, 12 epochs of 24 steps), or on two classes of
-photographs at 16x16. Its configurations are drawn uniformly from data/spaces/SET.yaml. A run is evaluated after every epoch on POOL training images that no loss and no
-pseudo-label uses; the test set is not read. Which of the pool are a study's validation images is drawn PARTS times, the
-same number of each class (so val/error_balanced is val/error); all others measure how good a configuration really is.
+photographs at 16x16. Its configurations are drawn uniformly from data/spaces/METHOD.yaml. A run is evaluated after
+every epoch on POOL training images that no loss and no pseudo-label uses; the test set is not read. Which of the pool
+are a study's validation images is drawn PARTS times, the same number of each class (so val/error_balanced is
+val/error); all others measure how good a configuration really is.
 One fixed validation set would make every simulated search lucky or unlucky in the same way.
 
 data/curves-SET.npz has the runs of a set, packed: what each part's validation images say after each epoch, and how many
 of the pool are wrong. `python -m benchmarks.curve_sets` makes it from the recorded files.
 
-CHOOSING and REPORTING were named before any of these curves was recorded: rules are chosen on the first, figures come from the
-second. The 105 curves of `benchmarks.record_curves`, which had been looked at before, belong to neither.
+CHOOSING and REPORTING were named before any of these curves was recorded: rules are chosen on the first, figures come
+from the second. The 105 curves of `benchmarks.record_curves`, which had been looked at before, belong to neither.
 """
 
 from __future__ import annotations

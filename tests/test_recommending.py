@@ -30,7 +30,6 @@ from benchmarks.rules import RULES, at_the_end, expectation, known, log_loss_of,
 from benchmarks.search_quality import OwnSearch
 from benchmarks.stock_search import Recorded
 
-
 CLASSES = SETS["vat"].classes
 
 
