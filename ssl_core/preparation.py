@@ -10,9 +10,10 @@ from typing import Any
 from ssl_core.config import from_document, options_of, resolve, with_backbone
 from ssl_core.data.datasets import Dataset, Split, describe, load_train
 from ssl_core.data.splits.drawing import Wanted, split_for
+from ssl_core.data.splits.folds import folded
 from ssl_core.data.splits.holdout import Membership
 from ssl_core.data.splits.refit import with_validation
-from ssl_core.schema import RunConfig, SkippedFile
+from ssl_core.schema import DataConfig, RunConfig, SkippedFile
 from ssl_core.system import environment
 
 
@@ -42,13 +43,15 @@ def prepare(
     config = with_backbone(config, data.image_size, data.num_classes)
     for note in data.facts.notes:
         warnings.warn(note, stacklevel=2)
-    split = split_of(config, data)
+    base = split_of(config.model_copy(update={"refit": False, "data": _of_fold_0(config)}), data)
+    split = split_of(config, data, base)
     if _skips_anew(config) and data.rows is not None:
         skipped = tuple(SkippedFile(file=file, sha256=sha256) for file, sha256 in data.facts.skipped)
         config = config.model_copy(update={"data": config.data.model_copy(update={"skipped": skipped})})
     if not data.is_plain and not config.refit:  # only now is it known which images are held out
-        counts = {"valid": len(split.valid)}
-        update = {"labels": len(split.labelled), "data": config.data.model_copy(update=counts)}
+        # Those of fold 0, from which a further fold is drawn again: where images are tied together, its own may differ.
+        counts = {"valid": len(base.valid)}
+        update = {"labels": len(base.labelled), "data": config.data.model_copy(update=counts)}
         config = config.model_copy(update=update)
     return config, data, split
 
@@ -91,11 +94,35 @@ def asked(
     return prepare(config, data_root=data_root, cache=cache, membership=membership)[0]
 
 
-def split_of(config: RunConfig, data: Dataset) -> Split:
-    """The split that a resolved configuration asks for."""
+def _of_fold_0(config: RunConfig) -> DataConfig:
+    return config.data.model_copy(update={"fold": 0})
+
+
+def split_of(config: RunConfig, data: Dataset, base: Split | None = None) -> Split:
+    """The split that a resolved configuration asks for.
+
+    Args:
+        config: the configuration.
+        data: its training images.
+        base: the split of its fold 0, no refit, where it is at hand; it is not drawn again, and nothing is said of it.
+
+    Raises:
+        ConfigError: numbers that the data cannot give, or a fold of data that have none (`ssl_core.data.splits.folds`).
+    """
+    wanted = _wanted(config, data)
+    if base is None:
+        drawn = split_for(data, wanted)
+        for note in drawn.notes:
+            warnings.warn(note, stacklevel=2)
+        base = drawn.split
+    split = folded(data, base, wanted, config.data.fold)
+    return with_validation(split) if config.refit else split
+
+
+def _wanted(config: RunConfig, data: Dataset) -> Wanted:
     assert config.labels is not None and config.data.valid is not None
     every_label = not data.is_plain and config.labels >= int((data.labels >= 0).sum()) - config.data.valid
-    wanted = Wanted(
+    return Wanted(
         labelled=None if every_label else config.labels,
         valid=config.data.valid,
         valid_share=config.data.valid_share,
@@ -103,7 +130,3 @@ def split_of(config: RunConfig, data: Dataset) -> Split:
         split_seed=config.data.split_seed,
         label_seed=config.data.label_seed,
     )
-    drawn = split_for(data, wanted)
-    for note in drawn.notes:
-        warnings.warn(note, stacklevel=2)
-    return with_validation(drawn.split) if config.refit else drawn.split

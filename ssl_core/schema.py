@@ -82,6 +82,13 @@ class DataConfig(Section):
     )
     split_seed: int = Field(0, ge=0, description="draws the validation images")
     label_seed: int = Field(0, ge=0, description="draws the labelled images among the others")
+    fold: int = Field(
+        0,
+        ge=0,
+        le=99,
+        description="which division of the labelled and validation images: 0 the first, each further one redraws which "
+        "of these images are labelled and which validate",
+    )
     device_share: float = Field(
         0.3,
         ge=0,

@@ -5,7 +5,7 @@ C: classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -167,51 +167,13 @@ class _Draw:
         return np.concatenate(chosen)
 
     def _valid_of_labelled(self) -> Indices:
-        """Validation images held out of the labelled ones, unit by unit, in a random order of each class.
-
-        A unit is taken where it brings the numbers nearer to what is wanted. A class that such units leave
-        without validation images takes its smallest one.
-        """
-        counts, inside = self._valid_counts(), self._classes_of_units()
-        given = [0] * len(counts)
-        taken: set[int] = set()
-
-        def leaves_some(unit: int) -> bool:
-            return all(given[k] + n < len(self.members[k]) for k, n in inside[unit])
-
-        def brings_nearer(unit: int) -> bool:
-            gain = [abs(given[k] - counts[k]) - abs(given[k] + n - counts[k]) for k, n in inside[unit]]
-            return sum(gain) > 0
-
-        def take(unit: int) -> None:
-            taken.add(unit)
-            for k, n in inside[unit]:
-                given[k] += n
-
-        for c, (members, count) in enumerate(zip(self.members, counts, strict=True)):
-            order = members[random_order(len(members), f"split/valid/{self.wanted.split_seed}/{c}")]
-            units = list(dict.fromkeys(self.units[order].tolist()))
-            for unit in units:
-                if given[c] >= count:
-                    break
-                if unit not in taken and leaves_some(unit) and brings_nearer(unit):
-                    take(unit)
-            if not given[c]:
-                possible = [unit for unit in units if leaves_some(unit)]
-                if not possible:
-                    raise ConfigError(self._torn(c))
-                take(min(possible, key=lambda unit: sum(n for _, n in inside[unit])))
-        in_valid = np.isin(self.units, np.asarray(sorted(taken), dtype=np.int64))
-        return np.flatnonzero(in_valid & (self.data.labels != UNLABELLED))
-
-    def _classes_of_units(self) -> dict[int, list[tuple[int, int]]]:
-        """(class, number of labelled images) of each unit."""
-        inside: dict[int, list[tuple[int, int]]] = {}
-        for c, members in enumerate(self.members):
-            units, counts = np.unique(self.units[members], return_counts=True)
-            for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
-                inside.setdefault(unit, []).append((c, count))
-        return inside
+        """Validation images held out of the labelled ones, unit by unit, in a random order of each class."""
+        orders = [
+            members[random_order(len(members), f"split/valid/{self.wanted.split_seed}/{c}")]
+            for c, members in enumerate(self.members)
+        ]
+        taken = held_out_units(self.units, orders, self._valid_counts(), self._torn)
+        return np.flatnonzero(np.isin(self.units, taken) & (self.data.labels != UNLABELLED))
 
     def _torn(self, c: int) -> str:
         units = self.units[self.members[c]]
@@ -273,6 +235,64 @@ class _Draw:
                 f"{number / len(classes):g}: from {min(counts)} to {max(counts)} of each (data.split: proportional)."
             )
         return counts
+
+
+def held_out_units(
+    units: Indices, orders: Sequence[Indices], counts: Sequence[int], torn: Callable[[int], str]
+) -> Indices:
+    """Units to hold out of some images, so that about as many of each class are held out as are wanted.
+
+    A unit is taken where it brings the numbers nearer to what is wanted. A class that such units leave without images
+    takes its smallest one. Every class keeps an image that is not held out.
+
+    Args:
+        units: (N,) the unit of each image: images of one unit stay together.
+        orders: of each class the images to choose from, those that are to be taken first at the beginning.
+        counts: how many images of each class are wanted.
+        torn: why a class cannot be divided, as a sentence.
+
+    Raises:
+        ConfigError: a class whose images are all in one unit.
+    """
+    inside = _classes_of_units(units, orders)
+    given = [0] * len(counts)
+    taken: set[int] = set()
+
+    def leaves_some(unit: int) -> bool:
+        return all(given[k] + n < len(orders[k]) for k, n in inside[unit])
+
+    def brings_nearer(unit: int) -> bool:
+        gain = [abs(given[k] - counts[k]) - abs(given[k] + n - counts[k]) for k, n in inside[unit]]
+        return sum(gain) > 0
+
+    def take(unit: int) -> None:
+        taken.add(unit)
+        for k, n in inside[unit]:
+            given[k] += n
+
+    for c, (order, count) in enumerate(zip(orders, counts, strict=True)):
+        of_class = list(dict.fromkeys(units[order].tolist()))
+        for unit in of_class:
+            if given[c] >= count:
+                break
+            if unit not in taken and leaves_some(unit) and brings_nearer(unit):
+                take(unit)
+        if not given[c]:
+            possible = [unit for unit in of_class if leaves_some(unit)]
+            if not possible:
+                raise ConfigError(torn(c))
+            take(min(possible, key=lambda unit: sum(n for _, n in inside[unit])))
+    return np.asarray(sorted(taken), dtype=np.int64)
+
+
+def _classes_of_units(units: Indices, members: Sequence[Indices]) -> dict[int, list[tuple[int, int]]]:
+    """(class, number of images) of each unit."""
+    inside: dict[int, list[tuple[int, int]]] = {}
+    for c, of_class in enumerate(members):
+        found, counts = np.unique(units[of_class], return_counts=True)
+        for unit, count in zip(found.tolist(), counts.tolist(), strict=True):
+            inside.setdefault(unit, []).append((c, count))
+    return inside
 
 
 def proportional(number: int, available: Sequence[int]) -> list[int]:
