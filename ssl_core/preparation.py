@@ -13,7 +13,7 @@ from ssl_core.data.splits.drawing import Wanted, split_for
 from ssl_core.data.splits.folds import folded
 from ssl_core.data.splits.holdout import Membership
 from ssl_core.data.splits.refit import with_validation
-from ssl_core.schema import DataConfig, RunConfig, SkippedFile
+from ssl_core.schema import RunConfig, SkippedFile
 from ssl_core.system import environment
 
 
@@ -43,7 +43,7 @@ def prepare(
     config = with_backbone(config, data.image_size, data.num_classes)
     for note in data.facts.notes:
         warnings.warn(note, stacklevel=2)
-    base = split_of(config.model_copy(update={"refit": False, "data": _of_fold_0(config)}), data)
+    base = split_of(of_fold(config, 0).model_copy(update={"refit": False}), data)
     split = split_of(config, data, base)
     if _skips_anew(config) and data.rows is not None:
         skipped = tuple(SkippedFile(file=file, sha256=sha256) for file, sha256 in data.facts.skipped)
@@ -94,10 +94,6 @@ def asked(
     return prepare(config, data_root=data_root, cache=cache, membership=membership)[0]
 
 
-def _of_fold_0(config: RunConfig) -> DataConfig:
-    return config.data.model_copy(update={"fold": 0})
-
-
 def split_of(config: RunConfig, data: Dataset, base: Split | None = None) -> Split:
     """The split that a resolved configuration asks for.
 
@@ -117,6 +113,26 @@ def split_of(config: RunConfig, data: Dataset, base: Split | None = None) -> Spl
         base = drawn.split
     split = folded(data, base, wanted, config.data.fold)
     return with_validation(split) if config.refit else split
+
+
+def of_fold(config: RunConfig, fold: int) -> RunConfig:
+    """A configuration on another division of its labelled and validation images."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"fold": fold})})
+
+
+def fold_hashes(config: RunConfig, data: Dataset, split: Split, folds: int) -> tuple[str, ...]:
+    """The split hashes of a configuration's folds from 1 on.
+
+    Args:
+        config: resolved, of fold 0.
+        data: its training images.
+        split: that of fold 0.
+        folds: how many there are, fold 0 included.
+
+    Raises:
+        ConfigError: the data have none (`ssl_core.data.splits.folds`).
+    """
+    return tuple(split_of(of_fold(config, fold), data, split).hash for fold in range(1, folds))
 
 
 def _wanted(config: RunConfig, data: Dataset) -> Wanted:

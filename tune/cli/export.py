@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -99,8 +100,14 @@ def _outcome(document: dict[str, Any]) -> str:
     """What is known of an exported configuration: a sentence without its full stop."""
     origin, confirmation = document["origin"], document.get("confirmation")
     objective, expect = origin["objective"], document["expect"]
+    finished = origin.get("folds", {}).get("finished", [])
+    if len(finished) > 1:  # `expect` is what the configuration gives, which is that of the first fold
+        names = [name for name in expect if name != "epochs"]
+        expect = {name: fmean(fold[name] for fold in finished) for name in names}
+    over = f", the mean of {len(finished)} folds," if len(finished) > 1 else ""
     value = "" if objective == DEFAULT else f"{objective} {in_words(objective, expect[FIELDS[objective]])}, "
-    what = f"trial {origin['trial']} of {origin['study']}, {value}val/error {expect['val_error']:.2f} % in the search"
+    error = f"val/error {expect['val_error']:.2f} %{over} in the search"
+    what = f"trial {origin['trial']} of {origin['study']}, {value}{error}"
     if confirmation is None:
         return f"{what} (not confirmed on fresh seeds)"
     deviation = "" if confirmation["test_std"] is None else f" ± {confirmation['test_std']:.2f}"

@@ -133,7 +133,7 @@ def status_command(name: NameArgument, home: HomeOption = None, as_json: JsonOpt
             f"MLflow refused {counted(tracking['refused'], 'event')} for good; see which with: "
             f"{typed('sync', name, home)}"
         )
-    print_running(records, study.spec.config["epochs"])
+    print_running(records, study.spec.full_epochs)
     print_study(study, records)
     console().print(f"{document['outlook']['says']}.")
     for event in document["history"]:

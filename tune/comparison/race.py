@@ -134,9 +134,9 @@ class Race:
     ) -> None:
         self._valid, self._keep_in, self._write = valid, keep_in, write
         self._objective = next(iter(specs.values())).objective
-        self._budget = {name: int(spec.config["epochs"]) for name, spec in specs.items()}
+        self._budget = {name: spec.full_epochs for name, spec in specs.items()}
         self._rung = {
-            name: rungs(self._budget[name], spec.eta, spec.grace)[-1] for name, spec in specs.items()
+            name: rungs(int(spec.config["epochs"]), spec.eta, spec.grace)[-1] for name, spec in specs.items()
         }
         self._out = {each.study: each for each in out}
         self._unwritten: list[Left] = []

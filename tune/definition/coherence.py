@@ -120,6 +120,24 @@ def _check_warmup(space: SearchSpace, config: RunConfig) -> None:
         )
 
 
+def check_folds(folds: int, info: DatasetInfo, config: RunConfig) -> None:
+    """Refuse folds of data that have none.
+
+    Raises:
+        ConfigError: the data set brings validation images of its own, or a fold is fixed already.
+    """
+    if folds > 1 and info.valid_per_class is not None:
+        raise ConfigError(
+            f"--folds {folds}: {info.name!r} brings validation images of its own, and folds would train on them. Put "
+            "them among the labelled images in train/ (of a table: leave `split` empty), or leave out --folds."
+        )
+    if folds > 1 and config.data.fold:
+        raise ConfigError(
+            f"--folds {folds} with data.fold = {config.data.fold}: a trial's folds are 0 to {folds - 1}. Leave "
+            "data.fold out."
+        )
+
+
 def check_fresh_sets(info: DatasetInfo, config: RunConfig, seeds: int) -> None:
     """Refuse more labelled sets than can be drawn beside the validation images.
 

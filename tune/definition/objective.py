@@ -18,6 +18,13 @@ AXES: dict[str, str] = {
     "val/loss": "validation loss, nats",
 }
 """What a figure's axis says of it."""
+FOLD = "fold"
+"""Metric of a trial with several folds (`--folds`): which one its epoch was of, from 0."""
+
+
+def own(objective: str) -> str:
+    """The metric that has the value of the fold under way; the one of the objective's name has the trial's."""
+    return f"{FOLD}/{objective}"
 
 
 def in_words(objective: str, value: float) -> str:

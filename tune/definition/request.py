@@ -174,6 +174,13 @@ class KeptOptions(Section):
     repeats: Annotated[int, Option(baseline=INHERITED)] = Field(
         1, ge=1, le=100, description="Training seeds of a trial, whose mean is its result"
     )
+    folds: Annotated[int, Option(baseline=INHERITED)] = Field(
+        1,
+        ge=1,
+        le=10,
+        description="Divisions of the labelled and validation images that a trial trains on in turn, whose mean is its "
+        "result",
+    )
     scheduler: Annotated[Scheduler, Option(baseline=INHERITED)] = Field(
         "asha", description="What stops trials early"
     )

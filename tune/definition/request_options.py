@@ -48,6 +48,10 @@ class RequestOptions(TypedDict, total=False):
     repeats: int
     """Training seeds of a trial, whose mean is its result [1; 1 to 100]."""
 
+    folds: int
+    """Divisions of the labelled and validation images that a trial trains on in turn, whose mean is its
+    result [1; 1 to 10]."""
+
     scheduler: Literal["asha", "median", "none"]
     """What stops trials early: asha (default), median or none."""
 

@@ -20,12 +20,19 @@ class Stopping:
         eta: one of so many trials goes on at a rung.
         grace: epochs after the warm-up before which no trial is stopped; None: the first rung's.
         brackets: of ASHA; each further one lacks another of the lowest rungs, as Hyperband's do.
+        folds: divisions of the images that a trial trains on. After each but the last ASHA has a rung, at which all
+            trials that come there are compared, whatever their bracket.
     """
 
     scheduler: str = "asha"
     eta: int = REDUCTION_FACTOR
     grace: int | None = None
     brackets: int = 1
+    folds: int = 1
+
+    def fold_rungs(self, epochs: int) -> list[int]:
+        """Epochs of a trial, warm-ups included, at which it is decided whether it trains another fold."""
+        return [fold * epochs for fold in range(1, self.folds)] if self.scheduler == "asha" else []
 
     def rungs(self, epochs: int) -> list[int]:
         """Epochs after the warm-up at which a trial is compared with the others, ascending; of median the first."""
@@ -70,7 +77,9 @@ ASHA = Stopping()
 
 def stopping_of(spec: StudySpec) -> Stopping:
     """How a study stops trials early."""
-    return Stopping(scheduler=spec.scheduler, eta=spec.eta, grace=spec.grace, brackets=spec.brackets)
+    return Stopping(
+        scheduler=spec.scheduler, eta=spec.eta, grace=spec.grace, brackets=spec.brackets, folds=spec.folds
+    )
 
 
 def rungs(epochs: int, eta: int = REDUCTION_FACTOR, grace: int | None = None) -> list[int]:
@@ -101,10 +110,11 @@ def expected_epochs(epochs: int, trials: int, warmup: float, stopping: Stopping 
         warmup: mean length of the warm-up in epochs.
         stopping: how trials are stopped.
     """
-    return sum(
+    first = sum(
         _expected(epochs, share * trials, warmup, places, _kept(stopping))
         for places, share in _brackets(epochs, stopping)
     )
+    return first + epochs * sum(expected_in_folds(epochs, trials, warmup, stopping)[1:-1])
 
 
 def _expected(epochs: int, trials: float, warmup: float, places: list[int], kept: float) -> float:
@@ -117,13 +127,22 @@ def _expected(epochs: int, trials: float, warmup: float, places: list[int], kept
 
 
 def expected_ends(epochs: int, trials: int, warmup: float, stopping: Stopping = ASHA) -> float:
-    """Trials that are expected to run the full budget, under the same assumption."""
+    """Trials that are expected to run the full budget, all folds, under the same assumption."""
+    return expected_in_folds(epochs, trials, warmup, stopping)[stopping.folds]
+
+
+def expected_in_folds(epochs: int, trials: int, warmup: float, stopping: Stopping = ASHA) -> list[float]:
+    """Trials that are expected to begin each fold, and those that finish the last, under the same assumption."""
     kept = _kept(stopping)
     ends = (
         share * trials * kept ** sum(place < epochs - warmup for place in places)
         for places, share in _brackets(epochs, stopping)
     )
-    return float(max(1.0, sum(ends)))
+    begun, going = [float(trials)], float(max(1.0, sum(ends)))
+    for _ in range(1, stopping.folds):
+        going = max(1.0, going * kept) if stopping.fold_rungs(epochs) else going
+        begun.append(going)
+    return [*begun, going]
 
 
 def _brackets(epochs: int, stopping: Stopping) -> list[tuple[list[int], float]]:

@@ -74,6 +74,8 @@ class StudySpec(KeptOptions, _Head):
     `grid_levels` are those of each range of ``--sampler grid``; None in studies made before they were kept.
     `no_work_twice`: a configuration whose bits are known is not trained again; studies made before that go on as they
     were.
+    `split_hash` is that of the study's split, and `fold_hashes` are those of its further divisions (`--folds`); empty
+    until the data have been read.
     `method_path` is where the file of a user's own method lay; the study goes on with the copy in its own folder.
     """
 
@@ -87,6 +89,7 @@ class StudySpec(KeptOptions, _Head):
     grid_levels: int | None = None
     no_work_twice: bool = False
     split_hash: str | None = None
+    fold_hashes: tuple[str, ...] = Field((), strict=False)
     fingerprint: dict[str, str] | None = None
     protocol: Literal["real", "simulated"] = "simulated"
     label: str | None = None
@@ -110,6 +113,11 @@ class StudySpec(KeptOptions, _Head):
     def out_of(self) -> str:
         """What is written behind a number of trials: ``/16``; nothing where their number does not end the study."""
         return "" if self.ends_by_epochs else f"/{self.trials}"
+
+    @property
+    def full_epochs(self) -> int:
+        """Epochs of a trial that trains all of its folds."""
+        return self.folds * int(self.config["epochs"])
 
     def base_config(self) -> RunConfig:
         """The configuration that all trials share, before the searched values are filled in."""

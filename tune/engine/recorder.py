@@ -22,14 +22,13 @@ from ray.tune import Callback
 from ray.tune.result import NODE_IP
 
 from search_spaces.yaml_text import Dumper
-from ssl_core.measures import balanced_deviation
 from ssl_core.pictures.file import FILE_NAME as PICTURE
 from ssl_core.training.warmups.names import is_shared
 from tune.engine.storage_faults import headline, is_storage_trouble
 from tune.engine.worker_deaths import HangWatch, MemoryKills
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
-from tune.trials.record import ENQUEUED, shared_so_far
+from tune.trials.record import ENQUEUED, deviation_so_far, folds_so_far, shared_so_far
 from tune.trials.study_trials import StudyTrials
 from tune.worker.report_keys import (
     BALANCED,
@@ -37,6 +36,7 @@ from tune.worker.report_keys import (
     EPOCH,
     ERROR,
     ERROR_FILE,
+    IN_WARMUP,
     LOSS,
     MESSAGE,
     METRICS,
@@ -239,18 +239,20 @@ class Recorder(Callback):
     def _epoch(self, number: int, result: dict[str, Any], reason: str | None) -> None:
         last = self._last[number]
         if result[EPOCH] <= last["epoch"]:
-            self._hangs.started(number, warmup=SSL_EPOCH not in result)  # alive, but nothing is new
+            self._hangs.started(number, warmup=_in_warmup(result))  # alive, but nothing is new
             return
         metrics = result[METRICS]
+        folds = folds_so_far(last, metrics, epoch=result[EPOCH], epochs=self._records.epochs)
         summary = {
             "epoch": result[EPOCH],
             "ssl_epoch": result.get(SSL_EPOCH),
             "val_error": result[ERROR],
             "val_error_balanced": result.get(BALANCED),
-            "deviation": _deviation(result.get(CLASSES) or {}),
+            "deviation": deviation_so_far(result.get(CLASSES) or {}, len(folds.get("folds", ()))),
             "val_loss": result[LOSS],
             "seconds": last["seconds"] + metrics["time/epoch_seconds"],
             **shared_so_far(last, metrics),
+            **folds,
             "stop_reason": reason,  # in the one write that makes the epoch known
         }
         # The event log goes first: if the driver dies in between, the worker reports this epoch again, the log
@@ -261,9 +263,9 @@ class Recorder(Callback):
         self._last[number] = summary
         self._spared.pop(number, None)
         if is_shared(metrics):  # nothing was trained: that tells nothing of how long an epoch takes
-            self._hangs.started(number, warmup=SSL_EPOCH not in result)
+            self._hangs.started(number, warmup=_in_warmup(result))
         else:
-            self._hangs.reported(number, metrics["time/epoch_seconds"], warmup=SSL_EPOCH not in result)
+            self._hangs.reported(number, metrics["time/epoch_seconds"], warmup=_in_warmup(result))
         self.epochs_run += 1
         self.seconds_run += metrics["time/epoch_seconds"]
 
@@ -280,9 +282,9 @@ class Recorder(Callback):
             self._folder.drop_trial(number)
 
 
-def _deviation(classes: Mapping[str, list[int]]) -> float | None:
-    """Standard deviation of the balanced error, from an epoch's counts by class."""
-    return balanced_deviation(classes["images"], classes["wrong"]) if "images" in classes else None
+def _in_warmup(result: Mapping[str, Any]) -> bool:
+    """Whether a reported epoch was one of a warm-up."""
+    return bool(result.get(IN_WARMUP, SSL_EPOCH not in result))
 
 
 def _error(trial: Any) -> Exception | None:

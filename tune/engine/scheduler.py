@@ -3,6 +3,9 @@
 Ray loses what a scheduler has seen when the driver ends, and keys it by an id that changes with every sitting. Here it
 is keyed by the trial's number in the study, and filled again from the trials in Optuna.
 
+Within a trial's first fold its epochs are judged. Of further folds (`--folds`) ASHA looks at the ends alone: whether a
+trial is given its next.
+
 A trial that somebody stops (`tune.steering`) ends with its next report, whatever the scheduler is.
 """
 
@@ -23,7 +26,7 @@ from tune.definition.objective import DEFAULT
 from tune.definition.rungs import ASHA, Stopping, stopping_of
 from tune.definition.spec import StudySpec, generator_seed
 from tune.trials.record import TrialRecord
-from tune.worker.report_keys import SSL_EPOCH
+from tune.worker.report_keys import EPOCH, SSL_EPOCH
 
 
 def make_scheduler(
@@ -40,7 +43,7 @@ def make_scheduler(
     if stopping.scheduler == "none":
         return StudyFIFO(stop_asked)
     if stopping.scheduler == "median":
-        return StudyMedian(stopping.rungs(epochs)[0], earlier, spec.objective, stop_asked)
+        return StudyMedian(stopping.rungs(epochs)[0], earlier, spec.objective, stop_asked, epochs=epochs)
     return StudyASHA(epochs, earlier, spec.objective, stop_asked, stopping=stopping, seed_of=spec)
 
 
@@ -122,11 +125,18 @@ class StudyASHA(AsyncHyperBandScheduler):
         )
         # Ray builds its own list up to max_t, which may come out one short by a rounding of its logarithm.
         self._brackets = [Bracket(milestones, stopping.eta) for milestones in stopping.by_bracket(epochs)]
+        self._epochs, self._fold_ends = epochs, frozenset(stopping.fold_rungs(epochs))
+        self._folds = Bracket(self._fold_ends, stopping.eta)
         for record in earlier:
+            warmup = record.epoch - (record.ssl_epoch or 0)
             for ssl_epoch, value in sorted(record.intermediate.items()):
                 if ssl_epoch > (record.ssl_epoch or 0):
                     continue  # its driver died while noting it: it is reported, and judged, again
-                self._enter(int(record.trial), ssl_epoch, value)
+                if warmup + ssl_epoch <= epochs:
+                    bracket = self._brackets[self.bracket_of(int(record.trial))]
+                    _enter(bracket, record.trial, ssl_epoch, value)
+                if warmup + ssl_epoch in self._fold_ends:
+                    _enter(self._folds, record.trial, warmup + ssl_epoch, value)
 
     def bracket_of(self, number: int) -> int:
         """The bracket of a trial."""
@@ -136,21 +146,18 @@ class StudyASHA(AsyncHyperBandScheduler):
         drawn = np.random.default_rng(generator_seed(self._seed_of, "bracket", number)).random()
         return int(np.searchsorted(np.cumsum(self._shares)[:-1], drawn, side="right"))
 
-    def _enter(self, number: int, ssl_epoch: int, value: float) -> None:
-        """Note a value that was judged in an earlier sitting, in the rung where Ray's bracket noted it.
-
-        Judging it again would take the quantile of all values that came there before, of which nothing is wanted.
-        """
-        name = str(number)
-        for milestone, recorded in self._brackets[self.bracket_of(number)]._rungs:  # the highest first
-            if ssl_epoch >= milestone:
-                if name not in recorded:
-                    recorded[name] = -value
-                return
-
-    def _judge(self, number: int, ssl_epoch: int, value: float) -> str:
+    def _judge(self, number: int, result: dict[str, Any]) -> str:
+        """Ray's decision about a report; at the end of a fold it is judged twice, and goes on if it passes both."""
         shim: Any = SimpleNamespace(trial_id=str(number))
-        return str(self._brackets[self.bracket_of(number)].on_result(shim, ssl_epoch, -value))
+        epoch, value = result.get(EPOCH, 0), -result[self._objective]
+        decisions = []
+        if epoch <= self._epochs:
+            decisions.append(
+                self._brackets[self.bracket_of(number)].on_result(shim, result[SSL_EPOCH], value)
+            )
+        if epoch in self._fold_ends:
+            decisions.append(self._folds.on_result(shim, epoch, value))
+        return str(self.STOP if self.STOP in decisions else self.CONTINUE)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Put the trial into its bracket."""
@@ -163,7 +170,7 @@ class StudyASHA(AsyncHyperBandScheduler):
         if SSL_EPOCH not in result or result.get(self._objective) is None:
             return str(self.CONTINUE)
         fault("rung:before")
-        decision = self._judge(trial.config["trial"], result[SSL_EPOCH], result[self._objective])
+        decision = self._judge(trial.config["trial"], result)
         fault("rung:after")
         return decision
 
@@ -176,6 +183,18 @@ class StudyASHA(AsyncHyperBandScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Forget Ray's id; what the trial left in the rungs stays."""
         self._trial_info.pop(trial.trial_id, None)
+
+
+def _enter(bracket: _Bracket, trial: str, place: int, value: float) -> None:
+    """Note a value that was judged in an earlier sitting, in the rung where Ray's bracket noted it.
+
+    Judging it again would take the quantile of all values that came there before, of which nothing is wanted.
+    """
+    for milestone, recorded in bracket._rungs:  # the highest first
+        if place >= milestone:
+            if trial not in recorded:
+                recorded[trial] = -value
+            return
 
 
 class TrialNumber(str):
@@ -198,6 +217,7 @@ class StudyMedian(MedianStoppingRule):
         earlier: the study's trials so far.
         objective: what the study goes by.
         stop_asked: as of `StudyASHA`.
+        epochs: of a fold; later ones, of further folds, are not looked at. None: there is one fold.
     """
 
     def __init__(
@@ -206,12 +226,18 @@ class StudyMedian(MedianStoppingRule):
         earlier: Iterable[TrialRecord] = (),
         objective: str = DEFAULT,
         stop_asked: Collection[int] = (),
+        *,
+        epochs: int | None = None,
     ) -> None:
         self._objective, self._stop_asked = objective, stop_asked
+        self._epochs = math.inf if epochs is None else epochs
         super().__init__(time_attr=SSL_EPOCH, metric=objective, mode="min", grace_period=grace)
         for record in earlier:
             for ssl_epoch, value in sorted(record.intermediate.items()):
-                if ssl_epoch <= (record.ssl_epoch or 0):  # else it is reported, and judged, again
+                of_fold_0 = record.epoch - (record.ssl_epoch or 0) + ssl_epoch <= self._epochs
+                if of_fold_0 and ssl_epoch <= (
+                    record.ssl_epoch or 0
+                ):  # else it is reported, and judged, again
                     self._results[record.trial].append(self._row(ssl_epoch, value))
 
     def _row(self, ssl_epoch: int, value: float) -> dict[str, Any]:
@@ -220,6 +246,8 @@ class StudyMedian(MedianStoppingRule):
     def _news(self, trial: Any, result: dict[str, Any]) -> dict[str, Any] | None:
         """What counts of a report; None where it says nothing new."""
         if SSL_EPOCH not in result or result.get(self._objective) is None:
+            return None
+        if result.get(EPOCH, 0) > self._epochs:
             return None
         known = self._results.get(str(trial.config["trial"]))
         if known and known[-1][SSL_EPOCH] >= result[SSL_EPOCH]:

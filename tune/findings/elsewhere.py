@@ -69,6 +69,7 @@ class HomeResults:
             "val_loss": record.val_loss,
             "seconds": record.seconds,
             "stop_reason": "completed",
+            **({"folds": list(record.folds)} if record.folds else {}),
         }
         same = other.spec.objective == self._spec.objective
         value: float = getattr(record, FIELDS[self._spec.objective])
@@ -78,7 +79,7 @@ class HomeResults:
 def comparable(spec: StudySpec, other: StudySpec) -> bool:
     """Whether two studies may have trained the same configuration to the same bits: all is the same but what is
     searched."""
-    facts = [(s.split_hash, s.fingerprint, s.repeats) for s in (spec, other)]
+    facts = [(s.split_hash, s.fold_hashes, s.fingerprint, s.repeats) for s in (spec, other)]
     if facts[0] != facts[1]:
         return False
     if any(spec.config.get(name) != other.config.get(name) for name in ("method", "method_digest")):

@@ -190,12 +190,7 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
     document = {
         "format": FORMAT,
         "config": plain,
-        "expect": {
-            "val_error": record.val_error,
-            **({} if (balanced := record.val_error_balanced) is None else {"val_error_balanced": balanced}),
-            "val_loss": record.val_loss,
-            "epochs": record.epoch,
-        },
+        "expect": _expected(record, int(study.spec.config["epochs"])),
         "origin": {
             "study": study.name,
             "trial": record.trial,
@@ -205,6 +200,7 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
             "protocol": study.spec.protocol,
             "trials": study.spec.trials,
             **({} if study.spec.repeats == 1 else {"repeats": study.spec.repeats}),
+            **_folds(study, record),
             "classes": _classes(config),
             "confirmed": row is not None,
             "split_hash": study.spec.split_hash,
@@ -219,6 +215,23 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
     if images is not None and images.held_out is not None:
         document["held_out"] = images.held_out
     return document
+
+
+def _expected(record: TrialRecord, epochs: int) -> dict[str, Any]:
+    """What a run of a trial's configuration gives: its result or, where it has several folds, that of fold 0."""
+    names = ("val_error", "val_error_balanced", "val_loss")
+    values = record.folds[0] if record.folds else {name: getattr(record, name) for name in names}
+    found = {name: values[name] for name in names if values.get(name) is not None}
+    return {**found, "epochs": min(record.epoch, epochs)}
+
+
+def _folds(study: Study, record: TrialRecord) -> dict[str, Any]:
+    """Over how many folds a trial's value is a mean, and what is known of each; nothing in a study with one fold."""
+    if study.spec.folds == 1:
+        return {}
+    hashes = (study.spec.split_hash, *study.spec.fold_hashes)
+    each = [{"split_hash": hash, **values} for hash, values in zip(hashes, record.folds, strict=False)]
+    return {"folds": {"asked": study.spec.folds, "finished": each, "val_error": record.val_error}}
 
 
 def _classes(config: RunConfig) -> int | None:
@@ -328,10 +341,7 @@ def differences(document: Mapping[str, Any], fingerprint: Mapping[str, str]) -> 
 
 
 def expected_error(document: Mapping[str, Any]) -> float | None:
-    """The `val/error` that an exported configuration promises.
-
-    None where it is the mean of several seeds (`--repeats`), of which this is one.
-    """
+    """The `val/error` that an exported configuration promises; None where it is that of several seeds (`--repeats`)."""
     if (document.get("origin") or {}).get("repeats", 1) > 1:
         return None
     found: float | None = (document.get("expect") or {}).get("val_error")

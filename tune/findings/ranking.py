@@ -13,7 +13,8 @@ def best_record(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, boo
     """The best trial, and whether it ran the full budget.
 
     It is chosen among trials that ran the full budget, since errors at different epochs cannot be compared;
-    where there is none, among those of the deepest epoch after the warm-up that any reached. The lowest value of the
+    where there is none, among those of the deepest epoch after the warm-up that any reached. With several folds
+    (`--folds`) the full budget is all of them, and then counts how many a trial has finished. The lowest value of the
     study's objective is best. Ties in an error, which a small validation set often gives, are broken by val/loss.
     """
     completed = [r for r in records if r.state == "completed" and r.score is not None]
@@ -30,8 +31,8 @@ def _order(record: TrialRecord) -> tuple[float, float]:
 
 
 def _deepest(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    depth = max((r.ssl_epoch or 0 for r in records), default=0)
-    return [r for r in records if (r.ssl_epoch or 0) == depth]
+    depth = max((r.depth for r in records), default=(0, 0))
+    return [r for r in records if r.depth == depth]
 
 
 def ranked(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -40,7 +41,12 @@ def ranked(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     Errors at different epochs cannot be compared: trials at full budget come first, then those that got farther.
     """
     ended = [r for r in records if r.score is not None and r.state in ("completed", "stopped_early")]
-    return sorted(ended, key=lambda r: (r.state != "completed", -r.epoch, *_order(r)))
+    return sorted(ended, key=lambda r: (r.state != "completed", *_farthest_first(r), *_order(r)))
+
+
+def _farthest_first(record: TrialRecord) -> tuple[int, int]:
+    """By finished folds; within the first by epochs: those of a later fold tell nothing until it has finished."""
+    return -len(record.folds), 0 if record.folds else -record.epoch
 
 
 def describe_best(record: TrialRecord, full_budget: bool) -> dict[str, Any]:

@@ -106,8 +106,7 @@ def differences(candidate: StudySpec, wanted: StudySpec, split_hash: str | None)
     words = [k for k in mine.keys() | theirs.keys() if k not in ignored and mine.get(k) != theirs.get(k)]
     if candidate.space.digest != wanted.space.digest:
         words.append("space")
-    if candidate.objective != wanted.objective:
-        words.append("objective")
+    words += [name for name in ("objective", "folds") if getattr(candidate, name) != getattr(wanted, name)]
     if candidate.trials < wanted.trials:
         words.append("trials")
     if None not in (candidate.split_hash, split_hash) and candidate.split_hash != split_hash:

@@ -18,7 +18,7 @@ from ssl_core.system.peak import available_memory
 from tune.cluster.connection import joined, machines_of
 from tune.cluster.readiness import autoscales
 from tune.definition.request import SearchRequest
-from tune.definition.rungs import expected_ends, expected_epochs, stopping_of
+from tune.definition.rungs import expected_ends, expected_epochs, expected_in_folds, stopping_of
 from tune.definition.spec import StudySpec
 from tune.findings.ranking import resolution
 from tune.images.held_out import held_out_before
@@ -87,8 +87,11 @@ def expect(
     mean_warmup = fmean(_warmup(spec, config, values) for values in drawn)
     stopping = stopping_of(spec)
     epochs = expected_epochs(config.epochs, spec.trials, mean_warmup, stopping)
-    warmup_epochs = spec.trials * mean_warmup
-    shared = 0.0 if spec.warmup_cache == 0 else expected_shared(spec, config, drawn)
+    begun = expected_in_folds(config.epochs, spec.trials, mean_warmup, stopping)[:-1]
+    warmup_epochs = sum(begun) * mean_warmup
+    shared = 0.0
+    if spec.warmup_cache != 0:
+        shared = sum(expected_shared(spec, config, drawn, trials=max(1, round(trials))) for trials in begun)
     ends = expected_ends(config.epochs, spec.trials, mean_warmup, stopping)
     if spec.epochs_budget is not None and epochs > spec.epochs_budget:
         share = spec.epochs_budget / epochs
@@ -96,8 +99,8 @@ def expect(
         shared *= share
     price = price_of(spec, config, data, split, seconds, Measured(home.measured))
     warm, after, parameters = (spec.repeats * n for n in (price.warmup_epoch, price.epoch, price.parameters))
-    # Two checkpoints of each trial that runs, one of each that has completed (`tune.worker.trial_files`).
-    kept = 2 * spec.concurrent + ends
+    # Two checkpoints of each fold that is under way, one of each that has finished (`tune.worker.trial_files`).
+    kept = (1 + spec.folds) * spec.concurrent + spec.folds * ends
     return Expectation(
         epochs=epochs,
         warmup_epochs=warmup_epochs,
@@ -156,7 +159,7 @@ def looked_at(
         ConfigError: images that cannot be used; damaged test images; a test set that is in the training set.
     """
     from ssl_core.data.inspecting.overlaps import check_test_images
-    from ssl_core.preparation import prepare
+    from ssl_core.preparation import fold_hashes, prepare
 
     base, root = spec.base_config(), Path(spec.data_root) if spec.data_root else None
     if spec.address is not None:  # the device is a worker's; this machine only decodes
@@ -164,6 +167,7 @@ def looked_at(
     membership = held_out_before(home, base.dataset)
     config, data, split = prepare(base, data_root=root, cache=cache, membership=membership)
     options = options_of(config)
+    fold_hashes(config, data, split, spec.folds)  # they can be drawn
     told = check_test_images(data, options, allow_leak=config.data.allow_leak)
     test = describe(config.dataset, root=root, options=options).test_per_class
     return config, data, split, images_of(data, split, test), told
@@ -211,11 +215,12 @@ def plan(request: SearchRequest, home: Home) -> dict[str, Any]:
             {"name": p.name, "range": _range(p.distribution), "role": p.role}
             for p in spec.search_space().parameters
         ],
+        **({} if spec.folds == 1 else {"folds": spec.folds}),
         "rungs": _rungs(spec, config.epochs),
         "expected_epochs": round(expected.epochs, 1),
         "expected_warmup_epochs": round(expected.warmup_epochs, 1),
         "expected_shared_epochs": round(expected.shared_epochs, 1),
-        "epochs_without_stopping": spec.trials * config.epochs,
+        "epochs_without_stopping": spec.trials * spec.folds * config.epochs,
         "seconds_per_epoch": expected.seconds_per_epoch,
         "seconds_per_warmup_epoch": expected.seconds_per_warmup_epoch,
         "expected_seconds": expected.seconds,
@@ -233,6 +238,8 @@ def _rungs(spec: StudySpec, epochs: int) -> dict[str, Any]:
     kept = {"asha": f"best 1/{stopping.eta}", "median": "better than the median", "none": "all"}
     document = {"scheduler": stopping.scheduler, "after_ssl_epochs": stopping.rungs(epochs)}
     document["kept"] = kept[stopping.scheduler]
+    if stopping.folds > 1:
+        document["after_folds"] = [at // epochs for at in stopping.fold_rungs(epochs)]
     if stopping.brackets > 1:
         shares = zip(stopping.by_bracket(epochs), stopping.shares(epochs), strict=True)
         document["brackets"] = [{"after_ssl_epochs": p, "share": round(share, 3)} for p, share in shares]

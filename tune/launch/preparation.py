@@ -167,7 +167,8 @@ def with_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[StudySp
 
 
 def _with_new_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[StudySpec, list[str]]:
-    from ssl_core.system.environment import fingerprint  # loads torch
+    from ssl_core.preparation import fold_hashes  # loads torch
+    from ssl_core.system.environment import fingerprint
 
     config, data, split, images, told = looked_at(spec, home, home.cache)
     if spec.address is None:
@@ -177,9 +178,8 @@ def _with_new_data(spec: StudySpec, folder: StudyFolder, home: Home) -> tuple[St
             spec.config, int(spec.config["threads"]), spec.gpus_per_trial
         )
         config = config.model_copy(update=chosen)
-    spec = spec.model_copy(
-        update={"config": config.document(), "split_hash": split.hash, "fingerprint": made_on}
-    )
+    known = {"config": config.document(), "split_hash": split.hash, "fingerprint": made_on}
+    spec = spec.model_copy(update={**known, "fold_hashes": fold_hashes(config, data, split, spec.folds)})
     write_images(folder.path, images)
     folder.write_spec(spec)
     keep_held_out(home, config.dataset, images.membership)

@@ -118,8 +118,8 @@ def _tell(study: Study, tracker: Tracker, log: EventLog, record: TrialRecord) ->
     tracker.trial_started(trial, record.params, fixed, dump_yaml(document))
     known = {report.epoch for report in log.reports(tracker.run_key(trial))}
     history = (
-        _history(study.folder.trials / trial) if spec.repeats == 1 else []
-    )  # else it is one replicate's alone
+        _history(study.folder.trials / trial) if spec.repeats == 1 and spec.folds == 1 else []
+    )  # else it is one replicate's, or one fold's, alone
     for report in history:
         if report["epoch"] <= record.epoch and report["epoch"] not in known:
             tracker.report(

@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import load_yaml
 from search_spaces.ranges import EPOCHS, SHARE
-from ssl_core.measures import balanced_deviation
 from ssl_core.registry import get_method
 from tune.definition.points import check_points
 from tune.definition.spec import StudySpec
@@ -22,7 +21,7 @@ from tune.store.integrity import whole
 from tune.store.study_folder import StudyFolder
 from tune.trials.handover import warm_trials
 from tune.trials.optuna_storage import open_storage
-from tune.trials.record import ENQUEUED, shared_so_far
+from tune.trials.record import ENQUEUED, deviation_so_far, folds_so_far, shared_so_far
 from tune.trials.stored import own_study, verdict
 
 
@@ -72,7 +71,9 @@ def _trial(spec: StudySpec, log: EventLog, number: int) -> FrozenTrial:
     warmup = int(document["warmup_epochs"]) if _has_warmup(spec) else 0
     values = {r.epoch - warmup: r.metrics[spec.objective] for r in reports if r.epoch > warmup}
     known = {step: value for step, value in values.items() if math.isfinite(value)}
-    attributes: dict[str, Any] = {"last": _last(reports, warmup, reason)} if reports else {}
+    attributes: dict[str, Any] = {}
+    if reports:
+        attributes["last"] = _last(reports, warmup, reason, int(spec.config["epochs"]))
     start = log.find(f"{run}:start")
     tags: Any = {} if start is None else start.payload["tags"]
     if tags.get("ssl.origin") == "user":
@@ -127,23 +128,24 @@ def _end(log: EventLog, run: str) -> str | None:
     return reason
 
 
-def _last(reports: list[Report], warmup: int, reason: str | None) -> dict[str, Any]:
+def _last(reports: list[Report], warmup: int, reason: str | None, epochs: int) -> dict[str, Any]:
     """What `tune.engine.recorder` notes of a trial's last epoch."""
     last = reports[-1]
-    counts = last.classes if "images" in last.classes else None
-    deviation = None if counts is None else balanced_deviation(counts["images"], counts["wrong"])
     shared: dict[str, Any] = {}
+    folds: dict[str, Any] = {}
     for report in reports:
         shared = shared_so_far(shared, report.metrics)
+        folds = folds_so_far(folds, report.metrics, epoch=report.epoch, epochs=epochs)
     summary = {
         "epoch": last.epoch,
         "ssl_epoch": last.epoch - warmup if last.epoch > warmup else None,
         "val_error": last.metrics["val/error"],
         "val_error_balanced": last.metrics.get("val/error_balanced"),
-        "deviation": deviation,
+        "deviation": deviation_so_far(last.classes, len(folds.get("folds", ()))),
         "val_loss": last.metrics["val/loss"],
         "seconds": sum(r.metrics.get("time/epoch_seconds", 0.0) for r in reports),
         **shared,
+        **folds,
         "stop_reason": reason,
     }
     json.dumps(summary)  # as Optuna keeps it

@@ -22,7 +22,7 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import trust_named
 from tune.cluster.capacity import Machine, gpu_places, share
 from tune.cluster.gpus import check_gpus, gpu_count
-from tune.definition.coherence import check_sampler, check_sense
+from tune.definition.coherence import check_folds, check_sampler, check_sense
 from tune.definition.inputs import with_absolute_place, with_overrides
 from tune.definition.request import STARTUP_TRIALS, KeptOptions, SearchRequest
 from tune.definition.rungs import stopping_of
@@ -91,6 +91,7 @@ def resolve_request(
     if places is None:
         places = _places(request, asked, machines, grows)
     config, info, data_root = _resolved(request, asked, places.threads)
+    check_folds(request.folds, info, config)
     assert config.epochs is not None
     searched, source = _space(request, config)
     tracking_uri = _tracking_uri(request, home)

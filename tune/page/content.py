@@ -109,7 +109,7 @@ def _facts(look: Look) -> Iterator[tuple[str, str]]:
     if shared := sum(r.shared for r in look.records):
         saved = duration(sum(r.seconds_saved for r in look.records))
         yield "training time that shared warm-ups saved", f"{saved} ({counted(shared, 'epoch')})"
-    without = look.study.spec.trials * (look.config.epochs or 0)
+    without = look.study.spec.trials * look.study.spec.full_epochs
     yield f"epochs, of {without} without early stopping", f"{sum(r.epoch for r in look.records)}"
 
 
@@ -218,7 +218,9 @@ def _history(look: Look) -> Part:
     assert look.config.epochs
     stopping = stopping_of(look.study.spec)
     rungs = Figure(
-        plots.rungs(look.records, stopping.rungs(look.config.epochs)),
+        plots.rungs(
+            look.records, stopping.rungs(look.config.epochs), stopping.fold_rungs(look.config.epochs)
+        ),
         "Where early stopping looks: how many trials came to each rung, and how many were stopped there.",
     )
     caption = (
@@ -295,10 +297,12 @@ def _environment(look: Look) -> Part:
     facts = [
         ["begun", spec.created],
         ["data split", f"{spec.split_hash} ({config.labels} labelled, {look.valid} for validation)"],
+        *([["splits of further folds", ", ".join(spec.fold_hashes)]] if spec.folds > 1 else []),
         ["protocol", PROTOCOLS[spec.protocol]],
         [
             "budget",
-            f"{counted(config.epochs or 0, 'epoch')} of {counted(config.steps_per_epoch or 0, 'step')}",
+            f"{'' if spec.folds == 1 else f'{spec.folds} folds of '}{counted(config.epochs or 0, 'epoch')} of "
+            f"{counted(config.steps_per_epoch or 0, 'step')}",
         ],
         ["sampler, seed", f"{spec.sampler}, {spec.seed}"],
         ["objective", spec.objective],

@@ -19,9 +19,9 @@ CONTOURS = 4
 """The largest number of parameters in a contour plot, which draws every pair."""
 
 
-def rungs(records: Sequence[TrialRecord], places: Sequence[int]) -> bytes:
-    """How many trials reached each rung, and how many of them were stopped there; `places` are the rungs."""
-    counts = rung_counts(records, places)
+def rungs(records: Sequence[TrialRecord], places: Sequence[int], fold_ends: Sequence[int] = ()) -> bytes:
+    """How many trials reached each rung, and how many of them were stopped there (`tune.findings.rungs`)."""
+    counts = rung_counts(records, places, fold_ends)
     names = [rung.name for rung in counts]
     came, ended = [rung.reached for rung in counts], [rung.stopped for rung in counts]
     went_on = [c - e for c, e in zip(came, ended, strict=True)]

@@ -50,6 +50,7 @@ def open_tracker(log: EventLog, spec: StudySpec, home: Home, sender: SenderProce
             "ssl.protocol": spec.protocol,
             "ssl.labels": str(spec.config["labels"]),
             "ssl.split_hash": spec.split_hash or "",
+            **_of_folds(spec),
         },
         dataset=dataset_input(
             spec.dataset_tag,
@@ -60,3 +61,11 @@ def open_tracker(log: EventLog, spec: StudySpec, home: Home, sender: SenderProce
         artifact_root=home.artifacts,
         sender=sender,
     )
+
+
+def _of_folds(spec: StudySpec) -> dict[str, str]:
+    """Tags of a study with several folds: how many, and the split of each further one."""
+    if spec.folds == 1:
+        return {}
+    hashes = {f"ssl.split_hash_fold_{fold}": one for fold, one in enumerate(spec.fold_hashes, start=1)}
+    return {"ssl.folds": str(spec.folds), **hashes}

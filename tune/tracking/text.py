@@ -80,7 +80,8 @@ def dataset_input(tag: str, dataset: str, *, labelled: int, valid: int) -> dict[
 
 def study_parameters(spec: StudySpec) -> dict[str, object]:
     """What all trials share: the searched parameters are the trials' own."""
-    names = ("trials", "concurrent", "sampler", "objective", "seed", "max_failures")
+    names = ["trials", "concurrent", "sampler", "objective", "seed", "max_failures"]
+    names += ["folds"] if spec.folds > 1 else []
     document = spec.model_dump(mode="json")
     searched = {p.name for p in spec.search_space().parameters} | {"warmup_epochs"}
     method = spec.config["method"]

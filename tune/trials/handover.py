@@ -53,6 +53,11 @@ def check_warm_start(spec: StudySpec, earlier: StudySpec) -> list[str]:
         for name in names
         if earlier.config[name] != spec.config[name]
     ]
+    if earlier.folds != spec.folds:
+        told.append(
+            f"{option}: a trial's value was the mean over {counted(earlier.folds, 'fold')} there and is over "
+            f"{spec.folds} here"
+        )
     here = {p.name for p in spec.search_space().parameters}
     fixed = [p.name for p in earlier.search_space().parameters if p.name not in here | {SHARE, EPOCHS}]
     return told + [

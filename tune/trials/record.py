@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ssl_core.measures import balanced_deviation
 from ssl_core.training.warmups.names import SAVED, is_shared
-from tune.definition.objective import DEFAULT, FIELDS
+from tune.definition.objective import DEFAULT, FIELDS, FOLD, own
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -40,6 +42,8 @@ class TrialRecord:
         taken_from: the study and trial of a run that was taken over; None of a study's own trial.
         shared: finished epochs of the warm-up that another run has trained: they took no time.
         seconds_saved: that those epochs took there.
+        folds: val_error, val_error_balanced and val_loss of each fold that has finished, in order; the trial's own are
+            their means. Empty in a study with one fold.
     """
 
     trial: str
@@ -62,6 +66,12 @@ class TrialRecord:
     taken_from: str | None = None
     shared: int = 0
     seconds_saved: float = 0.0
+    folds: tuple[Mapping[str, float], ...] = ()
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """How far the trial got, as far as its value tells: its finished folds; within the first its `ssl_epoch`."""
+        return len(self.folds), 0 if self.folds else self.ssl_epoch or 0
 
     @property
     def trained(self) -> int:
@@ -119,6 +129,7 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int, objective: str 
         taken_from=trial.user_attrs.get(TAKEN_OVER),
         shared=last.get("shared", 0),
         seconds_saved=last.get("seconds_saved", 0.0),
+        folds=tuple(last.get("folds", ())),
     )
 
 
@@ -133,6 +144,38 @@ def shared_so_far(last: Mapping[str, Any], metrics: Mapping[str, float]) -> dict
     if is_shared(metrics):
         shared, saved = shared + 1, saved + metrics[SAVED]
     return {"shared": shared, "seconds_saved": saved} if shared else {}
+
+
+def folds_so_far(
+    last: Mapping[str, Any], metrics: Mapping[str, float], *, epoch: int, epochs: int
+) -> dict[str, Any]:
+    """What is noted of a trial's finished folds, after one more epoch; nothing where it has one fold or none is done.
+
+    Args:
+        last: what was noted before.
+        metrics: of the epoch.
+        epoch: of the trial.
+        epochs: of a fold.
+    """
+    found = list(last.get("folds", ()))
+    if FOLD in metrics and epoch % epochs == 0:
+        found.append({field: metrics[own(name)] for name, field in FIELDS.items() if own(name) in metrics})
+    return {"folds": found} if found else {}
+
+
+def deviation_so_far(classes: Mapping[str, list[int]], folds: int) -> float | None:
+    """Standard deviation of a trial's balanced error, from the counts by class of its newest epoch; None without any.
+
+    Counts of several folds are sums over images of which many are the same. So the deviation is that of one fold: an
+    upper end.
+
+    Args:
+        classes: the counts.
+        folds: how many they are of; 0 and 1: the fold under way alone.
+    """
+    if "images" not in classes:
+        return None
+    return balanced_deviation(classes["images"], classes["wrong"]) * math.sqrt(max(1, folds))
 
 
 TAKEN_OVER = "taken_over"

@@ -18,8 +18,6 @@ from ssl_core.training.warmups.names import SAVED, SECONDS
 from ssl_core.training.warmups.sharing import WarmupSharing
 from tune.worker.trial_files import TrialStore, checkpoints_kept
 
-FOLDER = "seed-{}"
-"""Where the checkpoints of a further replicate lie, within the trial's folder."""
 _SUMMED = (SECONDS, SAVED)  # an epoch counts as taken over where all replicates took it over
 _SPREAD = "val/error"
 
@@ -100,12 +98,12 @@ def mean(reports: Sequence[Report]) -> Report:
     if _SPREAD in metrics:
         metrics[f"{_SPREAD}_std"] = stdev(report.metrics[_SPREAD] for report in reports)
     shared = [name for name in first.classes if all(name in report.classes for report in reports)]
-    classes = {name: _added([report.classes[name] for report in reports]) for name in shared}
+    classes = {name: added([report.classes[name] for report in reports]) for name in shared}
     return Report(first.epoch, first.ssl_epoch, metrics, classes, max(report.time_ms for report in reports))
 
 
-def _added(counts: Sequence[Any]) -> Any:
-    """Counts, or rows of counts, added place by place."""
+def added(counts: Sequence[Any]) -> Any:
+    """Counts of several runs, or rows of counts, added place by place."""
     if isinstance(counts[0], list | tuple):
-        return [_added(each) for each in zip(*counts, strict=True)]
+        return [added(each) for each in zip(*counts, strict=True)]
     return sum(counts)

@@ -10,4 +10,6 @@ EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
 BALANCED = "val/error_balanced"
 
 
+IN_WARMUP = "in_warmup"
+"""Whether an epoch was one of a warm-up: of a further fold's, too, whose epochs have an `ssl_epoch`."""
 STOP_REASON, MESSAGE, METRICS, CLASSES, STORAGE = "stop_reason", "message", "metrics", "classes", "storage"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ class Task:
         held_out: the record of held-out test images (`Membership.document`); None: the data set brings its own.
         identity: versions that the worker must have, where it may be on another machine (`tune.cluster.identity`).
         repeats: on how many training seeds the configuration is trained (`tune.worker.replicates`).
+        fold_hashes: of the further folds that the configuration is trained on (`tune.worker.folds`), likewise.
         warmup_cache: bytes that stored warm-ups may take (`ssl_core.training.warmups.store.WarmupStore`).
     """
 
@@ -60,6 +61,7 @@ class Task:
     identity: Mapping[str, str] | None = None
     repeats: int = 1
     warmup_cache: int | None = None
+    fold_hashes: Sequence[str] = ()
 
     def as_config(self) -> dict[str, Any]:
         """As Ray Tune has it: the `config` of its trial, a dictionary of the fields."""
@@ -110,4 +112,5 @@ def trial_task(
         identity=identity,
         repeats=spec.repeats,
         warmup_cache=spec.warmup_cache,
+        fold_hashes=spec.fold_hashes,
     )

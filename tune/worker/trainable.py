@@ -25,12 +25,13 @@ import torch
 from ray import tune as ray_tune
 
 from ssl_core import method_file
-from ssl_core.config import from_document
+from ssl_core.config import RunConfig, from_document
+from ssl_core.data.datasets import Dataset, Split
 from ssl_core.pictures import panels as pictures
 from ssl_core.pictures.file import FILE_NAME as PICTURE
+from ssl_core.preparation import of_fold, prepare, split_of
 from ssl_core.system.errors import MemoryExhaustedError, NonFiniteError
 from ssl_core.system.files import write_atomically
-from ssl_core.training.result import prepare
 from ssl_core.training.run import Report, Run
 from ssl_core.training.warmups.sharing import WarmupSharing
 from ssl_core.training.warmups.store import WarmupStore
@@ -38,7 +39,8 @@ from tune.cluster.identity import identity
 from tune.errors import FULL
 from tune.images.held_out import membership_of_document
 from tune.store.layout import STUDY_FILE, WARMUPS
-from tune.worker.replicates import FOLDER, load, reports_of, seeds_of, together
+from tune.worker.folds import Told, over_folds
+from tune.worker.replicates import load, reports_of, seeds_of, together
 from tune.worker.report_keys import (
     BALANCED,
     CLASSES,
@@ -46,6 +48,7 @@ from tune.worker.report_keys import (
     ERROR,
     ERROR_FILE,
     FAILURES_FILE,
+    IN_WARMUP,
     LOSS,
     MESSAGE,
     METRICS,
@@ -56,7 +59,7 @@ from tune.worker.report_keys import (
 )
 from tune.worker.system_metrics import SystemMetrics
 from tune.worker.task import Task
-from tune.worker.trial_files import trial_store
+from tune.worker.trial_files import folders_of, trial_store
 
 CUDA_CONTEXT = 600 * 2**20
 """Bytes of a GPU that every process on it takes besides what PyTorch allocates and can cap."""
@@ -69,7 +72,7 @@ class TrialTrainable(ray_tune.Trainable):
         """Prepare the run; a worker that is used again comes here through `reset_config`."""
         self._task = Task.from_config(config)
         self._store = trial_store(self._task)
-        self._reports: Iterator[Report] | None = None
+        self._reports: Iterator[Told] | None = None
         self._system: dict[str, float] = {}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -93,7 +96,8 @@ class TrialTrainable(ray_tune.Trainable):
     def _epoch(self) -> dict[str, Any]:
         if self._reports is None:
             self._reports = self._start()
-        report = next(self._reports)
+        told = next(self._reports)
+        report = told.report
         result: dict[str, Any] = {
             EPOCH: report.epoch,
             ERROR: report.metrics["val/error"],
@@ -101,17 +105,16 @@ class TrialTrainable(ray_tune.Trainable):
             LOSS: report.metrics["val/loss"],
             METRICS: report.metrics | self._system,
             CLASSES: report.classes,
+            IN_WARMUP: told.in_warmup,
             "done": False,
         }
         if report.ssl_epoch is not None:  # without it, the scheduler makes no decision: that is the warm-up
             result[SSL_EPOCH] = report.ssl_epoch
         if report.epoch == self._last_epoch:
-            pictures.keep(self._store.folder, self._run)
-            self._store.keep(PICTURE)
             result |= {"done": True, STOP_REASON: "completed"}
         return result
 
-    def _start(self) -> Iterator[Report]:
+    def _start(self) -> Iterator[Told]:
         task = self._task
         if task.identity is not None:
             _check_machine(task)
@@ -124,26 +127,46 @@ class TrialTrainable(ray_tune.Trainable):
             cache=Path(os.environ.get("SSL_TUNE_CACHE") or self._store.cache),
             membership=membership_of_document(task.held_out),
         )
-        if split.hash != task.split_hash:
-            raise RuntimeError(
-                f"this worker's split is {split.hash}, the study's is {task.split_hash}: its data differ"
-            )
-        last = self._last_epoch = config.last_epoch
-        stores = [self._store, *(trial_store(task, FOLDER.format(more)) for more in range(1, task.repeats))]
-        for store in stores:
-            store.fetch()
+        self._store.fetch()  # a note that ends the trial may have been written elsewhere
         verdict = self._store.folder / VERDICT_FILE
         if verdict.exists():
             raise MemoryError(verdict.read_text())
+        folds, last = 1 + len(task.fold_hashes), config.last_epoch
+        self._last_epoch = folds * last
+
+        def trained(fold: int) -> Iterator[Report]:
+            """The reports of a fold's run."""
+            of = of_fold(config, fold)
+            return self._trained(fold, of, data, split_of(of, data, split))
+
+        yield from over_folds(trained, folds, last, task.known_epoch)
+
+    def _trained(self, fold: int, config: RunConfig, data: Dataset, split: Split) -> Iterator[Report]:
+        """The reports of a fold, of its replicates' runs together, from where they were left."""
+        task, last = self._task, config.last_epoch
+        wanted = task.fold_hashes[fold - 1] if fold else task.split_hash
+        if split.hash != wanted:
+            raise RuntimeError(
+                f"this worker's split is {split.hash}, the study's is {wanted}: its data differ"
+            )
+        below = [place for place in folders_of(fold, task.repeats) if place]
+        stores = [trial_store(task, place) for place in below]
+        for store in stores:
+            store.fetch()
+        if not fold:
+            stores.insert(0, self._store)
         runs = [Run(each, data, split) for each in seeds_of(config, task.repeats)]
-        self._run = runs[0]
         warmups = WarmupStore(self._store.cache / WARMUPS, task.warmup_cache)
         parts = [(run, at, WarmupSharing(run, warmups)) for run, at in zip(runs, stores, strict=True)]
         done = min(load(*part) for part in parts)
         monitor = SystemMetrics(config.device) if task.system_metrics else None
-        for report in together([reports_of(*part, task.known_epoch, last) for part in parts]):
+        known = task.known_epoch - fold * last
+        for report in together([reports_of(*part, known, last) for part in parts]):
             # Beside the report, not in it: they are no part of what makes a run the same run.
             self._system = monitor.sample() if monitor is not None and report.epoch > done else {}
+            if fold == 0 and report.epoch == last:
+                pictures.keep(self._store.folder, runs[0])
+                self._store.keep(PICTURE)
             yield report
 
     def _failed(self, error: Exception) -> dict[str, Any]:

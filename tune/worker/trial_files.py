@@ -137,8 +137,19 @@ class RemoteTrial:
         write_atomically(mark, self._incarnation.encode())
 
 
+REPLICATE, FOLD = "seed-{}", "fold-{}"
+"""Where the checkpoints of a further replicate and of a further fold lie, within the trial's folder."""
+
+
+def folders_of(fold: int, repeats: int) -> list[str]:
+    """Where the replicates of a fold lie within the trial's folder; "": in that folder itself."""
+    first = FOLD.format(fold) if fold else ""
+    others = [REPLICATE.format(more) for more in range(1, repeats)]
+    return [first, *(f"{first}/{name}" if first else name for name in others)]
+
+
 def trial_store(task: Task, below: str = "") -> TrialStore:
-    """Where the files of a task's trial go, or of a replicate of it, which has a folder in the trial's."""
+    """Where the files of a task's trial go, or of a replicate or fold of it, which has a folder in the trial's."""
     if task.store is None:
         return SharedFolder(Path(task.folder) / below, Path(task.cache))
     return RemoteTrial(task.store, task.trial, below)

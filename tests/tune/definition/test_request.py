@@ -296,7 +296,7 @@ def test_each_option_is_inherited_or_says_why_not(name: str) -> None:
         *("dataset", "labels", "network", "epochs", "seed", "trials", "sampler"),
         *("objective", "startup_trials"),
         *("concurrent", "gpus_per_trial", "storage", "max_failures", "tracking_uri", "tracking_timeout"),
-        *("repeats", "scheduler", "eta", "grace", "brackets"),
+        *("repeats", "folds", "scheduler", "eta", "grace", "brackets"),
         *("system_metrics", "data_root", "address", "warmup_cache"),
     }
     assert (reason == INHERITED) == (name in inherited)

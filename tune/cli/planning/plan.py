@@ -40,7 +40,8 @@ def plan_command(
         ["threads, GPUs of a trial", f"{document['threads_per_trial']}, {document['gpus_per_trial']:g}"],
         [
             "full budget",
-            f"{counted(document['epochs'], 'epoch')} of {counted(document['steps_per_epoch'], 'step')}",
+            f"{_folds(document)}{counted(document['epochs'], 'epoch')} of "
+            f"{counted(document['steps_per_epoch'], 'step')}",
         ],
         *_stopping_rows(document["rungs"]),
         [
@@ -71,6 +72,11 @@ def plan_command(
         console().print(f"warning: {line}")
     if within is not None:
         console().print(_proposed(document["within"], within))
+
+
+def _folds(document: dict[str, Any]) -> str:
+    """How many folds a trial has; nothing where it has one."""
+    return f"{document['folds']} folds of " if "folds" in document else ""
 
 
 def _shared(document: dict[str, Any]) -> list[list[str]]:
@@ -121,7 +127,13 @@ def _stopping(rungs: dict[str, Any]) -> str:
     at = f"after {_listed(rungs['after_ssl_epochs'])} epochs past the warm-up"
     if rungs["scheduler"] == "median":
         return f"none; {at}, whatever is worse than the median of the others ends"
-    return f"{at}, {'best third' if rungs['kept'] == 'best 1/3' else rungs['kept']} goes on"
+    kept = "best third" if rungs["kept"] == "best 1/3" else rungs["kept"]
+    folds = (
+        f"; of those that finish fold {_listed(rungs['after_folds'])}, too"
+        if rungs.get("after_folds")
+        else ""
+    )
+    return f"{at}, {kept} goes on{folds}"
 
 
 def _images(counts: dict[str, int]) -> str:

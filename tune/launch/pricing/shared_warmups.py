@@ -14,7 +14,9 @@ from tune.definition.inputs import with_overrides
 from tune.definition.spec import StudySpec
 
 
-def expected_shared(spec: StudySpec, config: RunConfig, points: Sequence[Mapping[str, Any]]) -> float:
+def expected_shared(
+    spec: StudySpec, config: RunConfig, points: Sequence[Mapping[str, Any]], *, trials: int | None = None
+) -> float:
     """Epochs of the warm-up that trials are expected to take over from earlier trials of the same study.
 
     The trials are played through in turn. Each finds what those have trained that began so much earlier that they no
@@ -26,11 +28,12 @@ def expected_shared(spec: StudySpec, config: RunConfig, points: Sequence[Mapping
         spec: the study.
         config: resolved, that all trials share.
         points: random points of its space; used again and again where the study has more trials.
+        trials: how many there are; None: the study's.
     """
     assert config.epochs is not None
     if not method_of(config).has_warmup:
         return 0.0
-    space, trials = spec.search_space(), spec.trials
+    space, trials = spec.search_space(), spec.trials if trials is None else trials
     found = [warmup_of(config, space.resolve(values, config.epochs)) for values in points]
     if len(found) < trials:
         return _played_through([found[number % len(found)] for number in range(trials)], spec.concurrent)

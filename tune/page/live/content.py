@@ -109,7 +109,7 @@ class LiveStudy:
         yield self._tracking()
 
     def _under_way(self, running: Sequence[TrialRecord]) -> Part:
-        epochs = self.spec.config["epochs"]
+        epochs = self.spec.full_epochs
         rows = [
             [
                 r.trial,
@@ -159,8 +159,9 @@ class LiveStudy:
     def _rungs(self, records: Sequence[TrialRecord]) -> Part:
         if not records:
             return Part("Rungs")
-        places = stopping_of(self.spec).rungs(self.spec.config["epochs"])
-        counts = [(r.name, r.reached, r.stopped) for r in rung_counts(records, places)]
+        stopping, epochs = stopping_of(self.spec), self.spec.config["epochs"]
+        found = rung_counts(records, stopping.rungs(epochs), stopping.fold_rungs(epochs))
+        counts = [(r.name, r.reached, r.stopped) for r in found]
         caption = "Where early stopping looks, in epochs: how many trials came to each rung, and were stopped there."
         return Part("Rungs", items=[Chart(charts.bars(counts, "went on", "stopped here"), caption)])
 
