@@ -7,11 +7,12 @@ A function of a trial's parameters gives the results of its epochs. Each epoch t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from ssl_core.training.run import Report
 from tune.definition.spec import StudySpec
 from tune.engine.recorder import Recorder
 from tune.engine.scheduler import StudyASHA
@@ -22,6 +23,7 @@ from tune.store.home import Home
 from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
 from tune.trials.study_trials import StudyTrials
+from tune.worker.folds import over_folds
 from tune.worker.report_keys import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 
 
@@ -29,7 +31,8 @@ from tune.worker.report_keys import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP
 class Outcome:
     """What a configuration would do: errors and losses after each epoch, the warm-up's among them.
 
-    A shorter list than the study's epochs is a run that diverges after its last one.
+    A shorter list than the study's epochs is a run that diverges after its last one. In a study with several folds the
+    lists go on with the epochs of the second fold, and so on.
     """
 
     warmup: int
@@ -123,12 +126,12 @@ class Driver:
             result: dict[str, Any] = {"done": True, STOP_REASON: "nan"}
         else:
             self.epochs += 1
-            error, loss = outcome.errors[trial.epoch - 1], outcome.losses[trial.epoch - 1]
-            metrics = {"val/error": error, "val/loss": loss, "time/epoch_seconds": 1.0, "lr": 0.03}
-            result = {EPOCH: trial.epoch, ERROR: error, LOSS: loss, METRICS: metrics, "done": False}
-            if trial.epoch > outcome.warmup:
-                result[SSL_EPOCH] = trial.epoch - outcome.warmup
-            if trial.epoch == self.records.epochs:
+            report = self._report(trial.epoch, outcome)
+            error, loss = (report.metrics[name] for name in (ERROR, LOSS))
+            result = {EPOCH: trial.epoch, ERROR: error, LOSS: loss, METRICS: report.metrics, "done": False}
+            if report.ssl_epoch is not None:
+                result[SSL_EPOCH] = report.ssl_epoch
+            if trial.epoch == self.spec.full_epochs:
                 result |= {"done": True, STOP_REASON: "completed"}
         if not result["done"] and self.scheduler.on_trial_result(None, trial, result) == StudyASHA.STOP:
             result["done"] = True
@@ -136,6 +139,21 @@ class Driver:
         if result["done"]:
             self.scheduler.on_trial_complete(None, trial, result)
         return bool(result["done"])
+
+    def _report(self, epoch: int, outcome: Outcome) -> Report:
+        """What a worker tells of an epoch."""
+        length = self.records.epochs
+
+        def of_fold(fold: int) -> Iterator[Report]:
+            """The fold's reports, as far as its run got."""
+            first = fold * length
+            for place in range(first, min(first + length, len(outcome.errors))):
+                at = place - first + 1
+                metrics = {ERROR: outcome.errors[place], LOSS: outcome.losses[place]}
+                metrics |= {"time/epoch_seconds": 1.0, "lr": 0.03}
+                yield Report(at, at - outcome.warmup if at > outcome.warmup else None, metrics)
+
+        return next(over_folds(of_fold, self.spec.folds, length, epoch - 1)).report
 
 
 def _trial(task: Mapping[str, Any], place: int) -> Any:

@@ -318,5 +318,5 @@ def told(home: Home, name: str = "shapes") -> list[dict[str, Any]]:
     from tune.findings.study import load_study
 
     found = load_study(name, home=home.path).records()
-    rows = [r.row() | r.params | {"values": r.values, "at": r.intermediate} for r in found]
+    rows = [r.row() | r.params | {"values": r.values, "at": r.intermediate, "folds": r.folds} for r in found]
     return [row | {"seconds": None} for row in rows]

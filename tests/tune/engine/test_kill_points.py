@@ -17,7 +17,7 @@ import pytest
 from benchmarks.simulated import Driver, Outcome
 from ssl_core.system import faults
 from tests.tune.helpers import make_study, told
-from tune.engine.scheduler import StudyASHA
+from tune.engine.scheduler import StudyASHA, make_scheduler
 from tune.store.event_log import EventLog
 from tune.store.home import Home
 from tune.trials.study_trials import StudyTrials
@@ -34,13 +34,14 @@ POINTS = (
 )
 
 
-def outcome(config: Mapping[str, Any]) -> Outcome:
+def outcome(config: Mapping[str, Any], folds: int = 1) -> Outcome:
     """Better towards a threshold of 0.8, with noise; some trials diverge."""
     threshold, warmup = config["pseudo_label"]["threshold"], config["warmup_epochs"]
     final = 10 + 100 * abs(threshold - 0.8)
-    noise = [zlib.crc32(f"{threshold}/{epoch}".encode()) % 600 / 100 for epoch in range(EPOCHS)]
-    errors = [final + 60 / (1 + epoch) + noise[epoch] for epoch in range(EPOCHS)]
-    length = 5 if noise[0] < 0.6 else EPOCHS
+    every = folds * EPOCHS
+    noise = [zlib.crc32(f"{threshold}/{epoch}".encode()) % 600 / 100 for epoch in range(every)]
+    errors = [final + 60 / (1 + epoch % EPOCHS) + noise[epoch] for epoch in range(every)]
+    length = 5 if noise[0] < 0.6 else every
     return Outcome(warmup, tuple(errors[:length]), tuple(e / 50 for e in errors[:length]))
 
 
@@ -51,7 +52,8 @@ def drive(home: Home, point: str = "", count: int = 1) -> int | None:
         status = 1
         try:
             faults._point, faults._left = point, count
-            driver = Driver(make_spec_again(home), home, outcome)
+            spec = make_spec_again(home)
+            driver = Driver(spec, home, lambda config: outcome(config, spec.folds))
             driver.run()
             driver.close()
             status = 0
@@ -68,9 +70,9 @@ def make_spec_again(home: Home) -> Any:
     return read_spec(home.study_folder("s"))
 
 
-def started(path: Path) -> Home:
+def started(path: Path, folds: int = 1) -> Home:
     home = Home(path)
-    make_study(home, epochs=EPOCHS, trials=16, concurrent=1, seed=2)
+    make_study(home, epochs=EPOCHS, trials=16, concurrent=1, seed=2, folds=folds)
     return home
 
 
@@ -82,18 +84,24 @@ def events(home: Home) -> dict[str, list[tuple[int, dict[str, float]]]]:
 def rungs_of(home: Home) -> list[Any]:
     from tune.store.study_folder import StudyFolder
 
-    records = StudyTrials(StudyFolder(home.study_folder("s")), make_spec_again(home))
-    found = StudyASHA(EPOCHS, records.history())._brackets[0]._rungs
+    spec = make_spec_again(home)
+    records = StudyTrials(StudyFolder(home.study_folder("s")), spec)
+    asha = make_scheduler(spec, records.history(), ())
+    assert isinstance(asha, StudyASHA)
+    found = asha._brackets[0]._rungs + asha._folds._rungs
     assert records.unfinished() == []
     records.close()
     return [(milestone, dict(values)) for milestone, values in found]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_study_whose_driver_is_killed_at_every_point_equals_one_that_was_not(tmp_path: Path) -> None:
-    whole, killed = started(tmp_path / "whole"), started(tmp_path / "killed")
+@pytest.mark.parametrize("folds", [1, 3])
+def test_a_study_whose_driver_is_killed_at_every_point_equals_one_that_was_not(
+    tmp_path: Path, folds: int
+) -> None:
+    whole, killed = started(tmp_path / "whole", folds), started(tmp_path / "killed", folds)
     assert drive(whole) is None
-    for count in (1, 3):
+    for count in (1, 3) if folds == 1 else (3,):
         for point in POINTS:
             assert drive(killed, point, count) == signal.SIGKILL, point
     assert drive(killed) is None
@@ -101,5 +109,6 @@ def test_a_study_whose_driver_is_killed_at_every_point_equals_one_that_was_not(t
     assert {r["stop_reason"] for r in told(whole, "s")} == {"completed", "asha", "nan"}
     assert events(killed) == events(whole)
     assert rungs_of(killed) == rungs_of(whole)
+    assert {len(r["folds"]) for r in told(whole, "s")} >= ({0} if folds == 1 else {0, 1, 3})
     with EventLog(killed.study_folder("s") / "events.db", read_only=True) as log:
         assert all(log.last(run, "status") is not None for run in log.runs() if run != "s")
