@@ -173,7 +173,7 @@ def print_running(records: Sequence[TrialRecord], epochs: int) -> None:
 def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> None:
     """Print trials as a table."""
     names = list(records[0].params) if records else []
-    balanced = shows_balanced(records)
+    balanced, folded = shows_balanced(records), any(r.folds for r in records)
     rows = [
         [
             r.trial,
@@ -183,12 +183,13 @@ def print_trials(records: Sequence[TrialRecord], title: str | None = None) -> No
             *(["" if r.val_error_balanced is None else round(r.val_error_balanced, 2)] if balanced else []),
             "" if r.val_loss is None else round(r.val_loss, 4),
             r.epoch,
+            *([len(r.folds)] if folded else []),
             *[r.params.get(n, "") for n in names],
         ]
         for r in records
     ]
     errors = ["val/error %", *(["val/error_balanced %"] if balanced else [])]
-    columns = ["trial", "state", "why", *errors, "val/loss", "epoch", *names]
+    columns = ["trial", "state", "why", *errors, "val/loss", "epoch", *(["folds"] if folded else []), *names]
     print_table(columns, rows, title)
 
 

@@ -59,6 +59,7 @@ def describe_best(record: TrialRecord, full_budget: bool) -> dict[str, Any]:
         "epoch": record.epoch,
         "params": record.params,
         "full_budget": full_budget,
+        **({"folds": len(record.folds)} if record.folds else {}),
     }
 
 
@@ -102,4 +103,9 @@ def trials_document(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """What ``ssl-tune trials NAME --json`` prints."""
     measured = ("val_error", "val_error_balanced", "val_loss")
     names = ("trial", "state", "stop_reason", *measured, "epoch", "ssl_epoch", "params")
-    return [{name: getattr(r, name) for name in names} for r in records]
+    has_folds = any(r.folds for r in records)
+    return [
+        {name: getattr(r, name) for name in names}
+        | ({"folds": [dict(fold) for fold in r.folds]} if has_folds else {})
+        for r in records
+    ]

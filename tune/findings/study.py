@@ -77,11 +77,15 @@ class Study:
         """One row a trial, in order of creation.
 
         Columns: trial, state (completed, stopped_early, failed, running), stop_reason, val_error and
-        val_error_balanced (percent), val_loss (nats), epoch, ssl_epoch, seconds, and one for each searched parameter.
+        val_error_balanced (percent), val_loss (nats), epoch, ssl_epoch, seconds, in a study with several folds
+        `folds` (how many have finished: the errors are their means), and one for each searched parameter.
         """
         import pandas as pd
 
-        rows = [r.row() | r.params for r in self.records()]
+        rows = [
+            r.row() | ({"folds": len(r.folds)} if self.spec.folds > 1 else {}) | r.params
+            for r in self.records()
+        ]
         return pd.DataFrame(rows, columns=None if rows else ["trial", "state", "stop_reason", "val_error"])
 
     def curves(self) -> pd.DataFrame:
@@ -218,6 +222,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
         "protocol": study.spec.protocol,
         "labels": study.spec.config["labels"],
         "objective": study.spec.objective,
+        **({} if study.spec.folds == 1 else {"folds": study.spec.folds}),
         "trials": {
             "total": study.spec.trials,
             **{name: states[name] for name in ("completed", "stopped_early", "failed", "running")},

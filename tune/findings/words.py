@@ -68,7 +68,8 @@ def uncertain(record: TrialRecord, deviation: float) -> str:
         deviation: as `tune.findings.ranking.deviation_of` gives it.
     """
     named = record.objective if record.objective == "val/error_balanced" else DEFAULT
-    error = f"{named} {getattr(record, FIELDS[named]):.2f} % ± {deviation:.2f}"
+    mean = f", mean of {len(record.folds)} folds" if len(record.folds) > 1 else ""
+    error = f"{named} {getattr(record, FIELDS[named]):.2f} % ± {deviation:.2f}{mean}"
     if record.objective == "val/loss":
         return f"val/loss {record.val_loss:.4f} ({error})"
     return error
