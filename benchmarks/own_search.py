@@ -94,7 +94,11 @@ class QuickSearch:
         self.epochs += 1
         last = trial.record()
         result = {"val/error": last.val_error, "val/loss": last.val_loss}
-        asked.user_attrs["last"] = {"val_error": last.val_error, "val_loss": last.val_loss}
+        asked.user_attrs["last"] = {
+            "val_error": last.val_error,
+            "val_loss": last.val_loss,
+            "epoch": last.epoch,
+        }
         if last.ssl_epoch is not None:
             result["ssl_epoch"] = last.ssl_epoch
             value = result[self.spec.objective]
