@@ -16,7 +16,7 @@ from tune import api
 from tune.cli.line.completion import complete_study
 from tune.cli.options import HomeOption
 from tune.cli.show import console, typed
-from tune.definition.objective import DEFAULT, FIELDS, in_words
+from tune.definition.objective import DEFAULT, FIELDS, in_words, told
 
 _OnnxOption = Annotated[
     Path | None, typer.Option("--onnx", metavar="FILE", help="The best as an ONNX file (extra `onnx`)")
@@ -105,7 +105,8 @@ def _outcome(document: dict[str, Any]) -> str:
         names = [name for name in expect if name != "epochs"]
         expect = {name: fmean(fold[name] for fold in finished) for name in names}
     over = f", the mean of {len(finished)} folds," if len(finished) > 1 else ""
-    value = "" if objective == DEFAULT else f"{objective} {in_words(objective, expect[FIELDS[objective]])}, "
+    shown = told(objective)
+    value = "" if shown == DEFAULT else f"{shown} {in_words(shown, expect[FIELDS[shown]])}, "
     error = f"val/error {expect['val_error']:.2f} %{over} in the search"
     what = f"trial {origin['trial']} of {origin['study']}, {value}{error}"
     if confirmation is None:

@@ -29,7 +29,7 @@ from tune.confirmation.keeping import keep, track
 from tune.confirmation.power import plan_of
 from tune.confirmation.trainings import FIRST_SEED, Redrawn, Trained, Training, train_all
 from tune.confirmation.verdicts import comparison_of, doubtful, facts, listed, planned
-from tune.definition.objective import DEFAULT
+from tune.definition.objective import DEFAULT, told
 from tune.engine.sitting import Sitting
 from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL, compare_all
 from tune.findings.confirmation import TUNED
@@ -108,12 +108,12 @@ def _document(
 ) -> dict[str, Any]:
     """The table and the answer, as ``confirm.json`` and ``ssl-tune status --json`` have them."""
     spec = finals[0].entrant.study.spec
-    config = spec.base_config()
+    config, objective = spec.base_config(), told(spec.objective)
     rows = [_row(final, results) for final in finals]
     test = {r["who"]: dict(zip(r["seeds"], r["test_error"], strict=True)) for r in rows if r["seeds"]}
     numbers = [task.number for task in finals[0].tasks]
     comparisons = [comparison_document(each) for each in compare_all(test)]
-    winner, baseline = winner_of(rows, spec.objective), BASELINE if BASELINE in test else None
+    winner, baseline = winner_of(rows, objective), BASELINE if BASELINE in test else None
     document: dict[str, Any] = {
         "comparison": comparison.name,
         "dataset": config.dataset,
@@ -124,12 +124,12 @@ def _document(
         "steps": config.total_steps,
         "network": config.network,
         "baseline": baseline,
-        "objective": spec.objective,
+        "objective": objective,
         "redrawn": redrawn,
         "winner": winner,
         "rows": rows,
         "comparisons": comparisons,
-        "plan": plan_of(rows, comparisons, winner, spec.objective, baseline),
+        "plan": plan_of(rows, comparisons, winner, objective, baseline),
         "left_race": _left_race(comparison),
     }
     return document | {"verdict": answer(document)}

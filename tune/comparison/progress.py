@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tune.definition.objective import in_words
+from tune.definition.objective import in_words, told
 from tune.engine.progress import PlainProgress, Progress
 from tune.findings.ranking import best_record
 
@@ -120,7 +120,7 @@ class _Row(Progress):
         states = Counter(record.state for record in records)
         running = states.pop("running", 0)
         best, _ = best_record(records)
-        found = "" if best is None or best.score is None else in_words(best.objective, best.score)
+        found = "" if best is None or best.told is None else in_words(told(best.objective), best.told)
         self._shown.rows[self._method] = (
             f"{sum(states.values())}{self.spec.out_of}",
             str(running),

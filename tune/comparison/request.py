@@ -12,6 +12,7 @@ from ssl_core import method_file
 from ssl_core.config import parameter_names
 from ssl_core.registry import get_method
 from ssl_core.system.errors import ConfigError, unknown
+from tune.definition.objective import BOTH, told
 from tune.definition.option import Option, key_of
 from tune.definition.request import SearchRequest
 
@@ -34,7 +35,8 @@ class CompareRequest(SearchRequest):
     """What `ssl-tune compare` takes: the options of a search, each for all of the methods.
 
     `trials` is the number of each method. With `epochs_budget` the methods share so many epochs of training, and
-    `trials`, where it is given too, bounds each. With `race` those that cannot win any more get no more of them.
+    `trials`, where it is given too, bounds each. With `race` those that cannot win any more get no more of them; the
+    studies go by an error then.
 
     Raises:
         ConfigError: a value that cannot be; says which, and what is accepted.
@@ -63,6 +65,8 @@ class CompareRequest(SearchRequest):
                     f"{key_of(SearchRequest, name)} is no option of a comparison: it belongs to the search of one "
                     "method."
                 )
+        if values.get("race") and values.get("objective", BOTH) == BOTH:
+            values["objective"] = told(BOTH)  # it is validation images that say how far apart two methods are
         super().__init__(**values)
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ from ssl_core.system.errors import ConfigError
 from tune.comparison.race import in_a_sentence
 from tune.comparison.record import Comparison
 from tune.confirmation.verdicts import comparison_of
-from tune.definition.objective import FIELDS, in_words
+from tune.definition.objective import FIELDS, in_words, told
 from tune.errors import ServiceError
 from tune.findings.comparisons import Spread
 from tune.findings.ranking import best_record, describe_best
@@ -122,8 +122,9 @@ def _cells(
     search = f"{ended}{each['ended_of']} trials, {cost['epochs']} epochs, {cost['seconds']:.0f} s"
     search += ", left the race" if left_race else ""
     if row is None:
-        value = None if best is None else best[FIELDS[objective]]
-        found = "" if value is None else f"{in_words(objective, value)} (search)"
+        shown = told(objective)
+        value = None if best is None else best[FIELDS[shown]]
+        found = "" if value is None else f"{in_words(shown, value)} (search)"
         params = "" if best is None else parameters_in_words(best["params"])
         return [each["method"], params, found, "", "", search, ""]
     mark = " *" if confirmation is not None and confirmation["winner"] == row["who"] else ""

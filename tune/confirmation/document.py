@@ -13,7 +13,7 @@ from tune.confirmation.looks import Looks
 from tune.confirmation.power import plan_of, second_of
 from tune.confirmation.trainings import FIRST_SEED, Redrawn, Trained, fresh
 from tune.confirmation.verdicts import sentences
-from tune.definition.objective import FIELDS
+from tune.definition.objective import FIELDS, told
 from tune.findings.comparisons import LEVEL, Comparison, Spread, compare_all, selection_luck
 from tune.findings.confirmation import PLAIN, TUNED
 from tune.findings.study import Study
@@ -148,7 +148,7 @@ def document_of(
     """
     config = study.spec.base_config()
     assert config.epochs and config.steps_per_epoch
-    objective = study.spec.objective
+    objective = told(study.spec.objective)
     rows = [row_of(c, tasks, trained) for c in candidates]
     comparisons = comparisons_of(rows, looks)
     baseline, winner = baseline_of(rows), winner_of([row for row in rows if not _is_baseline(row)], objective)
@@ -270,8 +270,8 @@ def _mean_by_class(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def winner_of(rows: Sequence[Mapping[str, Any]], objective: str) -> str | None:
-    """Of these rows the configuration with the lowest mean of the objective on the fresh seeds."""
-    field = FIELDS[objective]
+    """Of these rows the configuration with the lowest mean of what is told of the objective on the fresh seeds."""
+    field = FIELDS[told(objective)]
     best = min(
         [row for row in rows if row[field]], key=lambda row: statistics.fmean(row[field]), default=None
     )

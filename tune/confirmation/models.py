@@ -12,7 +12,7 @@ from ssl_core.model.card import FORMAT, Card, read_card
 from ssl_core.system.errors import ConfigError
 from tune.confirmation.document import REFIT, FinalTraining, training_folder
 from tune.confirmation.trainings import FIRST_SEED, Places, Trained, each_of
-from tune.definition.objective import DEFAULT, FIELDS
+from tune.definition.objective import FIELDS, told
 from tune.findings.confirmation import confirmed, title
 from tune.findings.study import Study
 from tune.store.home import Home
@@ -74,7 +74,7 @@ def _row(study: Study, task: FinalTraining, result: Mapping[str, Any]) -> dict[s
 
 def _best(rows: Sequence[Mapping[str, Any]], objective: str) -> str | None:
     """The folder of the model with the lowest objective on its validation images; a refit has none."""
-    field = FIELDS.get(objective, FIELDS[DEFAULT])
+    field = FIELDS[told(objective)]
     measured = [row for row in rows if field in row]
     return None if not measured else str(min(measured, key=lambda row: row[field])["folder"])
 
@@ -160,7 +160,7 @@ def best_training(study: Study, trial: str | None = None) -> Confirmed | None:
     row = next((r for r in document["rows"] if r["who"] == who), None) if document is not None else None
     if document is None or row is None or not row["seeds"]:
         return None
-    values = row[FIELDS.get(study.spec.objective, FIELDS[DEFAULT])] or row["val_error"]
+    values = row[FIELDS[told(study.spec.objective)]] or row["val_error"]
     seed = row["seeds"][min(range(len(values)), key=values.__getitem__)]
     number = seed - FIRST_SEED
     out = (

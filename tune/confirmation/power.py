@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from tune.definition.objective import FIELDS
+from tune.definition.objective import FIELDS, told
 from tune.findings.comparisons import ENOUGH_SEEDS, LEVEL
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def second_of(
     Args:
         rows, winner, objective, baseline: as of `plan_of`.
     """
-    field = FIELDS[objective]
+    field = FIELDS[told(objective)]
     left = [row for row in rows if row["who"] not in (winner, baseline) and row[field]]
     second = min(left, key=lambda row: statistics.fmean(row[field]), default=None)
     return None if second is None else str(second["who"])

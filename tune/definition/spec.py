@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from ssl_core.config import RunConfig, Section, from_document
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import place_of, with_overrides
+from tune.definition.objective import DEFAULT
 from tune.definition.request import KeptOptions
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class _Head(Section):
     space: SpaceSource
 
 
+_EARLIER = {"objective": DEFAULT}
+"""What studies had that were made before one could choose, where new studies have another default."""
+
+
 class StudySpec(KeptOptions, _Head):
     """A study as it was resolved when it was created; `resume` goes on with exactly this.
 
@@ -102,6 +107,7 @@ class StudySpec(KeptOptions, _Head):
             for name in _ALWAYS_KEPT:
                 if name not in document:
                     raise ValueError(f"{name} is missing")
+            return {**_EARLIER, **document}
         return document
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tune.definition.objective import DEFAULT, in_words
+from tune.definition.objective import DEFAULT, in_words, is_error, told
 from tune.findings.ranking import best_record
 from tune.findings.words import duration, last_epochs, parameters, result
 
@@ -72,11 +72,11 @@ class Progress:
         parts = [f"{ended}{self.spec.out_of} trials ended"]
         parts += [f"{n} {state.replace('_', ' ')}" for state, n in sorted(states.items())]
         best, full = best_record(records)
-        if best is not None and best.score is not None:
-            objective = self.spec.objective
+        if best is not None and best.told is not None:
+            objective = told(self.spec.objective)
             named = "" if objective == DEFAULT else f"{objective} "
             parts.append(
-                f"best {named}{in_words(objective, best.score)} "
+                f"best {named}{in_words(objective, best.told)} "
                 f"(trial {best.trial}{'' if full else ', not at full budget'})"
             )
         seconds = time.monotonic() - self._began
@@ -143,8 +143,9 @@ class LiveProgress(Progress):
         from rich.table import Table
 
         table = Table(title=f"study {self.spec.name}", caption=self.summary(records), caption_justify="left")
-        unit = "" if self.spec.objective == "val/loss" else " %"
-        for column in ("trial", "state", "epoch", f"{self.spec.objective}{unit}"):
+        objective = told(self.spec.objective)
+        unit = " %" if is_error(objective) else ""
+        for column in ("trial", "state", "epoch", f"{objective}{unit}"):
             table.add_column(column, justify="right" if column != "state" else "left")
         table.add_column("searched")
         best, _ = best_record(records)

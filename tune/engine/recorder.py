@@ -32,6 +32,7 @@ from tune.trials.record import ENQUEUED, deviation_so_far, folds_so_far, shared_
 from tune.trials.study_trials import StudyTrials
 from tune.worker.report_keys import (
     BALANCED,
+    BOTH,
     CLASSES,
     EPOCH,
     ERROR,
@@ -250,6 +251,7 @@ class Recorder(Callback):
             "val_error_balanced": result.get(BALANCED),
             "deviation": deviation_so_far(result.get(CLASSES) or {}, len(folds.get("folds", ()))),
             "val_loss": result[LOSS],
+            "val_error_and_loss": result.get(BOTH),
             "seconds": last["seconds"] + metrics["time/epoch_seconds"],
             **shared_so_far(last, metrics),
             **folds,

@@ -67,6 +67,7 @@ class HomeResults:
             "val_error_balanced": record.val_error_balanced,
             "deviation": record.deviation,
             "val_loss": record.val_loss,
+            "val_error_and_loss": record.val_error_and_loss,
             "seconds": record.seconds,
             "stop_reason": "completed",
             **({"folds": list(record.folds)} if record.folds else {}),

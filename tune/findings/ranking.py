@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tune.definition.objective import FIELDS, error_beside
 from tune.trials.record import TrialRecord
 
 
@@ -56,6 +57,7 @@ def describe_best(record: TrialRecord, full_budget: bool) -> dict[str, Any]:
         "val_error": record.val_error,
         "val_error_balanced": record.val_error_balanced,
         "val_loss": record.val_loss,
+        "val_error_and_loss": record.val_error_and_loss,
         "epoch": record.epoch,
         "params": record.params,
         "full_budget": full_budget,
@@ -70,8 +72,9 @@ def resolution(valid: int, error: float) -> float:
 
 
 def error_of(record: TrialRecord) -> float | None:
-    """The error by which trials are told apart, in percent: the objective's own; of a loss the val/error beside it."""
-    return record.val_error_balanced if record.objective == "val/error_balanced" else record.val_error
+    """The error by which trials are told apart, in percent: the objective's own; else the val/error beside it."""
+    value: float | None = getattr(record, FIELDS[error_beside(record.objective)])
+    return value
 
 
 def deviation_of(record: TrialRecord, valid: int) -> float:
@@ -101,7 +104,7 @@ def near_ties(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> 
 
 def trials_document(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """What ``ssl-tune trials NAME --json`` prints."""
-    measured = ("val_error", "val_error_balanced", "val_loss")
+    measured = ("val_error", "val_error_balanced", "val_loss", "val_error_and_loss")
     names = ("trial", "state", "stop_reason", *measured, "epoch", "ssl_epoch", "params")
     has_folds = any(r.folds for r in records)
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tune.definition.objective import DEFAULT, FIELDS, in_words
+from tune.definition.objective import DEFAULT, FIELDS, error_beside, in_words, told
 from tune.trials.record import TrialRecord
 
 PROTOCOLS = {
@@ -43,21 +43,26 @@ def parameters_in_words(params: Mapping[str, object]) -> str:
 
 
 def result(record: TrialRecord) -> str:
-    """What a trial has come to: ``val/error 8.00 %``; with another objective its value, then the error."""
-    if record.val_error is None or record.score is None:
+    """What a trial has come to: ``val/error 8.00 %``; where another value is told, that and then the error."""
+    if record.val_error is None or record.told is None:
         return "no result"
-    error = f"val/error {record.val_error:.2f} %"
-    if record.objective == DEFAULT:
+    error, objective = f"val/error {record.val_error:.2f} %", told(record.objective)
+    if objective == DEFAULT:
         return error
-    return f"{record.objective} {in_words(record.objective, record.score)} ({error})"
+    return f"{objective} {in_words(objective, record.told)} ({error})"
 
 
 def last_epochs(record: TrialRecord, most: int = 4) -> str:
-    """The objective in a trial's last epochs, the newest last: ``41.20 → 38.00 → 35.50``; of the warm-up the newest."""
-    values = [value for _, value in sorted(record.intermediate.items())][-most:]
+    """The objective in a trial's last epochs, the newest last: ``41.20 → 38.00 → 35.50``; of the warm-up the newest.
+
+    Where another value is told (`tune.definition.objective.told`) it is that one, the newest alone.
+    """
+    objective, values = told(record.objective), []
+    if objective == record.objective:
+        values = [value for _, value in sorted(record.intermediate.items())][-most:]
     if not values:
-        values = [] if record.score is None else [record.score]
-    return " → ".join(in_words(record.objective, value).removesuffix(" %") for value in values)
+        values = [] if record.told is None else [record.told]
+    return " → ".join(in_words(objective, value).removesuffix(" %") for value in values)
 
 
 def uncertain(record: TrialRecord, deviation: float) -> str:
@@ -67,7 +72,7 @@ def uncertain(record: TrialRecord, deviation: float) -> str:
         record: the trial, with a result.
         deviation: as `tune.findings.ranking.deviation_of` gives it.
     """
-    named = record.objective if record.objective == "val/error_balanced" else DEFAULT
+    named = error_beside(record.objective)
     mean = f", mean of {len(record.folds)} folds" if len(record.folds) > 1 else ""
     error = f"{named} {getattr(record, FIELDS[named]):.2f} % ± {deviation:.2f}{mean}"
     if record.objective == "val/loss":

@@ -159,5 +159,7 @@ def _of_optuna(record: TrialRecord) -> dict[int, dict[str, float]]:
         last = {"val/error": record.val_error, "val/loss": record.val_loss}
         if record.val_error_balanced is not None:
             last["val/error_balanced"] = record.val_error_balanced
+        if record.val_error_and_loss is not None:
+            last["val/error_and_loss"] = record.val_error_and_loss
         found[record.epoch] = {**found.get(record.epoch, {}), **last}
     return found

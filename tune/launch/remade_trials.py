@@ -143,6 +143,7 @@ def _last(reports: list[Report], warmup: int, reason: str | None, epochs: int) -
         "val_error_balanced": last.metrics.get("val/error_balanced"),
         "deviation": deviation_so_far(last.classes, len(folds.get("folds", ()))),
         "val_loss": last.metrics["val/loss"],
+        "val_error_and_loss": last.metrics.get("val/error_and_loss"),
         "seconds": sum(r.metrics.get("time/epoch_seconds", 0.0) for r in reports),
         **shared,
         **folds,

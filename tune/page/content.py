@@ -10,7 +10,7 @@ from typing import Any
 from search_spaces import describe, dump_yaml
 from ssl_core.system.errors import ConfigError, counted
 from tune.definition.inputs import without_place
-from tune.definition.objective import DEFAULT, in_words
+from tune.definition.objective import DEFAULT, in_words, is_error, told
 from tune.definition.rungs import stopping_of
 from tune.figures import study as drawn
 from tune.figures.curves import learning_curves
@@ -91,11 +91,12 @@ def _parts(look: Look) -> Iterator[Part]:
 
 
 def _facts(look: Look) -> Iterator[tuple[str, str]]:
-    assert look.best.score is not None
-    spread = "" if look.objective == "val/loss" else f" ± {deviation_of(look.best, look.valid):.2f}"
-    best = in_words(look.objective, look.best.score)
+    objective, value = told(look.objective), look.best.told
+    assert value is not None
+    spread = f" ± {deviation_of(look.best, look.valid):.2f}" if is_error(objective) else ""
+    best = in_words(objective, value)
     number, percent = best.removesuffix(" %"), " %" if best.endswith(" %") else " nats"
-    yield f"best {look.objective} in the search, trial {look.best.trial}", f"{number}{spread}{percent}"
+    yield f"best {objective} in the search, trial {look.best.trial}", f"{number}{spread}{percent}"
     found = look.confirmation
     if found is not None:
         for row in found["rows"]:

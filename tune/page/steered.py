@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tune.definition.objective import in_words
+from tune.definition.objective import in_words, told
 from tune.findings.words import parameters_in_words
 from tune.page.parts import Look, Part, Table
 
@@ -18,7 +18,8 @@ def pinned(look: Look) -> list[str]:
         if record.trial == look.best.trial
         else f"trial {look.best.trial} is the best by {look.objective}"
     )
-    result = "" if record.score is None else f", {look.objective} {in_words(look.objective, record.score)}"
+    objective = told(look.objective)
+    result = "" if record.told is None else f", {objective} {in_words(objective, record.told)}"
     return [
         f"Trial {record.trial} is pinned, so it is the recommendation ({parameters_in_words(record.params)}{result}); "
         f"{beside}."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.measures import balanced_deviation
 from ssl_core.training.warmups.names import SAVED, is_shared
-from tune.definition.objective import DEFAULT, FIELDS, FOLD, own
+from tune.definition.objective import DEFAULT, FIELDS, FOLD, own, told
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -28,6 +28,7 @@ class TrialRecord:
         val_error: percent, of the last finished epoch; None before the first.
         val_error_balanced: the mean of the classes' errors, likewise; None also where an earlier version trained it.
         val_loss: nats, likewise.
+        val_error_and_loss: `tune.definition.objective.error_and_loss`; None also where an earlier version trained it.
         epoch: finished epochs; 0 before the first.
         ssl_epoch: finished epochs after the warm-up; None during it.
         seconds: spent in finished epochs.
@@ -59,6 +60,7 @@ class TrialRecord:
     values: Mapping[str, Any] = field(default_factory=dict)
     intermediate: Mapping[int, float] = field(default_factory=dict)
     val_error_balanced: float | None = None
+    val_error_and_loss: float | None = None
     deviation: float | None = None
     objective: str = DEFAULT
     instead_of: tuple[str, ...] = ()
@@ -84,9 +86,15 @@ class TrialRecord:
         value: float | None = getattr(self, FIELDS[self.objective])
         return value
 
+    @property
+    def told(self) -> float | None:
+        """The value that is told of the trial (`tune.definition.objective.told`), of the last finished epoch."""
+        value: float | None = getattr(self, FIELDS[told(self.objective)])
+        return value
+
     def row(self) -> dict[str, Any]:
         """The record without its parameters, flat."""
-        measured = ("val_error", "val_error_balanced", "val_loss")
+        measured = ("val_error", "val_error_balanced", "val_loss", "val_error_and_loss")
         names = ("trial", "state", "stop_reason", *measured, "epoch", "ssl_epoch", "seconds")
         return {name: getattr(self, name) for name in names}
 
@@ -122,6 +130,7 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int, objective: str 
         values=trial.params,
         intermediate=trial.intermediate_values,
         val_error_balanced=last.get("val_error_balanced"),
+        val_error_and_loss=last.get("val_error_and_loss"),
         deviation=last.get("deviation"),
         objective=objective,
         instead_of=tuple(trial.user_attrs.get(INSTEAD_OF, ())),

@@ -41,7 +41,12 @@ EARLIER_STARTUP_SHARE = 1 / 3
 
 AT_RANDOM = 10
 """Attempts at a new point after which a model, which may prefer the same few, is not asked any more."""
-WORST: dict[str, float] = {"val/error": 100.0, "val/error_balanced": 100.0, "val/loss": 10.0}
+WORST: dict[str, float] = {
+    "val/error_and_loss": 10.0,
+    "val/error": 100.0,
+    "val/error_balanced": 100.0,
+    "val/loss": 10.0,
+}
 """The value of a trial without one, by objective. 10 nats are the loss of a uniform guess among 22,000 classes."""
 INFEASIBLE = "infeasible"
 """Name of the constraint that a trial violates which the sampler should not try again."""

@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from ssl_core.training.run import Report
 from tune.definition.objective import FOLD, own
 from tune.worker.replicates import added
-from tune.worker.report_keys import BALANCED, ERROR, LOSS
+from tune.worker.report_keys import BALANCED, BOTH, ERROR, LOSS
 
 _COUNTED = ("images", "wrong", "confusion")
 
@@ -62,7 +62,7 @@ def _of_trial(report: Report, fold: int, epochs: int, finished: Sequence[Report]
     """A fold's report as the trial's: its value over the finished folds, the fold's own under names of their own."""
     counts = finished or [report]
     metrics = dict(report.metrics)
-    for name in (ERROR, BALANCED, LOSS):
+    for name in (ERROR, BALANCED, LOSS, BOTH):
         if name in report.metrics:
             metrics[own(name)] = report.metrics[name]
             metrics[name] = fmean(each.metrics[name] for each in counts)

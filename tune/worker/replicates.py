@@ -7,6 +7,7 @@ sampler and the tables go by it. The first replicate is the trial as it would be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -16,6 +17,8 @@ from ssl_core.training.loop import run_epochs
 from ssl_core.training.run import Report, Run
 from ssl_core.training.warmups.names import SAVED, SECONDS
 from ssl_core.training.warmups.sharing import WarmupSharing
+from tune.definition.objective import error_and_loss
+from tune.worker.report_keys import BOTH, ERROR, LOSS
 from tune.worker.trial_files import TrialStore, checkpoints_kept
 
 _SUMMED = (SECONDS, SAVED)  # an epoch counts as taken over where all replicates took it over
@@ -61,11 +64,18 @@ def reports_of(
         last: the last epoch of the run, which is given again also where it is known: the driver may have died before it
             noted the end.
     """
-    yield from [r for r in run.history if r.epoch > known or r.epoch == last]
+    yield from [_with_both(run, r) for r in run.history if r.epoch > known or r.epoch == last]
     for report in run_epochs(run):
         _keep(run, store, last)
         sharing.keep()
-        yield report
+        yield _with_both(run, report)
+
+
+def _with_both(run: Run, report: Report) -> Report:
+    """A report with `error_and_loss` among its metrics, which goes by the epochs before it, too."""
+    until = [r.metrics for r in run.history if r.epoch < report.epoch]
+    epochs = [(metrics[ERROR], metrics[LOSS]) for metrics in [*until, report.metrics]]
+    return replace(report, metrics=report.metrics | {BOTH: error_and_loss(epochs, len(run.valid))})
 
 
 def together(replicates: Sequence[Iterator[Report]]) -> Iterator[Report]:

@@ -8,6 +8,7 @@ from tune.store.layout import VERDICT_FILE as VERDICT_FILE
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
 BALANCED = "val/error_balanced"
+BOTH = "val/error_and_loss"
 
 
 IN_WARMUP = "in_warmup"

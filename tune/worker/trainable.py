@@ -43,6 +43,7 @@ from tune.worker.folds import Told, over_folds
 from tune.worker.replicates import load, reports_of, seeds_of, together
 from tune.worker.report_keys import (
     BALANCED,
+    BOTH,
     CLASSES,
     EPOCH,
     ERROR,
@@ -103,6 +104,7 @@ class TrialTrainable(ray_tune.Trainable):
             ERROR: report.metrics["val/error"],
             BALANCED: report.metrics.get("val/error_balanced"),  # an earlier version did not measure it
             LOSS: report.metrics["val/loss"],
+            BOTH: report.metrics[BOTH],
             METRICS: report.metrics | self._system,
             CLASSES: report.classes,
             IN_WARMUP: told.in_warmup,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_core.system.errors import counted
-from tune.definition.objective import FIELDS
+from tune.definition.objective import error_beside
 from tune.definition.spec import StudySpec
 from tune.findings.ranking import best_record, deviation_of, error_of
 from tune.trials.record import TrialRecord
@@ -174,5 +174,5 @@ def why_settled(records: Sequence[TrialRecord], spec: StudySpec) -> str:
 
 
 def _measure(spec: StudySpec) -> str:
-    """The error that improvements are counted in: the objective, or beside a loss val/error."""
-    return "val/error" if FIELDS[spec.objective] == "val_loss" else spec.objective
+    """The error that improvements are counted in: the objective, or beside one that is no error val/error."""
+    return error_beside(spec.objective)

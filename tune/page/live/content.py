@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import psutil
 
 from ssl_core.system.errors import counted
-from tune.definition.objective import AXES, in_words
+from tune.definition.objective import AXES, in_words, is_error, told
 from tune.definition.rungs import stopping_of
 from tune.figures.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from tune.findings.ranking import best_record, deviation_of, ranked, shows_balanced
@@ -65,13 +65,14 @@ class LiveStudy:
 
     def _facts(self, records: Sequence[TrialRecord]) -> Iterator[tuple[str, str]]:
         best, full = best_record(records)
-        if best is not None and best.score is not None:
-            spread = "" if self.spec.objective == "val/loss" else f" ± {deviation_of(best, self._valid):.2f}"
+        if best is not None and best.told is not None:
+            objective = told(self.spec.objective)
+            spread = f" ± {deviation_of(best, self._valid):.2f}" if is_error(objective) else ""
             where = "" if full else ", not at full budget"
-            shown = in_words(self.spec.objective, best.score).removesuffix(" %")
+            shown = in_words(objective, best.told).removesuffix(" %")
             yield (
-                f"best {self.spec.objective} so far, trial {best.trial}{where}",
-                f"{shown}{spread}{'' if self.spec.objective == 'val/loss' else ' %'}",
+                f"best {objective} so far, trial {best.trial}{where}",
+                f"{shown}{spread}{' %' if is_error(objective) else ''}",
             )
         states = Counter(r.state for r in records)
         ended = sum(n for state, n in states.items() if state != "running")
