@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ssl_core.system.errors import counted
 from tune.cli.line.layout import print_columns
+from tune.findings.outlook.expected import expectation
 from tune.findings.ranking import best_record, deviation_of, near_ties, ranked, shows_balanced
 from tune.findings.words import certainty, last_epochs, parameters, result, uncertain
 
@@ -123,8 +124,11 @@ def print_study(study: Study, records: Sequence[TrialRecord] | None = None, top:
     valid = study.spec.config["data"]["valid"]
     spread = deviation_of(best, valid)
     out = console()
-    where = "" if full else f" after {counted(best.epoch, 'epoch')} (no trial ran the full budget)"
+    where = "" if full else f" after {counted(best.epoch, 'epoch')}, not the full budget"
     out.print(f"best: trial {best.trial}, {uncertain(best, spread)}{where}")
+    expected = expectation(records, best, valid)
+    if expected is not None:
+        out.print(f"{expected.says}.")
     ties = near_ties(records, best, valid)
     if ties:
         out.print(certainty(valid, spread, best.trial, [r.trial for r in ties]))

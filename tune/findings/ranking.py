@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tune.definition.objective import FIELDS, error_beside
+from tune.definition.objective import BOTH, FIELDS, error_beside
 from tune.trials.record import TrialRecord
+
+HALF = 0.5
+"""Share of the full budget from which on a trial can be recommended that goes by error and loss."""
 
 
 def best_record(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, bool]:
@@ -17,12 +20,25 @@ def best_record(records: Sequence[TrialRecord]) -> tuple[TrialRecord | None, boo
     where there is none, among those of the deepest epoch after the warm-up that any reached. With several folds
     (`--folds`) the full budget is all of them, and then counts how many a trial has finished. The lowest value of the
     study's objective is best. Ties in an error, which a small validation set often gives, are broken by val/loss.
+
+    Where the study goes by `val/error_and_loss`, every trial that ran HALF of the budget is a candidate: while few ran
+    all of it that recommends better ones, and later on no worse ones (docs/search-quality.md).
     """
-    completed = [r for r in records if r.state == "completed" and r.score is not None]
-    candidates = completed or _deepest([r for r in records if r.score is not None and r.state != "failed"])
-    if not candidates:
+    chosen = candidates(records)
+    if not chosen:
         return None, False
-    return min(candidates, key=lambda r: (*_order(r), int(r.trial))), bool(completed)
+    best = min(chosen, key=lambda r: (*_order(r), int(r.trial)))
+    return best, best.state == "completed"
+
+
+def candidates(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials that `best_record` chooses from."""
+    known = [r for r in records if r.score is not None and r.state != "failed"]
+    if any(r.objective == BOTH for r in known) and not any(r.folds for r in known):
+        found = [r for r in known if r.share >= HALF]
+    else:
+        found = [r for r in known if r.state == "completed"]
+    return found or _deepest(known)
 
 
 def _order(record: TrialRecord) -> tuple[float, float]:
@@ -42,7 +58,15 @@ def ranked(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     Errors at different epochs cannot be compared: trials at full budget come first, then those that got farther.
     """
     ended = [r for r in records if r.score is not None and r.state in ("completed", "stopped_early")]
-    return sorted(ended, key=lambda r: (r.state != "completed", *_farthest_first(r), *_order(r)))
+    chosen = {r.trial for r in candidates(records)} if any(r.objective == BOTH for r in ended) else set()
+    return sorted(
+        ended,
+        key=lambda r: (
+            r.trial not in chosen,
+            *((r.state != "completed", *_farthest_first(r)) if r.trial not in chosen else (False, 0, 0)),
+            *_order(r),
+        ),
+    )
 
 
 def _farthest_first(record: TrialRecord) -> tuple[int, int]:

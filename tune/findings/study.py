@@ -11,6 +11,7 @@ from ssl_core.system.errors import counted
 from ssl_core.trusted import load_kept
 from tune.errors import ServiceError
 from tune.findings.doubts import doubts_of
+from tune.findings.outlook.expected import expectation
 from tune.findings.outlook.rule import outlook
 from tune.findings.ranking import best_record, describe_best
 from tune.findings.spent import planned_and_actual, seconds_left
@@ -171,7 +172,7 @@ def studies_of(home: Home) -> tuple[list[Study], dict[str, ServiceError]]:
 
 _FIELDS = (
     *("created", "method", "dataset", "protocol", "labels", "objective", "trials", "running"),
-    *("seconds_left", "best", "pinned", "doubts", "outlook", "tracking", "cost"),
+    *("seconds_left", "best", "expected", "pinned", "doubts", "outlook", "tracking", "cost"),
 )
 
 
@@ -213,6 +214,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
     pinned = next((r for r in records if r.trial == history.pinned(noted)), None)
     state, cost = study.folder.state(), planned_and_actual(study.folder, records)
     going_on = state in ("running", "interrupted")
+    expected = None if record is None else expectation(records, record, study.spec.config["data"]["valid"])
     return {
         "study": study.name,
         "state": state,
@@ -234,6 +236,7 @@ def status(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any]:
         ],
         "seconds_left": seconds_left(study.spec, records, cost["planned"]) if going_on else None,
         "best": None if record is None else describe_best(record, full),
+        "expected": None if expected is None else expected.document(),
         "pinned": None if pinned is None else describe_best(pinned, pinned.state == "completed"),
         "history": history.as_documents(noted),
         "doubts": doubts_of(study.folder, study.spec, records),

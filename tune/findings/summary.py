@@ -100,7 +100,7 @@ def description(
     else:
         valid = config["data"]["valid"]
         by = "" if spec.objective == DEFAULT else f" by {spec.objective}"
-        at = "" if full else f" after {counted(best.epoch, 'epoch')} (no trial ran the full budget)"
+        at = "" if full else f" after {counted(best.epoch, 'epoch')}, not the full budget"
         lines.append(
             f"Best{by}: **trial {best.trial}, {result(best)}** ± "
             f"{deviation_of(best, valid):.2f} (one standard deviation on {valid} validation images){at}, with "

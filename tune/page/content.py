@@ -17,6 +17,7 @@ from tune.figures.curves import learning_curves
 from tune.figures.run import run_of_trial
 from tune.findings.comparisons import Spread
 from tune.findings.confirmation import confirmed, title
+from tune.findings.outlook.expected import expectation
 from tune.findings.ranking import (
     best_record,
     deviation_of,
@@ -206,12 +207,14 @@ def _how_sure(look: Look) -> str:
     depth = (
         ""
         if look.full
-        else f" No trial ran the full budget: these are errors after {counted(look.best.epoch, 'epoch')}."
+        else f" The best has not run the full budget: its error is that after {counted(look.best.epoch, 'epoch')}."
     )
     by = "" if look.objective == DEFAULT else f"The study goes by {look.objective}: the lowest is best. "
+    expected = expectation(look.records, look.best, look.valid)
+    believed = "" if expected is None else f" {expected.says[0].upper()}{expected.says[1:]}."
     return (
         f"{by}{certainty(look.valid, points, look.best.trial, ties)} ± is one standard deviation of a binomial "
-        f"distribution.{depth}"
+        f"distribution.{believed}{depth}"
     )
 
 

@@ -43,6 +43,7 @@ class TrialRecord:
         taken_from: the study and trial of a run that was taken over; None of a study's own trial.
         shared: finished epochs of the warm-up that another run has trained: they took no time.
         seconds_saved: that those epochs took there.
+        share: finished epochs of the first fold over those of the full budget, 0 to 1.
         folds: val_error, val_error_balanced and val_loss of each fold that has finished, in order; the trial's own are
             their means. Empty in a study with one fold.
     """
@@ -69,6 +70,7 @@ class TrialRecord:
     shared: int = 0
     seconds_saved: float = 0.0
     folds: tuple[Mapping[str, float], ...] = ()
+    share: float = 0.0
 
     @property
     def depth(self) -> tuple[int, int]:
@@ -139,6 +141,7 @@ def _record(trial: FrozenTrial, space: SearchSpace, epochs: int, objective: str 
         shared=last.get("shared", 0),
         seconds_saved=last.get("seconds_saved", 0.0),
         folds=tuple(last.get("folds", ())),
+        share=min(1.0, last.get("epoch", 0) / epochs),
     )
 
 
