@@ -91,7 +91,7 @@ def task_of(name: str, part: int, runs: Runs) -> Task:
         warmups.append(int(space.resolve(params, EPOCHS).get("warmup_epochs", 0)))
         kept = [tuple(map(float, s[np.isfinite(s)])) for s in series]
         curves.append(Curve(int(number), params, warmups[-1], 1.0, *kept))
-    recorded = Recorded(curves, space, EPOCHS)
+    recorded = Recorded(curves, space, EPOCHS, n)
     arrays = (val_error, val_loss, held_error)
     return Task(name, n, recorded.places, np.array(warmups), *arrays, recorded)
 
@@ -110,17 +110,23 @@ SEARCHES: dict[str, Callable[[Recorded, int], Search]] = {
     RANDOM: lambda r, seed: stock(r, FIFOScheduler(), sampler=RandomSampler(seed=seed)),
     RANDOM_ASHA: lambda r, seed: stock(r, asha(r), sampler=RandomSampler(seed=seed)),
     STOCK: lambda r, seed: stock(r, asha(r), seed=seed),
-    OWN: _own(),
-    "loss": _own(objective="val/loss"),
-    "no stop": _own(scheduler="none"),
-    "loss, no stop": _own(objective="val/loss", scheduler="none"),
-    "gp": _own(sampler="gp"),
-    "gp, loss": _own(sampler="gp", objective="val/loss"),
-    "gp, loss, no stop": _own(sampler="gp", objective="val/loss", scheduler="none"),
-    "random, own ASHA": _own(sampler="random"),
-    "random, own ASHA, loss": _own(sampler="random", objective="val/loss"),
+    OWN: _own(objective="val/error", sampler="tpe"),
+    "loss": _own(objective="val/loss", sampler="tpe"),
+    "tpe": _own(sampler="tpe"),
+    "tpe, grace 1": _own(sampler="tpe", grace=1),
+    "tpe, no stop": _own(sampler="tpe", scheduler="none"),
+    "tpe after 40": _own(sampler="tpe", startup_trials=40),
+    "random": _own(sampler="random"),
+    "random, grace 1": _own(sampler="random", grace=1),
+    "random, eta 4": _own(sampler="random", eta=4),
+    "random, eta 4, grace 1": _own(sampler="random", eta=4, grace=1),
     "random, no stop": _own(sampler="random", scheduler="none"),
+    "random, error": _own(sampler="random", objective="val/error"),
+    "gp": _own(sampler="gp", trials=1000),
+    "gp, grace 1": _own(sampler="gp", grace=1, trials=1000),
 }
+"""Ray's parts; this project's search as it was before these curves were recorded (OWN); and what else of it was tried,
+told error and loss together where nothing else is said."""
 BASELINES = (RANDOM, RANDOM_ASHA, STOCK, OWN)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from benchmarks.stock_search import Recorded, SimulatedTrial
+from tune.definition.objective import FIELDS
 from tune.definition.spec import StudySpec
 from tune.engine.scheduler import StudyASHA, make_scheduler
 from tune.trials.record import TrialRecord
@@ -80,7 +81,14 @@ class QuickSearch:
         asked.number = number
         self._known.add(asked)
         resolved = self.recorded.space.resolve(params, self.recorded.epochs)
-        trial = SimulatedTrial(number, resolved, self.recorded.nearest(resolved))
+        trial = SimulatedTrial(
+            number,
+            resolved,
+            self.recorded.nearest(resolved),
+            valid=self.recorded.valid,
+            objective=self.spec.objective,
+            epochs=self.recorded.epochs,
+        )
         trial.ray.trial_id, trial.ray.config = str(number), {"trial": number}
         self._scheduler.on_trial_add(None, trial.ray)
         self._trials.append((trial, asked))
@@ -93,10 +101,11 @@ class QuickSearch:
         trial.epoch += 1
         self.epochs += 1
         last = trial.record()
-        result = {"val/error": last.val_error, "val/loss": last.val_loss}
+        result = {name: getattr(last, field) for name, field in FIELDS.items()}
         asked.user_attrs["last"] = {
             "val_error": last.val_error,
             "val_loss": last.val_loss,
+            "val_error_and_loss": last.val_error_and_loss,
             "epoch": last.epoch,
         }
         if last.ssl_epoch is not None:

@@ -27,6 +27,7 @@ from typing import Any
 
 from benchmarks import curve_sets, evidence
 from benchmarks.curve_sets import DATA
+from tune.definition.objective import error_and_loss
 
 SPACE, TABLE = DATA / "curves-space.yaml", DATA / "curves.csv"
 METHOD, EPOCHS, LABELS, SEEN, HELD = "pseudo_label", 27, 50, 50, 200
@@ -68,6 +69,11 @@ class Curve:
     def diverged(self) -> bool:
         """Whether a loss or gradient was not finite before the end."""
         return len(self.val_error) < EPOCHS
+
+    def both(self, epoch: int, valid: int) -> float:
+        """What a study that goes by error and loss is told after an epoch, on so many validation images."""
+        measured = list(zip(self.val_error[:epoch], self.val_loss[:epoch], strict=True))
+        return error_and_loss(measured, valid)
 
 
 def parameters_of(number: int) -> dict[str, float]:

@@ -197,7 +197,20 @@ def lowest(target: Part, mean: int = 1) -> Rule:
     return lambda k: _candidates_of(k, target(k, mean))
 
 
+def together(k: Known) -> Floats:
+    """Log odds of the error plus log loss, over the last epochs: what studies go by (`error_and_loss`)."""
+    return logit_of(k, LAST) + log_loss_of(k, LAST)
+
+
+def from_half_on(k: Known) -> Floats:
+    """The same of every trial that ran half of the budget; where none did, of those that came furthest."""
+    far = 2 * k.epoch >= EPOCHS
+    return np.where(far, together(k), np.inf) if far.any() else _candidates_of(k, together(k))
+
+
 RULES: dict[str, Rule] = {
+    "log odds + log loss, last 3": lambda k: _candidates_of(k, together(k)),
+    "log odds + log loss, last 3, from half on": from_half_on,
     "lowest error, then loss (today's)": lowest_error,
     "lowest loss": lowest(log_loss_of),
     "error of the last 3 epochs": lowest(logit_of, LAST),

@@ -63,17 +63,19 @@ def own_spec(recorded: Recorded, seed: int, home: Home, **options: Any) -> Study
         home: where it is; nothing is written.
         options: of a `SearchRequest`, other than the defaults.
     """
+    common: dict[str, Any] = {
+        "trials": 10 * max(MARKS),  # never reached
+        "startup_trials": 10,  # as the stock sampler has
+    }
     request = SearchRequest(
         name="quality",
         method=recorded.space.method,
         space=recorded.space.source,
-        trials=10 * max(MARKS),  # never reached
-        startup_trials=10,  # as the stock sampler has
         epochs=recorded.epochs,
         concurrent=CONCURRENT,
         seed=seed,
-        settings={"threads": 1, "precision": "float32"},
-        **options,
+        settings={"threads": 1, "precision": "float32", "data.valid": recorded.valid},
+        **common | options,
     )
     return resolve_request(request, home)
 

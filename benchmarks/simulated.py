@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ssl_core.training.run import Report
+from tune.definition.objective import error_and_loss
 from tune.definition.spec import StudySpec
 from tune.engine.recorder import Recorder
 from tune.engine.scheduler import StudyASHA
@@ -24,7 +25,7 @@ from tune.store.study_folder import StudyFolder
 from tune.tracking.tracker import Tracker
 from tune.trials.study_trials import StudyTrials
 from tune.worker.folds import over_folds
-from tune.worker.report_keys import EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
+from tune.worker.report_keys import BOTH, EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class Driver:
         else:
             self.epochs += 1
             report = self._report(trial.epoch, outcome)
-            error, loss = (report.metrics[name] for name in (ERROR, LOSS))
-            result = {EPOCH: trial.epoch, ERROR: error, LOSS: loss, METRICS: report.metrics, "done": False}
+            told = {name: report.metrics[name] for name in (ERROR, LOSS, BOTH)}
+            result = {EPOCH: trial.epoch, METRICS: report.metrics, "done": False, **told}
             if report.ssl_epoch is not None:
                 result[SSL_EPOCH] = report.ssl_epoch
             if trial.epoch == self.spec.full_epochs:
@@ -142,7 +143,8 @@ class Driver:
 
     def _report(self, epoch: int, outcome: Outcome) -> Report:
         """What a worker tells of an epoch."""
-        length = self.records.epochs
+        length, valid = self.records.epochs, self.spec.config["data"]["valid"]
+        measured = list(zip(outcome.errors, outcome.losses, strict=True))
 
         def of_fold(fold: int) -> Iterator[Report]:
             """The fold's reports, as far as its run got."""
@@ -150,6 +152,7 @@ class Driver:
             for place in range(first, min(first + length, len(outcome.errors))):
                 at = place - first + 1
                 metrics = {ERROR: outcome.errors[place], LOSS: outcome.losses[place]}
+                metrics[BOTH] = error_and_loss(measured[first : place + 1], valid)
                 metrics |= {"time/epoch_seconds": 1.0, "lr": 0.03}
                 yield Report(at, at - outcome.warmup if at > outcome.warmup else None, metrics)
 

@@ -19,8 +19,10 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.record_curves import EPOCHS, METHOD, SPACE, Curve
+from benchmarks.record_curves import SEEN as SEEN_IMAGES
 from search_spaces import SearchSpace, load_space
 from search_spaces.ranges import SHARE
+from tune.definition.objective import DEFAULT
 from tune.findings.ranking import best_record
 from tune.trials.record import TrialRecord
 
@@ -37,12 +39,17 @@ class Recorded:
         curves: the curves.
         space: what their configurations were drawn from.
         epochs: of a curve that did not diverge.
+        valid: validation images of a study.
     """
 
     def __init__(
-        self, curves: Sequence[Curve], space: SearchSpace | None = None, epochs: int = EPOCHS
+        self,
+        curves: Sequence[Curve],
+        space: SearchSpace | None = None,
+        epochs: int = EPOCHS,
+        valid: int = SEEN_IMAGES,
     ) -> None:
-        self.curves = list(curves)
+        self.curves, self.valid = list(curves), valid
         self.space = space or load_space(METHOD, str(SPACE))
         self.epochs = epochs
         self._best = {images: min(self.final(curve, images) for curve in self.curves) for images in IMAGES}
@@ -109,6 +116,9 @@ class SimulatedTrial:
     epoch: int = 0
     state: str = "running"
     ray: SimpleNamespace = field(default_factory=SimpleNamespace)
+    valid: int = SEEN_IMAGES
+    objective: str = DEFAULT
+    epochs: int = EPOCHS
 
     def record(self) -> TrialRecord:
         """The trial as this project's rule sees it."""
@@ -123,6 +133,9 @@ class SimulatedTrial:
             ssl_epoch=ssl_epoch if ssl_epoch > 0 else None,
             seconds=float(self.epoch),
             params=self.params,
+            val_error_and_loss=self.curve.both(self.epoch, self.valid) if known else None,
+            objective=self.objective,
+            share=self.epoch / self.epochs,
         )
 
 

@@ -56,7 +56,7 @@ def error_and_loss(epochs: Sequence[tuple[float, float]], images: int) -> float:
     """
 
     def of_epoch(error: float, loss: float) -> float:
-        wrong = images * error / 100
+        wrong = images * min(max(error, 0.0), 100.0) / 100
         return math.log((wrong + 0.5) / (images - wrong + 0.5)) + math.log(loss + _LEAST_LOSS)
 
     return fmean(of_epoch(error, loss) for error, loss in epochs[-LAST:])
