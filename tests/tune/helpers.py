@@ -163,7 +163,8 @@ def make_pictures(
 def make_spec(home: Home, **options: Any) -> StudySpec:
     """A study's specification: digits with small settings unless told otherwise."""
     settings = SMALL | dict(options.pop("settings", {}))
-    request = {"epochs": 6, "trials": 6, "concurrent": 1, "name": "s", "settings": settings} | options
+    request = {"epochs": 6, "trials": 6, "concurrent": 1, "name": "s", "objective": "val/error"} | options
+    request["settings"] = settings
     return resolve_request(SearchRequest(**request), home)
 
 
@@ -198,6 +199,7 @@ def shapes_options(home: Home, pictures: Path) -> dict[str, Any]:
         "space": str(space),
         "settings": SMALL | {"steps_per_epoch": 4, "ema_decay": 0.0, "bn_momentum": 0.1},
         "concurrent": 1,
+        "objective": "val/error",
         "seed": 14,  # the three that learn come in the order of their warm-ups
     }
 

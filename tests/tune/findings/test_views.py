@@ -24,9 +24,29 @@ from tune.trials.study_trials import StudyTrials
 ROOT = Path(tune.__file__).parent.parent
 Command = Callable[..., Done]
 STATUS = {"study", "state", "method", "dataset", "protocol", "labels", "objective", "trials", "best"}
-STATUS |= {"tracking", "cost", "created", "running", "seconds_left", "doubts", "pinned", "history", "outlook"}
-BEST = {"trial", "val_error", "val_error_balanced", "val_loss", "epoch", "params", "full_budget"}
-MEASURED = ("val_error", "val_error_balanced", "val_loss")
+STATUS |= {
+    "tracking",
+    "cost",
+    "created",
+    "running",
+    "seconds_left",
+    "doubts",
+    "pinned",
+    "history",
+    "outlook",
+    "expected",
+}
+BEST = {
+    "trial",
+    "val_error",
+    "val_error_balanced",
+    "val_loss",
+    "val_error_and_loss",
+    "epoch",
+    "params",
+    "full_budget",
+}
+MEASURED = ("val_error", "val_error_balanced", "val_loss", "val_error_and_loss")
 TRIAL = {"trial", "state", "stop_reason", *MEASURED, "epoch", "ssl_epoch", "params"}
 
 

@@ -1,4 +1,4 @@
-"""What a study goes by: val/error, the mean of the classes' errors, or the loss."""
+"""What a study goes by: error and loss together, val/error, the mean of the classes' errors, or the loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tune
 from search_spaces import dump_yaml, load_yaml
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_spec, make_study, mlflow_runs, note_trials, shapes_options, words_of
-from tune.definition.objective import FIELDS
+from tune.definition.objective import FIELDS, error_and_loss
 from tune.definition.spec import StudySpec
 from tune.engine.scheduler import StudyASHA
 from tune.findings.ranking import best_record, deviation_of, near_ties, ranked, resolution, shows_balanced
@@ -34,17 +34,20 @@ from tune.trials.study_trials import StudyTrials
 Command = Callable[..., Done]
 
 OUTCOMES = [
-    {"val_error": 10.0, "val_error_balanced": 30.0, "val_loss": 0.6},
-    {"val_error": 14.0, "val_error_balanced": 15.0, "val_loss": 0.5},
-    {"val_error": 20.0, "val_error_balanced": 20.0, "val_loss": 0.4},
+    {"val_error": 10.0, "val_error_balanced": 30.0, "val_loss": 0.6, "val_error_and_loss": -2.6},
+    {"val_error": 14.0, "val_error_balanced": 15.0, "val_loss": 0.5, "val_error_and_loss": -2.5},
+    {"val_error": 20.0, "val_error_balanced": 20.0, "val_loss": 0.4, "val_error_and_loss": -2.3},
+    {"val_error": 12.0, "val_error_balanced": 25.0, "val_loss": 0.45, "val_error_and_loss": -2.8},
 ]
-"""Three trials of which each is the best by another number: the first is bad at the small classes."""
-WINNERS = {"val/error": "0", "val/error_balanced": "1", "val/loss": "2"}
+"""Four trials of which each is the best by another number: the first is bad at the small classes."""
+WINNERS = {"val/error": "0", "val/error_balanced": "1", "val/loss": "2", "val/error_and_loss": "3"}
 
 
 def run_study(home: Home, objective: str, **options: Any) -> StudyTrials:
     """A study whose trials come to OUTCOMES."""
-    folder, spec = make_study(home, objective=objective, name=FIELDS[objective], trials=3, **options)
+    folder, spec = make_study(
+        home, objective=objective, name=FIELDS[objective], trials=len(OUTCOMES), **options
+    )
     trials = StudyTrials(folder, spec)
     for outcome in OUTCOMES:
         number = trials.ask().number
@@ -62,19 +65,19 @@ def test_the_best_is_the_one_with_the_lowest_objective(home: Home, objective: st
     best = study.best()
     assert best is not None and best["trial"] == WINNERS[objective]
     assert study.status()["objective"] == objective
-    order = sorted(range(3), key=lambda n: OUTCOMES[n][FIELDS[objective]])
+    order = sorted(range(len(OUTCOMES)), key=lambda n: OUTCOMES[n][FIELDS[objective]])
     assert [int(r.trial) for r in ranked(study.records())] == order
     document = tune.export(study.name, home=home.path)
     assert document["origin"]["trial"] == best["trial"] and document["origin"]["objective"] == objective
-    expected = {name: document["expect"][name] for name in OUTCOMES[0]}
-    assert expected == OUTCOMES[int(best["trial"])]
+    names = [name for name in OUTCOMES[0] if name != "val_error_and_loss"]  # that depends on earlier epochs
+    assert {n: document["expect"][n] for n in names} == {n: OUTCOMES[int(best["trial"])][n] for n in names}
 
 
 @pytest.mark.parametrize("objective", WINNERS)
 def test_optuna_is_told_the_objective(home: Home, objective: str) -> None:
     trials = run_study(home, objective)
     values = [outcome[FIELDS[objective]] for outcome in OUTCOMES]
-    assert [trials.trial(number).values for number in range(3)] == [[value] for value in values]
+    assert [trials.trial(number).values for number in range(len(OUTCOMES))] == [[value] for value in values]
     assert [r.intermediate for r in trials.history()] == [{5: value} for value in values]
     assert [r.score for r in trials.all()] == values
 
@@ -82,7 +85,7 @@ def test_optuna_is_told_the_objective(home: Home, objective: str) -> None:
 def test_the_sampler_asks_by_the_objective(home: Home) -> None:
     """TPE that has heard of losses asks for another point than TPE that has heard of errors."""
     asked = {
-        objective: run_study(home, objective, startup_trials=0, seed=3).ask().params for objective in WINNERS
+        objective: run_study(home, objective, startup_trials=0, seed=4).ask().params for objective in WINNERS
     }
     assert asked["val/error"] != asked["val/loss"] != asked["val/error_balanced"]
 
@@ -97,11 +100,11 @@ def test_early_stopping_goes_by_the_objective(objective: str) -> None:
     scheduler = StudyASHA(6, objective=objective)
     names = {field: name for name, field in FIELDS.items()}
     decisions = []
-    for number in sorted(range(3), key=lambda n: OUTCOMES[n][FIELDS[objective]]):
+    for number in sorted(range(len(OUTCOMES)), key=lambda n: OUTCOMES[n][FIELDS[objective]]):
         outcome = {names[field]: value for field, value in OUTCOMES[number].items()} | {"ssl_epoch": 2}
         trial = SimpleNamespace(trial_id=f"ray-{number}", config={"trial": number})
         decisions.append(scheduler.on_trial_result(None, trial, outcome))
-    assert decisions == ["CONTINUE", "STOP", "STOP"]  # the best came first, and a third goes on
+    assert decisions == ["CONTINUE", "STOP", "STOP", "STOP"]  # the best came first, and a third goes on
 
 
 def record(trial: int, objective: str, **values: Any) -> TrialRecord:
@@ -125,6 +128,47 @@ def test_near_ties_are_judged_by_the_objective_s_own_error_and_deviation() -> No
     assert [r.trial for r in near_ties(losses, losses[0], 100)] == ["1"]
 
 
+def test_error_and_loss_is_the_mean_over_three_epochs_of_log_odds_and_log_loss() -> None:
+    def of(wrong: int, loss: float) -> float:
+        return math.log((wrong + 0.5) / (50 - wrong + 0.5)) + math.log(loss)
+
+    epochs = [(90.0, 3.0), (30.0, 1.0), (20.0, 0.7), (0.0, 0.2)]
+    assert error_and_loss(epochs[:1], 50) == pytest.approx(of(45, 3.0), abs=1e-5)
+    assert error_and_loss(epochs[:2], 50) == pytest.approx((of(45, 3.0) + of(15, 1.0)) / 2, abs=1e-5)
+    last = (of(15, 1.0) + of(10, 0.7) + of(0, 0.2)) / 3
+    assert error_and_loss(epochs, 50) == pytest.approx(last, abs=1e-5)
+    assert math.isfinite(error_and_loss([(0.0, 0.0)], 50)) and math.isfinite(
+        error_and_loss([(100.0, 9.0)], 50)
+    )
+
+
+def both(trial: int, value: float, epoch: int, state: str = "completed", **more: Any) -> TrialRecord:
+    """A trial of a study of 12 epochs that goes by error and loss."""
+    reason = {"completed": "completed", "stopped_early": "asha", "running": None, "failed": "nan"}[state]
+    objective = "val/error_and_loss"
+    known = {"val_error_and_loss": value, "objective": objective, "share": epoch / 12} | more
+    return TrialRecord(str(trial), state, reason, 20.0, 1.0, epoch, epoch - 1, 1.0, {}, **known)
+
+
+def test_by_error_and_loss_a_trial_that_ran_half_of_the_budget_can_be_the_best() -> None:
+    whole, half, early = (
+        both(0, -2.0, 12),
+        both(1, -2.5, 6, "stopped_early"),
+        both(2, -3.0, 5, "stopped_early"),
+    )
+    diverged, running = both(3, -4.0, 8, "failed"), both(4, -2.2, 9, "running")
+    assert best_record([whole, half, early, diverged, running]) == (half, False)
+    assert best_record([whole, early, diverged]) == (whole, True)
+    assert best_record([early, both(5, -9.0, 3, "stopped_early")]) == (early, False)  # the deepest, as ever
+    assert [r.trial for r in ranked([early, whole, half])] == ["1", "0", "2"]
+
+
+def test_with_folds_a_trial_that_finished_more_of_them_comes_first() -> None:
+    one, two = {"folds": ({},)}, {"folds": ({}, {})}
+    all_of_them = both(0, -2.0, 24, **two)
+    assert best_record([all_of_them, both(1, -3.0, 12, "stopped_early", **one)]) == (all_of_them, True)
+
+
 def test_a_tie_in_the_loss_goes_to_the_smaller_error() -> None:
     pair = [record(0, "val/loss", val_error=30.0), record(1, "val/loss", val_error=20.0)]
     best, _ = best_record(pair)
@@ -135,6 +179,7 @@ def test_words_name_another_objective_and_keep_the_error() -> None:
     assert result(record(0, "val/error")) == "val/error 20.00 %"
     balanced = record(0, "val/error_balanced", val_error_balanced=31.0)
     assert result(balanced) == "val/error_balanced 31.00 % (val/error 20.00 %)"
+    assert result(record(0, "val/error_and_loss", val_error_and_loss=-2.0)) == "val/error 20.00 %"
     assert result(record(0, "val/loss")) == "val/loss 1.0000 (val/error 20.00 %)"
     assert uncertain(record(0, "val/error"), 4.0) == "val/error 20.00 % ± 4.00"
     assert uncertain(balanced, 6.0) == "val/error_balanced 31.00 % ± 6.00"
