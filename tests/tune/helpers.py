@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tune.definition.request import SearchRequest
+from tune.definition.rungs import rungs
 from tune.definition.spec import StudySpec
 from tune.launch.request import resolve_request
 from tune.store.event_log import EventLog
@@ -163,8 +164,11 @@ def make_pictures(
 def make_spec(home: Home, **options: Any) -> StudySpec:
     """A study's specification: digits with small settings unless told otherwise."""
     settings = SMALL | dict(options.pop("settings", {}))
-    request = {"epochs": 6, "trials": 6, "concurrent": 1, "name": "s", "objective": "val/error"} | options
-    request["settings"] = settings
+    request = {"epochs": 6, "trials": 6, "concurrent": 1, "name": "s", "settings": settings}
+    # Where early stopping looks, and what is asked next, as the assertions of the tests know them.
+    request |= {"sampler": "tpe", "objective": "val/error"} | options
+    if request.get("scheduler", "asha") == "asha" and request["epochs"] > 1:
+        request.setdefault("grace", rungs(request["epochs"], request.get("eta", 3))[0])
     return resolve_request(SearchRequest(**request), home)
 
 
@@ -200,6 +204,8 @@ def shapes_options(home: Home, pictures: Path) -> dict[str, Any]:
         "settings": SMALL | {"steps_per_epoch": 4, "ema_decay": 0.0, "bn_momentum": 0.1},
         "concurrent": 1,
         "objective": "val/error",
+        "sampler": "tpe",
+        "grace": 2,
         "seed": 14,  # the three that learn come in the order of their warm-ups
     }
 

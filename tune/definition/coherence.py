@@ -33,6 +33,35 @@ MOST_FOR_GP = 1000
 """Trials that a Gaussian process is fitted to at most: the time of an ask grows with the cube of their number."""
 
 
+FEW_TRIALS, FEW_PARAMETERS = 100, 6
+SHORT_RUN = 20
+
+
+def chosen_sampler(sampler: str, trials: int, parameters: int) -> str:
+    """The sampler that ``auto`` stands for; any other as it is.
+
+    On the recorded curves (4 and 5 parameters, up to 100 trials, 40 and 50 validation images) random points recommend
+    configurations as good as TPE's or better: what the lowest of few noisy values lies beside says little
+    (docs/search-quality.md). Beyond what was measured TPE stays.
+
+    Args:
+        sampler: as asked for.
+        trials: that the study will have, as far as is known.
+        parameters: that are searched.
+    """
+    if sampler != "auto":
+        return sampler
+    return "random" if trials <= FEW_TRIALS and parameters <= FEW_PARAMETERS else "tpe"
+
+
+def chosen_grace(grace: int | None, scheduler: str, epochs: int) -> int | None:
+    """The grace period where none is asked for: an epoch in a short run under ASHA, else what `rungs` makes of None.
+
+    In runs of 12 epochs a first look after one epoch instead of two leaves more for others (docs/search-quality.md).
+    """
+    return 1 if grace is None and scheduler == "asha" and 1 < epochs < SHORT_RUN else grace
+
+
 def check_sampler(sampler: str, trials: int) -> None:
     """Refuse a Gaussian process for a study in which its asks would take longer than the trials.
 

@@ -42,7 +42,7 @@ STARTUP_TRIALS = 5
 _UNCUT = "it runs as many trials as the method's study, and none may be cut off"
 ON_END, WEBHOOK = "SSL_TUNE_ON_END", "SSL_TUNE_WEBHOOK"
 """Variables of the environment that stand for the options of these names where those are not given."""
-Sampler = Literal["tpe", "random", "gp", "grid"]
+Sampler = Literal["auto", "tpe", "random", "gp", "grid"]
 Scheduler = Literal["asha", "median", "none"]
 
 
@@ -163,7 +163,7 @@ class KeptOptions(Section):
         16, ge=1, le=1_000_000, description="Configurations to try"
     )
     sampler: Annotated[Sampler, Option(baseline=INHERITED)] = Field(
-        "tpe", description="What proposes the next configuration"
+        "auto", description="What proposes the next configuration"
     )
     objective: Annotated[Objective, Option(baseline=INHERITED)] = Field(
         BOTH, description="What the search, early stopping and the choice of the best go by"

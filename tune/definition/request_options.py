@@ -35,8 +35,8 @@ class RequestOptions(TypedDict, total=False):
     trials: int
     """Configurations to try [16; at least 1]."""
 
-    sampler: Literal["tpe", "random", "gp", "grid"]
-    """What proposes the next configuration: tpe (default), random, gp or grid."""
+    sampler: Literal["auto", "tpe", "random", "gp", "grid"]
+    """What proposes the next configuration: auto (default), tpe, random, gp or grid."""
 
     objective: Literal["val/error_and_loss", "val/error", "val/error_balanced", "val/loss"]
     """What the search, early stopping and the choice of the best go by: val/error_and_loss (default),

@@ -22,7 +22,7 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import trust_named
 from tune.cluster.capacity import Machine, gpu_places, share
 from tune.cluster.gpus import check_gpus, gpu_count
-from tune.definition.coherence import check_folds, check_sampler, check_sense
+from tune.definition.coherence import check_folds, check_sampler, check_sense, chosen_grace, chosen_sampler
 from tune.definition.inputs import with_absolute_place, with_overrides
 from tune.definition.request import STARTUP_TRIALS, KeptOptions, SearchRequest
 from tune.definition.rungs import stopping_of
@@ -117,6 +117,7 @@ def resolve_request(
         no_work_twice=True,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+    spec = _with_choices(spec, len(searched.parameters))
     stopping_of(spec).check(config.epochs)
     if spec.sampler == "grid":
         from tune.trials.grid import first_grid
@@ -125,6 +126,22 @@ def resolve_request(
     if spec.warm_start is not None:
         _check_warm_start(spec, home)
     return spec
+
+
+def _with_choices(spec: StudySpec, parameters: int) -> StudySpec:
+    """What is left to the program: the sampler and the first look of early stopping; the study keeps what they are."""
+    epochs, trials = int(spec.config["epochs"]), spec.trials
+    if spec.epochs_budget is not None:  # ASHA leaves some a third of their epochs
+        trials = min(trials, 3 * spec.epochs_budget // epochs)
+    sampler = spec.sampler
+    if spec.warm_start is not None and sampler == "auto":
+        sampler = "tpe"  # which learns from the earlier trials
+    return spec.model_copy(
+        update={
+            "sampler": chosen_sampler(sampler, trials, parameters),
+            "grace": chosen_grace(spec.grace, spec.scheduler, epochs),
+        }
+    )
 
 
 def places_of(
