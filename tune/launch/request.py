@@ -22,7 +22,14 @@ from ssl_core.system.errors import ConfigError
 from ssl_core.trusted import trust_named
 from tune.cluster.capacity import Machine, gpu_places, share
 from tune.cluster.gpus import check_gpus, gpu_count
-from tune.definition.coherence import check_folds, check_sampler, check_sense, chosen_grace, chosen_sampler
+from tune.definition.coherence import (
+    check_folds,
+    check_sampler,
+    check_sense,
+    chosen_grace,
+    chosen_objective,
+    chosen_sampler,
+)
 from tune.definition.inputs import with_absolute_place, with_overrides
 from tune.definition.request import STARTUP_TRIALS, KeptOptions, SearchRequest
 from tune.definition.rungs import stopping_of
@@ -129,7 +136,7 @@ def resolve_request(
 
 
 def _with_choices(spec: StudySpec, parameters: int) -> StudySpec:
-    """What is left to the program: the sampler and the first look of early stopping; the study keeps what they are."""
+    """Objective, sampler and the first look of early stopping, where they are left to the program; the study keeps them."""
     epochs, trials = int(spec.config["epochs"]), spec.trials
     if spec.epochs_budget is not None:  # ASHA leaves some a third of their epochs
         trials = min(trials, 3 * spec.epochs_budget // epochs)
@@ -139,6 +146,7 @@ def _with_choices(spec: StudySpec, parameters: int) -> StudySpec:
     return spec.model_copy(
         update={
             "sampler": chosen_sampler(sampler, trials, parameters),
+            "objective": chosen_objective(spec.objective, spec.config["data"]["valid"]),
             "grace": chosen_grace(spec.grace, spec.scheduler, epochs),
         }
     )

@@ -119,7 +119,7 @@ def test_defaults_and_ranges_stand_in_the_help(ssl_tune: Command) -> None:
     for words in (
         "[pseudo_label]",
         "[16; at least 1]",
-        "tpe (default), random, gp or grid",
+        "auto (default), tpe, random, gp or grid",
         "[1; 0 to 1000]",
         "or a fraction to share one [1 where there are GPUs; 0 to 1]",
         "such as 90s or 15m [300s]",
