@@ -29,12 +29,15 @@ from tune.launch.baseline import differences, wanted_baseline
 from tune.launch.remade_trials import remake_trials
 from tune.store.event_log import EventLog
 from tune.store.home import Home
+from tune.store.layout import prefix_of
+from tune.store.object_store import ObjectStore
 from tune.store.study_folder import StudyFolder
 from tune.trials.reading import all_records
 from tune.trials.record import TrialRecord, deviation_so_far, folds_so_far
 from tune.worker.folds import Told, over_folds
 from tune.worker.task import Task
 from tune.worker.trainable import TrialTrainable
+from tune.worker.trial_files import RemoteTrial
 
 CONTINUE, STOP = "CONTINUE", "STOP"
 ERROR, LOSS = "val/error", "val/loss"
@@ -181,6 +184,20 @@ def test_a_fold_of_other_images_is_refused_and_a_lost_one_is_trained_again(
     steps(worker, 2)
     with pytest.raises(RuntimeError, match="the study's is 0000000000000000"):
         worker._epoch()
+
+
+def test_a_store_that_has_folders_is_asked_for_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a file:// store, reading a folder failed six times and ended the trial, of `--repeats` too."""
+    monkeypatch.setenv("SSL_TUNE_WORK", str(tmp_path / "work"))
+    url = f"file://{tmp_path / 'store'}"
+    trial = RemoteTrial({"url": url, "study": "s", "incarnation": "1"}, 0)
+    store, prefix = ObjectStore(url), f"{prefix_of('s')}/trials/0"
+    for name in ("failures", "fold-1/epoch-0001.ckpt", "seed-1/epoch-0001.ckpt"):
+        store.put(f"{prefix}/{name}", b"1")
+    trial.fetch()
+    assert [path.name for path in trial.folder.iterdir()] == ["failures"]
 
 
 # ---- early stopping
