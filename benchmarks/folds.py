@@ -191,15 +191,17 @@ def asha(pool: Pool, order: np.ndarray, trainings: int) -> int:
     for place, number in enumerate(order):
         for fold in range(1, FOLDS + 1):
             if spent == trainings:
-                deepest = max(fold for fold, numbers in reached.items() if numbers)
-                return _lowest(pool, np.array(reached[deepest]), deepest)
+                break
             spent += 1
             reached[fold].append(int(number))
             value = min(pool.error[number, :fold].mean(), 100.0)
             trial: Any = SimpleNamespace(trial_id=str(place))
             if fold == FOLDS or rungs.on_result(trial, fold * EPOCHS, -value) == "STOP":
                 break
-    raise ValueError(f"{len(order)} configurations are too few for {trainings} trainings")
+    if spent < trainings:
+        raise ValueError(f"{len(order)} configurations are too few for {trainings} trainings")
+    deepest = max(fold for fold, numbers in reached.items() if numbers)
+    return _lowest(pool, np.array(reached[deepest]), deepest)
 
 
 RULES: dict[str, Callable[[Pool, np.ndarray, int], int]] = {
