@@ -35,6 +35,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.curve_sets import CACHE, DATA, EPOCHS, SETS, parameters_of
 
@@ -230,26 +231,31 @@ def _again(pool: Pool, rng: np.random.Generator) -> Pool:
     return Pool(pool.error[rows], pool.loss[rows], pool.held[rows], pool.fresh[rows])
 
 
+def _enough(pools: list[Pool], trainings: int) -> list[Pool]:
+    """Pools of whose configurations no search with so many trainings uses more than half."""
+    return [pool for pool in pools if len(pool.fresh) >= 2 * trainings]
+
+
 def table(rows: list[Row]) -> Iterator[str]:
     """The comparison, line by line, in Markdown."""
-    pools = [pool for pool in pools_of(rows) if len(pool.fresh) >= 2 * max(TRAININGS)]
-    configs = [len(pool.fresh) for pool in pools]
+    every = pools_of(rows)
     seconds = np.median([r.seconds for r in rows]) if rows else 0.0
+    configs = [len(pool.fresh) for pool in every]
     yield f"{len(rows)} trainings, {seconds:.1f} s each; configurations of each pool: {configs}"
-    if not pools:
-        yield f"No pool has {2 * max(TRAININGS)} configurations yet."
+    judged = _enough(every, min(TRAININGS))
+    if not judged:
+        yield f"No pool has {2 * min(TRAININGS)} configurations yet."
         return
-    with np.errstate(invalid="ignore"):
-        for name, of in (
-            ("one split", lambda p: p.error[:, 0]),
-            ("mean of folds", lambda p: p.error.mean(1)),
-        ):
-            found = [np.corrcoef(np.minimum(of(p), 100), p.fresh)[0, 1] for p in pools]
-            yield f"correlation of val/error ({name}) with the fresh run's held-out error: {np.mean(found):.2f}"
+    for name, number in (("one split", 1), ("mean of folds", FOLDS)):
+        found = [stats.spearmanr(p.error[:, :number].mean(axis=1), p.fresh).statistic for p in judged]
+        yield f"rank correlation of val/error ({name}) with the fresh run's held-out error: {np.mean(found):.2f}"
     than = "against one split"
     yield f"| trainings | rule | regret of the fresh run | {than} | mean over the folds | {than} |"
     yield "|---|---|---|---|---|---|"
     for trainings in TRAININGS:
+        pools = _enough(every, trainings)
+        if not pools:
+            continue
         found_here = regrets(pools, trainings, np.random.default_rng(trainings))
         again = []
         for number in range(BOOTSTRAPS):

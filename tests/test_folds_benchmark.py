@@ -62,10 +62,10 @@ def test_rows_are_kept_and_read_and_configurations_that_are_not_whole_left_out(t
     assert first.fresh.tolist() == [10.0, 90.0]
 
 
-def test_with_few_configurations_nothing_is_compared_and_with_enough_the_mean_wins(
+def test_with_few_configurations_nothing_is_compared_and_with_enough_every_rule_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert list(folds.table(rows_of(0, 0, 10.0)))[-1] == "No pool has 36 configurations yet."
+    assert list(folds.table(rows_of(0, 0, 10.0)))[-1] == "No pool has 12 configurations yet."
     monkeypatch.setattr(folds, "DRAWS", 40)
     monkeypatch.setattr(folds, "BOOTSTRAPS", 3)
     chance = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def test_with_few_configurations_nothing_is_compared_and_with_enough_the_mean_wi
             seen = true + chance.normal(0, 30)  # one validation set tells next to nothing
             rows.append(Row(0, number, fold, seed, max(seen, 0.0), 1.0, true, 2.0))
     lines = list(folds.table(rows))
-    assert "configurations of each pool: [40]" in lines[0] and lines[1].startswith("correlation")
+    assert "configurations of each pool: [40, 0, 0]" in lines[0] and lines[1].startswith("rank correlation")
     cells = [line.split(" | ") for line in lines if line.startswith("| 18")]
     found = {cell[1]: float(cell[2].split(" ± ")[0]) for cell in cells}
     assert set(found) == set(folds.RULES)
