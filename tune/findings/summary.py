@@ -90,7 +90,8 @@ def description(
     seconds = sum(r.seconds for r in records)
     lines = [
         f"Search of **{config['method']}** on {spec.dataset_tag} with {config['labels']} labels, {config['network']}, "
-        f"{counted(config['epochs'], 'epoch')} at full budget; {PROTOCOLS[spec.protocol]}.",
+        f"{'' if spec.folds == 1 else f'{spec.folds} folds of '}{counted(config['epochs'], 'epoch')} at full budget; "
+        f"{PROTOCOLS[spec.protocol]}.",
         f"{state.capitalize()}: {len(records)} of {counted(spec.trials, 'trial')} begun ({by_state or 'none'}), "
         f"{seconds / 60:.1f} minutes of training.",
     ]

@@ -92,7 +92,7 @@ class RemoteTrial:
         names = self._store.names(self._prefix)
         epochs = sorted(epoch for name in names if (epoch := checkpoint.epoch_of(name)) is not None)
         for name in names:
-            if checkpoint.epoch_of(name) is None:
+            if checkpoint.epoch_of(name) is None and not name.startswith(_FOLDERS):
                 self._get(name)
         for epoch in reversed(epochs):  # the newest whole one
             path = checkpoint.path_of(self.folder, epoch)
@@ -139,6 +139,8 @@ class RemoteTrial:
 
 REPLICATE, FOLD = "seed-{}", "fold-{}"
 """Where the checkpoints of a further replicate and of a further fold lie, within the trial's folder."""
+
+_FOLDERS = ("seed-", "fold-")
 
 
 def folders_of(fold: int, repeats: int) -> list[str]:

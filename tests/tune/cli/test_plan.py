@@ -101,6 +101,23 @@ def test_a_plan_takes_off_the_warm_ups_that_are_trained_once(
     assert "14 of 18 epochs of warm-up" in done.out
 
 
+def test_a_plan_of_three_folds_has_the_price_of_all(ssl_tune: Callable[..., Done], home: Home) -> None:
+    words = ("plan", *OPTIONS, "--set", "warmup_epochs=2", "--folds", "3")
+    plan = ssl_tune(*words, "--json").document
+    assert set(plan) == KEYS | {"folds"} and plan["folds"] == 3
+    assert plan["rungs"]["after_folds"] == [1, 2] and plan["epochs_without_stopping"] == 9 * 3 * 18
+    # One of the nine finishes the first fold; it is given the others.
+    assert plan["expected_epochs"] == 9 * 4 + 3 * 4 + 1 * 10 + 18 + 18
+    assert plan["expected_warmup_epochs"] == (9 + 1 + 1) * 2 and plan["expected_shared_epochs"] == 7 * 2
+    after = plan["expected_epochs"] - 11 * 2
+    seconds = (11 - 7) * 2 * plan["seconds_per_warmup_epoch"] + after * plan["seconds_per_epoch"]
+    assert plan["expected_seconds"] == pytest.approx(seconds / 2)
+    # Three checkpoints at most of a finished trial, and one more of each of two that run.
+    assert plan["disk_bytes"] == pytest.approx(3 * 4 * 77_850 * (2 * 4 + 3), rel=0.02)
+    out = ssl_tune(*words).out
+    assert "3 folds of 18 epochs" in out and "of those that finish fold 1, 2, too" in out
+
+
 def test_a_plan_for_people_names_the_same_things(ssl_tune: Callable[..., Done], home: Home) -> None:
     done = ssl_tune("plan", *OPTIONS)
     assert done.code == 0 and done.err == ""

@@ -95,7 +95,7 @@ def test_a_balanced_error_is_as_uncertain_as_its_smallest_class() -> None:
 
 
 def race(left: Any = ()) -> tuple[Race, list[Any]]:
-    spec = SimpleNamespace(objective=ERROR, config={"epochs": EPOCHS}, eta=3, grace=None)
+    spec = SimpleNamespace(objective=ERROR, config={"epochs": EPOCHS}, full_epochs=EPOCHS, eta=3, grace=None)
     written: list[Any] = []
     studies: Any = {"supervised": spec, "good": spec, "bad": spec}
     found = Race(studies, {name: [] for name in studies}, 100, ["supervised"], left, written.append)

@@ -9,6 +9,7 @@ import os
 import signal
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def drive(home: Home, point: str = "", count: int = 1) -> int | None:
         try:
             faults._point, faults._left = point, count
             spec = make_spec_again(home)
-            driver = Driver(spec, home, lambda config: outcome(config, spec.folds))
+            of_trial = outcome if spec.folds == 1 else partial(outcome, folds=spec.folds)
+            driver = Driver(spec, home, of_trial)
             driver.run()
             driver.close()
             status = 0

@@ -12,20 +12,32 @@ from typing import Any
 
 import pytest
 
+from benchmarks.simulated import Driver, Outcome
 from ssl_core.preparation import fold_hashes, of_fold, prepare
+from ssl_core.system.errors import ConfigError
 from ssl_core.training import checkpoint
 from ssl_core.training.run import Report
-from tests.tune.helpers import make_spec
+from tests.tune.helpers import make_spec, make_study
 from tune.definition.rungs import Stopping, expected_ends, expected_epochs, expected_in_folds
 from tune.definition.spec import StudySpec
 from tune.engine.scheduler import StudyASHA, StudyMedian
+from tune.findings.elsewhere import comparable
 from tune.findings.ranking import best_record, ranked
 from tune.findings.rungs import rung_counts
+from tune.findings.study import load_study
+from tune.launch.baseline import differences, wanted_baseline
+from tune.launch.remade_trials import remake_trials
+from tune.store.event_log import EventLog
 from tune.store.home import Home
+from tune.store.layout import prefix_of
+from tune.store.object_store import ObjectStore
+from tune.store.study_folder import StudyFolder
+from tune.trials.reading import all_records
 from tune.trials.record import TrialRecord, deviation_so_far, folds_so_far
 from tune.worker.folds import Told, over_folds
 from tune.worker.task import Task
 from tune.worker.trainable import TrialTrainable
+from tune.worker.trial_files import RemoteTrial
 
 CONTINUE, STOP = "CONTINUE", "STOP"
 ERROR, LOSS = "val/error", "val/loss"
@@ -174,6 +186,20 @@ def test_a_fold_of_other_images_is_refused_and_a_lost_one_is_trained_again(
         worker._epoch()
 
 
+def test_a_store_that_has_folders_is_asked_for_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a file:// store, reading a folder failed six times and ended the trial, of `--repeats` too."""
+    monkeypatch.setenv("SSL_TUNE_WORK", str(tmp_path / "work"))
+    url = f"file://{tmp_path / 'store'}"
+    trial = RemoteTrial({"url": url, "study": "s", "incarnation": "1"}, 0)
+    store, prefix = ObjectStore(url), f"{prefix_of('s')}/trials/0"
+    for name in ("failures", "fold-1/epoch-0001.ckpt", "seed-1/epoch-0001.ckpt"):
+        store.put(f"{prefix}/{name}", b"1")
+    trial.fetch()
+    assert [path.name for path in trial.folder.iterdir()] == ["failures"]
+
+
 # ---- early stopping
 
 
@@ -310,3 +336,67 @@ def test_rungs_count_who_was_given_another_fold() -> None:
         ("full budget", 1, 0),
     ]
     assert all(one.reached >= other.reached for one, other in pairwise([counts[0], counts[1], counts[3]]))
+
+
+# ---- the study
+
+
+def simulated(home: Home, **options: Any) -> StudySpec:
+    """A finished study whose trials get better from fold to fold."""
+    _, spec = make_study(home, epochs=4, trials=5, **options)
+
+    def outcome(config: Any) -> Outcome:
+        """Worse for a higher threshold, and a little better in every epoch."""
+        first = 20 + 20 * config["pseudo_label"]["threshold"]
+        errors = tuple(first - epoch for epoch in range(4 * spec.folds))
+        return Outcome(config["warmup_epochs"], errors, tuple(e / 50 for e in errors))
+
+    driver = Driver(spec, home, outcome)
+    driver.run()
+    driver.close()
+    return spec
+
+
+def test_trials_are_made_again_from_the_log_with_their_folds(home: Home, tmp_path: Path) -> None:
+    spec = simulated(home, folds=3)
+    before = load_study("s", home=home.path).records()
+    assert {len(r.folds) for r in before} >= {0, 3}
+    other = StudyFolder(tmp_path / "s")
+    other.path.mkdir()
+    with EventLog(home.study_folder("s") / "events.db", read_only=True) as log:
+        remake_trials(other, spec, log)
+    again = all_records(other, spec)
+    assert [(r.folds, r.val_error, r.epoch, r.ssl_epoch, r.intermediate) for r in again] == [
+        (r.folds, r.val_error, r.epoch, r.ssl_epoch, r.intermediate) for r in before
+    ]
+
+
+def test_a_study_with_other_folds_is_another_one(home: Home) -> None:
+    spec = make_spec(home, folds=3)
+    drawn = spec.model_copy(update={"split_hash": "a", "fold_hashes": ("b", "c")})
+    assert comparable(drawn, drawn) and not comparable(drawn, drawn.model_copy(update={"fold_hashes": ()}))
+    wanted = wanted_baseline(spec, home)
+    assert wanted.folds == 3
+    assert differences(wanted.model_copy(update={"folds": 1}), wanted, None) == ["folds"]
+
+
+def test_a_study_made_before_there_were_folds_has_one(home: Home) -> None:
+    document = make_spec(home).model_dump(mode="json")
+    del document["folds"], document["fold_hashes"]
+    spec = StudySpec.model_validate(document)
+    assert (spec.folds, spec.fold_hashes, spec.full_epochs) == (1, (), 6)
+
+
+def test_folds_that_cannot_be_are_refused_before_anything_runs(
+    home: Home, pictures: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"--folds 2 with data\.fold = 1: a trial's folds are 0 to 1"):
+        make_spec(home, folds=2, settings={"data.fold": 1})
+    with pytest.raises(ConfigError, match="folds"):
+        make_spec(home, folds=11)
+    own = tmp_path / "own"
+    shutil.copytree(pictures, own)
+    shutil.copytree(pictures / "test", own / "valid")
+    with pytest.raises(ConfigError, match=r"--folds 2: .*brings validation images of its own"):
+        make_spec(home, folds=2, dataset=f"folder:{own}", labels=12)
+    assert make_spec(home, dataset=f"folder:{own}", labels=12).folds == 1

@@ -115,7 +115,11 @@ class LiveStudy:
             [
                 r.trial,
                 f"{r.epoch} of {epochs}",
-                "warm-up" if r.ssl_epoch is None else f"{r.ssl_epoch} after it",
+                f"fold {len(r.folds)}"
+                if r.folds
+                else "warm-up"
+                if r.ssl_epoch is None
+                else f"{r.ssl_epoch} after it",
                 "" if r.score is None else in_words(r.objective, r.score),
                 f"{r.seconds / r.trained:.1f}" if r.trained else "",
                 parameters_in_words(r.params),
