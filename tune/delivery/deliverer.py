@@ -5,7 +5,8 @@ again changes nothing, because runs are looked for by their `ssl.run_key` tag be
 carry the time at which they were reported (MLflow keeps equal points once) and parameters and tags are set
 to what they are.
 
-The fault point `sender:after-send` (`ssl_core.system.faults`) lies after a delivery and before it is noted.
+Fault points (`ssl_core.system.faults`): `sender:before-commit` lies in a transaction, when all of it has been written;
+`sender:after-send` after a delivery and before it is noted.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ class Deliverer:
                     if time.monotonic() - began > TOGETHER_SECONDS:
                         break
                     events = self.log.next_owed(MAX_EVENTS, without=runs)
+                fault("sender:before-commit")
         except (AwayError, RejectedError, OwedAgainError) as error:
             logger.info("not in one transaction, so one by one: %s", error)
             return False
