@@ -65,12 +65,12 @@ class Deliverer:
         while True:
             try:
                 self.place.connect()  # before reading the events: it may find that all are owed again
-                if figures:
-                    self.drawing.start()  # another process: it draws while the rest is sent
                 while events := self.log.next_owed(MAX_EVENTS):
+                    if figures:
+                        self._send_figures(wait=False, fewest=1)  # a process draws while the rest is sent
                     if not self._send_together(events):
                         self._send(events)
-                if self._send_figures(figures):
+                if self._send_figures(wait=figures, fewest=1 if figures else FEWEST):
                     continue
                 self._settle()
                 return
@@ -169,9 +169,9 @@ class Deliverer:
         self.log.mark_delivered(event.id for event in events)
         self.delivered += len(events)
 
-    def _send_figures(self, wait: bool) -> bool:
-        """Have figures drawn and send those that are; whether to look again at once."""
-        if not self.drawing.start(1 if wait else FEWEST):
+    def _send_figures(self, *, wait: bool, fewest: int) -> bool:
+        """Have figures drawn, if there are so many, and send those that are; whether to look again at once."""
+        if not self.drawing.start(fewest):
             return False
         if not self.drawing.wait(FIGURE_LOOK_SECONDS if wait else 0):
             return wait
