@@ -15,6 +15,7 @@ import functools
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,19 @@ class Deliverer:
         self.drawing = Drawing(log)
         self._calls: list[_Call] | None = None  # carried out within a transaction, and not noted yet
 
-    def deliver_pending(self, *, figures: bool = True) -> None:
+    def deliver_pending(self, *, figures: bool = True, until: Callable[[], bool] = lambda: False) -> None:
         """Deliver all that is owed. Raises AwayError where MLflow is; the rest stays owed.
 
         Args:
             figures: wait for figures to be drawn; without, those that are drawn later go with the next call.
+            until: asked between calls; once it is true, the rest is left to the next call of this.
         """
         while True:
             try:
                 self.place.connect()  # before reading the events: it may find that all are owed again
                 while events := self.log.next_owed(MAX_EVENTS):
+                    if until():
+                        return
                     if figures:
                         self._send_figures(wait=False, fewest=1)  # a process draws while the rest is sent
                     if not self._send_together(events):

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from tests.tune.tracked import Home, Store, check_exact, metrics, start, tracked_home
-from tune.delivery import deliverer, mlflow_runs
+from tune.delivery import deliverer, mlflow_runs, sender
 from tune.delivery.deliverer import Deliverer
 from tune.delivery.drawing import Drawing
 from tune.delivery.mlflow_runs import Destination
-from tune.delivery.sender import deliver
+from tune.delivery.sender import configure_mlflow, deliver, serve
 from tune.delivery.transaction import joining, one_transaction
+from tune.store.events import Event
 from tune.tracking.tracker import Tracker
 
 TRIALS = ("0", "1", "2", "3", "4")
@@ -49,12 +50,12 @@ def folders(home: Home) -> set[str]:
 def test_five_trials_that_did_nothing_are_one_commit(tracked: Home) -> None:
     tracker = tracked.tracker()
     start(tracker)
-    sender = Deliverer(tracked.log)
-    sender.deliver_pending()
+    delivering = Deliverer(tracked.log)
+    delivering.deliver_pending()
     before = commits(tracked.store.database)
     start(tracker, *TRIALS)
     end(tracker, *TRIALS)
-    sender.deliver_pending()
+    delivering.deliver_pending()
     assert commits(tracked.store.database) - before == 1  # 30 where each call commits for itself
     check_exact(tracked)
     assert folders(tracked) == {run.info.run_id for run in tracked.runs().values()}
@@ -183,8 +184,8 @@ def test_no_run_is_looked_for_where_there_can_be_none(tracked: Home, monkeypatch
     tracker = tracked.tracker()
     start(tracker, "0", "1")
     tracked.log.set_meta("doubtful:s/1", "1")  # an answer was lost
-    sender = Deliverer(tracked.log)
-    sender.deliver_pending()
+    delivering = Deliverer(tracked.log)
+    delivering.deliver_pending()
     assert set(looked_for) == {"s/1"}
     looked_for.clear()
     tracked.log.drop_meta("run_id:")
@@ -210,3 +211,25 @@ def test_figures_are_drawn_while_the_rest_is_sent(tracked: Home, monkeypatch: py
     end(tracker, "0")
     Deliverer(tracked.log).deliver_pending()
     assert owed[0] > 0 and tracked.log.pending() == 0
+
+
+def test_what_is_left_when_a_study_ends_is_sent_without_giving_way(
+    tracked: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, owed = Deliverer._send_together, list[int]()
+
+    def and_then_it_ends(delivering: Deliverer, events: list[Event]) -> bool:
+        done = send(delivering, events)
+        tracked.log.set_meta("complete", "1")
+        return done
+
+    monkeypatch.setattr(deliverer, "TOGETHER_SECONDS", 0.0)
+    monkeypatch.setattr(Deliverer, "_send_together", and_then_it_ends)
+    monkeypatch.setattr(sender, "_set_priority", lambda nice: owed.append(tracked.log.pending()))
+    configure_mlflow()
+    tracker = tracked.tracker()
+    start(tracker, *TRIALS)
+    end(tracker, *TRIALS)
+    serve(tracked.log, None)
+    assert owed[0] > 0 and tracked.log.pending() == 0
+    check_exact(tracked)
