@@ -3,7 +3,7 @@
 Delivery may stop at any moment: an event is marked as delivered after MLflow has taken it, and sending one
 again changes nothing, because runs are looked for by their `ssl.run_key` tag before they are made, points
 carry the time at which they were reported (MLflow keeps equal points once) and parameters and tags are set
-to what they are.
+to what they are. In a SQLite store the runs of several trials share a transaction (`tune.delivery.transaction`).
 
 Fault points (`ssl_core.system.faults`): `sender:before-commit` lies in a transaction, when all of it has been written;
 `sender:after-send` after a delivery and before it is noted.
