@@ -105,7 +105,7 @@ class Deliverer:
                     events = self.log.next_owed(MAX_EVENTS, without=runs)
                 fault("sender:before-commit")
         except (AwayError, RejectedError, OwedAgainError) as error:
-            logger.info("not in one transaction, so one by one: %s", error)
+            logger.debug("not in one transaction, so one by one: %s", error)
             return False
         finally:
             self._calls = None
