@@ -4,7 +4,9 @@
 
 The real search: `tune.search` on Ray Tune with the real trainable, searcher, scheduler, recorder, storage, event log
 and delivery to MLflow; two trials side by side, workers used again. Only the training itself is replaced by a report
-and a checkpoint of a quarter of a megabyte. `--bare` leaves out checkpoints and tracking as well.
+and a checkpoint of a quarter of a megabyte. `--bare` leaves out checkpoints and tracking as well. On a machine that
+other programs keep busy: `nice -n -20 python -m benchmarks.overhead --at-once`; what delivers and draws gives way to
+nothing then.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import torch
 from benchmarks.tracking import without_tracking
 from ssl_core.schema import RunConfig
 from ssl_core.training.run import Report
+from tests.tune.at_once import started_at_once
 from tune.worker import replicates, trainable
 from tune.worker.trainable import TrialTrainable
 
@@ -67,7 +70,7 @@ class IdleTrainable(TrialTrainable):
         super().setup(config)
 
 
-def measure(*, bare: bool, trials: int = TRIALS) -> dict[str, float]:
+def measure(*, bare: bool, at_once: bool = False, trials: int = TRIALS) -> dict[str, float]:
     """Seconds of the whole search after Ray has started, and of its steady part."""
     import tune
     from tune.cluster import local_ray
@@ -78,6 +81,8 @@ def measure(*, bare: bool, trials: int = TRIALS) -> dict[str, float]:
     options["warmup_cache"] = 0  # nothing is trained
     with ExitStack() as stack:
         stack.enter_context(mock.patch("tune.engine.ray_loop.TrialTrainable", IdleTrainable))
+        if at_once:
+            stack.enter_context(mock.patch("tune.tracking.sender_process.Popen", started_at_once))
         if bare:
             stack.enter_context(mock.patch.dict(os.environ, {BARE: "1"}))
             stack.enter_context(without_tracking())
@@ -118,9 +123,10 @@ def _migrated(home: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--bare", action="store_true", help="without checkpoints and tracking")
+    parser.add_argument("--at-once", action="store_true", help="senders and figures give way to nothing")
     parser.add_argument("--trials", type=int, default=TRIALS)
     options = parser.parse_args()
-    row = measure(bare=options.bare, trials=options.trials)
+    row = measure(bare=options.bare, at_once=options.at_once, trials=options.trials)
     print(
         f"{row['trials']} trials in {row['seconds']:.1f} s after Ray had started: {row['seconds_a_trial']:.3f} s a "
         f"trial, {row['steady']:.3f} s once the workers were there\nthe first trial ended after {row['first']:.1f} s, "

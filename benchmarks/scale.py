@@ -13,8 +13,9 @@ delivery to MLflow runs beside it in a process of its own, and is measured with 
 in that folder, and the next call resumes it as a driver does; `resume_seconds` is what that takes. `--prepared N`
 writes N ended trials into the storages first, and runs the others.
 
-Each window of the result has the means of so many trials, what the driver could take in a second there (and in a second
-of processor time, which other work on the machine disturbs less), and the resident memory at its end.
+Each window, which is printed to stderr as soon as it is over, has the means of so many trials, what the driver could
+take in a second there (and in a second of processor time, which other work on the machine disturbs less), and the
+resident memory at its end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import heapq
 import json
 import math
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -136,6 +138,7 @@ class Simulation:
                 self._next(queue, self.virtual, place)
                 if self.ended % WINDOW == 0:
                     self.windows.append(self._window(last, self.reports - reports, self.ended - earlier))
+                    print(json.dumps(self.windows[-1]), file=sys.stderr, flush=True)
                     last.seconds, last.calls = Counter(self.watch.seconds), Counter(self.watch.calls)
                     last.processor = self.watch.processor
                     reports, earlier = self.reports, self.ended

@@ -6,7 +6,7 @@
 
 The points: ask:before, ask:after, tell:before, tell:after (`tune.trials.study_trials`), report:inside
 (`tune.trials.tables.writing`), rung:before, rung:after (`tune.engine.scheduler`), rename:before, rename:after (of a
-checkpoint: `ssl_core.system.files`), sender:after-send (`tune.delivery.deliverer`), race:before
+checkpoint: `ssl_core.system.files`), sender:before-commit, sender:after-send (`tune.delivery.deliverer`), race:before
 (`tune.comparison.race`), race:kept (`tune.comparison.run`), and those of `tune.launch.keeping`: delete:run,
 delete:before, delete:renamed, clean:item, clean:renamed, pack:file, unpack:file, unpack:before and unpack:renamed.
 Without the variable a point costs one comparison.

@@ -34,7 +34,7 @@ from tests.tune.tracked import Home as TrackedHome
 from tests.tune.tracked import Store, tracked_home
 from tune.definition.request import SearchRequest
 from tune.delivery import drawing, sender
-from tune.delivery.mlflow_runs import prepared_database
+from tune.delivery.database import prepared_database
 from tune.engine.progress import Progress
 from tune.store.home import Home
 from tune.tracking import sender_process

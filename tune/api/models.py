@@ -99,7 +99,7 @@ def register_model(name: str, registered: str, *, home: Place = None) -> str:
         ConfigError: the study has no such model, or it has not been delivered to MLflow.
         ServiceError: MLflow does not answer.
     """
-    from tune.delivery.registration import register  # loads MLflow
+    from tune.delivery.models.registration import register  # loads MLflow
 
     study = load_study(name, home=home)
     best = best_model(study)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tune.delivery.mlflow_runs import introduction, prepared_database
-from tune.delivery.refusals import AwayError, RejectedError, judged
+from tune.delivery.database import prepared_database
+from tune.delivery.refusals import AwayError, RejectedError, introduction, judged
 from tune.delivery.sender import configure_mlflow
 from tune.errors import Exit, ServiceError
 from tune.revision import child_environment

@@ -8,21 +8,18 @@ again.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import re
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tune.delivery.moved_home import follow, remove_misread
-from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, judged
+from tune.delivery.database import file_identity, follow, prepared_database, remove_misread
+from tune.delivery.refusals import AwayError, OwedAgainError, RejectedError, introduction, judged
+from tune.delivery.transaction import joining, one_transaction
 from tune.store.event_log import EventLog
 from tune.store.events import Event
-from tune.store.layout import sqlite_url
 from tune.tracking.uri import sqlite_path
 
 RUN_ID, DOUBTFUL = "run_id:", "doubtful:"  # notes in the event log, one for each run
@@ -47,6 +44,9 @@ class Destination:
         self._runs: dict[str, str] = {}
         self._lost = False
         self._file: tuple[int, int] | None = None
+        self._store: Any = None
+        self._is_new = False
+        self._made: dict[str, str] | None = None  # within `together`: runs whose ids are not noted yet
 
     @property
     def client(self) -> Any:
@@ -75,6 +75,8 @@ class Destination:
                     remove_misread(uri)
                     self._follow_home(uri)
                     self._experiment = self._find_experiment()
+                    self._is_new = not self._has_runs()
+                self._store = joining(self._client)
         except RejectedError as rejection:
             raise AwayError(f"no experiment to write to: {rejection}", slow=True) from rejection
         self.log.set_meta("experiment_id", self._experiment)
@@ -87,6 +89,27 @@ class Destination:
     def introduction(self) -> str:
         """What a server says of its version."""
         return introduction(self._note("tracking_uri"))
+
+    @property
+    def joins(self) -> bool:
+        """Whether `together` can be had: MLflow writes to a SQLite file."""
+        return self._store is not None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that MLflow is asked for in the block is on the disk at its end, or nothing. Ids are noted after that."""
+        self._made = made = dict[str, str]()
+        try:
+            with one_transaction(self._store):
+                yield
+        except BaseException:
+            for run in made:
+                self._runs.pop(run, None)
+            raise
+        finally:
+            self._made = None
+        for run, run_id in made.items():
+            self.log.set_meta(RUN_ID + run, run_id)
 
     def replaced(self) -> bool:
         """Whether a sqlite database is no longer the file that was opened: MLflow would go on with the old one."""
@@ -228,6 +251,18 @@ class Destination:
     def _ids_of(self, experiment: str, study: str) -> set[str]:
         return {str(info.run_id) for info in self._listed(experiment, "ssl.study", study)}
 
+    def _has_runs(self) -> bool:
+        """Whether MLflow has any run of this study. If not, it will have those that are made here, and no others.
+
+        To look for each takes MLflow longer the more runs there are.
+        """
+        from mlflow.entities import ViewType  # loads MLflow
+
+        key = f"tags.`ssl.run_key` LIKE '{self._note('study_id')}:%'"
+        return bool(
+            self._client.search_runs([self._experiment], key, run_view_type=ViewType.ALL, max_results=1)
+        )
+
     def _search(self, run: str) -> list[Any]:
         """Infos of the runs with a run's key, those in use first, then the oldest first."""
         assert self._experiment is not None
@@ -252,13 +287,19 @@ class Destination:
         """Know a run's id; returns whether it had to be made."""
         found = self.log.get_meta(RUN_ID + run) or self._find_run(run)
         run_id = found or self._make_run(run)
-        self.log.set_meta(RUN_ID + run, run_id)
         self._runs[run] = run_id
+        if self._made is None:
+            self.log.set_meta(RUN_ID + run, run_id)
+        else:
+            self._made[run] = run_id
         return found is None
 
     def _find_run(self, run: str) -> str | None:
+        doubtful = self.log.get_meta(DOUBTFUL + run) is not None
+        if self._is_new and not doubtful:
+            return None
         found = self._only(run, self._search(run))
-        if found is None and self.log.get_meta(DOUBTFUL + run) is not None:
+        if found is None and doubtful:
             time.sleep(LATE_SECONDS)
             found = self._only(run, self._search(run))
         return found
@@ -274,7 +315,8 @@ class Destination:
                     self._experiment, start_time=start.time_ms, tags=tags, run_name=str(start.payload["name"])
                 )
         except AwayError:
-            self.doubt(run)
+            if self._made is None:
+                self.doubt(run)
             raise
         return str(made.info.run_id)
 
@@ -295,56 +337,3 @@ class Destination:
         if value is None:
             raise AwayError(f"the event log does not say its {key}", slow=True)
         return value
-
-
-def introduction(uri: str) -> str:
-    """What a server says of its version, beside the one that is installed here."""
-    import mlflow  # loads MLflow
-
-    says = "it does not say which version of MLflow it is"
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=5) as answer:
-            version = answer.read(100).decode(errors="replace").strip()
-    except (OSError, ValueError):
-        version = ""
-    if re.fullmatch(r"\d+(\.\w+)+", version):
-        says = f"it says that it is MLflow {version}"
-    return f"{says}, here MLflow {mlflow.__version__} is installed"
-
-
-def file_identity(uri: str) -> tuple[int, int] | None:
-    """Which file a sqlite URI names at this moment; None where there is none."""
-    database = sqlite_path(uri) if uri.startswith("sqlite") else None
-    try:
-        found = None if database is None else database.stat()
-    except FileNotFoundError:
-        return None
-    return None if found is None else (found.st_dev, found.st_ino)
-
-
-@contextmanager
-def prepared_database(uri: str) -> Iterator[None]:
-    """For a sqlite store: its tables are there, and studies that start at once do not make them at once.
-
-    The tables are made (5-10 s of migrations) in another file, which is then renamed: a sender that is
-    killed meanwhile leaves no half-migrated database.
-    """
-    if not uri.startswith("sqlite"):
-        yield
-        return
-    database = sqlite_path(uri)
-    if database is None:
-        raise AwayError(f"tracking URI {uri!r} names no file", slow=True)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not database.exists():
-            from mlflow.tracking import MlflowClient  # loads MLflow
-
-            fresh = database.with_name(f"{database.name}.new")
-            for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
-                leftover.unlink(missing_ok=True)
-            MlflowClient(tracking_uri=sqlite_url(fresh)).search_experiments(max_results=1)
-            remove_misread(sqlite_url(fresh))
-            fresh.rename(database)
-        yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -114,3 +115,18 @@ def _other_tables(reason: str) -> str:
         f"the database is of another version of MLflow than {mlflow.__version__}, which is installed here: if it is "
         f"older, `mlflow db upgrade` on it; if it is newer, install that version here ({reason})"
     )
+
+
+def introduction(uri: str) -> str:
+    """What a server says of its version, beside the one that is installed here."""
+    import mlflow  # loads MLflow
+
+    says = "it does not say which version of MLflow it is"
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=5) as answer:
+            version = answer.read(100).decode(errors="replace").strip()
+    except (OSError, ValueError):
+        version = ""
+    if re.fullmatch(r"\d+(\.\w+)+", version):
+        says = f"it says that it is MLflow {version}"
+    return f"{says}, here MLflow {mlflow.__version__} is installed"

@@ -107,16 +107,19 @@ def serve(log: EventLog, parent: int | None) -> None:
     def complete() -> bool:
         return log.get_meta("complete") is not None
 
+    def over() -> bool:
+        return complete() or orphaned()
+
     while True:
         # Read before delivering: what was appended before it was set is delivered below.
-        last = complete() or orphaned()
+        last = over()
         if last:
             _set_priority(_OWN_NICE)  # nothing trains any more, and somebody waits
         began = time.monotonic()
         try:
             if sender.place.replaced():
                 raise ReplacedError
-            sender.deliver_pending(figures=last)
+            sender.deliver_pending(figures=last, until=(lambda: False) if last else over)
         except AwayError as error:
             if orphaned():
                 logger.warning("the driver is gone and MLflow is away: `ssl-tune sync` delivers the rest")
@@ -133,7 +136,8 @@ def serve(log: EventLog, parent: int | None) -> None:
         patience.succeeded()
         if last and (orphaned() or not log.held_back()):
             return
-        time.sleep(IDLE_SECONDS)
+        if last or not over():
+            time.sleep(IDLE_SECONDS)
 
 
 def _await_trials(log: EventLog, parent: int | None) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -188,14 +188,21 @@ class EventLog:
         rows = self._rows(f"SELECT time_ms FROM events WHERE {_OWED} ORDER BY id LIMIT 1")
         return integer(rows[0][0]) if rows else None
 
-    def next_owed(self, limit: int) -> list[Event]:
+    def next_owed(self, limit: int, without: Sequence[str] = ()) -> list[Event]:
         """The oldest event that is still to be delivered, and those of the same run that follow it.
 
         The order matters within a run alone, and many events of one run make few calls. Figures, which are
         drawn first, are not among them: see `owed_figures`.
+
+        Args:
+            limit: the most events.
+            without: runs that are left out; few.
         """
         owed, last = f"{_OWED} AND kind != 'figure' AND id <= ?", self._limit()
-        first = self._rows(f"SELECT run FROM events WHERE {owed} ORDER BY id LIMIT 1", [last])
+        others = f" AND run NOT IN ({', '.join('?' * len(without))})" if without else ""
+        first = self._rows(
+            f"SELECT run FROM events WHERE {owed}{others} ORDER BY id LIMIT 1", [last, *without]
+        )
         if not first:
             return []
         query = f"SELECT {_COLUMNS} FROM events WHERE run = ? AND {owed} ORDER BY id LIMIT ?"

@@ -52,7 +52,9 @@ def run_figures(
     """
     if not reports or not _wanted():
         return []
-    figures: list[dict[str, object]] = [{"figure": "learning_curves", "warmup": warmup}]
+    figures: list[dict[str, object]] = []
+    if len(reports) > 1:  # a curve of one epoch is a point
+        figures.append({"figure": "learning_curves", "warmup": warmup})
     if completed and any("accepted" in report.classes for report in reports):
         figures.append({"figure": "pseudo_labels", "warmup": warmup})
     if completed and any("confusion" in report.classes for report in reports):

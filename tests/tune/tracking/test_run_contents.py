@@ -77,7 +77,11 @@ def test_of_very_many_trials_only_completed_ones_are_drawn(
     tracker.study_started({}, "study\n")
     for trial in ("999", "1000", "1001"):
         tracker.trial_started(trial, {}, {}, "trial\n")
-        tracker.report(trial, 1, {"val/error": 50.0})
+        for epoch in (1, 2):
+            tracker.report(trial, epoch, {"val/error": 50.0})
+    tracker.trial_started("998", {}, {}, "trial\n")
+    tracker.report("998", 1, {"val/error": 50.0})
+    tracker.trial_ended("998", "completed")  # a curve of one epoch is a point: no process is started for that
     tracker.trial_ended("999", "asha")
     tracker.trial_ended("1000", "asha")
     tracker.trial_ended("1001", "completed")

@@ -20,7 +20,8 @@ import pytest
 from ssl_core.system.errors import ConfigError
 from tests.tune.tracked import EXPERIMENT, LARGEST, ROOT, TAGS, Home, Store, metrics, start, tracked_home
 from tune.delivery import sender
-from tune.delivery.deliverer import Deliverer, chunks
+from tune.delivery.calls import chunks
+from tune.delivery.deliverer import Deliverer
 from tune.delivery.sender import deliver
 from tune.tracking.text import MAX_PARAM_LENGTH, SHORTENED
 from tune.tracking.uri import check_tracking_uri

@@ -14,7 +14,7 @@ from tune.cli.line.completion import complete_study
 from tune.cli.options import HomeOption, home_of
 from tune.cli.serving.ports import check_port, free_port
 from tune.cli.show import console, typed
-from tune.delivery.moved_home import follow
+from tune.delivery.database import follow
 
 USUAL_PORT = 5000
 SHOWN = 3

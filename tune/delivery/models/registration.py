@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssl_core.system.errors import ConfigError
-from tune.delivery.models import MODEL_ID
+from tune.delivery.models.sending import MODEL_ID
 from tune.delivery.refusals import AwayError, RejectedError, judged
 from tune.delivery.sender import configure_mlflow
 from tune.errors import Exit, ServiceError
