@@ -136,7 +136,7 @@ def resolve_request(
 
 
 def _with_choices(spec: StudySpec, parameters: int) -> StudySpec:
-    """Objective, sampler and the first look of early stopping, where they are left to the program; the study keeps them."""
+    """The study with objective, sampler and early stopping's first look, where they are left to the program."""
     epochs, trials = int(spec.config["epochs"]), spec.trials
     if spec.epochs_budget is not None:  # ASHA leaves some a third of their epochs
         trials = min(trials, 3 * spec.epochs_budget // epochs)
