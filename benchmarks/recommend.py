@@ -1,7 +1,7 @@
 """Which rule should recommend a search's trial: held-out regret of each rule after each search, at four marks.
 
     python -m benchmarks.recommend --sets pseudo_label fixmatch --choose   # the sets that choose
-    python -m benchmarks.recommend --sets vat mean_teacher --shared 1      # the sets that report
+    python -m benchmarks.recommend --sets vat mean_teacher fixmatch-photographs --shared 0.5   # those that report
 
 Nothing is trained. Each search is simulated once for each seed (`benchmarks.courses`; kept under
 ssl-tune-home/courses), and every rule (`benchmarks.rules`) is applied to what it had seen after 5, 10, 20 and 40 full
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--curves", type=Path, default=DATA, help="folder of the packed curves")
     parser.add_argument("--keep", type=Path, default=KEPT, help="folder of finished searches")
     parser.add_argument(
-        "--shared", type=float, help="show the interval too, with this share of the binomial variance"
+        "--shared", type=float, help="show the interval too, with this correlation of two trials' mistakes"
     )
     parser.add_argument(
         "--choose", action="store_true", help="the rules by their mean over all of it, the best first"

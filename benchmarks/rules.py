@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.courses import Seen, Task
-from benchmarks.curve_sets import EPOCHS
+from benchmarks.curve_sets import EPOCHS, POOL
 from benchmarks.process import Posterior, Prior, posterior
+from tune.findings.outlook.expected import beliefs
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -250,7 +251,7 @@ class Expectation:
 
     Attributes:
         measured: on the validation images.
-        expected: the posterior mean, drawn towards what neighbouring configurations had.
+        expected: drawn towards the mean of all candidates.
         low, high: ends of a 90 % interval.
     """
 
@@ -260,26 +261,23 @@ class Expectation:
     high: float
 
 
-def expectation(k: Known, curve: int, shared: float = 1.0) -> Expectation:
-    """Expected error of a recommended trial, from a process over the log odds of the candidates' errors.
+def expectation(k: Known, curve: int, correlation: float) -> Expectation:
+    """Expected error of a recommended trial, as a study says it (`tune.findings.outlook.expected`).
 
-    Of a trial that is no candidate the process is over all trials.
+    The interval is for the error on the images of the pool that do not validate.
 
-    All trials have the same validation images: how hard these are is an error that the process cannot see. It is that
-    of a binomial distribution, to the share `shared` of its variance. With fewer than three candidates nothing is known
-    but the binomial distribution.
+    Args:
+        k: the trials.
+        curve: of the recommended one.
+        correlation: of two trials' mistakes on the same images.
     """
-    stopped = curve not in k.curve[k.candidates]
-    places = np.arange(len(k.curve)) if stopped else k.candidates
+    far = np.flatnonzero(2 * k.epoch >= EPOCHS)
+    places = far if len(far) else k.candidates
+    if curve not in k.curve[places]:
+        places = np.append(places, np.flatnonzero(k.curve == curve))
     chosen = int(np.flatnonzero(k.curve[places] == curve)[0])
-    measured, odds = float(error_of(k)[places][chosen]), at_the_end(k, logit_of, 1)[places]
-    found = process(k, (logit_of,), stopped=stopped)
-    middle, deviation = float(odds[chosen]), 0.0
-    if found is not None:
-        middle = float(odds.mean() + (odds.std() + 1e-9) * found.mean[chosen])
-        deviation = float((odds.std() + 1e-9) * found.deviation[chosen])
-    share = 1 / (1 + np.exp(-middle))
-    binomial = shared / (k.task.valid * share * (1 - share))
-    reach = 1.645 * float(np.hypot(deviation, binomial**0.5))
-    low, expected, high = (100 / (1 + np.exp(-(middle + s * reach))) for s in (-1, 0, 1))
-    return Expectation(measured, float(expected), float(low), float(high))
+    errors = error_of(k)[places]
+    low, expected, high = beliefs(list(errors), k.task.valid, correlation).interval(
+        chosen, POOL - k.task.valid
+    )
+    return Expectation(float(errors[chosen]), expected, low, high)

@@ -161,7 +161,8 @@ def test_a_stopped_trial_is_recommended_by_rules_that_consider_it_alone(task: Ta
     seen = Seen(tuple(order[:10]), (EPOCHS - 1,) + (EPOCHS,) * 9, ("stopped_early",) + ("completed",) * 9)
     chosen = {rule: recommended(RULES[rule], task, seen) for rule in RULES}
     assert chosen["process: both, any trial"] == order[0]
-    assert all(c in order[1:10] for rule, c in chosen.items() if "any trial" not in rule)
+    assert chosen["log odds + log loss, last 3, from half on"] == order[0]
+    assert all(c in order[1:10] for rule, c in chosen.items() if "any trial" not in rule and "half" not in rule)
 
 
 def test_a_stopped_trial_is_moved_by_what_whole_runs_changed_from_there(task: Task) -> None:
@@ -173,17 +174,17 @@ def test_a_stopped_trial_is_moved_by_what_whole_runs_changed_from_there(task: Ta
     assert at_the_end(k, log_loss_of, 1) == pytest.approx([loss[0, -1], loss[1, -1], loss[2, 4] + change])
 
 
-def test_the_expected_error_is_drawn_to_what_neighbours_had_and_its_interval_holds_it(task: Task) -> None:
+def test_the_expected_error_is_drawn_to_the_mean_of_the_candidates_and_its_interval_holds_it(task: Task) -> None:
     whole = Seen(tuple(range(11)), (EPOCHS,) * 11, ("completed",) * 11)
     k = known(task, whole)
     assert k is not None
     best = int(task.val_error[:11, -1].argmin())
-    found = expectation(k, best)
+    found = expectation(k, best, 0.5)
     assert found.measured == task.val_error[best, -1] < found.expected
     assert found.low < found.expected < found.high
     alone = known(task, Seen((best,), (EPOCHS,), ("completed",)))
     assert alone is not None
-    single = expectation(alone, best)
+    single = expectation(alone, best, 0.5)
     wrong = single.measured / 2 + 0.5  # of 50 images, half an image added
     assert single.expected == pytest.approx(100 * wrong / 51)
     assert single.high - single.low > 10

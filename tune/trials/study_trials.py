@@ -270,7 +270,9 @@ class StudyTrials:
         """Take in an epoch: `summary` has epoch, ssl_epoch, val_error, val_error_balanced, val_loss, seconds (of the
         trial) and the reason why the trial stops there, or None."""
         trial, step = self._running[number], summary["ssl_epoch"]
-        measured = summary.get(FIELDS[self.spec.objective])  # a worker of an earlier version may not measure it
+        measured = summary.get(
+            FIELDS[self.spec.objective]
+        )  # a worker of an earlier version may not measure it
         value = math.nan if measured is None else float(measured)
         known = step is not None and math.isfinite(value)
         note_epoch(self._storage, trial._trial_id, (step, value) if known else None, {"last": dict(summary)})
