@@ -123,7 +123,7 @@ SEARCHES: dict[str, Callable[[Recorded, int], Search]] = {
     "random, eta 4": _own(sampler="random", eta=4),
     "random, eta 4, grace 1": _own(sampler="random", eta=4, grace=1),
     "random, no stop": _own(sampler="random", scheduler="none"),
-    "random, error": _own(sampler="random", objective="val/error"),
+    "random, error, grace 1": _own(sampler="random", objective="val/error", grace=1),
     "gp": _own(sampler="gp", trials=1000),
     "gp, grace 1": _own(sampler="gp", grace=1, trials=1000),
 }
