@@ -104,8 +104,8 @@ def quick(recorded: Recorded, seed: int, **options: Any) -> QuickSearch:
 
 
 def _own(**options: Any) -> Callable[[Recorded, int], Search]:
-    """This project's search, told error and loss together where nothing else is said."""
-    return lambda recorded, seed: quick(recorded, seed, **{"objective": BOTH} | options)
+    """This project's search, told error and loss together and looking after two epochs where nothing else is said."""
+    return lambda recorded, seed: quick(recorded, seed, **{"objective": BOTH, "grace": 2} | options)
 
 
 SEARCHES: dict[str, Callable[[Recorded, int], Search]] = {
@@ -120,7 +120,6 @@ SEARCHES: dict[str, Callable[[Recorded, int], Search]] = {
     "tpe after 40": _own(sampler="tpe", startup_trials=40),
     "random": _own(sampler="random"),
     "random, grace 1": _own(sampler="random", grace=1),
-    "random, eta 4": _own(sampler="random", eta=4),
     "random, eta 4, grace 1": _own(sampler="random", eta=4, grace=1),
     "random, no stop": _own(sampler="random", scheduler="none"),
     "random, error, grace 1": _own(sampler="random", objective="val/error", grace=1),

@@ -105,6 +105,8 @@ def searched(recorded: Recorded, seed: int) -> list[TrialRecord]:
             epochs=EPOCHS,
             concurrent=1,
             seed=seed,
+            sampler="tpe",
+            objective="val/error",
             settings={"threads": 1, "precision": "float32"},
         )
         spec = resolve_request(request, home)

@@ -162,7 +162,9 @@ def test_a_stopped_trial_is_recommended_by_rules_that_consider_it_alone(task: Ta
     chosen = {rule: recommended(RULES[rule], task, seen) for rule in RULES}
     assert chosen["process: both, any trial"] == order[0]
     assert chosen["log odds + log loss, last 3, from half on"] == order[0]
-    assert all(c in order[1:10] for rule, c in chosen.items() if "any trial" not in rule and "half" not in rule)
+    assert all(
+        c in order[1:10] for rule, c in chosen.items() if "any trial" not in rule and "half" not in rule
+    )
 
 
 def test_a_stopped_trial_is_moved_by_what_whole_runs_changed_from_there(task: Task) -> None:
@@ -174,7 +176,9 @@ def test_a_stopped_trial_is_moved_by_what_whole_runs_changed_from_there(task: Ta
     assert at_the_end(k, log_loss_of, 1) == pytest.approx([loss[0, -1], loss[1, -1], loss[2, 4] + change])
 
 
-def test_the_expected_error_is_drawn_to_the_mean_of_the_candidates_and_its_interval_holds_it(task: Task) -> None:
+def test_the_expected_error_is_drawn_to_the_mean_of_the_candidates_and_its_interval_holds_it(
+    task: Task,
+) -> None:
     whole = Seen(tuple(range(11)), (EPOCHS,) * 11, ("completed",) * 11)
     k = known(task, whole)
     assert k is not None

@@ -65,7 +65,7 @@ class CompareRequest(SearchRequest):
                     f"{key_of(SearchRequest, name)} is no option of a comparison: it belongs to the search of one "
                     "method."
                 )
-        if values.get("race") and values.get("objective", "auto") in ("auto", BOTH):
+        if values.get("race") and values.get("objective", BOTH) == BOTH:
             values["objective"] = told(BOTH)  # it is validation images that say how far apart two methods are
         super().__init__(**values)
 

@@ -21,7 +21,6 @@ from ssl_core.data.datasets import DatasetInfo
 from ssl_core.registry import method_of
 from ssl_core.system.errors import ConfigError, counted
 from tune.definition.inputs import with_overrides
-from tune.definition.objective import BOTH, DEFAULT
 
 MOST_POINTS = 1024
 """Above so many corners, only those in which at most two parameters leave the baseline are looked at."""
@@ -53,20 +52,6 @@ def chosen_sampler(sampler: str, trials: int, parameters: int) -> str:
     if sampler != "auto":
         return sampler
     return "random" if trials <= FEW_TRIALS and parameters <= FEW_PARAMETERS else "tpe"
-
-
-FEW_IMAGES = 200
-
-
-def chosen_objective(objective: str, valid: int) -> str:
-    """The objective that ``auto`` stands for; any other as it is.
-
-    On 40 and 50 validation images error and loss over three epochs recommend better than the error does; on 500 the
-    error of the last epoch does (docs/search-quality.md). Between those nothing was measured.
-    """
-    if objective != "auto":
-        return objective
-    return BOTH if valid < FEW_IMAGES else DEFAULT
 
 
 def chosen_grace(grace: int | None, scheduler: str, epochs: int) -> int | None:

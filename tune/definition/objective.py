@@ -8,10 +8,8 @@ from statistics import fmean
 from typing import Literal
 
 Objective = Literal["val/error_and_loss", "val/error", "val/error_balanced", "val/loss"]
-Asked = Literal["auto", "val/error_and_loss", "val/error", "val/error_balanced", "val/loss"]
-"""What can be asked for; a study that is made keeps the objective that `auto` stands for."""
 BOTH: Objective = "val/error_and_loss"
-"""`error_and_loss`: what `auto` is with few validation images."""
+"""What new studies go by: `error_and_loss`."""
 DEFAULT: Objective = "val/error"
 """What studies went by before there was a choice; and the error that is shown beside a value that is none."""
 FIELDS: dict[str, str] = {

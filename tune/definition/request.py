@@ -30,7 +30,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from ssl_core.config import Section
 from ssl_core.system.errors import ConfigError
 from tune.definition.inputs import DURATION, SIZE, parse_duration, parse_size, preset_of
-from tune.definition.objective import Asked
+from tune.definition.objective import BOTH, Objective
 from tune.definition.option import INHERITED, Option
 from tune.definition.refusals import refused
 
@@ -165,8 +165,8 @@ class KeptOptions(Section):
     sampler: Annotated[Sampler, Option(baseline=INHERITED)] = Field(
         "auto", description="What proposes the next configuration"
     )
-    objective: Annotated[Asked, Option(baseline=INHERITED)] = Field(
-        "auto", description="What the search, early stopping and the choice of the best go by"
+    objective: Annotated[Objective, Option(baseline=INHERITED)] = Field(
+        BOTH, description="What the search, early stopping and the choice of the best go by"
     )
     startup_trials: Annotated[int | None, Option(baseline=INHERITED, otherwise=str(STARTUP_TRIALS))] = Field(
         None, ge=0, le=1_000_000, description="Random trials before the sampler models anything"

@@ -38,9 +38,9 @@ class RequestOptions(TypedDict, total=False):
     sampler: Literal["auto", "tpe", "random", "gp", "grid"]
     """What proposes the next configuration: auto (default), tpe, random, gp or grid."""
 
-    objective: Literal["auto", "val/error_and_loss", "val/error", "val/error_balanced", "val/loss"]
-    """What the search, early stopping and the choice of the best go by: auto (default),
-    val/error_and_loss, val/error, val/error_balanced or val/loss."""
+    objective: Literal["val/error_and_loss", "val/error", "val/error_balanced", "val/loss"]
+    """What the search, early stopping and the choice of the best go by: val/error_and_loss (default),
+    val/error, val/error_balanced or val/loss."""
 
     startup_trials: int | None
     """Random trials before the sampler models anything [5; at least 0]."""

@@ -27,7 +27,6 @@ from tune.definition.coherence import (
     check_sampler,
     check_sense,
     chosen_grace,
-    chosen_objective,
     chosen_sampler,
 )
 from tune.definition.inputs import with_absolute_place, with_overrides
@@ -136,7 +135,7 @@ def resolve_request(
 
 
 def _with_choices(spec: StudySpec, parameters: int) -> StudySpec:
-    """The study with objective, sampler and early stopping's first look, where they are left to the program."""
+    """The study with its sampler and the first look of early stopping, where they are left to the program."""
     epochs, trials = int(spec.config["epochs"]), spec.trials
     if spec.epochs_budget is not None:  # ASHA leaves some a third of their epochs
         trials = min(trials, 3 * spec.epochs_budget // epochs)
@@ -146,7 +145,6 @@ def _with_choices(spec: StudySpec, parameters: int) -> StudySpec:
     return spec.model_copy(
         update={
             "sampler": chosen_sampler(sampler, trials, parameters),
-            "objective": chosen_objective(spec.objective, spec.config["data"]["valid"]),
             "grace": chosen_grace(spec.grace, spec.scheduler, epochs),
         }
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.tune.helpers import make_spec
-from tune.definition.coherence import chosen_grace, chosen_objective, chosen_sampler
+from tune.definition.coherence import chosen_grace, chosen_sampler
 from tune.definition.request import SearchRequest
 from tune.launch.request import resolve_request
 from tune.store.home import Home
@@ -29,20 +29,6 @@ def test_auto_is_random_where_that_was_measured(
     asked: str, trials: int, parameters: int, sampler: str
 ) -> None:
     assert chosen_sampler(asked, trials, parameters) == sampler
-
-
-@pytest.mark.parametrize(
-    ("asked", "valid", "objective"),
-    [
-        ("auto", 50, "val/error_and_loss"),
-        ("auto", 199, "val/error_and_loss"),
-        ("auto", 200, "val/error"),
-        ("val/loss", 500, "val/loss"),
-        ("val/error_and_loss", 500, "val/error_and_loss"),
-    ],
-)
-def test_few_validation_images_are_helped_out_by_the_loss(asked: str, valid: int, objective: str) -> None:
-    assert chosen_objective(asked, valid) == objective
 
 
 @pytest.mark.parametrize(
