@@ -150,7 +150,7 @@ def plot(names: Sequence[str], protocol: Protocol, mark: int, path: Path) -> Non
             errors = [v.std(ddof=1) / len(v) ** 0.5 for v in values]
             look = {"fmt": marker, "color": colour, "markersize": 5, "linewidth": 1, "label": search}
             axes.errorbar(middles, range(len(values)), xerr=errors, **look)
-        title = f"{name}: {protocol.trainings[mark]} full trainings' epochs, {protocol.repetitions} searches"
+        title = f"{name}: {protocol.trainings[mark]} trainings, {protocol.repetitions} searches"
         dress(axes, title=title, x="held-out regret, points of error", y="")
         axes.set_yticks(
             range(len(protocol.rules)), protocol.rules if place == 1 else [""] * len(protocol.rules)
