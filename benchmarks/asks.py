@@ -97,7 +97,14 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="ssl-tune-asks-") as folder:
-        request = SearchRequest(name="asks", trials=20_000, epochs=EPOCHS, concurrent=RUNNING + 1)
+        request = SearchRequest(
+            name="asks",
+            trials=20_000,
+            epochs=EPOCHS,
+            concurrent=RUNNING + 1,
+            sampler="tpe",
+            objective="val/error",
+        )
         spec = resolve_request(request, Home(Path(folder)))
         for count in options.trials:
             trials, points = trials_of(spec, count), {}

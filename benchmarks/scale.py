@@ -38,7 +38,6 @@ from typing import Any
 import psutil
 
 from benchmarks.prepared import prepare
-from tune.definition.objective import error_and_loss
 from tune.definition.request import SearchRequest
 from tune.engine.recorder import Recorder
 from tune.engine.scheduler import StudyASHA
@@ -50,7 +49,7 @@ from tune.store.specification import read_spec
 from tune.store.study_folder import StudyFolder
 from tune.tracking.opening import open_log, open_tracker
 from tune.trials.study_trials import StudyTrials
-from tune.worker.report_keys import BOTH, CLASSES, EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
+from tune.worker.report_keys import CLASSES, EPOCH, ERROR, LOSS, METRICS, SSL_EPOCH, STOP_REASON
 
 STAGES = ("ask", "start", "schedule", "record", "end")
 WINDOW = 500  # trials between two lines of the table
@@ -97,7 +96,8 @@ class Simulation:
     def __init__(
         self, home: Home, trials: int, workers: int, epochs: int, seed: int = 0, prepared: int = 0
     ) -> None:
-        request = SearchRequest(name="scale", trials=trials, epochs=epochs, concurrent=workers)
+        told: dict[str, Any] = {"sampler": "tpe", "objective": "val/error"}
+        request = SearchRequest(name="scale", trials=trials, epochs=epochs, concurrent=workers, **told)
         self.spec = resolve_request(request, home).model_copy(update={"split_hash": "simulated"})
         self.folder = StudyFolder(home.study_folder("scale"))
         if (self.folder.path / STUDY_FILE).exists():
@@ -183,9 +183,7 @@ class Simulation:
         config = trial.config["config"]
         error = trial.floor + (90 - trial.floor) * math.exp(-0.5 * trial.epoch) + self.random.gauss(0, 0.5)
         metrics = self.metrics() | {"val/error": error, "time/epoch_seconds": trial.pace}
-        metrics[BOTH] = error_and_loss([(error, error / 40)], 100)
         result: dict[str, Any] = {EPOCH: trial.epoch, ERROR: error, LOSS: error / 40, METRICS: metrics}
-        result[BOTH] = metrics[BOTH]
         if classes := self.classes(is_last=trial.epoch == config["epochs"]):
             result[CLASSES] = classes
         if trial.epoch > config["warmup_epochs"]:

@@ -262,7 +262,7 @@ def test_the_command_s_table_has_every_search_and_rule_with_the_same_numbers_fro
     curves: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rule = "process: both, any trial"
-    words = ["--sets", "vat", "--repetitions", "2", "--trainings", "2", "--rules", rule, "--shared", "1"]
+    words = ["--sets", "vat", "--repetitions", "2", "--trainings", "2", "--rules", rule, "--shared", "0.8"]
     words += ["--curves", str(curves), "--keep", str(curves / "kept"), "--plot", str(curves), "--choose"]
     recommend.main(words)
     found = capsys.readouterr().out

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tune.definition.coherence import SHORT_RUNS
 from tune.definition.request import SearchRequest
 from tune.definition.rungs import rungs
 from tune.definition.spec import StudySpec
@@ -167,7 +168,7 @@ def make_spec(home: Home, **options: Any) -> StudySpec:
     request = {"epochs": 6, "trials": 6, "concurrent": 1, "name": "s", "settings": settings}
     # Where early stopping looks, and what is asked next, as the assertions of the tests know them.
     request |= {"sampler": "tpe", "objective": "val/error"} | options
-    if request.get("scheduler", "asha") == "asha" and request["epochs"] > 1:
+    if request.get("scheduler", "asha") == "asha" and request["epochs"] in SHORT_RUNS:
         request.setdefault("grace", rungs(request["epochs"], request.get("eta", 3))[0])
     return resolve_request(SearchRequest(**request), home)
 
@@ -205,7 +206,6 @@ def shapes_options(home: Home, pictures: Path) -> dict[str, Any]:
         "concurrent": 1,
         "objective": "val/error",
         "sampler": "tpe",
-        "grace": 2,
         "seed": 14,  # the three that learn come in the order of their warm-ups
     }
 

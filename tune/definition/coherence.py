@@ -34,7 +34,8 @@ MOST_FOR_GP = 1000
 
 
 FEW_TRIALS, FEW_PARAMETERS = 100, 6
-SHORT_RUN = 20
+SHORT_RUNS = range(8, 14)
+"""Epochs of a run that ASHA looks at first after one: it has two rungs then, as what was measured (12 epochs) had."""
 
 
 def chosen_sampler(sampler: str, trials: int, parameters: int) -> str:
@@ -59,7 +60,7 @@ def chosen_grace(grace: int | None, scheduler: str, epochs: int) -> int | None:
 
     In runs of 12 epochs a first look after one epoch instead of two leaves more for others (docs/search-quality.md).
     """
-    return 1 if grace is None and scheduler == "asha" and 1 < epochs < SHORT_RUN else grace
+    return 1 if grace is None and scheduler == "asha" and epochs in SHORT_RUNS else grace
 
 
 def check_sampler(sampler: str, trials: int) -> None:

@@ -124,7 +124,6 @@ def resolve_request(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     spec = _with_choices(spec, len(searched.parameters))
-    stopping_of(spec).check(config.epochs)
     if spec.sampler == "grid":
         from tune.trials.grid import first_grid
 
@@ -142,12 +141,13 @@ def _with_choices(spec: StudySpec, parameters: int) -> StudySpec:
     sampler = spec.sampler
     if spec.warm_start is not None and sampler == "auto":
         sampler = "tpe"  # which learns from the earlier trials
-    return spec.model_copy(
-        update={
-            "sampler": chosen_sampler(sampler, trials, parameters),
-            "grace": chosen_grace(spec.grace, spec.scheduler, epochs),
-        }
-    )
+    chosen = {
+        "sampler": chosen_sampler(sampler, trials, parameters),
+        "grace": chosen_grace(spec.grace, spec.scheduler, epochs),
+    }
+    spec = spec.model_copy(update=chosen)
+    stopping_of(spec).check(epochs)
+    return spec
 
 
 def places_of(

@@ -35,9 +35,9 @@ def test_auto_is_random_where_that_was_measured(
     ("grace", "scheduler", "epochs", "chosen"),
     [
         (None, "asha", 12, 1),
-        (None, "asha", 19, 1),
-        (None, "asha", 20, None),
-        (None, "asha", 1, None),
+        (None, "asha", 13, 1),
+        (None, "asha", 14, None),
+        (None, "asha", 7, None),
         (None, "median", 12, None),
         (3, "asha", 12, 3),
     ],

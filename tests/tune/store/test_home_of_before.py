@@ -29,7 +29,7 @@ BEFORE: dict[str, Any] = json.loads((DATA / f"{NAME}.json").read_text())
 
 ABSENT_AT_TIMES = ("ssl/pseudo_label_accuracy", "train/loss_unsupervised")
 """Beginnings of metrics that an epoch lacks where nothing was accepted."""
-SINCE = ("val/error_balanced", "val/ece", "val/overconfidence", "time/seconds_saved")
+SINCE = ("val/error_balanced", "val/error_and_loss", "val/ece", "val/overconfidence", "time/seconds_saved")
 """Metrics that later versions measure in addition."""
 
 
@@ -58,7 +58,7 @@ def trials_of(study: Study) -> list[dict[str, Any]]:
     """Every trial as `make_home.trials` has it, less what was not measured then."""
     rows = [record.row() | {"params": record.params, "curves": []} for record in study.records()]
     for row in rows:
-        del row["val_error_balanced"]
+        del row["val_error_balanced"], row["val_error_and_loss"]
     for point in study.curves().to_dict("records"):
         measured = {name: value for name, value in point.items() if name not in (*TIMES, *SINCE, "trial")}
         curve = {name: value for name, value in measured.items() if value == value}

@@ -153,7 +153,7 @@ def test_a_scheduler_that_cannot_be_is_refused(
 
 
 def test_a_study_of_before_has_the_scheduler_that_there_was(home: Home) -> None:
-    spec = make_spec(home, epochs=12)
+    spec = make_spec(home, epochs=12).model_copy(update={"grace": None})
     assert stopping_of(spec) == Stopping() and stopping_of(spec).rungs(12) == rungs(12) == [2, 4]
     with pytest.raises(ConfigError, match="Take at most 2"):
         make_spec(home, epochs=12, brackets=3)

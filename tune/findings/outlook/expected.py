@@ -98,7 +98,7 @@ def beliefs(errors: Sequence[float], images: float, correlation: float) -> Belie
     Args:
         errors: in percent, of trials that ran as far as each other; at least one.
         images: how many validation images there are.
-        correlation: r above, 0 to 1.
+        correlation: r above, from 0 to less than 1.
     """
     odds = log_odds(errors, images)
     theta, deviation, variance = odds, np.zeros(len(odds)), _variance(odds, images)
