@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from tune.definition.objective import AXES
+from tune.definition.objective import AXES, BOTH
 from tune.figures.curves import Reported
 from tune.figures.style import (
     BLACK,
@@ -38,6 +38,12 @@ def _axis(records: Sequence[TrialRecord]) -> str:
     return AXES[records[0].objective]
 
 
+def _from_zero(axes: Any, records: Sequence[TrialRecord]) -> None:
+    """Begin the axis of an objective at 0, where its values are never negative."""
+    if records[0].objective != BOTH:
+        axes.set_ylim(bottom=0)
+
+
 def optimisation_history(records: Sequence[TrialRecord], *, title: str = "") -> Drawing | None:
     """The objective's value of every trial in order of creation, and the best so far at full budget.
 
@@ -61,7 +67,7 @@ def optimisation_history(records: Sequence[TrialRecord], *, title: str = "") -> 
         best = np.minimum.accumulate(np.array(errors, dtype=float))
         axes.step(numbers, best, where="post", color=BLACK, lw=1.2, label="best so far at full budget")
     dress(axes, title="Optimisation history", x="trial", y=_axis(shown))
-    axes.set_ylim(bottom=0)
+    _from_zero(axes, records)
     whole_numbers(axes.xaxis)
     axes.legend(fontsize=9, frameon=False)
     return figure
@@ -129,7 +135,7 @@ def _slice(axes: Axes, records: Sequence[TrialRecord], name: str, log: bool) -> 
             x, y = zip(*points, strict=True)
             axes.scatter(x, y, color=colour, marker=mark, s=30, label=label, alpha=0.85, zorder=3)
     dress(axes, title="", x=name, y=_axis(records))
-    axes.set_ylim(bottom=0)
+    _from_zero(axes, records)
     if choices:
         axes.set_xticks(range(len(choices)), choices)
     elif log:
@@ -176,7 +182,7 @@ def study_curves(
         axes.plot(epochs, errors, color=BLACK, lw=2.2, label=f"best: trial {best.trial}", zorder=4)
     count = f"{MOST_CURVES} longest of {len(drawn)} trials" if len(drawn) > MOST_CURVES else "all trials"
     dress(axes, title=f"Learning curves ({count})", x="epoch", y=f"{_axis(drawn)} (EMA model)")
-    axes.set_ylim(bottom=0)
+    _from_zero(axes, records)
     whole_numbers(axes.xaxis)
     axes.legend(fontsize=9, frameon=False)
     return figure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -213,6 +215,21 @@ def test_the_history_marks_how_trials_ended_and_the_best_so_far() -> None:
     }
     assert lines(axes) == {"best so far at full budget": ([0, 2, 4], [30.0, 20.0, 20.0])}
     assert optimisation_history(RECORDS[3:4]) is None
+
+
+def test_values_below_zero_are_within_the_axes() -> None:
+    """Log odds plus log loss of a good trial is negative."""
+    values = {"0": -2.5, "1": 0.5, "2": -3.0}
+    records = [
+        replace(r, objective="val/error_and_loss", val_error_and_loss=values[r.trial])
+        for r in RECORDS
+        if r.trial in values
+    ]
+    for figure in (optimisation_history(records), slices(records)):
+        assert figure is not None
+        assert all(axes.get_ylim()[0] < -3.0 for axes in figure.axes)
+    plain = optimisation_history(RECORDS)
+    assert plain is not None and plain.axes[0].get_ylim()[0] == 0
 
 
 def test_slices_show_errors_by_parameter_on_its_own_scale() -> None:
