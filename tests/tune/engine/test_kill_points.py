@@ -72,9 +72,12 @@ def make_spec_again(home: Home) -> Any:
     return read_spec(home.study_folder("s"))
 
 
-def started(path: Path, folds: int = 1) -> Home:
+DEFAULTS = {"objective": "val/error_and_loss", "sampler": "auto"}
+
+
+def started(path: Path, folds: int = 1, **options: Any) -> Home:
     home = Home(path)
-    make_study(home, epochs=EPOCHS, trials=16, concurrent=1, seed=2, folds=folds)
+    make_study(home, epochs=EPOCHS, trials=16, concurrent=1, seed=2, folds=folds, **options)
     return home
 
 
@@ -97,13 +100,17 @@ def rungs_of(home: Home) -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("folds", [1, 3])
+@pytest.mark.parametrize(
+    ("folds", "options"),
+    [(1, {}), (3, {}), (1, DEFAULTS)],
+    ids=["one fold", "three folds", "defaults of a new study"],
+)
 def test_a_study_whose_driver_is_killed_at_every_point_equals_one_that_was_not(
-    tmp_path: Path, folds: int
+    tmp_path: Path, folds: int, options: dict[str, Any]
 ) -> None:
-    whole, killed = started(tmp_path / "whole", folds), started(tmp_path / "killed", folds)
+    whole, killed = (started(tmp_path / name, folds, **options) for name in ("whole", "killed"))
     assert drive(whole) is None
-    for count in (1, 3) if folds == 1 else (3,):
+    for count in (1, 3) if folds == 1 and not options else (3,):
         for point in POINTS:
             assert drive(killed, point, count) == signal.SIGKILL, point
     assert drive(killed) is None
