@@ -109,6 +109,8 @@ def _outcome(document: dict[str, Any]) -> str:
     value = "" if shown == DEFAULT else f"{shown} {in_words(shown, expect[FIELDS[shown]])}, "
     error = f"val/error {expect['val_error']:.2f} %{over} in the search"
     what = f"trial {origin['trial']} of {origin['study']}, {value}{error}"
+    if (stops := document["config"].get("stop_after_epoch")) is not None:
+        what += f" after {stops} of {document['config']['epochs']} epochs, where it stops; confirm trains it to the end"
     if confirmation is None:
         return f"{what} (not confirmed on fresh seeds)"
     deviation = "" if confirmation["test_std"] is None else f" ± {confirmation['test_std']:.2f}"

@@ -181,7 +181,7 @@ def exported(study: Study, trial: str | None = None) -> dict[str, Any]:
     record, full = _chosen(study, trial, confirmation)
     row = _confirmed_row(confirmation, record.trial)
     config = study.spec.trial_config(record.values)
-    if record.epoch < (config.epochs or 0):
+    if record.epoch < (config.epochs or 0) and row is None:  # fresh seeds have trained it to the end
         # Fewer epochs would change the schedule: the run keeps its schedule and stops where the trial did.
         config = config.model_copy(update={"stop_after_epoch": record.epoch})
     plain = config.document()
@@ -341,8 +341,9 @@ def differences(document: Mapping[str, Any], fingerprint: Mapping[str, str]) -> 
 
 
 def expected_error(document: Mapping[str, Any]) -> float | None:
-    """The `val/error` that an exported configuration promises; None where it is that of several seeds (`--repeats`)."""
-    if (document.get("origin") or {}).get("repeats", 1) > 1:
-        return None
+    """The `val/error` that an exported configuration promises; None where it is that of several seeds (`--repeats`), or
+    of a trial that was stopped, whose configuration trains to the end since it was confirmed."""
+    origin = document.get("origin") or {}
+    is_as_run = origin.get("full_budget", True) or document["config"].get("stop_after_epoch") is not None
     found: float | None = (document.get("expect") or {}).get("val_error")
-    return found
+    return found if is_as_run and origin.get("repeats", 1) == 1 else None

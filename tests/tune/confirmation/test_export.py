@@ -14,6 +14,7 @@ import tune
 from search_spaces import dump_yaml, load_yaml
 from ssl_core.system.errors import ConfigError
 from tests.tune.helpers import Done, make_pictures
+from tune.findings.exports import expected_error
 from tune.findings.study import load_study
 from tune.store.home import Home
 
@@ -85,6 +86,19 @@ def test_an_exported_trial_gives_the_same_error_and_loss_bit_for_bit(
     ssl_core.train(document["config"], on_report=lambda r: losses.append(r.metrics["val/loss"]))
     assert losses[-1] == document["expect"]["val_loss"]
     assert not home.test_readings.exists()
+
+
+def test_a_stopped_trial_says_where_it_stops_and_promises_nothing_once_it_trains_to_the_end(
+    ssl_tune: Command, finished: Home, tmp_path: Path
+) -> None:
+    trial, path = of_state(finished, "stopped_early"), tmp_path / "it.yaml"
+    done = ssl_tune("export", "shapes", "--trial", trial, "--home", finished.path, "-o", path)
+    document = read(path)
+    stops = document["config"]["stop_after_epoch"]
+    assert f"after {stops} of 6 epochs" in " ".join(done.out.split())
+    assert expected_error(document) == document["expect"]["val_error"]
+    document["config"]["stop_after_epoch"] = None  # as of a trial that fresh seeds have trained to the end
+    assert expected_error(document) is None
 
 
 def test_train_says_that_the_error_is_the_exported_one(

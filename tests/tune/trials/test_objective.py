@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,14 @@ from tests.tune.helpers import Done, make_spec, make_study, mlflow_runs, note_tr
 from tune.definition.objective import FIELDS, error_and_loss
 from tune.definition.spec import StudySpec
 from tune.engine.scheduler import StudyASHA
+from tune.findings.exports import expected_error
 from tune.findings.ranking import best_record, deviation_of, near_ties, ranked, resolution, shows_balanced
 from tune.findings.study import load_study
 from tune.findings.summary import description
 from tune.findings.words import result, uncertain
 from tune.launch.baseline import baseline_request, differences
 from tune.store.home import Home
+from tune.store.layout import CONFIRM_FILE
 from tune.store.specification import read_spec
 from tune.trials.handover import check_warm_start
 from tune.trials.reading import read_records
@@ -161,6 +164,32 @@ def test_by_error_and_loss_a_trial_that_ran_half_of_the_budget_can_be_the_best()
     assert best_record([whole, early, diverged]) == (whole, True)
     assert best_record([early, both(5, -9.0, 3, "stopped_early")]) == (early, False)  # the deepest, as ever
     assert [r.trial for r in ranked([early, whole, half])] == ["1", "0", "2"]
+
+
+def test_a_stopped_trial_that_fresh_seeds_have_trained_to_the_end_is_exported_so(home: Home) -> None:
+    folder, spec = make_study(home, objective="val/error_and_loss", trials=1)
+    trials = StudyTrials(folder, spec)
+    number = trials.ask().number
+    last = {"epoch": 3, "ssl_epoch": 2, "seconds": 1.0, "deviation": 4.0, "stop_reason": "asha"}
+    trials.report(number, OUTCOMES[0] | last)
+    trials.end(number, "asha")
+    note_trials(folder, spec, home, [number])
+    unconfirmed = tune.export(spec.name, home=home.path)
+    assert unconfirmed["config"]["stop_after_epoch"] == 3 and expected_error(unconfirmed) == 10.0
+    numbers = {key: [12.0] for key in ("val_error", "test_error", "test_interval")}
+    row = {
+        "who": "0",
+        "seeds": [1],
+        "test_mean": 12.0,
+        "test_std": None,
+        "luck": None,
+        "seconds": 1.0,
+    } | numbers
+    found = {"winner": "0", "baseline": None, "rows": [row], "steps": 6, "verdict": []}
+    (folder.path / CONFIRM_FILE).write_text(json.dumps(found))
+    confirmed = tune.export(spec.name, home=home.path)
+    assert confirmed["config"]["stop_after_epoch"] is None and confirmed["origin"]["confirmed"]
+    assert expected_error(confirmed) is None  # what the search saw was the half of it
 
 
 def test_with_folds_a_trial_that_finished_more_of_them_comes_first() -> None:
