@@ -38,7 +38,7 @@ class _Run:
     """Takes the place of `ssl_core.training.run.Run`."""
 
     def __init__(self, config: RunConfig, data: Any, split: Any) -> None:
-        self.config, self.history = config, list[Report]()
+        self.config, self.history, self.valid = config, list[Report](), range(100)
 
     @property
     def epoch(self) -> int:

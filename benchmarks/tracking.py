@@ -63,7 +63,8 @@ class Waiting:
         """The run."""
         from types import SimpleNamespace
 
-        return SimpleNamespace(config=config, history=[], epoch=0, state=dict, load_state=None)
+        known = {"history": [], "valid": range(100), "epoch": 0}
+        return SimpleNamespace(config=config, state=dict, load_state=None, **known)
 
     def train(self, run: Any) -> Iterator[Any]:
         """The training."""
