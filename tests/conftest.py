@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,13 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes are no name of a test: a compressed file holds the time, and processes must agree on the names."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(autouse=True)
+def own_proxies() -> Iterator[None]:
+    """urllib keeps the proxies of the environment in which a process asked first: no test keeps another's."""
+    yield
+    urllib.request.install_opener(None)  # the next request reads them again
 
 
 LONGEST = (

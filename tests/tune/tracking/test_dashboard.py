@@ -43,9 +43,6 @@ def test_optuna_dashboard_reads_the_study_also_while_it_runs(home: Home, tmp_pat
         sqlite_url(folder.optuna_db),
         "--port",
         str(port),
-        # gunicorn 26 forks its worker while a thread of its own starts: now and then the worker never answers.
-        "--server",
-        "wsgiref",
     ]
     told = tmp_path / "dashboard.log"
     with (
