@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.courses import Seen, Task
 from benchmarks.curve_sets import EPOCHS, POOL
 from benchmarks.process import Posterior, Prior, posterior
-from tune.findings.outlook.expected import beliefs
+from tune.findings.outlook.expected import beliefs, log_odds
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -82,9 +82,7 @@ def error_of(k: Known, mean: int = 1) -> Floats:
 
 def logit_of(k: Known, mean: int = 1) -> Floats:
     """Log odds of the validation error, half an image added to either side."""
-    n = k.task.valid
-    wrong = error_of(k, mean) * n / 100
-    return np.log((wrong + 0.5) / (n - wrong + 0.5))
+    return log_odds(list(error_of(k, mean)), k.task.valid)
 
 
 def log_loss_of(k: Known, mean: int = 1) -> Floats:

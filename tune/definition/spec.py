@@ -64,7 +64,7 @@ class _Head(Section):
     space: SpaceSource
 
 
-_EARLIER = {"objective": DEFAULT, "sampler": "tpe"}
+_EARLIER = {"objective": DEFAULT}
 """What studies had that were made before one could choose, where new studies have another default."""
 
 

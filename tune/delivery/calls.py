@@ -44,6 +44,7 @@ class Calls:
         }
 
     def points(self, run: str, points: list[Any], again: bool) -> None:
+        """Metrics of a run, in batches; `again`: only those that MLflow does not have."""
         run_id = self.place.run_id(run)
         if again:  # of a log that was made again: MLflow may have them, with other times
             names = {point.key for point in points}
@@ -55,11 +56,13 @@ class Calls:
             self.place.client.log_batch(run_id, metrics=points[first : first + MAX_METRICS])
 
     def start(self, event: Event) -> None:
+        """Begin a run, and put it where it belongs among the others."""
         self.place.begin(event.run)
         place_below(self.place, event.run)
         place_those_below(self.place, event.run)
 
     def params(self, event: Event) -> None:
+        """Parameters of a run. Those that MLflow refuses are told together, the others are there."""
         from mlflow.entities import Param  # loads MLflow
 
         run_id = self.place.run_id(event.run)
@@ -81,6 +84,7 @@ class Calls:
             raise RejectedError("; ".join(refused))
 
     def dataset(self, event: Event) -> None:
+        """The data set that a run trains on."""
         from mlflow.entities import Dataset, DatasetInput, InputTag  # loads MLflow
 
         # MLflow keeps a data set once for an experiment, name and digest, and once for a run.
@@ -91,6 +95,7 @@ class Calls:
         )
 
     def tags(self, event: Event) -> None:
+        """Tags of a run."""
         from mlflow.entities import RunTag  # loads MLflow
 
         tags: Any = event.payload["tags"]
@@ -99,20 +104,24 @@ class Calls:
         )
 
     def experiment(self, event: Event) -> None:
+        """Tags of the study's experiment."""
         tags: Any = event.payload["tags"]
         for name, value in tags.items():
             self.place.client.set_experiment_tag(self.place.experiment, name, value)
 
     def text(self, event: Event) -> None:
+        """A text, as a file of the run."""
         self.place.client.log_text(
             self.place.run_id(event.run), str(event.payload["text"]), str(event.payload["file"])
         )
 
     def history(self, event: Event) -> None:
+        """What was asked of a study so far, as a file of the run."""
         text = history.as_text(history.notes(self.log, event.run))
         self.place.client.log_text(self.place.run_id(event.run), text, history.FILE)
 
     def artifact(self, event: Event) -> None:
+        """A file of the study's folder, of no other."""
         path = (self._folder / str(event.payload["path"])).resolve()
         if not path.is_relative_to(self._folder.resolve()):
             raise RejectedError(f"{event.payload['path']} is no file of the study")
@@ -121,9 +130,11 @@ class Calls:
         )
 
     def model(self, event: Event) -> None:
+        """A model, with its registration."""
         send_model(self.place.client, self.log, self.place.run_id(event.run), event)
 
     def status(self, event: Event) -> None:
+        """How a run stands or ended, with its last tags."""
         from mlflow.entities import RunTag  # loads MLflow
 
         place_below(self.place, event.run)

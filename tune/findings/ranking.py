@@ -55,17 +55,14 @@ def _deepest(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 def ranked(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The trials that ended with a result, best first.
 
-    Errors at different epochs cannot be compared: trials at full budget come first, then those that got farther.
+    Errors at different epochs cannot be compared: what `best_record` chooses from comes first, then trials that got
+    farther.
     """
     ended = [r for r in records if r.score is not None and r.state in ("completed", "stopped_early")]
-    chosen = {r.trial for r in candidates(records)} if any(r.objective == BOTH for r in ended) else set()
-    return sorted(
-        ended,
-        key=lambda r: (
-            r.trial not in chosen,
-            *((r.state != "completed", *_farthest_first(r)) if r.trial not in chosen else (False, 0, 0)),
-            *_order(r),
-        ),
+    chosen = {r.trial for r in candidates(records)}
+    first = sorted((r for r in ended if r.trial in chosen), key=_order)
+    return first + sorted(
+        (r for r in ended if r.trial not in chosen), key=lambda r: (*_farthest_first(r), *_order(r))
     )
 
 
@@ -120,9 +117,15 @@ def shows_balanced(records: Sequence[TrialRecord]) -> bool:
 
 
 def near_ties(records: Sequence[TrialRecord], best: TrialRecord, valid: int) -> list[TrialRecord]:
-    """Other full-budget trials within one standard deviation of the best one's error (`error_of`)."""
+    """Other trials of a study within one standard deviation of the best one's error (`error_of`).
+
+    They ran the full budget; in a study that goes by error and loss every candidate counts.
+    """
     reach = (error_of(best) or 0.0) + deviation_of(best, valid)
-    others = [r for r in records if r.state == "completed" and r.trial != best.trial]
+    compared = (
+        candidates(records) if best.objective == BOTH else [r for r in records if r.state == "completed"]
+    )
+    others = [r for r in compared if r.trial != best.trial]
     return [r for r in others if (error := error_of(r)) is not None and error <= reach]
 
 

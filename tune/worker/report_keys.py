@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from tune.definition.objective import BOTH as BOTH
 from tune.store.layout import ERROR_FILE as ERROR_FILE
 from tune.store.layout import FAILURES_FILE as FAILURES_FILE
 from tune.store.layout import VERDICT_FILE as VERDICT_FILE
 
 EPOCH, SSL_EPOCH, ERROR, LOSS = "epoch", "ssl_epoch", "val/error", "val/loss"
 BALANCED = "val/error_balanced"
-BOTH = "val/error_and_loss"
 
 
 IN_WARMUP = "in_warmup"

@@ -164,6 +164,8 @@ def test_by_error_and_loss_a_trial_that_ran_half_of_the_budget_can_be_the_best()
     assert best_record([whole, early, diverged]) == (whole, True)
     assert best_record([early, both(5, -9.0, 3, "stopped_early")]) == (early, False)  # the deepest, as ever
     assert [r.trial for r in ranked([early, whole, half])] == ["1", "0", "2"]
+    assert near_ties([whole, early, half], half, valid=50) == [whole]
+    assert near_ties([whole, early, half], whole, valid=50) == [half]  # a candidate that was stopped counts
 
 
 def test_a_stopped_trial_that_fresh_seeds_have_trained_to_the_end_is_exported_so(home: Home) -> None:

@@ -33,6 +33,7 @@ NORMAL_90 = 1.6449
 FEWEST = 3
 """Trials below which nothing is known of their spread: they are believed as measured."""
 RIVALS = 100
+"""Trials that the chance of a better one is computed over: of more, those with the lowest means."""
 _ROUNDS = 3
 _GRID = np.linspace(-6.0, 6.0, 121)
 
@@ -96,7 +97,7 @@ def beliefs(errors: Sequence[float], images: float, correlation: float) -> Belie
     """What errors on the same validation images say of each trial (above).
 
     Args:
-        errors: in percent, of trials that ran as far as each other; at least one.
+        errors: in percent, of the trials that are compared; at least one.
         images: how many validation images there are.
         correlation: r above, from 0 to less than 1.
     """
