@@ -7,6 +7,7 @@ is the same but for its last bits, because sums are taken in another order (`com
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ssl_core.augment import randaugment
 from ssl_core.networks.base import NetworkOutput
+from ssl_core.networks.statistics import batchnorms_of
 
 _SHAPES = 64
 """Compiled variants to keep of one function: by batch size, gradient, and whether statistics are updated."""
@@ -34,6 +36,35 @@ def network(network: nn.Module) -> Callable[[Tensor], NetworkOutput]:
     return cast(
         Callable[[Tensor], NetworkOutput], torch.compile(network, dynamic=False, mode="reduce-overhead")
     )
+
+
+class OfImagesAlone:
+    """The network's passes for gradients of the images, compiled at their first use.
+
+    A compiled backward pass computes every gradient that its forward pass could be asked for. VAT's power iteration
+    asks for that of the images, and those of the weights are half of the work. So it has a network of its own, which
+    shares all weights and statistics with this one and asks for no gradient of them.
+
+    BatchNorm's running statistics never change in these passes.
+
+    Args:
+        network: whose weights and buffers are shared; they may be changed in place, never replaced.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        shared: dict[int, Any] = {id(buffer): buffer for buffer in network.buffers()}
+        shared |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
+        self.detached = copy.deepcopy(network, shared)
+        for layer in batchnorms_of(self.detached):
+            layer.track_running_stats = False
+        self.compiled = torch.compile(self.detached, dynamic=False, mode="reduce-overhead")
+
+    def __call__(self, images: Tensor) -> NetworkOutput:
+        """As the network: images (n, 3, H, W), its layers in training or evaluation as those of the network are."""
+        for own, other in zip(self.detached.modules(), self.network.modules(), strict=True):
+            own.training = other.training
+        return cast(NetworkOutput, self.compiled(images))
 
 
 def strong_views() -> Callable[[Tensor, randaugment.Draws], tuple[Tensor, randaugment.Geometry]]:

@@ -85,6 +85,7 @@ class Run:
         self.loss_scale = LossScale(self.device) if config.precision == "float16" else None
         compiles = config.compile is True
         self._called = compiled.network(self.network) if compiles else self.network
+        self._of_images_alone = compiled.OfImagesAlone(self.network) if compiles else None
         self.apply_strong = compiled.strong_views() if compiles else randaugment.apply
         self.begin_step = compiled.begin_step if compiles else lambda: None
         self._batchnorms = batchnorms_of(self.network)
@@ -229,9 +230,9 @@ class Run:
     ) -> NetworkOutput:
         """The network under training, as methods call it (`methods.base.Forward`)."""
         precision = self._float32() if full_precision else self._autocast(True)
-        # Not compiled in full precision: VAT's power iteration needs the gradient of the images alone, and a compiled
-        # backward pass computes all gradients.
-        called = self.network if full_precision else self._called
+        called = self._called
+        if full_precision:  # VAT's power iteration, which needs the gradient of the images alone
+            called = self.network if update_statistics else self._of_images_alone or self.network
         with frozen_statistics([] if update_statistics else self._batchnorms), precision:
             output: NetworkOutput = called(images)
         return output
