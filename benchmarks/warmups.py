@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import sys
@@ -64,7 +65,9 @@ def make(home: Path, options: dict[str, Any]) -> Made:
 
     began = time.monotonic()
     study = tune.search(home=home, quiet=True, **options)
-    return _look(study, time.monotonic() - began)
+    wall = time.monotonic() - began
+    print(f"{home.name}: {wall:.1f} s", file=sys.stderr, flush=True)
+    return _look(study, wall)
 
 
 def _look(study: Study, wall: float) -> Made:
@@ -265,6 +268,7 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     study.add_argument("--dataset", default="digits")
     study.add_argument("--trials", type=int, default=24)
     study.add_argument("--epochs", type=int, default=30)
+    study.add_argument("--steps", type=int, help="of an epoch; without: as many as a study takes")
     table = kinds.add_parser("table")
     table.add_argument("--cell", action="append", default=[])
     table.add_argument("--data", action="append", default=[])
@@ -286,7 +290,10 @@ def main(words: Sequence[str] | None = None) -> int:
             from tune.worker.task import PRELOAD
 
             asked = {name: getattr(options, name) for name in ("method", "dataset", "trials", "epochs")}
-            with local_ray.running(1, PRELOAD):  # the start of Ray is no part of a study's time
+            if options.steps is not None:
+                asked["settings"] = {"steps_per_epoch": options.steps}
+            cores = len(os.sched_getaffinity(0))  # all are the one trial's
+            with local_ray.running(cores, PRELOAD, 1):  # the start of Ray is no part of a study's time
                 make(Path(place) / "first", asked | {"name": "first", "trials": 1, "concurrent": 1})
                 row = compare(Path(place), asked)
     _print(row)

@@ -6,6 +6,7 @@ Importing this file loads Ray's core alone: neither Ray Tune nor torch.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -35,6 +36,7 @@ os.environ.setdefault("RAY_prestart_worker_first_driver", "1")
 import ray as ray
 from ray._private import ray_constants, state
 
+from tune.cluster.capacity import Machine, check_fit
 from tune.cluster.few_processes import few_processes
 from tune.cluster.gpus import gpu_count
 from tune.cluster.ray_folder import ray_folder
@@ -215,6 +217,25 @@ def running(cpus: int, preload: str, workers: int | None = None) -> Iterator[Non
         yield
     finally:
         _end_ray()
+
+
+def check_room(cpus: float, gpus: float) -> None:
+    """Refuse trials that this process's Ray has no room for: they would wait for ever.
+
+    For a Ray on this machine, which may be the user's own and may be smaller than what a study needs.
+
+    Args:
+        cpus, gpus: what Ray reserves for a trial.
+
+    Raises:
+        ConfigError: no machine of it has as much; says what it has.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    machines = [
+        Machine(node["NodeName"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
+        for node in nodes
+    ]
+    check_fit(machines, math.ceil(cpus), gpus)
 
 
 def _end_ray() -> None:

@@ -129,6 +129,8 @@ class Together:
         )  # what all of them fit into
         members = {run.spec.name: run for run in self._runs}
         with local_ray.running(local_ray.cpus_for(spec), PRELOAD, spec.concurrent):
+            if spec.address is None:
+                local_ray.check_room(*local_ray.resources(spec).values())
             ray_loop(
                 spec,
                 self._folder,
