@@ -15,8 +15,9 @@ All have the same images, split, network, trials (thresholds), epochs, steps, ba
 by side with a core each, SQLite for MLflow and a checkpoint an epoch. The thresholds are so low that every image is
 accepted: all trials train on the same number of images, whatever they have learnt. ASHA judges a trial at its end
 alone. Every trial trains its own warm-up (`--warmup-cache 0`). Decoding is left out: stock's images lie decoded in a
-file, as torchvision's CIFAR-10 does, ours in the home's cache. Contenders that tried other thresholds, or trained
-another number of epochs or images, are refused: there is no table then.
+file, as torchvision's CIFAR-10 does, ours in the home's cache, with the hashes of the test images that ours compares.
+Contenders that tried other thresholds, or trained another number of epochs or images, are refused: there is no table
+then.
 """
 
 from __future__ import annotations
@@ -131,14 +132,16 @@ class Study:
     """
 
     def __init__(self, work: Work, place: Path) -> None:
-        from ssl_core.config import from_document
+        from ssl_core.config import from_document, options_of
+        from ssl_core.data.inspecting.overlaps import check_test_images
         from ssl_core.training.result import prepare
 
         self.work, self.place = work, place
         document: dict[str, Any] = {"method": "pseudo_label", "dataset": work.dataset, "labels": work.labels}
         document |= {"network": work.network, "epochs": work.epochs}
         document["data"] = {"image_size": work.image_size}
-        _, data, split = prepare(from_document(document), cache=place / "cache")
+        config, data, split = prepare(from_document(document), cache=place / "cache")
+        check_test_images(data, options_of(config), cache=place / "cache")  # which decodes them, too
         self.split_hash, self.classes = split.hash, data.num_classes
         np.savez(
             place / "images.npz",

@@ -31,7 +31,7 @@ from ssl_core.system.errors import ConfigError, unknown
 _FOLDER, _TABLE = "folder:", "table:"
 _KNOWN = (*BUILTIN, "folder:PATH", "table:FILE")
 # Of the way that files become arrays: another number, and cached arrays are made anew.
-_DECODING = 3
+DECODING = 3
 
 
 class Source:
@@ -140,10 +140,10 @@ class Source:
         options = {k: v for k, v in self.options.__dict__.items() if k != "flip"}
         if self.options.skipped is not None:  # which files are left out is compared afterwards
             options |= {"on_damaged": "skip", "skipped": None}
-        identity = [self.kind, str(self.path), part, _DECODING, options, listing.classes]
-        identity += [[name, self._identity(name)] for name in parts]
+        identity = [self.kind, str(self.path), part, DECODING, options, listing.classes]
+        identity += [[name, self._identity_of(name)] for name in parts]
         identity.append(membership.digest if membership is not None else None)
-        return _key_of(identity)
+        return key_of(identity)
 
     def _find_again(self, membership: Membership) -> None:
         """Let the decoded parts be found with the record of test images that came of them, too.
@@ -155,23 +155,24 @@ class Source:
             for part in ("train", "test"):
                 cache.alias(self.cache, self._key(part, membership), self._key(part, mine))
 
-    def _identity(self, part: str) -> list[list[object]]:
+    def _identity_of(self, part: str) -> list[list[object]]:
         assert self.listing is not None
         if part not in self._identities:
-            self._identities[part] = _identity(self.listing, part)
+            self._identities[part] = identity_of(self.listing, part)
         return self._identities[part]
 
     def _cached(self, identity: list[object], part: PartName, build: cache.Build) -> Part:
         if self.cache is None:
             return build(None)
-        return cache.cached(self.cache, _key_of(identity), part, build)
+        return cache.cached(self.cache, key_of(identity), part, build)
 
 
-def _key_of(identity: list[object]) -> str:
+def key_of(identity: list[object]) -> str:
+    """The name under which the cache has what belongs to this identity."""
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def _identity(listing: Listing, part: str) -> list[list[object]]:
+def identity_of(listing: Listing, part: str) -> list[list[object]]:
     """(relative name, label, group, bytes, modification time in ns) of each file of a part."""
     files, rows = listing.parts[part], []
     for name, label, group in zip(files.names, files.labels.tolist(), files.groups, strict=True):

@@ -168,7 +168,7 @@ def looked_at(
     config, data, split = prepare(base, data_root=root, cache=cache, membership=membership)
     options = options_of(config)
     fold_hashes(config, data, split, spec.folds)  # they can be drawn
-    told = check_test_images(data, options, allow_leak=config.data.allow_leak)
+    told = check_test_images(data, options, allow_leak=config.data.allow_leak, cache=cache)
     test = describe(config.dataset, root=root, options=options).test_per_class
     return config, data, split, images_of(data, split, test), told
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
 from ssl_core.data.assembly import damaged_message
 from ssl_core.data.datasets import listing_of
-from ssl_core.data.decoding.stream import Progress, examine_files
+from ssl_core.data.decoding.stream import Progress
+from ssl_core.data.inspecting.examined import hashes_of_files
 from ssl_core.data.options import Options
 from ssl_core.data.part import UNLABELLED, Hashes, Labels, Rows, hashes_of_images
 from ssl_core.data.types import Dataset, TestSet
@@ -138,7 +140,12 @@ def check_leak(data: Dataset, test: TestSet, *, allow: bool = False) -> str | No
 
 
 def check_test_images(
-    data: Dataset, options: Options, *, allow_leak: bool = False, progress: Progress | None = None
+    data: Dataset,
+    options: Options,
+    *,
+    allow_leak: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Find damaged test images, and a test set that is in the training set, before they cost a search.
 
@@ -149,6 +156,7 @@ def check_test_images(
         data: the training images, as `load_train` gives them.
         options: how its files are read.
         allow_leak: whether a test set that is in the training set is accepted (`data.allow_leak`).
+        cache: folder of decoded images, which keeps the hashes of files that did not change; None: all are read.
         progress: told how far it is.
 
     Returns:
@@ -161,11 +169,10 @@ def check_test_images(
     if listing is None or data.rows is None or "test" not in listing.parts:
         return []
     files = listing.parts["test"]
-    examined = examine_files(listing.root, files.names, progress)
-    if examined.damaged:
-        damaged = [bad for _, bad in sorted(examined.damaged.items())]
+    hashes, damaged = hashes_of_files(listing, "test", cache, progress)
+    if damaged:
         raise ConfigError(damaged_message(listing.what, damaged, len(files.names), True, False))
-    rows = Rows(files.names, examined.hashes, files.groups, ("test",) * len(files.names))
+    rows = Rows(files.names, hashes, files.groups, ("test",) * len(files.names))
     nothing = np.zeros((0, data.image_size, data.image_size, 3), dtype=np.uint8)
     told = check_leak(data, TestSet(nothing, files.labels, rows), allow=allow_leak)
     return [] if told is None else [told]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from ssl_core.data import datasets as data
+from ssl_core.data.inspecting import examined
 from ssl_core.data.inspecting.overlaps import check_test_images
 from ssl_core.data.options import Options
 from tests.ssl_core.data.helpers import all_files, message, picture, write_folder
 
 
-def check(path: Path, **how: bool) -> list[str]:
+def check(path: Path, **how: Any) -> list[str]:
     options = Options()
     return check_test_images(data.load_train(f"folder:{path}", options=options), options, **how)
 
@@ -46,6 +50,41 @@ def test_a_leaked_copy_in_another_format_is_found(tmp_path: Path) -> None:
             picture(500 + number).save(path / "train" / name / f"{number:03}.bmp")
             picture(500 + number).save(path / "test" / name / f"{number:03}.png")
     assert "4 of 4 test images" in message(check, path)
+
+
+def test_hashes_of_test_images_are_kept_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = write_folder(tmp_path / "f", {"a": 40, "b": 40}, test=20), tmp_path / "cache"
+    shutil.copy(path / "train/a/000.png", path / "test/a/000.png")
+    looked_at, examine = [], examined.examine_files
+    monkeypatch.setattr(
+        examined,
+        "examine_files",
+        lambda root, files, told: looked_at.append(len(files)) or examine(root, files, told),
+    )
+
+    def told() -> list[str]:
+        looked_at.clear()
+        return check(path, cache=cache)
+
+    first = told()
+    assert looked_at == [40] and "1 of 40 test images" in first[0]
+    assert told() == first and looked_at == []
+    shutil.copy(path / "train/a/001.png", path / "test/a/001.png")
+    assert "2 of 40 test images" in told()[0] and looked_at == [40]
+    for stored in cache.glob(f"*/{examined.FILE}"):
+        stored.write_bytes(stored.read_bytes()[:-7])  # cut off
+    assert "2 of 40 test images" in told()[0] and looked_at == [40]
+    (path / "test" / "a" / "002.png").write_bytes(b"no picture")
+    for _ in range(2):  # what is damaged is looked at again
+        assert "image test/a/002.png cannot be read" in message(told) and looked_at == [40]
+
+
+def test_a_cache_that_cannot_be_written_costs_the_saving_alone(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "f", {"a": 8, "b": 8}, test=4)
+    (tmp_path / "cache").write_text("a file is in the way")
+    assert check(path, cache=tmp_path / "cache") == []
 
 
 def test_held_out_test_images_and_arrays_need_no_look(tmp_path: Path) -> None:
