@@ -1,8 +1,8 @@
 """Figures of the event log, drawn by a process of their own and then delivered like any artifact.
 
-Drawing takes a tenth of a second and loading matplotlib half a one: too much for the driver, and for a sender
-that has metrics to deliver. So one process at a time draws a batch, at low priority, while the sender goes on; it
-reads the log and the study's folder and changes neither. It may be killed at any moment: what was not drawn is
+Drawing takes half a second of a processor and loading what draws two more: too much for the driver, and for a sender
+that has metrics to deliver. So a process draws one batch after the other, at low priority, while the sender goes on;
+it reads the log and the study's folder and changes neither. It may be killed at any moment: what was not drawn is
 still owed, and drawing it again gives the same figure.
 """
 
@@ -11,17 +11,24 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+import weakref
+from contextlib import suppress
 from pathlib import Path
-from subprocess import DEVNULL, Popen, TimeoutExpired
+from subprocess import PIPE, Popen
 
 from tune.store.event_log import EventLog
 from tune.store.events import Event
 
 BATCH = 16
-FEWEST = 8
-"""While trials run, a process is worth starting for no less."""
+FEWEST = 3
+"""While trials run, a process is worth starting for no less: those of a trial."""
 ATTEMPTS = 2
 LONGEST_SECONDS = 600.0
+LOOK_SECONDS = 0.02
+REST_SECONDS = 60.0
+"""A process that had nothing to draw for so long is ended: it holds 200 MB."""
+
+_Drawn = tuple[Event, Path | None, str | None]
 
 
 class Drawing:
@@ -33,63 +40,120 @@ class Drawing:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self._process: Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._artist: _Artist | None = None
         self._batch: list[Event] = []
         self._attempts: dict[int, int] = {}
-        self._began = 0.0
+        self._since = 0.0  # when the batch was asked for, or the last one was done
 
     def start(self, fewest: int = 1) -> bool:
-        """Begin with the oldest figures that are owed, if there are so many; whether any is being drawn."""
-        if self._process is None:
-            self._batch = self._log.owed_figures(BATCH)
-            if len(self._batch) >= fewest:
-                self._folder = tempfile.TemporaryDirectory(prefix="ssl-tune-figures-")
-                study = str(self._log.path.absolute().parent)
-                ids = [str(event.id) for event in self._batch]
-                command = [sys.executable, "-P", "-m", "tune.figures.draw", study, self._folder.name, *ids]
-                self._process = Popen(command, stdin=DEVNULL)
-                self._began = time.monotonic()
-        return self._process is not None
+        """Begin with the oldest figures that are owed, if there are so many; whether any is being drawn.
+
+        A process that is there already begins with any number.
+        """
+        if self._batch:
+            return True
+        owed = self._log.owed_figures(BATCH)
+        if self._artist is not None and (
+            self._artist.is_gone() or (not owed and time.monotonic() - self._since > REST_SECONDS)
+        ):
+            self._end()
+        if len(owed) < (1 if self._artist is not None else fewest):
+            return False
+        if self._artist is None:
+            self._artist = _Artist(self._log.path.absolute().parent)
+        self._artist.ask([event.id for event in owed])
+        self._batch, self._since = owed, time.monotonic()
+        return True
 
     def wait(self, seconds: float) -> bool:
         """Wait for the batch; whether it is there to be taken."""
-        if self._process is None:
+        if not self._batch or self._artist is None:
             return False
-        try:
-            self._process.wait(seconds)
-        except TimeoutExpired:
-            if time.monotonic() - self._began < LONGEST_SECONDS:
+        end = time.monotonic() + seconds
+        while not (self._artist.is_gone() or all(self._artist.outcome(event.id) for event in self._batch)):
+            if time.monotonic() - self._since >= LONGEST_SECONDS:
+                self._artist.end()
+                return True
+            if time.monotonic() >= end:
                 return False
-            self._process.kill()
-            self._process.wait()
+            time.sleep(LOOK_SECONDS)
         return True
 
-    def take(self) -> list[tuple[Event, Path | None, str | None]]:
+    def take(self) -> list[_Drawn]:
         """What came of the batch: each figure's file (None: there is nothing to draw), or why it cannot be.
 
         Figures without any outcome are tried once more.
         """
-        assert self._folder is not None
-        self._process = None
-        outcomes: list[tuple[Event, Path | None, str | None]] = []
+        assert self._artist is not None
+        outcomes: list[_Drawn] = []
         for event in self._batch:
-            drawn, nothing, failed = (
-                Path(self._folder.name) / f"{event.id}.{end}" for end in ("png", "none", "error")
-            )
-            if drawn.exists():
-                outcomes.append((event, drawn, None))
-            elif nothing.exists():
-                outcomes.append((event, None, None))
-            else:
-                reason = failed.read_text() if failed.exists() else "the process that draws it died"
+            path = self._artist.outcome(event.id)
+            if path is None:
                 self._attempts[event.id] = self._attempts.get(event.id, 0) + 1
-                if failed.exists() or self._attempts[event.id] >= ATTEMPTS:
-                    outcomes.append((event, None, reason))
+                if self._attempts[event.id] >= ATTEMPTS:
+                    outcomes.append((event, None, "the process that draws it died"))
+            elif path.suffix == ".error":
+                outcomes.append((event, None, path.read_text()))
+            else:
+                outcomes.append((event, path if path.suffix == ".png" else None, None))
         return outcomes
 
     def clear(self) -> None:
-        """Take away the batch's files."""
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        """Take away the batch's files, and a process that has died."""
+        if self._artist is not None:
+            self._artist.forget([event.id for event in self._batch])
+            if self._artist.is_gone():
+                self._end()
+        self._batch, self._since = [], time.monotonic()
+
+    def _end(self) -> None:
+        if self._artist is not None:
+            self._artist.end()
+        self._artist = None
+
+
+class _Artist:
+    """The process that draws for a study: `tune.figures.draw`. It ends with this object, if not before.
+
+    Args:
+        study: the study's folder.
+    """
+
+    def __init__(self, study: Path) -> None:
+        folder = tempfile.TemporaryDirectory(prefix="ssl-tune-figures-")
+        self._out = Path(folder.name)
+        command = [sys.executable, "-P", "-m", "tune.figures.draw", str(study), folder.name]
+        self._process = Popen(command, stdin=PIPE, text=True)
+        self.end = weakref.finalize(self, _end, self._process, folder)
+
+    def ask(self, ids: list[int]) -> None:
+        """Have the figures of these events drawn."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has died, which whoever waits finds out
+            self._process.stdin.write(" ".join(map(str, ids)) + "\n")
+            self._process.stdin.flush()
+
+    def is_gone(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    def outcome(self, id: int) -> Path | None:
+        """The file that says what came of a figure: the figure (.png), .none or .error; None: nothing yet."""
+        paths = (self._out / f"{id}{end}" for end in (".png", ".none", ".error"))
+        return next((path for path in paths if path.exists()), None)
+
+    def forget(self, ids: list[int]) -> None:
+        """Remove what came of these figures."""
+        for path in map(self.outcome, ids):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+def _end(process: Popen[str], folder: tempfile.TemporaryDirectory[str]) -> None:
+    """End the process, wherever it is, and remove what it has drawn."""
+    process.kill()
+    process.wait()
+    with suppress(BrokenPipeError):
+        assert process.stdin is not None
+        process.stdin.close()
+    folder.cleanup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from tune.cluster import local_ray  # before Ray Tune, which reads the environme
 
 # isort: split
 from ray import tune as ray_tune
+from ray.air._internal import usage
 from ray.tune import Callback
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
@@ -26,6 +28,11 @@ from tune.worker.trainable import TrialTrainable
 
 # Ray Tune hands the driver's AWS keys to its workers, and Ray logs them on every machine. Trials need none.
 class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
+
+# To count callbacks for usage statistics, Ray imports all of MLflow, also where the statistics are off: two seconds and
+# 100 MB of every driver, before its first trial.
+if os.environ.get("RAY_USAGE_STATS_ENABLED") == "0":
+    usage.tag_callbacks = lambda callbacks: False
 
 _OF_WORKERS = (class_cache.ENV_VARS_TO_PROPAGATE, class_cache.DEFAULT_ENV_VARS)
 """What Ray Tune has every trial's worker set in its environment: names of this process's variables, and values."""

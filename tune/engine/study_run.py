@@ -228,14 +228,14 @@ class StudyRun:
         """The study's table of trials, its best parameters, and what it found in words."""
         records = self.records.all()
         record, _ = best_record(records)
+        weights = importances(self.folder, self.spec.name) if records else {}
         tell_summary(
             self.log,
             self.spec.name,
             best=record.params if record is not None and state == "finished" else {},
             texts=dict(zip(TABLE_FILES, (trials_csv(records), trials_json(records)), strict=True)),
-            description=description(
-                self.spec, records, state, importances(self.folder, self.spec.name) if records else {}
-            ),
+            weights=weights,
+            description=description(self.spec, records, state, weights),
         )
 
     def _tell_news(self) -> None:
@@ -244,6 +244,8 @@ class StudyRun:
 
     def _tune(self) -> None:
         with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD, self.spec.concurrent):
+            if self.spec.address is None:  # a cluster's room was looked at, and it may grow
+                local_ray.check_room(*local_ray.resources(self.spec).values())
             ray_loop(
                 self.spec,
                 self.folder.path,

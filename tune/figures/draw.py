@@ -1,7 +1,8 @@
-"""Draw figures for events of a study's log: `python -m tune.figures.draw STUDY_FOLDER OUT EVENT_ID...`.
+"""Draw figures for events of a study's log: `python -m tune.figures.draw STUDY_FOLDER OUT`.
 
-`tune.delivery.drawing` starts this process. For each event it writes OUT/ID.png, or OUT/ID.none if there is nothing
-to draw, or OUT/ID.error with the reason. What loads Optuna is imported only for the figures that need it.
+`tune.delivery.drawing` starts this process, and sends it lines of event ids on its standard input until that is closed.
+For each event it writes OUT/ID.png, or OUT/ID.none if there is nothing to draw, or OUT/ID.error with the reason; each
+file is there as a whole or not at all. What loads Optuna is imported only for the figures that need it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.system.errors import ConfigError
+from ssl_core.system.files import write_atomically
 from tune.errors import DamagedError
 from tune.figures.confusion import confusion_matrix, last_matrix
 from tune.figures.style import Drawing, save
@@ -78,7 +80,7 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
     """The figure of an event; None if there is nothing to draw."""
     name, title = str(event.payload["figure"]), study.title(event.run)
     if "/" not in event.run:
-        return _of_study(study, name, title)
+        return _of_study(study, event, title)
     if name == "picture":
         from ssl_core.pictures.file import load
         from tune.figures.gallery import gallery
@@ -104,16 +106,20 @@ def figure_of(study: Study, event: Event) -> Drawing | None:
     raise ValueError(f"no figure is called {name!r}")
 
 
-def _of_study(study: Study, name: str, title: str) -> Drawing | None:
+def _of_study(study: Study, event: Event, title: str) -> Drawing | None:
     from tune.figures import study as drawn
-    from tune.findings.summary import importances
 
+    name = str(event.payload["figure"])
     if not study.records:
         return None
     if name == "optimisation_history":
         return drawn.optimisation_history(study.records, title=title)
     if name == "parameter_importances":
-        shares = importances(StudyFolder(study.folder), study.spec.name)
+        shares: Any = event.payload.get("shares")
+        if shares is None:  # of a version that left it to the drawing
+            from tune.findings.summary import importances  # loads scikit-learn
+
+            shares = importances(StudyFolder(study.folder), study.spec.name)
         return drawn.parameter_importances(shares, title=title)
     if name == "slices":
         parameters = study.spec.search_space().parameters
@@ -130,18 +136,24 @@ def main(arguments: Sequence[str]) -> int:
     folder, out = Path(arguments[0]), Path(arguments[1])
     os.nice(NICE)
     with EventLog(folder / EVENTS_DB, read_only=True) as log:
-        study = Study(folder, log)
-        for id in map(int, arguments[2:]):
-            try:
-                figure = figure_of(study, log.by_id(id))
-            except Exception:  # any error is written down, and the other figures are still drawn
-                (out / f"{id}.error").write_text(traceback.format_exc())
-            else:
-                if figure is None:
-                    (out / f"{id}.none").touch()
-                else:
-                    save(figure, out / f"{id}.png")
+        for line in iter(sys.stdin.readline, ""):
+            study = Study(folder, log)  # it has grown
+            for id in map(int, line.split()):
+                draw_one(study, id, out)
     return 0
+
+
+def draw_one(study: Study, id: int, out: Path) -> None:
+    """Draw the figure of one event into the folder `out`, or write there why it cannot be drawn."""
+    try:
+        figure = figure_of(study, study.log.by_id(id))
+    except Exception:  # any error is written down, and the other figures are still drawn
+        write_atomically(out / f"{id}.error", traceback.format_exc().encode())
+    else:
+        if figure is None:
+            (out / f"{id}.none").touch()
+        else:
+            save(figure, out / f"{id}.png")
 
 
 if __name__ == "__main__":

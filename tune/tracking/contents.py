@@ -78,6 +78,7 @@ def tell_summary(
     *,
     best: Mapping[str, object],
     texts: Mapping[str, str],
+    weights: Mapping[str, float],
     description: str,
 ) -> None:
     """What a study has come to, with its figures: told at the end of each sitting, and only where it is news.
@@ -87,6 +88,7 @@ def tell_summary(
         study: its name.
         best: parameters of the best trial once the study is finished, logged as best.NAME.
         texts: files of the study's run by name, such as the table of its trials.
+        weights: the share of each searched parameter in the differences between trials.
         description: see `describe`.
     """
     news = []
@@ -94,7 +96,9 @@ def tell_summary(
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         news.append(log.append("text", study, {"file": file, "text": text}, f"{study}:{file}:{digest}"))
     if any(news) and _wanted():
-        log.append_many([_event(study, {"figure": name}) for name in STUDY_FIGURES])
+        # Their computation loads scikit-learn: whoever draws them need not do so once more.
+        more: dict[str, dict[str, object]] = {"parameter_importances": {"shares": dict(weights)}}
+        log.append_many([_event(study, {"figure": name, **more.get(name, {})}) for name in STUDY_FIGURES])
     if best:
         pairs = [[f"best.{name}", parameter_text(value)] for name, value in flat(best)]
         log.append("params", study, {"params": pairs}, f"{study}:best")

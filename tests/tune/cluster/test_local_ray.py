@@ -13,6 +13,7 @@ import pytest
 from ray._private import node as ray_node
 from ray._private import utils as ray_utils
 
+from ssl_core.system.errors import ConfigError
 from tune.cluster import few_processes, local_ray
 from tune.delivery import sender
 from tune.revision import ROOT
@@ -124,3 +125,27 @@ def test_the_sender_of_a_new_study_loads_mlflow_once_a_trial_has_begun(
         log.append("tags", "study", {})
         log.set_meta("complete", "1")
         assert seconds(log, driver, long) < 30
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_trials_that_this_process_s_ray_has_no_room_for_are_refused() -> None:
+    """They would wait for ever: a Ray that the user has started may be smaller than the machine."""
+    local_ray.check_room(2, 0)
+    with pytest.raises(ConfigError, match=r"threads = 3.*has 2 processors"):
+        local_ray.check_room(3, 0)
+    with pytest.raises(ConfigError, match=r"gpus_per_trial = 1.*0 GPUs"):
+        local_ray.check_room(1, 1)
+
+
+def test_a_driver_does_not_load_mlflow_for_ray_s_statistics() -> None:
+    script = (
+        "import sys, ray.tune.tune\n"
+        "from tune.engine import ray_loop\n"
+        "ray.tune.tune.air_usage.tag_callbacks([])\n"  # as ray.tune.run does
+        "print('mlflow' in sys.modules)"
+    )
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    assert done.stdout.split() == ["False"]

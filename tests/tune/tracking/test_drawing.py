@@ -1,0 +1,121 @@
+"""The process that draws a study's figures: one for many batches, replaced when it dies, ended when it rests."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tune.tracked import Home, metrics, start
+from tune.delivery import drawing
+from tune.delivery.drawing import Drawing
+
+TOO_LONG = 120.0
+
+
+@pytest.fixture
+def drawn(tracked: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home whose trials have figures."""
+    monkeypatch.setenv("SSL_TUNE_FIGURES", "1")
+    start(tracked.tracker())
+    yield tracked
+
+
+def end(home: Home, trial: str) -> None:
+    """A trial reports twice and ends: its learning curves are owed."""
+    tracker = home.tracker()
+    start(tracker, trial)
+    tracker.report(trial, 1, metrics(1))
+    tracker.report(trial, 2, metrics(2))
+    tracker.trial_ended(trial, "completed", summary={"best/val_error": 25.0})
+
+
+def take(artist: Drawing, home: Home) -> list[bytes | None]:
+    """The beginning of each figure of the batch; those with an outcome are owed no more."""
+    end = time.monotonic() + TOO_LONG
+    while not artist.wait(0.1):
+        assert time.monotonic() < end
+    found = []
+    for event, path, problem in artist.take():
+        assert problem is None
+        found.append(None if path is None else path.read_bytes()[:4])
+        home.log.mark_delivered([event.id])
+    artist.clear()
+    return found
+
+
+def pid(artist: Drawing) -> int:
+    assert artist._artist is not None
+    return artist._artist._process.pid
+
+
+def test_one_process_draws_batch_after_batch_and_is_told_of_new_trials(drawn: Home) -> None:
+    artist = Drawing(drawn.log)
+    end(drawn, "0")
+    assert artist.start()
+    process = pid(artist)
+    assert b"\x89PNG" in take(artist, drawn)
+    end(drawn, "1")
+    assert artist.start(fewest=100)  # it is there already
+    assert b"\x89PNG" in take(artist, drawn)
+    assert pid(artist) == process and not artist.start()
+
+
+def test_no_process_is_started_for_fewer_than_asked(drawn: Home) -> None:
+    artist = Drawing(drawn.log)
+    end(drawn, "0")
+    assert not artist.start(fewest=100)
+    assert artist._artist is None
+
+
+def test_a_process_that_was_killed_is_replaced_and_its_figures_drawn(drawn: Home) -> None:
+    artist = Drawing(drawn.log)
+    end(drawn, "0")
+    assert artist.start()
+    first = pid(artist)
+    artist._artist._process.send_signal(signal.SIGKILL)  # type: ignore[union-attr]
+    assert take(artist, drawn) == []  # each is tried once more
+    assert artist.start()
+    assert b"\x89PNG" in take(artist, drawn)
+    assert pid(artist) != first
+
+
+def test_figures_whose_process_dies_twice_are_given_up(drawn: Home) -> None:
+    artist = Drawing(drawn.log)
+    end(drawn, "0")
+    for attempt in (1, 2):
+        assert artist.start()
+        artist._artist._process.kill()  # type: ignore[union-attr]
+        artist._artist._process.wait()  # type: ignore[union-attr]
+        assert artist.wait(0)
+        problems = [problem for _, _, problem in artist.take()]
+        assert all("died" in str(problem) for problem in problems) and bool(problems) == (attempt == 2)
+        artist.clear()
+
+
+def test_a_process_with_nothing_to_draw_is_ended_with_its_folder(
+    drawn: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artist = Drawing(drawn.log)
+    end(drawn, "0")
+    artist.start()
+    take(artist, drawn)
+    assert artist._artist is not None
+    process, folder = artist._artist._process, Path(artist._artist._out)
+    assert not artist.start() and process.poll() is None and folder.exists()
+    monkeypatch.setattr(drawing, "REST_SECONDS", 0.0)
+    assert not artist.start()
+    assert process.poll() is not None and not folder.exists()
+
+
+def test_the_process_ends_with_what_started_it(drawn: Home) -> None:
+    artist = Drawing(drawn.log)
+    end(drawn, "0")
+    artist.start()
+    assert artist._artist is not None
+    process = artist._artist._process
+    del artist
+    assert process.wait(TOO_LONG) is not None
