@@ -74,8 +74,7 @@ class Run:
         statistics = normalisation_of(config)
         if statistics is not None:
             data = replace(data, mean=statistics[0], std=statistics[1])
-        self.config, self.data, self.split = config, data, split
-        self.method = method_of(config)
+        self.config, self.data, self.split, self.method = config, data, split, method_of(config)
         self.device = torch.device(config.device)
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32
         network = network_of(config, data.num_classes, data.image_size)

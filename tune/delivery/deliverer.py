@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ TOGETHER_SECONDS, REST_SECONDS = 0.2, 0.02
 """So long the runs of trials share a transaction of a SQLite store, and then others get so long to write to it."""
 TOGETHER = frozenset({"start", "params", "dataset", "tags", "metrics", "status"})  # in the store alone
 FILES = frozenset({"text", "artifact", history.KIND})
+MOST_ARTISTS = 4  # each holds 200 MB
 FIGURE_LOOK_SECONDS = 0.1  # while figures are drawn, other events are looked for so often
 
 logger = logging.getLogger("tune.delivery.sender")
@@ -175,7 +177,9 @@ class Deliverer:
 
     def _send_figures(self, *, wait: bool, fewest: int) -> bool:
         """Have figures drawn, if there are so many, and send those that are; whether to look again at once."""
-        if not self.drawing.start(fewest):
+        # Where somebody waits nothing trains any more, and the processors are free.
+        artists = min(MOST_ARTISTS, len(os.sched_getaffinity(0))) if fewest == 1 else 1
+        if not self.drawing.start(fewest, artists):
             return False
         if not self.drawing.wait(FIGURE_LOOK_SECONDS if wait else 0):
             return wait

@@ -22,6 +22,8 @@ from tune.store.events import Event
 BATCH = 16
 FEWEST = 3
 """While trials run, a process is worth starting for no less: those of a trial."""
+WORTH_A_PROCESS = 6
+"""Figures: what loading takes is the time of some four."""
 ATTEMPTS = 2
 LONGEST_SECONDS = 600.0
 LOOK_SECONDS = 0.02
@@ -40,54 +42,58 @@ class Drawing:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self._artist: _Artist | None = None
-        self._batch: list[Event] = []
+        self._artists: list[_Artist] = []
+        self._batch: list[tuple[Event, _Artist]] = []
         self._attempts: dict[int, int] = {}
         self._since = 0.0  # when the batch was asked for, or the last one was done
 
-    def start(self, fewest: int = 1) -> bool:
+    def start(self, fewest: int = 1, artists: int = 1) -> bool:
         """Begin with the oldest figures that are owed, if there are so many; whether any is being drawn.
 
-        A process that is there already begins with any number.
+        Args:
+            fewest: so many have to be owed, where no process is there yet.
+            artists: at most so many processes share a batch, where it is worth their start.
         """
         if self._batch:
             return True
         owed = self._log.owed_figures(BATCH)
-        if self._artist is not None and (
-            self._artist.is_gone() or (not owed and time.monotonic() - self._since > REST_SECONDS)
-        ):
-            self._end()
-        if len(owed) < (1 if self._artist is not None else fewest):
+        is_idle = not owed and time.monotonic() - self._since > REST_SECONDS
+        for artist in [each for each in self._artists if is_idle or each.is_gone()]:
+            self._artists.remove(artist)
+            artist.end()
+        if not owed or (not self._artists and len(owed) < fewest):
             return False
-        if self._artist is None:
-            self._artist = _Artist(self._log.path.absolute().parent)
-        self._artist.ask([event.id for event in owed])
-        self._batch, self._since = owed, time.monotonic()
+        number = max(1, min(artists, len(owed) // WORTH_A_PROCESS))
+        while len(self._artists) < number:
+            self._artists.append(_Artist(self._log.path.absolute().parent))
+        for place, artist in enumerate(self._artists[:number]):
+            part = owed[place::number]
+            artist.ask([event.id for event in part])
+            self._batch += [(event, artist) for event in part]
+        self._since = time.monotonic()
         return True
 
     def wait(self, seconds: float) -> bool:
         """Wait for the batch; whether it is there to be taken."""
-        if not self._batch or self._artist is None:
-            return False
         end = time.monotonic() + seconds
-        while not (self._artist.is_gone() or all(self._artist.outcome(event.id) for event in self._batch)):
+        while waiting := [artist for event, artist in self._batch if not artist.is_done_with(event.id)]:
             if time.monotonic() - self._since >= LONGEST_SECONDS:
-                self._artist.end()
+                for artist in waiting:
+                    artist.end()
                 return True
             if time.monotonic() >= end:
                 return False
             time.sleep(LOOK_SECONDS)
-        return True
+        return bool(self._batch)
 
     def take(self) -> list[_Drawn]:
         """What came of the batch: each figure's file (None: there is nothing to draw), or why it cannot be.
 
         Figures without any outcome are tried once more.
         """
-        assert self._artist is not None
         outcomes: list[_Drawn] = []
-        for event in self._batch:
-            path = self._artist.outcome(event.id)
+        for event, artist in sorted(self._batch, key=lambda pair: pair[0].id):
+            path = artist.outcome(event.id)
             if path is None:
                 self._attempts[event.id] = self._attempts.get(event.id, 0) + 1
                 if self._attempts[event.id] >= ATTEMPTS:
@@ -99,21 +105,14 @@ class Drawing:
         return outcomes
 
     def clear(self) -> None:
-        """Take away the batch's files, and a process that has died."""
-        if self._artist is not None:
-            self._artist.forget([event.id for event in self._batch])
-            if self._artist.is_gone():
-                self._end()
+        """Take away the batch's files."""
+        for event, artist in self._batch:
+            artist.forget(event.id)
         self._batch, self._since = [], time.monotonic()
-
-    def _end(self) -> None:
-        if self._artist is not None:
-            self._artist.end()
-        self._artist = None
 
 
 class _Artist:
-    """The process that draws for a study: `tune.figures.draw`. It ends with this object, if not before.
+    """A process that draws for a study: `tune.figures.draw`. It ends with this object, if not before.
 
     Args:
         study: the study's folder.
@@ -121,32 +120,36 @@ class _Artist:
 
     def __init__(self, study: Path) -> None:
         folder = tempfile.TemporaryDirectory(prefix="ssl-tune-figures-")
-        self._out = Path(folder.name)
+        self.folder = Path(folder.name)
         command = [sys.executable, "-P", "-m", "tune.figures.draw", str(study), folder.name]
-        self._process = Popen(command, stdin=PIPE, text=True)
-        self.end = weakref.finalize(self, _end, self._process, folder)
+        self.process = Popen(command, stdin=PIPE, text=True)
+        self.end = weakref.finalize(self, _end, self.process, folder)
 
     def ask(self, ids: list[int]) -> None:
         """Have the figures of these events drawn."""
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # it has died, which whoever waits finds out
-            self._process.stdin.write(" ".join(map(str, ids)) + "\n")
-            self._process.stdin.flush()
+            self.process.stdin.write(" ".join(map(str, ids)) + "\n")
+            self.process.stdin.flush()
 
     def is_gone(self) -> bool:
         """Whether it has ended."""
-        return self._process.poll() is not None
+        return self.process.poll() is not None
+
+    def is_done_with(self, id: int) -> bool:
+        """Whether nothing more comes of a figure."""
+        return self.outcome(id) is not None or self.is_gone()
 
     def outcome(self, id: int) -> Path | None:
         """The file that says what came of a figure: the figure (.png), .none or .error; None: nothing yet."""
-        paths = (self._out / f"{id}{end}" for end in (".png", ".none", ".error"))
+        paths = (self.folder / f"{id}{end}" for end in (".png", ".none", ".error"))
         return next((path for path in paths if path.exists()), None)
 
-    def forget(self, ids: list[int]) -> None:
-        """Remove what came of these figures."""
-        for path in map(self.outcome, ids):
-            if path is not None:
-                path.unlink(missing_ok=True)
+    def forget(self, id: int) -> None:
+        """Remove what came of a figure."""
+        path = self.outcome(id)
+        if path is not None:
+            path.unlink(missing_ok=True)
 
 
 def _end(process: Popen[str], folder: tempfile.TemporaryDirectory[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,28 +48,33 @@ def take(artist: Drawing, home: Home) -> list[bytes | None]:
     return found
 
 
+def process(artist: Drawing) -> subprocess.Popen[str]:
+    """Of the only one that draws."""
+    (only,) = artist._artists
+    return only.process
+
+
 def pid(artist: Drawing) -> int:
-    assert artist._artist is not None
-    return artist._artist._process.pid
+    return process(artist).pid
 
 
 def test_one_process_draws_batch_after_batch_and_is_told_of_new_trials(drawn: Home) -> None:
     artist = Drawing(drawn.log)
     end(drawn, "0")
     assert artist.start()
-    process = pid(artist)
+    first = pid(artist)
     assert b"\x89PNG" in take(artist, drawn)
     end(drawn, "1")
     assert artist.start(fewest=100)  # it is there already
     assert b"\x89PNG" in take(artist, drawn)
-    assert pid(artist) == process and not artist.start()
+    assert pid(artist) == first and not artist.start()
 
 
 def test_no_process_is_started_for_fewer_than_asked(drawn: Home) -> None:
     artist = Drawing(drawn.log)
     end(drawn, "0")
     assert not artist.start(fewest=100)
-    assert artist._artist is None
+    assert artist._artists == []
 
 
 def test_a_process_that_was_killed_is_replaced_and_its_figures_drawn(drawn: Home) -> None:
@@ -76,7 +82,7 @@ def test_a_process_that_was_killed_is_replaced_and_its_figures_drawn(drawn: Home
     end(drawn, "0")
     assert artist.start()
     first = pid(artist)
-    artist._artist._process.send_signal(signal.SIGKILL)  # type: ignore[union-attr]
+    process(artist).send_signal(signal.SIGKILL)
     assert take(artist, drawn) == []  # each is tried once more
     assert artist.start()
     assert b"\x89PNG" in take(artist, drawn)
@@ -88,8 +94,8 @@ def test_figures_whose_process_dies_twice_are_given_up(drawn: Home) -> None:
     end(drawn, "0")
     for attempt in (1, 2):
         assert artist.start()
-        artist._artist._process.kill()  # type: ignore[union-attr]
-        artist._artist._process.wait()  # type: ignore[union-attr]
+        process(artist).kill()
+        process(artist).wait()
         assert artist.wait(0)
         problems = [problem for _, _, problem in artist.take()]
         assert all("died" in str(problem) for problem in problems) and bool(problems) == (attempt == 2)
@@ -103,19 +109,31 @@ def test_a_process_with_nothing_to_draw_is_ended_with_its_folder(
     end(drawn, "0")
     artist.start()
     take(artist, drawn)
-    assert artist._artist is not None
-    process, folder = artist._artist._process, Path(artist._artist._out)
-    assert not artist.start() and process.poll() is None and folder.exists()
+    ended, folder = process(artist), Path(artist._artists[0].folder)
+    assert not artist.start() and ended.poll() is None and folder.exists()
     monkeypatch.setattr(drawing, "REST_SECONDS", 0.0)
     assert not artist.start()
-    assert process.poll() is not None and not folder.exists()
+    assert ended.poll() is not None and not folder.exists()
 
 
 def test_the_process_ends_with_what_started_it(drawn: Home) -> None:
     artist = Drawing(drawn.log)
     end(drawn, "0")
     artist.start()
-    assert artist._artist is not None
-    process = artist._artist._process
+    left = process(artist)
     del artist
-    assert process.wait(TOO_LONG) is not None
+    assert left.wait(TOO_LONG) is not None
+
+
+def test_two_processes_share_a_batch_that_is_worth_it(drawn: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "WORTH_A_PROCESS", 1)
+    artist = Drawing(drawn.log)
+    for trial in ("0", "1"):
+        end(drawn, trial)
+    owed = [event.id for event in drawn.log.owed_figures(99)]
+    assert len(owed) > 1 and artist.start(artists=2)
+    first, second = artist._artists
+    parts = [{event.id for event, by in artist._batch if by is one} for one in (first, second)]
+    assert all(parts) and sorted(parts[0] | parts[1]) == owed and not parts[0] & parts[1]
+    assert take(artist, drawn).count(b"\x89PNG") >= 2
+    assert drawn.log.owed_figures(99) == []

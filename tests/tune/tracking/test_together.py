@@ -201,9 +201,9 @@ def test_figures_are_drawn_while_the_rest_is_sent(tracked: Home, monkeypatch: py
     owed = list[int]()
     begin = Drawing.start
 
-    def begun(drawing: Drawing, fewest: int = 1) -> bool:
+    def begun(drawing: Drawing, fewest: int = 1, artists: int = 1) -> bool:
         owed.append(len(tracked.log.next_owed(100)))
-        return begin(drawing, fewest)
+        return begin(drawing, fewest, artists)
 
     monkeypatch.setattr(Drawing, "start", begun)
     tracker = tracked.tracker()
