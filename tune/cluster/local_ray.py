@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 # Read by Ray when it is imported or started: no usage statistics, no CSV, JSON or TensorBoard files for
@@ -206,10 +206,23 @@ def _take_signals_back() -> None:
 
 
 @contextmanager
-def running(cpus: int, preload: str, workers: int | None = None) -> Iterator[None]:
-    """Ray for the block: the one that this process has, or else a new one that ends with it. As `start_ray`."""
+def running(
+    cpus: int, preload: str, workers: int | None = None, trial: Mapping[str, float] | None = None
+) -> Iterator[None]:
+    """Ray for the block: the one that this process has, or else a new one that ends with it. As `start_ray`.
+
+    Args:
+        cpus, preload, workers: as for `start_ray`.
+        trial: what is reserved for a trial ("cpu", "gpu"): a Ray that this process has may be the user's own, and too
+            small for one, which would wait for ever. None: a cluster, whose room was looked at, and which may grow.
+
+    Raises:
+        ConfigError: the Ray that this process has holds no trial; says what it has.
+    """
     if is_running():
         _take_signals_back()
+        if trial is not None:
+            _check_room(trial["cpu"], trial["gpu"])
         yield
         return
     start_ray(cpus, preload, workers)
@@ -219,17 +232,7 @@ def running(cpus: int, preload: str, workers: int | None = None) -> Iterator[Non
         _end_ray()
 
 
-def check_room(cpus: float, gpus: float) -> None:
-    """Refuse trials that this process's Ray has no room for: they would wait for ever.
-
-    For a Ray on this machine, which may be the user's own and may be smaller than what a study needs.
-
-    Args:
-        cpus, gpus: what Ray reserves for a trial.
-
-    Raises:
-        ConfigError: no machine of it has as much; says what it has.
-    """
+def _check_room(cpus: float, gpus: float) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     machines = [
         Machine(node["NodeName"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
@@ -252,6 +255,11 @@ def resources(spec: StudySpec) -> dict[str, float]:
     cores = max(len(os.sched_getaffinity(0)), spec.concurrent)
     threads = min(int(spec.config["threads"]), cores // spec.concurrent)
     return {"cpu": max(1, threads), "gpu": spec.gpus_per_trial}
+
+
+def reserved(spec: StudySpec) -> dict[str, float] | None:
+    """As `resources`, where the study runs on this machine; None: on a cluster."""
+    return resources(spec) if spec.address is None else None
 
 
 def cpus_for(spec: StudySpec) -> int:

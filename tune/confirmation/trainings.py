@@ -221,9 +221,8 @@ def ray_for(places: Places) -> Iterator[None]:
         return
     from tune.cluster import local_ray  # loads Ray
 
-    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD, places.concurrent):
-        if places.address is None:
-            local_ray.check_room(places.cpus, places.gpus)
+    trial = {"cpu": places.cpus, "gpu": places.gpus} if places.address is None else None
+    with local_ray.running(math.ceil(places.concurrent * places.cpus), PRELOAD, places.concurrent, trial):
         yield
 
 

@@ -243,9 +243,8 @@ class StudyRun:
             self.progress.say(news)
 
     def _tune(self) -> None:
-        with local_ray.running(local_ray.cpus_for(self.spec), PRELOAD, self.spec.concurrent):
-            if self.spec.address is None:  # a cluster's room was looked at, and it may grow
-                local_ray.check_room(*local_ray.resources(self.spec).values())
+        cpus, trial = local_ray.cpus_for(self.spec), local_ray.reserved(self.spec)
+        with local_ray.running(cpus, PRELOAD, self.spec.concurrent, trial):
             ray_loop(
                 self.spec,
                 self.folder.path,

@@ -128,9 +128,8 @@ class Together:
             (run.spec for run in self._runs), key=lambda each: each.concurrent
         )  # what all of them fit into
         members = {run.spec.name: run for run in self._runs}
-        with local_ray.running(local_ray.cpus_for(spec), PRELOAD, spec.concurrent):
-            if spec.address is None:
-                local_ray.check_room(*local_ray.resources(spec).values())
+        cpus, trial = local_ray.cpus_for(spec), local_ray.reserved(spec)
+        with local_ray.running(cpus, PRELOAD, spec.concurrent, trial):
             ray_loop(
                 spec,
                 self._folder,

@@ -130,11 +130,14 @@ def test_the_sender_of_a_new_study_loads_mlflow_once_a_trial_has_begun(
 @pytest.mark.usefixtures("local_ray")
 def test_trials_that_this_process_s_ray_has_no_room_for_are_refused() -> None:
     """They would wait for ever: a Ray that the user has started may be smaller than the machine."""
-    local_ray.check_room(2, 0)
+    with local_ray.running(8, "json.tool", 4, {"cpu": 2, "gpu": 0}):  # fewer side by side, but some
+        assert local_ray.is_running()
     with pytest.raises(ConfigError, match=r"threads = 3.*has 2 processors"):
-        local_ray.check_room(3, 0)
+        local_ray.running(3, "json.tool", 1, {"cpu": 3, "gpu": 0}).__enter__()
     with pytest.raises(ConfigError, match=r"gpus_per_trial = 1.*0 GPUs"):
-        local_ray.check_room(1, 1)
+        local_ray.running(1, "json.tool", 1, {"cpu": 1, "gpu": 1}).__enter__()
+    with local_ray.running(3, "json.tool", 1):  # a cluster, which may grow
+        assert local_ray.is_running()
 
 
 def test_a_driver_does_not_load_mlflow_for_ray_s_statistics() -> None:
