@@ -16,8 +16,7 @@ by side with a core each, SQLite for MLflow and a checkpoint an epoch. The thres
 accepted: all trials train on the same number of images, whatever they have learnt. ASHA judges a trial at its end
 alone. Every trial trains its own warm-up (`--warmup-cache 0`). Decoding is left out: stock's images lie decoded in a
 file, as torchvision's CIFAR-10 does, ours in the home's cache, with the hashes of the test images that ours compares.
-Contenders that tried other thresholds, or trained another number of epochs or images, are refused: there is no table
-then.
+Contenders that tried other thresholds, or trained another number of epochs or images, are refused.
 """
 
 from __future__ import annotations
@@ -48,6 +47,8 @@ CONTENDERS: dict[str, dict[str, str]] = {
     "sampled": {"precision": "float32", "pseudo_label.pool": "sampled"},
     "sampled, bfloat16": {"precision": "bfloat16", "pseudo_label.pool": "sampled"},
 }
+PLANNED = ("network", "epochs", "warmup", "steps", "batch_size", "mu", "concurrent", "workers")
+"""Of the work, what the stock study is told as it is."""
 LOWEST, HIGHEST = 0.02, 0.1
 """Thresholds that every prediction of ten classes exceeds."""
 
@@ -137,11 +138,11 @@ class Study:
         from ssl_core.training.result import prepare
 
         self.work, self.place = work, place
-        document: dict[str, Any] = {"method": "pseudo_label", "dataset": work.dataset, "labels": work.labels}
-        document |= {"network": work.network, "epochs": work.epochs}
-        document["data"] = {"image_size": work.image_size}
-        config, data, split = prepare(from_document(document), cache=place / "cache")
-        check_test_images(data, options_of(config), cache=place / "cache")  # which decodes them, too
+        document = {name: getattr(work, name) for name in ("dataset", "labels", "network", "epochs")}
+        document |= {"method": "pseudo_label", "data": {"image_size": work.image_size}}
+        cache = place / "cache"
+        config, data, split = prepare(from_document(document), cache=cache)
+        check_test_images(data, options_of(config), cache=cache)  # which decodes them, too
         self.split_hash, self.classes = split.hash, data.num_classes
         np.savez(
             place / "images.npz",
@@ -185,12 +186,7 @@ class Study:
             "out": str(folder / "result.json"),
             "classes": self.classes,
             "thresholds": work.thresholds,
-            **{
-                name: getattr(work, name)
-                for name in ("network", "epochs", "warmup", "steps", "batch_size", "mu")
-            },
-            "concurrent": work.concurrent,
-            "workers": work.workers,
+            **{name: getattr(work, name) for name in PLANNED},
         }
 
     def _stock(self, folder: Path, number: int) -> Row:

@@ -73,10 +73,10 @@ class Deliverer:
                     if until():
                         return
                     if figures:
-                        self._send_figures(wait=False, fewest=1)  # a process draws while the rest is sent
+                        self._send_figures(wait=False, at_once=True)  # a process draws while the rest is sent
                     if not self._send_together(events):
                         self._send(events)
-                if self._send_figures(wait=figures, fewest=1 if figures else FEWEST):
+                if self._send_figures(wait=figures, at_once=figures):
                     continue
                 self._settle()
                 return
@@ -175,11 +175,15 @@ class Deliverer:
         self.log.mark_delivered(event.id for event in events)
         self.delivered += len(events)
 
-    def _send_figures(self, *, wait: bool, fewest: int) -> bool:
-        """Have figures drawn, if there are so many, and send those that are; whether to look again at once."""
-        # Where somebody waits nothing trains any more, and the processors are free.
-        artists = min(MOST_ARTISTS, len(os.sched_getaffinity(0))) if fewest == 1 else 1
-        if not self.drawing.start(fewest, artists):
+    def _send_figures(self, *, wait: bool, at_once: bool) -> bool:
+        """Have figures drawn and send those that are; whether to look again at once.
+
+        Args:
+            wait: for those that are being drawn.
+            at_once: somebody waits for all of them: even one is drawn, and on all processors.
+        """
+        artists = min(MOST_ARTISTS, len(os.sched_getaffinity(0))) if at_once else 1
+        if not self.drawing.start(1 if at_once else FEWEST, artists):
             return False
         if not self.drawing.wait(FIGURE_LOOK_SECONDS if wait else 0):
             return wait
