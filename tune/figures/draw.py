@@ -117,7 +117,7 @@ def _of_study(study: Study, event: Event, title: str) -> Drawing | None:
     if name == "parameter_importances":
         shares: Any = event.payload.get("shares")
         if shares is None:  # of a version that left it to the drawing
-            from tune.findings.summary import importances  # loads scikit-learn
+            from tune.findings.summary import importances  # loads Optuna
 
             shares = importances(StudyFolder(study.folder), study.spec.name)
         return drawn.parameter_importances(shares, title=title)

@@ -96,7 +96,7 @@ def tell_summary(
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         news.append(log.append("text", study, {"file": file, "text": text}, f"{study}:{file}:{digest}"))
     if any(news) and _wanted():
-        # Their computation loads scikit-learn: whoever draws them need not do so once more.
+        # They take seconds to compute: whoever draws them need not do so once more.
         more: dict[str, dict[str, object]] = {"parameter_importances": {"shares": dict(weights)}}
         log.append_many([_event(study, {"figure": name, **more.get(name, {})}) for name in STUDY_FIGURES])
     if best:

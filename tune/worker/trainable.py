@@ -190,7 +190,8 @@ class TrialTrainable(ray_tune.Trainable):
         folder.mkdir(parents=True, exist_ok=True)
         noted = folder / FAILURES_FILE
         failures = 1 + (int(noted.read_text()) if noted.exists() else 0)
-        (folder / ERROR_FILE).write_text(text)
+        # The driver reads it at any time. A traceback may name a file that is no UTF-8.
+        write_atomically(folder / ERROR_FILE, text.encode(errors="backslashreplace"))
         write_atomically(noted, str(failures).encode())
         for name in (ERROR_FILE, FAILURES_FILE):
             self._store.keep(name)
