@@ -235,7 +235,9 @@ def _timed(words: list[str], place: Path) -> float:
     Raises:
         RuntimeError: it failed; the message has the end of what it said.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    # Without what our driver sets for its own Ray where it runs in this process: stock wiring has Ray's defaults.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_"))}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     began = time.perf_counter()
     done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
