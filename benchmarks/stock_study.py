@@ -235,7 +235,7 @@ def _timed(words: list[str], place: Path) -> float:
     Raises:
         RuntimeError: it failed; the message has the end of what it said.
     """
-    # Without what our driver sets for its own Ray where it runs in this process: stock wiring has Ray's defaults.
+    # Importing our driver sets Ray's variables in this process; stock wiring must not inherit them.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_"))}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     began = time.perf_counter()
